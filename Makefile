@@ -1,0 +1,37 @@
+# Everything a newcomer types. Needs only Python 3.11+ (with venv) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install test lint demo chaos lock clean
+install: $(STAMP)
+
+# uv comes from pip into the new environment and installs the pinned set in seconds.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not chaos and not browser and not gpu"
+
+demo: install
+	$(BIN)/clipmill demo
+
+# Ten seeds of every kind of kill; writes a dated result into docs/.
+chaos: install
+	$(BIN)/python -m pytest -m chaos --chaos-seeds 10
+
+lock: install
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev --extra demo pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) demo-out

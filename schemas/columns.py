@@ -1,0 +1,100 @@
+"""The table's Arrow schema, and those of the three tables beside it: the contract for everyone downstream.
+
+D: dimension of the model's shared space.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+# Keys of field metadata.
+FINGERPRINT_KEY = b"clipmill.fingerprint"  # on vector and caption_vector
+VOCABULARY_KEY = b"clipmill.vocabulary"  # on tags: JSON {name, hash, top_k, min_score}
+PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+
+KEEP_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "list<string>": pa.list_(pa.string()),
+}
+
+
+def rows_schema(
+    *, dim: int, keep: Mapping[str, str], fingerprint_json: str, vocabulary_json: str | None, thumbnails: bool
+) -> pa.Schema:
+    """Schema of the main table. `keep` maps a kept column to a key of KEEP_TYPES."""
+    vector = pa.list_(pa.float16(), dim)
+    model_meta = {FINGERPRINT_KEY: fingerprint_json.encode()}
+    tags_meta = {VOCABULARY_KEY: vocabulary_json.encode()} if vocabulary_json else {}
+    fields = [
+        pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("image_offset", pa.int64()),
+        pa.field("image_size", pa.int64()),
+        pa.field("source_etag", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("image_hash", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("vector", vector, metadata=model_meta),
+        pa.field("caption_vector", vector, metadata=model_meta),
+        pa.field("caption_score", pa.float32()),
+        pa.field("tags", pa.list_(pa.string()), metadata=tags_meta),
+        pa.field("tag_scores", pa.list_(pa.float32())),
+    ]
+    if thumbnails:
+        fields.append(pa.field("thumbnail", pa.binary()))
+    fields += [pa.field(name, KEEP_TYPES[kind]) for name, kind in keep.items()]
+    return pa.schema(fields)
+
+
+RESERVED = frozenset(rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True).names)
+
+UNITS = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("start", pa.string(), nullable=False),
+        pa.field("end", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("seen", pa.int64(), nullable=False),
+        pa.field("written", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("table_version", pa.int64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("alias_of", pa.string(), nullable=False),
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),  # first 16 hex digits of the weights' hash
+    ]
+)
+
+RUNS = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("command", pa.string(), nullable=False),
+        pa.field("event", pa.string(), nullable=False),  # started | finished | drained | failed | reference
+        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # JSON: job file without secrets, or summary
+    ]
+)

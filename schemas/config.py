@@ -1,0 +1,208 @@
+"""The job file as frozen values. Unknown keys are errors; no I/O, no defaults taken from the machine.
+
+`jobs.jobfile.load_job` reads the YAML and turns pydantic's errors into one sentence and a hint.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from schemas.columns import KEEP_TYPES, RESERVED
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(B|iB)?\s*", re.IGNORECASE)
+
+
+def parse_quantity(value: Any) -> Any:
+    """'50MB' -> 50_000_000, '100M' -> 100_000_000, '4GiB' -> 4 * 2**30; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = _QUANTITY.fullmatch(value)
+    if not match:
+        raise ValueError(f"'{value}' is not a size such as 50MB, 4GiB or 100M")
+    number, letter, suffix = float(match[1]), match[2].upper(), (match[3] or "").lower()
+    base = 1024 ** "_KMGT".index(letter) if suffix == "ib" and letter else _UNITS[letter]
+    return int(number * base)
+
+
+def _as_list(value: Any) -> Any:
+    """A single string stands for a list of one; `jpg;png` is webdataset's way to name several extensions."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(";") if part.strip()]
+    return value
+
+
+def _uri_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Quantity = Annotated[int, BeforeValidator(parse_quantity), Field(gt=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Keep(Strict):
+    """A kept metadata column: its type, and the source's field where that has another name."""
+
+    type: Literal["string", "bool", "int32", "int64", "float32", "float64", "timestamp", "list<string>"]
+    source: str | None = Field(default=None, alias="from")
+
+
+class Source(Strict):
+    """Where images and captions come from."""
+
+    format: Literal["webdataset", "files", "parquet", "manifest"]
+    uri: Annotated[tuple[str, ...], BeforeValidator(_uri_list), Field(min_length=1)]
+    image: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    caption: str | None = None
+    keep: dict[str, Keep] = Field(default_factory=dict)
+    id: str = "uri"
+
+    @field_validator("uri")
+    @classmethod
+    def _no_empty_uri(cls, uris: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not uri.strip() for uri in uris):
+            raise ValueError("a URI is empty")
+        return uris
+
+    @field_validator("id")
+    @classmethod
+    def _known_id(cls, value: str) -> str:
+        if value in ("uri", "key", "content") or (value.startswith("column:") and value != "column:"):
+            return value
+        raise ValueError(f"'{value}' is none of uri, key, content, column:NAME")
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """`license: string` is short for `license: {type: string}`; `width` and `height` of the original are
+        columns already, measured from the picture, so keeping them under their own names changes nothing."""
+        if not isinstance(value, dict):
+            return value
+        full = {k: ({"type": v} if isinstance(v, str) else v) for k, v in value.items()}
+        for name in ("width", "height"):
+            if full.get(name) == {"type": "int32"}:
+                del full[name]
+        return full
+
+    @field_validator("keep")
+    @classmethod
+    def _free_names(cls, value: dict[str, Keep]) -> dict[str, Keep]:
+        for name in value:
+            if name in RESERVED:
+                raise ValueError(
+                    f"'{name}' is a column of the table already; write `my_{name}: {{type: ..., from: {name}}}`"
+                )
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
+                raise ValueError(f"'{name}' cannot be a column name: letters, digits and _ only")
+        return value
+
+    @model_validator(mode="after")
+    def _columns(self) -> "Source":
+        if self.format in ("parquet", "manifest") and len(self.image) > 1:
+            raise ValueError("image names one column in parquet and manifest sources")
+        return self
+
+    @property
+    def keep_types(self) -> dict[str, str]:
+        assert all(k.type in KEEP_TYPES for k in self.keep.values())
+        return {name: k.type for name, k in self.keep.items()}
+
+    def reader_options(self) -> dict[str, Any]:
+        """What changes pixels, captions, metadata or ids of a unit, and so belongs into its id."""
+        return {
+            "image": list(self.image),
+            "caption": self.caption,
+            "keep": {name: [k.type, k.source] for name, k in sorted(self.keep.items())},
+            "id": self.id,
+        }
+
+
+class Model(Strict):
+    """Any open_clip model; `pretrained` is a tag, a checkpoint path, or the word `random`."""
+
+    name: str = "clipmill-tiny"
+    pretrained: str | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class Tags(Strict):
+    """Zero-shot tags. `vocabulary` is a built-in name (coco, imagenet) or a YAML/CSV file; none: no tags."""
+
+    vocabulary: str | None = None
+    top_k: int = Field(default=5, ge=1, le=100)
+    min_score: float = Field(default=0.1, ge=0, le=1)
+
+
+class Workers(Strict):
+    """`num` and `batch_size` in actors and samples; `gpus` per actor, auto = 1 where the cluster has any."""
+
+    num: int | Literal["auto"] = "auto"
+    gpus: float | Literal["auto"] = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    cpus: float | Literal["auto"] = "auto"
+    units_in_flight: int = Field(default=2, ge=1, le=8)
+
+    @field_validator("num", "batch_size", "gpus", "cpus")
+    @classmethod
+    def _positive(cls, value: Any, info: Any) -> Any:
+        if value != "auto" and (value < 0 or (value == 0 and info.field_name in ("num", "batch_size", "cpus"))):
+            raise ValueError("must be a positive number or auto")
+        return value
+
+
+class Storage(Strict):
+    """Never a credential: those come from the standard AWS chain only."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+
+
+class Limits(Strict):
+    max_image_bytes: Quantity = 50_000_000
+    max_pixels: Quantity = 100_000_000
+    worker_memory: Quantity = 4_000_000_000
+    unit_deadline_s: float = Field(default=900.0, gt=0)
+    max_attempts: int = Field(default=3, ge=1, le=10)
+
+
+class Commit(Strict):
+    every_rows: Quantity = 50_000
+    every_s: float = Field(default=30.0, gt=0)
+
+
+class PlanOptions(Strict):
+    price_per_gpu_hour: float | None = Field(default=None, ge=0)
+
+
+class Nightly(Strict):
+    gone: Literal["keep", "delete"] = "keep"
+    golden: str | None = None
+    min_coverage: float = Field(default=0.999, ge=0, le=1)
+
+
+class JobFile(Strict):
+    """The whole job. `table` is `<database uri>/<name>`."""
+
+    table: str
+    source: Source
+    model: Model = Model()
+    tags: Tags = Tags()
+    workers: Workers = Workers()
+    storage: Storage = Storage()
+    limits: Limits = Limits()
+    commit: Commit = Commit()
+    thumbnails: bool = False
+    plan: PlanOptions = PlanOptions()
+    nightly: Nightly = Nightly()
+
+    @field_validator("table")
+    @classmethod
+    def _table_name(cls, value: str) -> str:
+        database, _, name = value.rstrip("/").rpartition("/")
+        if not database or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
+            raise ValueError(f"'{value}' is not <database uri>/<name>, such as s3://lake/db/images")
+        return value.rstrip("/")

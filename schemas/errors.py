@@ -1,0 +1,55 @@
+"""The errors that leave clipmill, and the exit code of each.
+
+A user's mistake is a `UserError`: one sentence that names the file, field or row, and a hint that says the fix.
+All of them pickle, because they cross from a Ray actor to the driver.
+"""
+
+EXIT_OK = 0
+EXIT_OTHER = 1
+EXIT_USER = 2
+EXIT_UNITS_FAILED = 3
+EXIT_GATE_REFUSED = 4
+
+
+class ClipmillError(Exception):
+    """Base of everything clipmill raises on purpose. `hint` may be empty."""
+
+    exit_code = EXIT_OTHER
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UserError(ClipmillError):
+    """Bad input: a job file, a URI, a model name, a filter. Nothing was written."""
+
+    exit_code = EXIT_USER
+
+
+class UnitsFailed(ClipmillError):
+    """The run finished, but some units failed; the message names them."""
+
+    exit_code = EXIT_UNITS_FAILED
+
+
+class GateRefused(ClipmillError):
+    """A gate (coverage, accuracy, overlap) refused to publish."""
+
+    exit_code = EXIT_GATE_REFUSED
+
+
+class LeaseHeld(UserError):
+    """Another run holds the table's lease."""
+
+
+class LeaseLost(ClipmillError):
+    """This run's lease was taken over while it slept; nothing of it can land any more."""
+
+
+class SourceChanged(ClipmillError):
+    """The object's etag at opening is not the one that was planned."""

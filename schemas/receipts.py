@@ -1,0 +1,76 @@
+"""What a worker hands back for a unit, and what the ledger keeps of it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How an attempt at a unit ended in the worker."""
+
+    DONE = "done"  # fragments are written (perhaps none: an empty shard)
+    ALIAS = "alias"  # the object has a new etag but the same content; nothing was embedded
+    SOURCE_CHANGED = "source_changed"  # the object is no longer the planned one; nothing counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Counts and uncommitted fragments of one attempt; no pixels, no vectors, nothing per sample.
+
+    `fragments` and `reject_fragments` are `FragmentMetadata.to_json()` texts, invisible until committed.
+    `rejected` counts by reason. `seen == written + sum(rejected.values())`. `seconds` is by stage name.
+    `content_hash` covers key, bytes, caption and metadata of every sample in order.
+    """
+
+    unit_id: str
+    run: str
+    attempt: int
+    outcome: Outcome
+    seen: int = 0
+    written: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    fragments: tuple[str, ...] = ()
+    reject_fragments: tuple[str, ...] = ()
+    content_hash: str = ""
+    alias_of: str = ""
+    bytes_read: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss_bytes: int = 0
+
+    @property
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
+
+    def check_balance(self) -> None:
+        """Assert that every sample seen was written or rejected (an invariant, not a user's mistake)."""
+        assert self.seen == self.written + self.num_rejected, (
+            f"unit {self.unit_id}: seen {self.seen} != written {self.written} + rejected {self.num_rejected}"
+        )
+
+
+class LedgerState(StrEnum):
+    """What an entry of the ledger says happened to a unit at a table version."""
+
+    COMMITTED = "committed"
+    ALIAS = "alias"
+    RETIRED = "retired"  # its rows left the table, replaced by newer units of the same source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """One event. The newest `table_version` of a unit wins; at one version, COMMITTED wins over RETIRED."""
+
+    unit_id: str
+    state: LedgerState
+    uri: str
+    etag: str
+    start: str
+    end: str
+    format: str
+    run: str
+    attempt: int
+    seen: int
+    written: int
+    rejected: int
+    table_version: int
+    content_hash: str = ""
+    alias_of: str = ""

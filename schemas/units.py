@@ -1,0 +1,58 @@
+"""Work units: a slice of one source object, named by its content and never by its position."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceObject:
+    """An object as a listing shows it. `etag` is the store's, or `size-mtime_ns` where there is none."""
+
+    uri: str
+    etag: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkUnit:
+    """A slice that one actor call turns into rows. Printable, hashable, JSON through `to_json`.
+
+    What `start` and `end` mean follows the format:
+
+    | format     | uri         | etag                         | start, end                                      |
+    |------------|-------------|------------------------------|-------------------------------------------------|
+    | webdataset | the tar     | the tar's                    | byte offsets of headers; both empty: whole tar  |
+    | parquet    | the file    | the file's                   | row groups [start, end)                         |
+    | files      | the prefix  | digest of keys and etags     | keys (start, end], relative to the prefix       |
+    | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row groups        |
+
+    `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
+    """
+
+    unit_id: str
+    format: str
+    uri: str
+    etag: str
+    size_bytes: int
+    start: str = ""
+    end: str = ""
+    num_samples: int | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "WorkUnit":
+        return WorkUnit(**json.loads(text))
+
+
+def make_unit_id(uri: str, etag: str, span: str, reader_options: dict[str, Any]) -> str:
+    """24 hex digits of SHA-256 over what decides the unit's pixels and captions.
+
+    `span` is the slice's own name: byte offsets or row groups for tars and parquet; empty for files and manifest,
+    whose `etag` is already a digest of what the slice holds (so that an insertion elsewhere renames nothing).
+    """
+    parts = json.dumps([uri, etag, span, reader_options], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(parts.encode()).hexdigest()[:24]

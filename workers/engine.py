@@ -1,0 +1,56 @@
+"""What the unit loop asks of a model, so that the real one and the stub are interchangeable.
+
+Shapes: B batch, C = 3 channels, H and W pixels of the model's input, D dimension of the shared space.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.config import Limits
+from schemas.model import Fingerprint
+from schemas.samples import Picture
+
+
+class OutOfMemory(Exception):
+    """The device ran out of memory at this batch size; halving it may help."""
+
+
+class Engine(Protocol):
+    """A loaded model. Thread-safe: several units share one engine."""
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass that this device takes well."""
+        ...
+
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
+        """Decode and preprocess one image on the calling thread.
+
+        Raises `schemas.samples.BadImage`.
+        """
+        ...
+
+    def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Unit-length image vectors, float32 (B, D). A row that is not finite comes back as NaN. Raises OutOfMemory."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit-length text vectors, float32 (B, D), in the order given. Raises OutOfMemory."""
+        ...
+
+    def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
+        """Compare the fast path with the reference path; returns the reference vectors as plain lists.
+
+        `reference` is an earlier result for the same fingerprint, so that the slow path runs once per fingerprint.
+        Raises UserError under the stated cosine.
+        """
+        ...
