@@ -1,0 +1,47 @@
+"""The commands that take a job file."""
+
+import sys
+
+import click
+
+from jobs.cli_options import address_option, job_argument, json_option
+
+
+@click.command(short_help="Dry run: what embed would do and what it would cost.")
+@job_argument
+@json_option
+def plan(job_file: str, as_json: bool) -> None:
+    """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed or
+    gone, hours and dollars. Writes nothing."""
+    from jobs.jobfile import load_job
+    from jobs.output import print_record
+    from jobs.plan import dry_run
+
+    print_record(dry_run(load_job(job_file)), as_json=as_json)
+
+
+@click.command(short_help="Embed the source into the table; again: resume, or do nothing.")
+@job_argument
+@address_option
+@click.option("--publish", is_flag=True, help="Move the tag `live`, which readers follow, to the result.")
+@json_option
+def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> None:
+    """Read images and captions, compute their vectors and tags, and commit them to the table.
+
+    Running it again resumes where it stopped, takes in what changed, or does nothing. Exit code 3 means that it
+    finished but some units failed; the summary names them.
+    """
+    from jobs.embed import embed as run_embed
+    from jobs.jobfile import load_job
+    from jobs.output import note, print_record
+    from schemas.errors import EXIT_UNITS_FAILED
+
+    summary = run_embed(load_job(job_file), address=address, publish=publish)
+    print_record(summary, as_json=as_json)
+    if summary.failed_units:
+        note(f"error: {len(summary.failed_units)} of the units failed and have no rows")
+        note("hint: the summary names them; run the same command again to retry them alone")
+        sys.exit(EXIT_UNITS_FAILED)
+
+
+commands: list[click.Command] = [plan, embed]

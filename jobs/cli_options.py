@@ -1,0 +1,36 @@
+"""Arguments that several commands share. Light imports only: `clipmill --help` reads this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from schemas.config import Storage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+address_option = click.option(
+    "--address", metavar="ADDRESS", help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine."
+)
+job_argument = click.argument("job_file", metavar="JOB", type=click.Path())
+
+
+def table_options(command: Command) -> Command:
+    """TABLE, --endpoint-url and --region; the command takes `table`, `endpoint_url` and `region`."""
+    for decorate in (
+        click.option("--region", metavar="NAME", help="Default: the standard AWS settings."),
+        click.option("--endpoint-url", metavar="URL", help="An S3 server other than AWS. Default: AWS_ENDPOINT_URL."),
+        click.argument("table", metavar="TABLE"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
+    from schemas.config import Storage
+
+    return Storage(endpoint_url=endpoint_url, region=region)

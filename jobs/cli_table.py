@@ -1,0 +1,91 @@
+"""The commands that look into a table: search, status, rejects, verify."""
+
+from typing import Any
+
+import click
+
+from jobs.cli_options import json_option, storage_from, table_options
+
+_SHOWN = ("score", "id", "caption", "tags", "uri")
+
+
+@click.command(short_help="Find pictures by words, by a picture, or by one in the table.")
+@table_options
+@click.argument("text", required=False)
+@click.option(
+    "--image", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Find pictures like this one."
+)
+@click.option("--like", metavar="ID", help="Find pictures like the row with this id.")
+@click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
+@click.option(
+    "--tag", "tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
+)
+@click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
+@click.option("-k", "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
+@json_option
+def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, limit: int, **query: Any) -> None:
+    """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`."""
+    from jobs.output import print_rows
+    from jobs.query import open_table
+    from schemas.errors import UserError
+
+    if not (query["text"] or query["image"] or query["like"]):
+        raise UserError("nothing to search for", "give words, --image FILE or --like ID")
+    found = open_table(table, storage=storage_from(endpoint_url, region)).search(
+        text=query["text"],
+        image=query["image"],
+        like=query["like"],
+        where=query["where"],
+        all_tags=query["tags"],
+        hybrid=query["hybrid"],
+        k=limit,
+    )
+    print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names])
+
+
+@click.command(short_help="What is in the table, and how fresh it is.")
+@table_options
+@json_option
+def status(table: str, endpoint_url: str | None, region: str | None, as_json: bool) -> None:
+    """Rows, units, rejects, model, vocabulary, versions, indices and the last runs of TABLE."""
+    from jobs.output import print_record
+    from jobs.status import status as read_status
+
+    print_record(read_status(table, storage_from(endpoint_url, region)), as_json=as_json)
+
+
+@click.command(short_help="The samples that have no row, and why.")
+@table_options
+@click.option("--reason", metavar="WORD", help="Only this reason, such as corrupt or too_many_pixels.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="How many to print.")
+@json_option
+def rejects(
+    table: str, endpoint_url: str | None, region: str | None, reason: str | None, limit: int, as_json: bool
+) -> None:
+    """The rejected samples of TABLE: id, uri, reason and detail."""
+    from jobs.output import print_rows
+    from jobs.status import rejects as read_rejects
+
+    found = read_rejects(table, storage_from(endpoint_url, region), reason=reason, limit=limit)
+    print_rows(found, as_json=as_json, columns=["reason", "id", "uri", "detail"], empty="no rejected samples")
+
+
+@click.command(short_help="Check that nothing was lost and nothing is there twice.")
+@table_options
+@click.option(
+    "--sample", metavar="N", type=click.IntRange(min=0), default=0, help="Also embed N rows again and compare."
+)
+@json_option
+def verify(table: str, endpoint_url: str | None, region: str | None, sample: int, as_json: bool) -> None:
+    """Check the balance of TABLE: for every unit seen = written + rejected, every row belongs to a unit, every id is
+    there once, every vector has unit length. Exit code 1 where a check fails."""
+    from jobs.output import print_record
+    from jobs.verify import verify as run_verify
+
+    report = run_verify(table, storage_from(endpoint_url, region), sample=sample)
+    print_record(report, as_json=as_json)
+    if report.problems:
+        raise SystemExit(1)
+
+
+commands: list[click.Command] = [search, status, rejects, verify]

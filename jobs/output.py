@@ -1,0 +1,118 @@
+"""Printing: data to stdout, for a person or as JSON for a program; words about it to stderr."""
+
+import dataclasses
+import json
+import math
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from enum import Enum
+from typing import Any, TextIO
+
+_MAX_CELL = 60
+
+
+def plain(value: Any) -> Any:
+    """JSON values for anything clipmill prints: dataclasses, Arrow tables (as rows), enums, times, numpy scalars.
+
+    NaN and infinity become null: JSON has neither.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if hasattr(value, "to_pylist"):  # pyarrow.Table, RecordBatch, Array
+        return plain(value.to_pylist())
+    if hasattr(value, "model_dump"):  # pydantic
+        return plain(value.model_dump(mode="json", by_alias=True))
+    if hasattr(value, "tolist"):  # numpy
+        return plain(value.tolist())
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on one line."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_record(record: Any, *, as_json: bool) -> None:
+    """One thing: a JSON object, or a line per field with the nested ones indented."""
+    value = plain(record)
+    if as_json:
+        print_json(value)
+    else:
+        _write_fields(value, "")
+        sys.stdout.flush()
+
+
+def print_rows(rows: Any, *, as_json: bool, columns: Sequence[str] | None = None, empty: str = "nothing found") -> None:
+    """Many things: a JSON array of objects, or a table of `columns` (default: those of the first row)."""
+    values: list[dict[str, Any]] = plain(rows)
+    if as_json:
+        print_json(values)
+        return
+    if not values:
+        note(empty)
+        return
+    names = list(columns or values[0])
+    table = [names] + [[cell(row.get(name)) for name in names] for row in values]
+    widths = [max(_width(line[i]) for line in table) for i in range(len(names))]
+    for line in table:
+        padded = (text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str, *, stream: TextIO | None = None) -> None:
+    """A sentence for the person at the terminal; on stderr, so that it never mixes with data."""
+    (stream or sys.stderr).write(text + "\n")
+
+
+def cell(value: Any) -> str:
+    """A value on one line and of bounded width. Captions are strangers' text: control characters, which could
+    drive the terminal, are shown as spaces."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        value = ", ".join(cell(item) for item in value)
+    elif isinstance(value, dict):
+        value = ", ".join(f"{key}={cell(item)}" for key, item in value.items())
+    text = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in str(value))
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Terminal columns: East Asian wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def _write_fields(value: Mapping[str, Any], indent: str) -> None:
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            sys.stdout.write(f"{indent}{key}\n")
+            _write_fields(item, indent + "  ")
+        elif isinstance(item, list) and len(item) > 4:
+            sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry)}\n" for entry in item))
+        else:
+            sys.stdout.write(f"{indent}{key:<{width}}  {cell(item)}\n")
