@@ -1,0 +1,131 @@
+"""Fixtures that reach real things: pictures in a folder, and an S3 server over HTTP."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from schemas.config import Storage
+
+_STARTUP_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real pictures; the test is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CLIPMILL_TEST_DATA") or default)
+    if not (folder / "MANIFEST.csv").is_file():
+        pytest.skip(f"no test pictures: {folder} is absent (CLIPMILL_TEST_DATA names another place)")
+    return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3:
+    """A fresh bucket on a running server. The environment of the test points every client at it."""
+
+    endpoint: str
+    bucket: str
+    client: Any  # boto3
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}"
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(endpoint_url=self.endpoint, region="us-east-1")
+
+    def put(self, key: str, data: bytes) -> str:
+        """Store `data`; returns its URI."""
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+        return f"{self.uri}/{key}"
+
+    def get(self, key: str) -> bytes:
+        body: bytes = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return body
+
+    def keys(self, prefix: str = "") -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def upload(self, folder: Path, prefix: str = "") -> None:
+        """Store every file below `folder` under its relative path."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.put(prefix + path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_it_answers(endpoint: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _STARTUP_S
+    while time.monotonic() < deadline:
+        assert server.poll() is None, f"moto_server ended with status {server.returncode}"
+        try:
+            with urllib.request.urlopen(endpoint, timeout=2):
+                return
+        except urllib.error.HTTPError:
+            return  # it answers, with whatever status
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"moto_server did not answer on {endpoint} within {_STARTUP_S} s")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of the server that CLIPMILL_S3_ENDPOINT names (keys from AWS_*), or of a moto_server of our own."""
+    named = os.environ.get("CLIPMILL_S3_ENDPOINT")
+    if named:
+        yield named
+        return
+    endpoint = f"http://127.0.0.1:{(port := _free_port())}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_it_answers(endpoint, server)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A fresh bucket, with AWS_* of this process (and its children) pointing at the server."""
+    import boto3
+    from botocore.config import Config
+
+    if not os.environ.get("CLIPMILL_S3_ENDPOINT"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, s3_endpoint)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    config = Config(s3={"addressing_style": "path"})
+    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1", config=config)
+    bucket = f"t-{uuid.uuid4().hex[:16]}"
+    client.create_bucket(Bucket=bucket)
+    yield S3(endpoint=s3_endpoint, bucket=bucket, client=client)
+    client.close()
