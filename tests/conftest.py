@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from schemas.config import Storage
 
 _STARTUP_S = 60.0

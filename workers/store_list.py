@@ -1,0 +1,124 @@
+"""Listings in key order, one page in memory at a time.
+
+Order is by the UTF-8 bytes of the raw key everywhere: S3 lists so, and a local walk is arranged to agree (a folder
+sorts as `name/`), so that a slice (start_after, end_key] means the same on both.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.config import Storage
+from workers.store_errors import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, call
+from workers.store_fs import etag_of, is_s3, open_fs, stat_of
+from workers.store_uri import Pattern, expand_braces, has_magic, join_uri, parse_pattern, split_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An object below a folder: `name` is raw and relative to the folder."""
+
+    name: str
+    etag: str
+    size_bytes: int
+
+
+def resolve(pattern: str, storage: Storage) -> Iterator[tuple[Pattern, Key | None]]:
+    """What a pattern of the job file stands for: (pattern, None) for a folder or glob, or (folder, key) for one object.
+
+    Braces are expanded first; a name that exists as it is typed is that object, whatever `[`, `?` or `{` it holds.
+    Raises FileNotFoundError where a name without magic is neither an object nor a folder.
+    """
+    for text in expand_braces(pattern) if "{" in pattern else [pattern]:
+        fs, path = open_fs(text, storage)
+        scheme = split_uri(text)[0]
+        if path.endswith("/") or (has_magic(path) and "*" in path):
+            yield parse_pattern(scheme, path), None
+            continue
+        try:
+            etag, size = call(text, lambda fs=fs, path=path: stat_of(fs, path), attempts=FIRST_CONTACT_ATTEMPTS)  # type: ignore[misc]
+            folder, _, name = path.rpartition("/")
+            yield Pattern(scheme, folder + "/", "", None, False), Key(name, etag, size)
+        except FileNotFoundError:
+            if has_magic(path):
+                yield parse_pattern(scheme, path), None
+                continue
+            below = parse_pattern(scheme, path + "/")
+            if next(list_keys(below, storage), None) is None and not (scheme == "file" and os.path.isdir(path)):
+                raise
+            yield below, None
+
+
+def list_keys(pattern: Pattern, storage: Storage, *, start_after: str = "", end: str = "") -> Iterator[Key]:
+    """Objects that match, in key order; only names in (start_after, end] where those are given.
+
+    Zero-byte "folder" keys ending in `/` are left out. Raises as `store_errors.call` does.
+    """
+    fs, root = open_fs(join_uri(pattern.scheme, pattern.root), storage)
+    uri = join_uri(pattern.scheme, pattern.root)
+    if pattern.scheme == "file":
+        call(uri, lambda: os.stat(root))  # a sentence where the folder itself is missing
+        found = _walk_local(root, "", pattern, _raw(start_after))
+    elif is_s3(fs):
+        found = _list_s3(fs, pattern, uri, start_after)
+    else:
+        found = _list_generic(fs, pattern, uri, start_after)
+    for key in found:
+        if end and _raw(key.name) > _raw(end):
+            return
+        if pattern.matches(key.name):
+            yield key
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _walk_local(root: str, folder: str, pattern: Pattern, start_after: bytes) -> Iterator[Key]:
+    """Depth first, in the order of whole keys. Folders that lie before `start_after` are not entered."""
+    with os.scandir(root + folder) as entries:
+        found = sorted((_raw(e.name + ("/" if e.is_dir() else "")), e) for e in entries)
+    for name_bytes, entry in found:
+        name = folder + os.fsdecode(name_bytes)
+        raw = _raw(name)
+        if name.endswith("/"):
+            # Everything below sorts with `name` as its prefix: skip what cannot hold a key after start_after.
+            wanted = _raw(pattern.prefix)
+            may_match = raw.startswith(wanted) or wanted.startswith(raw)
+            if pattern.deep and may_match and (raw > start_after or start_after.startswith(raw)):
+                yield from _walk_local(root, name, pattern, start_after)
+        elif raw > start_after and entry.is_file() and name.startswith(pattern.prefix):
+            stat = entry.stat()
+            yield Key(name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
+
+
+def _list_s3(fs: Any, pattern: Pattern, uri: str, start_after: str) -> Iterator[Key]:
+    bucket, _, folder = pattern.root.partition("/")
+    query: dict[str, Any] = {"Bucket": bucket, "Prefix": folder + pattern.prefix}
+    if not pattern.deep:
+        query["Delimiter"] = "/"
+    if start_after:
+        query["StartAfter"] = folder + start_after
+    attempts = FIRST_CONTACT_ATTEMPTS
+    while True:
+        page = call(uri, lambda: fs.call_s3("list_objects_v2", **query), attempts=attempts)
+        for item in page.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                yield Key(item["Key"][len(folder) :], item["ETag"].strip('"'), int(item["Size"]))
+        if not page.get("IsTruncated"):
+            return
+        query["ContinuationToken"] = page["NextContinuationToken"]
+        attempts = ATTEMPTS
+
+
+def _list_generic(fs: Any, pattern: Pattern, uri: str, start_after: str) -> Iterator[Key]:
+    """fsspec shows a tree only whole, so this one is not flat in memory."""
+    depth = None if pattern.deep else 1
+    found = call(uri, lambda: fs.find(pattern.root.rstrip("/"), maxdepth=depth, detail=True))
+    root = pattern.root.strip("/") + "/"
+    for path in sorted(found, key=_raw):
+        name = path.lstrip("/")[len(root) :] if root != "/" else path.lstrip("/")
+        if name.startswith(pattern.prefix) and _raw(name) > _raw(start_after):
+            info = found[path]
+            yield Key(name, etag_of(info), int(info.get("size") or 0))
