@@ -14,10 +14,12 @@ def plan(job_file: str, as_json: bool) -> None:
     """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed or
     gone, hours and dollars. Writes nothing."""
     from jobs.jobfile import load_job
+
+    job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once
     from jobs.output import print_record
     from jobs.plan import dry_run
 
-    print_record(dry_run(load_job(job_file)), as_json=as_json)
+    print_record(dry_run(job), as_json=as_json)
 
 
 @click.command(short_help="Embed the source into the table; again: resume, or do nothing.")
@@ -31,12 +33,14 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
     Running it again resumes where it stopped, takes in what changed, or does nothing. Exit code 3 means that it
     finished but some units failed; the summary names them.
     """
-    from jobs.embed import embed as run_embed
     from jobs.jobfile import load_job
+
+    job = load_job(job_file)
+    from jobs.embed import embed as run_embed
     from jobs.output import note, print_record
     from schemas.errors import EXIT_UNITS_FAILED
 
-    summary = run_embed(load_job(job_file), address=address, publish=publish)
+    summary = run_embed(job, address=address, publish=publish)
     print_record(summary, as_json=as_json)
     if summary.failed_units:
         note(f"error: {len(summary.failed_units)} of the units failed and have no rows")

@@ -78,7 +78,7 @@ def _read(name: str) -> str:
     if "://" in name and not name.startswith("file://"):
         from workers.storage import get_bytes  # the object-store client is heavy, and most job files are local
 
-        raw = get_bytes(name, Storage(), max_bytes=_MAX_BYTES)
+        raw: bytes = get_bytes(name, Storage(), max_bytes=_MAX_BYTES)
     else:
         raw = _read_local(name.removeprefix("file://"))
     try:

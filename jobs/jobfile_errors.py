@@ -58,7 +58,6 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
-    "too_short": ("min_length", "a list of at least"),
 }
 
 
@@ -107,9 +106,10 @@ def _sentence(path: Path, found: list[ErrorDetails]) -> tuple[str, str]:
         return f"'{dotted}' is missing", f"add `{_example(path) or f'{path[-1]}: ...'}`"
     if kind == "value_error":
         reason = first["msg"].removeprefix("Value error, ")
-        return f"'{dotted}': {reason}", f"write it like `{_example(path)}`" if _example(
-            path
-        ) else "see docs/job-file.md"
+        joined = f"'{dotted}' {reason}" if reason.startswith("must ") else f"'{dotted}': {reason}"
+        return joined, f"write it like `{_example(path)}`" if _example(path) else "see docs/job-file.md"
+    if kind == "too_short":
+        return f"'{dotted}' is an empty list", f"write it like `{_example(path)}`"
     wanted = " or ".join(dict.fromkeys(_wanted(details) for details in found))
     value = first["input"]
     message = f"'{dotted}' must be {wanted}, not {_shown(value)}"
@@ -153,6 +153,8 @@ def _shown(value: Any) -> str:
         return "a section of keys"
     if isinstance(value, list | tuple):
         return "a list"
+    if isinstance(value, int | float):
+        return str(value)
     text = str(value)
     return f"'{text[:60]}…'" if len(text) > 60 else f"'{text}'"
 
@@ -205,6 +207,8 @@ def _all_keys() -> list[tuple[str, ...]]:
 
 def _example(path: Path) -> str:
     """`key: value` as the file would hold it: from the examples above, else the default; empty if neither shows."""
+    if path and isinstance(path[-1], int):
+        path = path[:-1]
     dotted = ".".join(map(str, path))
     if dotted in _EXAMPLES:
         return f"{path[-1]}: {_EXAMPLES[dotted]}"

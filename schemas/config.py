@@ -160,6 +160,13 @@ class Storage(Strict):
     endpoint_url: str | None = None
     region: str | None = None
 
+    @field_validator("endpoint_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("must start with http:// or https://")
+        return value
+
 
 class Limits(Strict):
     max_image_bytes: Quantity = 50_000_000

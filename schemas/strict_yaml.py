@@ -13,6 +13,8 @@ from schemas.errors import UserError
 Lines = dict[tuple[str | int, ...], int]
 MAX_BYTES = 16_000_000
 _MAX_DEPTH = 32
+# libyaml's reader where PyYAML was built with it: ten times faster on a vocabulary of 100,000 labels.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(text: str, name: str) -> tuple[Any, Lines]:
@@ -26,13 +28,8 @@ def load_yaml(text: str, name: str) -> tuple[Any, Lines]:
         )
     lines: Lines = {}
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-                raise UserError(
-                    f"{name}, line {token.start_mark.line + 1}: YAML anchors and aliases (& and *) are not supported",
-                    "write the value out where it is used, or quote it where & or * belongs to the text",
-                )
-        loader = yaml.SafeLoader(text)
+        _scan(text, name)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -54,11 +51,23 @@ def load_yaml(text: str, name: str) -> tuple[Any, Lines]:
         raise UserError(f"{name}: a value cannot be read: {error}", "quote the value to keep it as text") from None
 
 
+def _scan(text: str, name: str) -> None:
+    """What must be known before the document is built: aliases, and nesting so deep that building it would recurse
+    without end."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        where = f"{name}, line {event.start_mark.line + 1 if event.start_mark else '?'}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise UserError(
+                f"{where}: YAML anchors and aliases (& and *) are not supported",
+                "write the value out where it is used, or quote it where & or * belongs to the text",
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{where}: values are nested more than {_MAX_DEPTH} levels deep", "is it the right file?")
+
+
 def _check(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, name: str) -> None:
-    if len(path) > _MAX_DEPTH:
-        raise UserError(
-            f"{name}, line {node.start_mark.line + 1}: nested more than {_MAX_DEPTH} levels deep", "flatten it"
-        )
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
