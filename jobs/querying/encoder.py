@@ -1,0 +1,148 @@
+"""Words and pictures to vectors, by the model that the column's fingerprint names; loaded once, kept warm.
+
+D: dimension. B: examples of one kind.
+"""
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.config import Limits, Storage
+from schemas.errors import UserError
+from schemas.model import Fingerprint, ModelSpec
+from schemas.samples import BadImage
+from workers.engine import Engine
+
+QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
+NO_STORAGE = Storage()
+
+_engines: dict[str, Engine] = {}
+_lock = threading.Lock()
+
+
+def engine_for(fingerprint: Fingerprint) -> Engine:
+    """The engine whose vectors may be compared with the column's; one per weights and process.
+
+    Raises UserError where the model that loads is not the one that made the vectors.
+    """
+    key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
+    with _lock:
+        if key not in _engines:
+            from workers.load import load_engine
+
+            spec = ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None)
+            _engines[key] = check_engine(load_engine(spec), fingerprint)
+        return _engines[key]
+
+
+def check_engine(engine: Engine, fingerprint: Fingerprint) -> Engine:
+    if differences := fingerprint.differences(engine.fingerprint):
+        raise UserError(
+            f"the table's vectors were made by another {fingerprint.model} than the one that loads here "
+            f"({'; '.join(differences)})",
+            "use the checkpoint the table was embedded with, or search by vector or id",
+        )
+    return engine
+
+
+def encode_texts(engine: Engine, texts: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """Unit vectors (B, D). Lone surrogates cannot be encoded by any tokenizer, so they become U+FFFD."""
+    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    return _finite(engine.encode_texts(clean), "text")
+
+
+def encode_images(
+    engine: Engine, images: tuple[Any, ...], *, limits: Limits = QUERY_LIMITS, storage: Storage = NO_STORAGE
+) -> npt.NDArray[np.float32]:
+    """Unit vectors (B, D) of paths, URIs, bytes or PIL images. Raises UserError for one that cannot be decoded."""
+    pictures = []
+    for image in images:
+        try:
+            pictures.append(engine.prepare(image_bytes(image, limits=limits, storage=storage), limits).pixels_CHW)
+        except BadImage as bad:
+            detail = f" ({bad.detail})" if bad.detail else ""
+            raise UserError(
+                f"the query image cannot be used: {bad.reason}{detail}", "give a JPEG, PNG, WebP or GIF picture"
+            ) from None
+    return _finite(engine.encode_images(np.stack(pictures)), "image")
+
+
+def image_bytes(image: Any, *, limits: Limits = QUERY_LIMITS, storage: Storage = NO_STORAGE) -> bytes:
+    """The encoded bytes of a query image. Raises UserError."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, (str, Path)):
+        return _read(str(image), limits, storage)
+    if hasattr(image, "save") and hasattr(image, "mode"):  # a PIL image, without importing PIL to know it
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return out.getvalue()
+    raise UserError(f"a query image is a {type(image).__name__}", "give a path, a URI, bytes or a PIL image")
+
+
+def _read(uri: str, limits: Limits, storage: Storage) -> bytes:
+    if "://" in uri:
+        from workers.storage import TooManyBytes, get_bytes
+
+        try:
+            return get_bytes(uri, storage, max_bytes=limits.max_image_bytes)
+        except TooManyBytes:
+            raise _too_large(uri, limits) from None
+        except (FileNotFoundError, PermissionError):
+            raise UserError(f"the query image {uri} cannot be read", "check the URI and your permissions") from None
+    path = Path(uri)
+    if not path.is_file():
+        raise UserError(f"there is no image file {uri}", "check the path")
+    if path.stat().st_size > limits.max_image_bytes:
+        raise _too_large(uri, limits)
+    return path.read_bytes()
+
+
+def _too_large(uri: str, limits: Limits) -> UserError:
+    return UserError(
+        f"{uri} has more than the {limits.max_image_bytes} bytes that a query image may have",
+        "give a smaller picture; the model sees only a few hundred pixels",
+    )
+
+
+def combine(
+    positive_BD: npt.NDArray[np.float32], negative_BD: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32]:
+    """One unit vector (D,) from examples: mean(positive) - mean(negative) / 2, normalised.
+
+    The direction is Qdrant's "average vector" strategy, 2 * mean(positive) - mean(negative). Raises UserError
+    where the examples cancel out.
+    """
+    vector_D = positive_BD.mean(axis=0)
+    if negative_BD is not None and len(negative_BD):
+        vector_D = vector_D - negative_BD.mean(axis=0) / 2
+    length = float(np.linalg.norm(vector_D))
+    if not np.isfinite(length) or length < 1e-6:
+        raise UserError("the examples cancel out to a zero vector", "change the examples")
+    unit_D: npt.NDArray[np.float32] = (vector_D / length).astype(np.float32)
+    return unit_D
+
+
+def unit_rows(vectors: tuple[npt.NDArray[np.floating[Any]], ...], dim: int) -> npt.NDArray[np.float32]:
+    """Query vectors checked and normalised, (B, D). Raises UserError for a wrong dimension, NaN or zero."""
+    for vector in vectors:
+        if vector.shape != (dim,):
+            raise UserError(
+                f"a query vector has {vector.size} numbers; the column has {dim}", "use vectors of the table's model"
+            )
+        if not np.isfinite(vector).all() or not np.any(vector):
+            raise UserError("a query vector is zero or not finite", "check how it was made")
+    rows_BD = np.stack([np.asarray(v, dtype=np.float64) for v in vectors])
+    rows_BD /= np.abs(rows_BD).max(axis=1, keepdims=True)  # first, so that the squares cannot overflow
+    unit_BD: npt.NDArray[np.float32] = (rows_BD / np.linalg.norm(rows_BD, axis=1, keepdims=True)).astype(np.float32)
+    return unit_BD
+
+
+def _finite(vectors_BD: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:
+    if not np.isfinite(vectors_BD).all():
+        raise UserError(f"the model gives no finite vector for a query {kind}", "try another one")
+    return vectors_BD

@@ -1,0 +1,176 @@
+"""From tags and SQL to one predicate for Lance; the SQL is checked before Lance sees it.
+
+The check is a tokenizer with closed lists: columns of the table, operators, and functions that cannot allocate
+without bound (DataFusion's `repeat` and `lpad` can take the process down with one short filter). It is no parser:
+what passes it may still be wrong SQL, and then Lance's own error becomes the UserError.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from schemas.errors import UserError
+
+MAX_WHERE_CHARS = 1_000_000  # `id IN (...)` with thousands of ids is a fair question
+MAX_WHERE_TERMS = 20_000
+MAX_CONNECTIVES = 1_000  # each is a level of recursion in the planner
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<string>'(?:[^']|'')*')
+      | (?P<quoted>`[^`]+`)
+      | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+      | (?P<word>[^\W\d]\w*)
+      | (?P<operator><=|>=|<>|!=|==|\|\||[=<>+\-*/%(),\[\].])
+      | (?P<bad>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_CONTROL_WORDS = "and or not in is null like ilike between escape true false cast as case when then else end"
+_TYPE_WORDS = "int integer bigint smallint float double real string varchar text boolean date timestamp interval"
+_LIST_FUNCTIONS = "array_has array_has_any array_has_all array_contains list_has list_contains array_length cardinality"
+_TEXT_FUNCTIONS = (
+    "cast lower upper trim length char_length character_length starts_with ends_with contains strpos substr substring "
+    "left right regexp_like regexp_match coalesce nullif"
+)
+_NUMBER_FUNCTIONS = "abs ceil floor round sqrt ln log10 exp power isnan greatest least"
+_TIME_FUNCTIONS = "date_part date_trunc to_timestamp now"
+KEYWORDS = frozenset(f"{_CONTROL_WORDS} {_TYPE_WORDS}".split())
+FUNCTIONS = frozenset(
+    f"make_array cast {_LIST_FUNCTIONS} {_TEXT_FUNCTIONS} {_NUMBER_FUNCTIONS} {_TIME_FUNCTIONS}".split()
+)
+_MISTAKES = (  # how Lance, DataFusion and Arrow name what is wrong with an expression
+    "Invalid user input",
+    "sql parser",
+    "Schema error",
+    "Cast error",
+    "Divide by zero",
+    "type_coercion",
+    "Parser error",
+    "Error during planning",
+    "Execution error",
+    "Compute error",
+)
+_LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
+_LANCE_PREFIX = re.compile(r"^(?:LanceError\(\w+\):?\s*|Invalid user input:\s*|Schema error:\s*|Execution error:\s*)+")
+
+
+def quote(value: str) -> str:
+    """A SQL string literal. NUL cannot be stored in a tag or an id, and confuses parsers: refused."""
+    if "\x00" in value:
+        raise UserError("a value of a filter holds a NUL character", "remove it")
+    return "'" + value.replace("'", "''") + "'"
+
+
+def ids_predicate(ids: Sequence[str], *, negate: bool = False) -> str:
+    return f"id {'NOT IN' if negate else 'IN'} ({', '.join(quote(i) for i in ids)})"
+
+
+def tags_predicates(any_of: Iterable[str], all_of: Iterable[str], none_of: Iterable[str]) -> list[str]:
+    """Predicates over `tags` that the LABEL_LIST index answers.
+
+    A row without tags (null) has none of any labels, so it passes `none_of`.
+    """
+    found = []
+    if labels := list(any_of):
+        found.append(f"array_has_any(tags, {_array(labels)})")
+    if labels := list(all_of):
+        found.append(f"array_has_all(tags, {_array(labels)})")
+    if labels := list(none_of):
+        found.append(f"(tags IS NULL OR NOT array_has_any(tags, {_array(labels)}))")
+    return found
+
+
+def _array(labels: Sequence[str]) -> str:
+    return f"make_array({', '.join(quote(label) for label in labels)})"
+
+
+def conjunction(predicates: Iterable[str | None]) -> str | None:
+    kept = [f"({p})" for p in predicates if p]
+    return " AND ".join(kept) or None
+
+
+def check_where(where: str, columns: Sequence[str]) -> None:
+    """Refuse what cannot be a predicate over `columns`. Raises UserError that names the word and the fix."""
+    if len(where) > MAX_WHERE_CHARS:
+        raise UserError(
+            f"the filter has {len(where)} characters; at most {MAX_WHERE_CHARS} are read", "split the question"
+        )
+    if not where.strip():
+        raise UserError("the filter is empty", "leave it out, or write a predicate such as width > 512")
+    known = frozenset(columns)
+    tokens = _tokens(where)
+    depth = 0
+    for n, (kind, text) in enumerate(tokens):
+        follows = tokens[n + 1][1] if n + 1 < len(tokens) else ""
+        if kind == "word" and text.lower() not in KEYWORDS:
+            _check_word(text, is_call=follows == "(", known=known)
+        elif kind == "quoted" and text[1:-1] not in known:
+            _check_word(text[1:-1], is_call=False, known=known)
+        depth += {"(": 1, ")": -1}.get(text, 0) if kind == "operator" else 0
+        if depth < 0:
+            break
+    if depth != 0:
+        raise UserError("the filter's parentheses do not balance", "close what is open")
+
+
+def _tokens(where: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    connectives = 0
+    for match in _TOKEN.finditer(where):
+        kind, text = str(match.lastgroup), match.group()
+        if kind == "space":
+            continue
+        if kind == "bad" or (text in ("-", "/") and where[match.end() : match.end() + 1] in ("-", "*")):
+            raise UserError(
+                f"the filter has {text!r} at character {match.start() + 1}, which has no place in a predicate",
+                "write a predicate such as width > 512 AND license = 'cc0'; strings take single quotes",
+            )
+        connectives += kind == "word" and text.lower() in ("and", "or", "not")
+        found.append((kind, text))
+    if len(found) > MAX_WHERE_TERMS or connectives > MAX_CONNECTIVES:
+        raise UserError(
+            f"the filter has {len(found)} terms and {connectives} AND, OR or NOT; "
+            f"at most {MAX_WHERE_TERMS} and {MAX_CONNECTIVES} are taken",
+            "use IN (...) for many values of one column",
+        )
+    return found
+
+
+def _check_word(word: str, *, is_call: bool, known: frozenset[str]) -> None:
+    if is_call:
+        if word.lower() in FUNCTIONS:
+            return
+        raise UserError(f"the filter calls {word}, which is not offered", _nearest(word, FUNCTIONS))
+    if word not in known:
+        raise UserError(f"the filter names {word}, which is no column of the table", _nearest(word, known))
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"there is: {', '.join(names)}"
+
+
+@contextmanager
+def filter_errors(where: str | None) -> Iterator[None]:
+    """Turn Lance's refusal of a user's filter into a UserError; anything else passes through.
+
+    Lance raises ValueError for what it cannot plan and OSError or RuntimeError for what fails while it runs
+    (a cast, a division by zero); the latter two also mean a store out of reach, so they are told apart by text.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        text = str(error)
+        if where is None or not any(mistake in text for mistake in _MISTAKES):
+            raise
+        raise UserError(f"the filter cannot be used: {_short(text)}", "filters are SQL: width > 512") from None
+
+
+def _short(text: str) -> str:
+    """Lance's sentence without its source position, in one line."""
+    line = " ".join(_LANCE_NOISE.sub("", text).split())
+    while (stripped := _LANCE_PREFIX.sub("", line)) != line:
+        line = stripped
+    return (line[:237] + "...") if len(line) > 240 else line.rstrip(".")

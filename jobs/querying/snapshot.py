@@ -1,0 +1,136 @@
+"""One version of the table, opened: its dataset and what was learned of it once. Replaced whole by a refresh."""
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.querying.filters import filter_errors
+from jobs.tables import Tables
+from schemas.columns import FINGERPRINT_KEY
+from schemas.config import Storage
+from schemas.errors import UserError
+from schemas.model import Fingerprint
+
+LIVE = "live"
+_COUNTS_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorIndex:
+    """`kind`: IVF_RQ, IVF_HNSW_SQ, ... `unindexed_rows` are searched beside it, exactly."""
+
+    name: str
+    kind: str
+    num_partitions: int
+    unindexed_rows: int
+
+
+class Snapshot:
+    """A version of the table. Thread-safe: caches are only ever filled with equal values."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.version: int = dataset.version
+        self.schema: pa.Schema = dataset.schema
+        self._counts: OrderedDict[str | None, int] = OrderedDict()
+
+    @cached_property
+    def num_rows(self) -> int:
+        return int(self.dataset.count_rows())
+
+    def fingerprint(self, column: str) -> Fingerprint:
+        """Of a vector column. Raises UserError where there is no such column."""
+        if column not in self.schema.names or not pa.types.is_fixed_size_list(self.schema.field(column).type):
+            names = [f.name for f in self.schema if pa.types.is_fixed_size_list(f.type)]
+            raise UserError(f"{column} is no vector column of the table", f"there is: {', '.join(names)}")
+        metadata = self.schema.field(column).metadata or {}
+        if FINGERPRINT_KEY not in metadata:
+            raise UserError(
+                f"the column {column} carries no fingerprint, so no text or image can be compared with it",
+                "search by vector or id, or embed the table with clipmill",
+            )
+        return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+
+    def dim(self, column: str) -> int:
+        field = self.schema.field(column) if column in self.schema.names else None
+        if field is None or not pa.types.is_fixed_size_list(field.type):
+            self.fingerprint(column)  # raises with the list of columns
+        assert field is not None
+        return int(field.type.list_size)
+
+    def count(self, predicate: str | None) -> int:
+        """Rows that pass a predicate; remembered, because pages and facets ask again and again."""
+        if predicate is None:
+            return self.num_rows
+        if predicate not in self._counts:
+            with filter_errors(predicate):
+                self._counts[predicate] = int(self.dataset.count_rows(predicate))
+            while len(self._counts) > _COUNTS_KEPT:
+                self._counts.popitem(last=False)
+        return self._counts[predicate]
+
+    @cached_property
+    def _indices(self) -> list[Any]:
+        return list(self.dataset.describe_indices())
+
+    def index_names(self, column: str) -> dict[str, str]:
+        """Kind by name of the indices on one column."""
+        return {i.name: str(i.index_type) for i in self._indices if list(i.field_names) == [column]}
+
+    def vector_index(self, column: str) -> VectorIndex | None:
+        cache: dict[str, VectorIndex | None] = self.__dict__.setdefault("_vector_indices", {})
+        if column not in cache:
+            cache[column] = self._read_vector_index(column)
+        return cache[column]
+
+    def _read_vector_index(self, column: str) -> VectorIndex | None:
+        for name in self.index_names(column):
+            # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
+            os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
+            stats = self.dataset.index_statistics(name)
+            parts = [int(i.get("num_partitions") or 1) for i in stats.get("indices", [])]
+            return VectorIndex(
+                name=name,
+                kind=str(stats.get("index_type", "")).upper(),
+                num_partitions=max(parts, default=1),
+                unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
+            )
+        return None
+
+    def default_columns(self) -> tuple[str, ...]:
+        """Everything a person reads: no vectors, no thumbnails, none of a set under way."""
+        return tuple(
+            f.name
+            for f in self.schema
+            if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and "__" not in f.name
+        )
+
+    def check_columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for name in columns:
+            if name not in self.schema.names:
+                raise UserError(f"{name} is no column of the table", f"there is: {', '.join(self.schema.names)}")
+        return columns
+
+
+def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:
+    """`version`: a number, a tag, or None for `live` where that tag exists and else the newest. Raises UserError."""
+    dataset = Tables.at(uri, storage).open()
+    tags = dataset.tags.list()
+    wanted = version if version is not None else LIVE if LIVE in tags else None
+    if wanted is None or wanted == dataset.version:
+        return Snapshot(dataset)
+    number = tags[wanted]["version"] if wanted in tags else wanted
+    try:
+        if isinstance(number, int):
+            return Snapshot(dataset.checkout_version(number))
+    except (ValueError, OSError) as error:
+        if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
+            raise
+    raise UserError(
+        f"the table {uri} has no version {wanted}",
+        f"newest: {dataset.version}; tags: {', '.join(sorted(tags)) or 'none'}",
+    )

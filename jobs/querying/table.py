@@ -1,0 +1,179 @@
+"""The open table: search it, count it, look a row up. Everything comes back as Arrow.
+
+D: dimension. B: examples.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.querying import filters
+from jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
+from jobs.querying.hybrid import hybrid
+from jobs.querying.nearest import ROW_ID, nearest
+from jobs.querying.request import Examples, Query, QueryFields, as_tuple, vector_tuple
+from jobs.querying.snapshot import Snapshot, open_snapshot
+from schemas.config import Storage
+from schemas.errors import UserError
+from workers.engine import Engine
+
+
+class Table:
+    """A table at one version, until `refresh`. Thread-safe: a search works on the snapshot it began with."""
+
+    def __init__(self, uri: str, version: int | str | None, storage: Storage, engine: Engine | None) -> None:
+        self.uri = uri.rstrip("/")
+        self.storage = storage
+        self._asked_version = version
+        self._engine = engine
+        self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.snapshot.schema
+
+    @property
+    def num_rows(self) -> int:
+        return self.snapshot.num_rows
+
+    def refresh(self) -> bool:
+        """Follow `live` (or the newest version, or the tag that was asked for); True where it moved."""
+        if isinstance(self._asked_version, int):
+            return False
+        fresh = open_snapshot(self.uri, self._asked_version, self.storage)
+        moved = fresh.version != self.snapshot.version
+        if moved:
+            self.snapshot = fresh
+        return moved
+
+    def engine(self, column: str = "vector") -> Engine:
+        """The model that made the column's vectors, loaded at the first call. Raises UserError."""
+        fingerprint = self.snapshot.fingerprint(column)
+        return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint)
+
+    def search(
+        self,
+        text: str | Sequence[str] | None = None,
+        *,
+        image: Any = None,
+        like: str | Sequence[str] | None = None,
+        vector: Any = None,
+        negative: Examples | None = None,
+        **options: Unpack[QueryFields],
+    ) -> pa.Table:
+        """The rows nearest to the examples, best first, with `score`, the cosine.
+
+        Each of `text`, `image` (path, URI, bytes, PIL), `like` (ids) and `vector` is one thing or several; `negative`
+        moves away from its examples. Options are those of `jobs.querying.request.Query`. Raises UserError.
+        """
+        positive = Examples(
+            texts=as_tuple(text), images=as_tuple(image), ids=as_tuple(like), vectors=vector_tuple(vector)
+        )
+        return self.run(Query(positive=positive, negative=negative or Examples(), **options))
+
+    def run(self, query: Query) -> pa.Table:
+        """Answer a query. Columns: those asked for, then score float32, and for hybrid bm25 and rank_score."""
+        snapshot = self.snapshot
+        columns = snapshot.check_columns(query.columns or snapshot.default_columns())
+        predicate = self.predicate(query)
+        if not len(query.positive):
+            return self._browse(snapshot, query, predicate, columns)
+        hits = self._hits(snapshot, query, predicate)
+        return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
+
+    def predicate(self, query: Query) -> str | None:
+        """The filters of a query as one SQL predicate. Raises UserError."""
+        if query.where is not None:
+            filters.check_where(query.where, self.schema.names)
+        tags = filters.tags_predicates(query.any_tags, query.all_tags, query.no_tags)
+        return filters.conjunction([query.where, *tags])
+
+    def count(self, query: Query | None = None) -> int:
+        """Rows that pass the filters of a query."""
+        return self.snapshot.count(self.predicate(query) if query else None)
+
+    def get(self, ids: Sequence[str], columns: tuple[str, ...] | None = None) -> pa.Table:
+        """Rows by id, in the order asked; ids that are not there are left out."""
+        snapshot = self.snapshot
+        wanted = snapshot.check_columns(columns or snapshot.default_columns())
+        with_id = [*wanted] if "id" in wanted else ["id", *wanted]
+        found = snapshot.dataset.scanner(columns=with_id, filter=filters.ids_predicate(ids)).to_table()
+        place = {row_id: n for n, row_id in enumerate(found["id"].to_pylist())}
+        return found.take([place[i] for i in dict.fromkeys(ids) if i in place]).select(list(wanted))
+
+    def query_vector(self, query: Query) -> npt.NDArray[np.float32]:
+        """The unit vector (D,) that a query searches with. Raises UserError."""
+        positive_BD = self._encode(query.positive, query.column)
+        negative_BD = self._encode(query.negative, query.column) if len(query.negative) else None
+        return combine(positive_BD, negative_BD)
+
+    def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
+        vector_D = self.query_vector(query)
+        if query.hybrid:
+            hits = hybrid(snapshot, query, vector_D, predicate)
+        else:
+            # The examples themselves are no answer to "more like this", so look as much deeper and drop them.
+            depth = query.depth + len(query.positive.ids)
+            hits = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
+        if query.positive.ids:
+            own = _row_ids(snapshot, query.positive.ids)
+            hits = hits.filter(pc.invert(pc.is_in(hits[ROW_ID], value_set=pa.array(own, pa.uint64()))))
+        if query.min_score is not None:
+            hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
+        return hits
+
+    def _encode(self, examples: Examples, column: str) -> npt.NDArray[np.float32]:
+        rows = []
+        if examples.texts:
+            rows.append(encode_texts(self.engine(column), examples.texts))
+        if examples.images:
+            rows.append(encode_images(self.engine(column), examples.images, storage=self.storage))
+        if examples.ids:
+            rows.append(self._stored(examples.ids, column))
+        if examples.vectors:
+            rows.append(unit_rows(examples.vectors, self.snapshot.dim(column)))
+        return np.concatenate(rows)
+
+    def _stored(self, ids: tuple[str, ...], column: str) -> npt.NDArray[np.float32]:
+        self.snapshot.dim(column)
+        found = self.get(ids, ("id", column))
+        vectors = dict(zip(found["id"].to_pylist(), found[column].to_pylist(), strict=True))
+        for row_id in ids:
+            if row_id not in vectors:
+                raise UserError(f"there is no row with id {row_id!r}", "ids are exact; list some with a search")
+            if vectors[row_id] is None:
+                raise UserError(f"the row {row_id!r} has no {column}", "choose another row")
+        return unit_rows(tuple(np.asarray(vectors[i], dtype=np.float32) for i in ids), self.snapshot.dim(column))
+
+    def _browse(self, snapshot: Snapshot, query: Query, predicate: str | None, columns: tuple[str, ...]) -> pa.Table:
+        snapshot.dim(query.column)
+        shown = filters.conjunction([predicate, f"{query.column} IS NOT NULL"])
+        with filters.filter_errors(predicate):
+            found = snapshot.dataset.scanner(
+                columns=list(columns), filter=shown, limit=query.k, offset=query.offset, scan_in_order=True
+            ).to_table()
+        return found.append_column("score", pa.nulls(len(found), pa.float32()))
+
+
+def _row_ids(snapshot: Snapshot, ids: Sequence[str]) -> list[int]:
+    found = snapshot.dataset.scanner(columns=[], filter=filters.ids_predicate(ids), with_row_id=True).to_table()
+    return found[ROW_ID].to_pylist()  # type: ignore[no-any-return]
+
+
+def _with_columns(snapshot: Snapshot, hits: pa.Table, columns: tuple[str, ...]) -> pa.Table:
+    """Fetch `columns` of the hits by row id, keeping their order, and put the scores behind."""
+    rows = snapshot.dataset._take_rows(hits[ROW_ID].to_pylist(), columns=list(columns)) if len(hits) else None
+    if rows is None:
+        rows = pa.schema([snapshot.schema.field(name) for name in columns]).empty_table()
+    for name in hits.column_names:
+        if name != ROW_ID:
+            rows = rows.append_column(name, hits[name])
+    return rows.replace_schema_metadata(None)

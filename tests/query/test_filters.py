@@ -1,0 +1,100 @@
+"""Hostile and mistaken filters: a sentence, never a crash, never an unbounded allocation."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.query import open_table
+from jobs.querying.filters import check_where, conjunction, quote, tags_predicates
+from schemas.errors import UserError
+
+COLUMNS = ["id", "caption", "width", "height", "tags", "license", "views"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "width > 512",
+        "license IN ('cc0', 'cc-by') AND NOT (views BETWEEN 3 AND 9)",
+        "caption LIKE '%it''s%' OR caption IS NULL",
+        "array_has_any(tags, ['red', 'blue'])",
+        "lower(caption) = 'x' AND length(caption) < 10",
+        "`width` >= 1e3 and views % 2 = 0",
+        "regexp_like(caption, '(a+)+$')",
+        "cast(views as string) = '3'",
+    ],
+)
+def test_honest_predicates_pass_and_run(plain_uri: str, where: str) -> None:
+    check_where(where, COLUMNS)
+    open_table(plain_uri).search(where=where, k=1)
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("widht > 3", "widht"),
+        ("length(repeat('a', 10000000000)) > 1", "repeat"),
+        ("lpad('a', 1000000000, 'b') = 'x'", "lpad"),
+        ("id IN (SELECT id FROM other)", "SELECT"),
+        ("1=1; DROP TABLE images", ";"),
+        ("1=1 -- comment", "'-'"),
+        ("1=1 /* comment */", "'/'"),
+        ("license = 'cc0", "'"),
+        ("((width > 3)", "parentheses"),
+        (") or (", "parentheses"),
+        ("", "empty"),
+        (" \t\n", "empty"),
+        ("width >", "cannot be used"),
+        ("views", "boolean"),
+        ("views > 'many'", "convert"),
+        ("caption @ 'x'", "'@'"),
+        ("\x00", "character 1"),
+        ("🙂 = 1", "🙂"),
+        ("_rowid > 1", "_rowid"),
+        (" AND ".join(["width > 0"] * 20_000), "AND"),
+        ("(" * 3000 + "width > 0" + ")" * 3000, ""),
+        ("x" * 2_000_000, "characters"),
+        ("cast(caption as int) > 3", "Cast"),
+        ("views / 0 = 1", "zero"),
+    ],
+)
+def test_mistakes_and_attacks_become_one_sentence(plain_uri: str, where: str, words: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_table(plain_uri).search(where=where, k=5)
+    assert words in raised.value.message
+    assert raised.value.hint
+    assert "\n" not in raised.value.message
+    assert ".rs" not in raised.value.message
+    assert len(raised.value.message) < 400
+
+
+def test_a_near_miss_is_suggested() -> None:
+    with pytest.raises(UserError) as raised:
+        check_where("widht > 3", COLUMNS)
+    assert raised.value.hint == "did you mean width?"
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_any_label_is_only_ever_a_label(plain_uri: str, label: str) -> None:
+    """Quotes, backslashes, emoji and SQL in a label match nothing and break nothing."""
+    if "\x00" in label:
+        return
+    label = label.encode("utf-8", "replace").decode()
+    assert len(open_table(plain_uri).search(any_tags=(label,), k=5)) == 0
+
+
+@given(st.text(alphabet="abx'\"`();,=<>%-/*[]. \n0123456789🙂é", max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_any_text_as_filter_gives_rows_or_a_user_error(plain_uri: str, where: str) -> None:
+    try:
+        open_table(plain_uri).search(where=where, k=1)
+    except UserError as error:
+        assert error.message
+
+
+def test_predicates_are_combined_in_parentheses() -> None:
+    assert conjunction(["a = 1 OR b = 2", None, "c = 3"]) == "(a = 1 OR b = 2) AND (c = 3)"
+    assert conjunction([None]) is None
+    assert tags_predicates([], ["it's"], []) == ["array_has_all(tags, make_array('it''s'))"]
+    assert quote("a'b") == "'a''b'"
