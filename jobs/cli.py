@@ -15,9 +15,8 @@ from typing import NoReturn
 
 import click
 
+from jobs.cli_options import EXIT_INTERRUPTED
 from schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
-
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Each has a list `commands`; importing them costs nothing but click.
 COMMAND_MODULES = ("jobs.cli_job", "jobs.cli_table")

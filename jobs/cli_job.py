@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from jobs.cli_options import address_option, job_argument, json_option
+from jobs.cli_options import EXIT_INTERRUPTED, address_option, job_argument, json_option
 
 
 @click.command(short_help="Dry run: what embed would do and what it would cost.")
@@ -40,11 +40,16 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
     from jobs.output import note, print_record
     from schemas.errors import EXIT_UNITS_FAILED
 
-    summary = run_embed(job, address=address, publish=publish)
+    again = f"clipmill embed {job_file}" + (f" --address {address}" if address else "")
+    summary = run_embed(job, address=address, publish=publish, resume=again)
     print_record(summary, as_json=as_json)
+    if summary.interrupted:
+        note("error: interrupted; what was finished is in the table")
+        note(f"hint: to go on from there: {again}")
+        sys.exit(EXIT_INTERRUPTED)
     if summary.failed_units:
-        note(f"error: {len(summary.failed_units)} of the units failed and have no rows")
-        note("hint: the summary names them; run the same command again to retry them alone")
+        note(f"error: {len(summary.failed_units)} of {summary.units} units failed and have no rows")
+        note(f"hint: the summary names them; to try them alone again: {again}")
         sys.exit(EXIT_UNITS_FAILED)
 
 

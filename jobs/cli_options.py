@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 address_option = click.option(
     "--address", metavar="ADDRESS", help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine."

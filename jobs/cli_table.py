@@ -21,16 +21,19 @@ _SHOWN = ("score", "id", "caption", "tags", "uri")
     "--tag", "tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
 )
 @click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
-@click.option("-k", "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
+@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
 @json_option
-def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, limit: int, **query: Any) -> None:
-    """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`."""
+def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, k: int, **query: Any) -> None:
+    """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`.
+
+    With a filter alone it lists the rows that pass.
+    """
     from jobs.output import print_rows
     from jobs.query import open_table
     from schemas.errors import UserError
 
-    if not (query["text"] or query["image"] or query["like"]):
-        raise UserError("nothing to search for", "give words, --image FILE or --like ID")
+    if not any(query.values()):
+        raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
     found = open_table(table, storage=storage_from(endpoint_url, region)).search(
         text=query["text"],
         image=query["image"],
@@ -38,7 +41,7 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         where=query["where"],
         all_tags=query["tags"],
         hybrid=query["hybrid"],
-        k=limit,
+        k=k,
     )
     print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names])
 
