@@ -176,7 +176,10 @@ class _Blocks(io.BufferedIOBase):
 
     def _fetch(self, start: int, stop: int) -> bytes:
         size = stop - start
-        data = get_bytes(self.uri, self._storage, max_bytes=size, start=start, size=size, expected_etag=self.etag)
+        try:
+            data = get_bytes(self.uri, self._storage, max_bytes=size, start=start, size=size, expected_etag=self.etag)
+        except FileNotFoundError as error:
+            raise SourceChanged(f"{self.uri} is gone", "run again: it will be planned anew") from error
         if len(data) != size:
             raise SourceChanged(f"{self.uri} is shorter than when it was opened", "run again: it is planned anew")
         return data

@@ -1,0 +1,249 @@
+"""From what a source says about an image to the caption, id and typed metadata of its row.
+
+Shared by the four readers. A value that cannot be read as its declared type raises `BadField`, and the reader makes it
+reject `bad_metadata`: a wrong number in a table is worse than a named missing row. A missing value is None.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from schemas.config import Source
+from schemas.rejects import Reason, Reject
+from schemas.samples import Sample
+from workers.store_uri import quote
+
+DEFAULT_IMAGE = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+MAX_TEXT_BYTES = 1_000_000  # of a caption or json member
+_TRUE, _FALSE = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
+
+
+class BadField(Exception):
+    """A caption or field that cannot be read as its type; the text names field and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which members or sidecars a source needs. Extensions are lower-case, without the leading dot."""
+
+    image: tuple[str, ...]
+    caption: str | None  # extension of the text that is the caption
+    caption_field: str | None  # or the path inside the json
+    json: bool
+
+    @staticmethod
+    def of(source: Source) -> "Wanted":
+        image = tuple(e.strip().lstrip(".").lower() for e in source.image) or DEFAULT_IMAGE
+        named = source.caption or ""
+        field = named.removeprefix("json:") if named.startswith("json:") else None
+        text = named.lstrip(".").lower() if named and field is None else None
+        if text == "json":
+            text, field = None, "caption"
+        needs_json = field is not None or bool(source.keep) or source.id.startswith("column:")
+        return Wanted(image, text, field, needs_json)
+
+
+def lookup(record: Mapping[str, Any], path: str) -> Any:
+    """`a` or, where there is no such field, `a.b.0` through objects and lists; None where it is missing."""
+    if path in record:
+        return record[path]
+    value: Any = record
+    for step in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def coerce(name: str, value: Any, kind: str) -> Any:
+    """`value` as a key of `schemas.columns.KEEP_TYPES`, in plain Python. Raises BadField."""
+    if value is None or (value == "" and kind != "string"):
+        return None
+    try:
+        return _COERCE[kind](value)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        shown = repr(value)
+        raise BadField(f"{name} = {shown[:80]}{'…' if len(shown) > 80 else ''} is not {kind}") from error
+
+
+def _string(value: Any) -> str:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode()
+    if isinstance(value, (str, bool, int, float, date)):
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text.encode()  # a lone surrogate cannot be stored
+        return text
+    raise TypeError
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError
+
+
+def _integer(bits: int) -> Callable[[Any], int]:
+    def to_int(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise TypeError
+        number = int(value.strip()) if isinstance(value, str) else int(value)
+        if (isinstance(value, float) and number != value) or not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
+            raise ValueError
+        return number
+
+    return to_int
+
+
+def _floating(bits: int) -> Callable[[Any], float]:
+    def to_float(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise TypeError
+        number = float(value)
+        if bits == 32 and math.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
+            raise ValueError
+        return number
+
+    return to_float
+
+
+def _timestamp(value: Any) -> datetime:
+    """ISO 8601, or seconds since 1970; without a zone it is UTC."""
+    if isinstance(value, str):
+        text = value.strip()
+        value = float(text) if text.replace(".", "", 1).lstrip("-").isdecimal() else datetime.fromisoformat(text)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise TypeError
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _strings(value: Any) -> list[str]:
+    """A list, or the JSON text of one, as CSV must write it."""
+    if isinstance(value, str):
+        value = json.loads(value)
+    if not isinstance(value, (list, tuple)):
+        raise TypeError
+    return [_string(item) for item in value]
+
+
+_COERCE: dict[str, Callable[[Any], Any]] = {
+    "string": _string,
+    "bool": _bool,
+    "int32": _integer(32),
+    "int64": _integer(64),
+    "float32": _floating(32),
+    "float64": _floating(64),
+    "timestamp": _timestamp,
+    "list<string>": _strings,
+}
+
+
+def metadata_of(record: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Every kept column of `source`, typed. Raises BadField."""
+    return {name: coerce(name, lookup(record, keep.source or name), keep.type) for name, keep in source.keep.items()}
+
+
+def caption_of(value: Any) -> str | None:
+    """A caption from a field: text, or None where missing or blank. Raises BadField for a list or object."""
+    text: str | None = coerce("caption", value, "string")
+    return (text.strip() or None) if text is not None else None
+
+
+def decode_text(data: bytes, what: str) -> str:
+    """UTF-8, with or without a byte order mark. Raises BadField that says where it is not."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadField(f"{what} is not UTF-8 at byte {error.start}") from error
+
+
+def decode_json(data: bytes) -> dict[str, Any]:
+    """One JSON object. Raises BadField."""
+    try:
+        record = json.loads(decode_text(data, "json"))
+    except (ValueError, RecursionError) as error:
+        raise BadField(f"json cannot be read: {str(error)[:120]}") from error
+    if not isinstance(record, dict):
+        raise BadField(f"json holds a {type(record).__name__}, not an object")
+    return record
+
+
+def sample_id(source: Source, *, uri: str, key: str, record: Mapping[str, Any]) -> str:
+    """The id that the job file asks for; empty for `content`, which the unit loop hashes. Raises BadField."""
+    if source.id == "uri":
+        return uri
+    if source.id == "content":
+        return ""
+    if source.id == "key":
+        return storable(key)
+    column = source.id.removeprefix("column:")
+    value = coerce(column, lookup(record, column), "string")
+    if not value:
+        raise BadField(f"field {column}, which names the id, is missing or empty")
+    return str(value)
+
+
+def storable(name: str) -> str:
+    """`name` itself, or escaped where it is not valid Unicode."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return quote(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What was found for one image: its bytes and its texts, and where the bytes are."""
+
+    uri: str
+    key: str
+    image: bytes
+    caption: bytes | None = None
+    json: bytes | None = None
+    offset: int | None = None
+
+
+def assemble(parts: Parts, source: Source, wanted: Wanted) -> Sample | Reject:
+    """The sample of an image with separate texts (webdataset, files), or its reject `bad_metadata`."""
+    try:
+        record = decode_json(parts.json) if parts.json is not None and wanted.json else {}
+        if wanted.caption_field is not None:
+            caption = caption_of(lookup(record, wanted.caption_field))
+        else:
+            text = None if parts.caption is None else decode_text(parts.caption, "caption")
+            caption = caption_of(text)
+        return Sample(
+            id=sample_id(source, uri=parts.uri, key=parts.key, record=record),
+            uri=parts.uri,
+            image=parts.image,
+            caption=caption,
+            metadata=metadata_of(record, source),
+            image_offset=parts.offset,
+            image_size=None if parts.offset is None else len(parts.image),
+        )
+    except BadField as error:
+        return Reject(
+            id=reject_id(source, parts.uri, parts.key), uri=parts.uri, reason=Reason.BAD_METADATA, detail=str(error)
+        )
+
+
+def reject_id(source: Source, uri: str, key: str) -> str:
+    """The id a rejected sample would have had, where its name alone decides it; else its uri."""
+    return storable(key) if source.id == "key" else uri

@@ -1,0 +1,249 @@
+"""Samples of a tar: members that share a key, in whatever order they lie.
+
+A key is the path up to the first dot of the file name; what follows is the extension. The usual tar keeps the members
+of a key side by side, and such a sample leaves as soon as the key changes. But a sample that lacks a caption may find
+it at the very end, so an incomplete one has to wait. What waits is kept in memory up to a share of
+`limits.worker_memory`; beyond that only its byte range is kept, and read again at the end by a ranged GET. Inside gzip
+there are no ranges: there the bytes go to an unlinked temporary file, at most `limits.worker_memory` of them. So a tar
+of any size and any order passes with bounded memory, and the outcome does not depend on the bound.
+"""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+from schemas.config import Limits, Source, Storage
+from schemas.rejects import Reason, Reject
+from schemas.samples import Sample
+from schemas.units import WorkUnit
+from workers.read.fetch import memory_share, ordered_map
+from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
+from workers.read.held import Held, Part
+from workers.read.tar import BadTar, Member, TarReader
+from workers.storage import open_stream, quote
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGIC = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_MAX_NAMED = 8  # extensions that a reject's detail lists
+_FETCH_THREADS = 8
+
+
+@dataclass(slots=True)
+class Group:
+    """The members of one key that were met so far."""
+
+    key: str
+    images: list[Part] = field(default_factory=list)
+    caption: Part | None = None
+    json: Part | None = None
+    extensions: list[str] = field(default_factory=list)
+
+    def is_complete(self, wanted: Wanted) -> bool:
+        """Whether no later member can add anything."""
+        has_caption = wanted.caption is None or self.caption is not None
+        return bool(self.images) and has_caption and (not wanted.json or self.json is not None)
+
+    def parts(self, rank: dict[str, int]) -> list[Part]:
+        """Those whose bytes the sample needs: its best image and its texts."""
+        best = sorted(self.images, key=lambda part: rank[part.extension])[:1]
+        return [*best, *(p for p in (self.caption, self.json) if p)]
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """(key, lower-case extension) of a member, or None for what is no part of a sample: dot files, macOS `._` files
+    and `__MACOSX` folders, webdataset's own `__name__` entries, names without an extension."""
+    name = name.removeprefix("./").lstrip("/")
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or not extension or (base.startswith("__") and base.endswith("__")):
+        return None
+    if "__MACOSX" in folder.split("/"):
+        return None
+    return folder + slash + stem, extension.lower()
+
+
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+    """Samples and rejects of a tar, or of its headers in [unit.start, unit.end).
+
+    Every key with at least one file ends as one sample or one reject; every further image of a key is a reject. A
+    tar that is cut or corrupt keeps the samples before that point and adds one reject that names the byte. Raises
+    SourceChanged; UserError where members of a gzipped tar lie too far apart.
+    """
+    if unit.size_bytes == 0:
+        return
+    start = int(unit.start or 0)
+    stop = int(unit.end) if unit.end else None
+    with open_stream(unit.uri, storage, expected_etag=unit.etag, start=start) as stream:
+        magic = stream.read(6) if start == 0 else b""
+        stream.seek(start)
+        is_gzip = magic.startswith(_GZIP_MAGIC)
+        for other, name in _OTHER_MAGIC.items():
+            if magic.startswith(other):
+                detail = f"compressed with {name}; only plain and gzip tars are read"
+                yield Reject(id=unit.uri, uri=unit.uri, reason=Reason.UNKNOWN_FORMAT, detail=detail)
+                return
+        plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if is_gzip else stream
+        tar = TarReader(plain, position=start, stop=stop, seekable=not is_gzip)
+        with Held(unit, storage, limits, ranged=not is_gzip, budget_bytes=memory_share(limits)) as held:
+            yield from _Assembly(unit, source, limits, tar, held).run()
+
+
+class _Assembly:
+    """One pass over a tar."""
+
+    def __init__(self, unit: WorkUnit, source: Source, limits: Limits, tar: TarReader, held: Held) -> None:
+        self._unit, self._source, self._limits, self._tar, self._held = unit, source, limits, tar, held
+        self._wanted = Wanted.of(source)
+        self._rank = {extension: i for i, extension in reversed(list(enumerate(self._wanted.image)))}
+        self._current: Group | None = None
+        self._waiting: dict[str, Group] = {}
+        self._done: set[int] = set()  # hashes of keys that left; 64 bits, salted by Python per process
+
+    def run(self) -> Iterator[Sample | Reject]:
+        cut: BadTar | None = None
+        try:
+            for member in self._tar:
+                yield from self._take(member)
+        except BadTar as error:
+            cut = error
+        last, self._current = self._current, None
+        if cut is not None:
+            # What came last may lack what lay behind the cut, so it is not trusted unless nothing can be missing.
+            if last is not None and last.is_complete(self._wanted):
+                yield from self._emit(last)
+                last = None
+            yield self._cut(cut, last)
+        elif last is not None:
+            yield from self._leave(last)
+        yield from self._rest()
+
+    def _take(self, member: Member) -> Iterator[Sample | Reject]:
+        named = split_name(member.name)
+        if named is None:
+            return
+        key, extension = named
+        if self._current is not None and self._current.key != key:
+            group, self._current = self._current, None
+            yield from self._leave(group)
+        if hash(key) in self._done:
+            if extension in self._rank:
+                yield self._duplicate(key, member.name, f"the image of {key!r} came earlier in the tar")
+            return
+        if self._current is None:
+            self._current = self._waiting.pop(key, None) or Group(key)
+            for part in self._current.parts(self._rank):
+                self._held.release(part)
+        self._add(self._current, member, extension)
+
+    def _add(self, group: Group, member: Member, extension: str) -> None:
+        if extension not in group.extensions and len(group.extensions) < _MAX_NAMED:
+            group.extensions.append(extension)
+        if extension in self._rank:
+            # One image leaves, so only the best one's bytes are held, however many the key has.
+            best = min(group.images, key=lambda part: self._rank[part.extension], default=None)
+            better = best is None or self._rank[extension] < self._rank[best.extension]
+            if better and best is not None:
+                best.data = None
+            group.images.append(self._image_part(member, extension, wanted=better))
+        elif extension == self._wanted.caption and group.caption is None:
+            group.caption = self._text_part(member, extension)
+        elif extension == "json" and self._wanted.json and group.json is None:
+            group.json = self._text_part(member, extension)
+
+    def _image_part(self, member: Member, extension: str, *, wanted: bool) -> Part:
+        part = Part(member.name, extension, member.offset, member.size)
+        if member.link is not None:
+            part.problem, part.detail = Reason.NO_IMAGE, f"a link to {member.link!r}, without bytes of its own"
+        elif member.sparse:
+            part.problem, part.detail = Reason.UNKNOWN_FORMAT, "stored as a sparse file"
+        elif member.size == 0:
+            part.problem = Reason.EMPTY
+        elif member.size > self._limits.max_image_bytes:
+            part.problem = Reason.TOO_MANY_BYTES
+            part.detail = f"{member.size:,} bytes, the limit is {self._limits.max_image_bytes:,}"
+        elif wanted:
+            part.data = self._tar.read(member)
+        return part
+
+    def _text_part(self, member: Member, extension: str) -> Part:
+        part = Part(member.name, extension, member.offset, member.size)
+        if member.link is not None or member.sparse:
+            part.problem, part.detail = Reason.BAD_METADATA, f"{extension} is a link or a sparse file"
+        elif member.size > MAX_TEXT_BYTES:
+            part.problem, part.detail = Reason.BAD_METADATA, f"{extension} holds {member.size:,} bytes"
+        else:
+            part.data = self._tar.read(member)
+        return part
+
+    def _leave(self, group: Group) -> Iterator[Sample | Reject]:
+        """The key changed: out with it, or to those that wait."""
+        if group.is_complete(self._wanted):
+            self._done.add(hash(group.key))
+            yield from self._emit(group)
+            return
+        for part in group.parts(self._rank):
+            self._held.keep(part)
+        self._waiting[group.key] = group
+
+    def _rest(self) -> Iterator[Sample | Reject]:
+        """What waited, in the order met: nothing more can come."""
+
+        def load(group: Group) -> Group:
+            for part in group.parts(self._rank):
+                self._held.load(part)
+            return group
+
+        def weigh(group: Group) -> int:
+            return sum(part.size for part in group.parts(self._rank) if not part.problem)
+
+        groups = (self._waiting.pop(key) for key in list(self._waiting))
+        budget = memory_share(self._limits)
+        for group in ordered_map(groups, load, weigh=weigh, max_bytes=budget, threads=_FETCH_THREADS):
+            yield from self._emit(group)
+
+    def _emit(self, group: Group) -> Iterator[Sample | Reject]:
+        group.images.sort(key=lambda part: self._rank[part.extension])  # stable: then the order in the tar
+        uri = self._uri(group.images[0].name if group.images else group.key)
+        text_problem = next((p for p in (group.caption, group.json) if p is not None and p.problem), None)
+        if not group.images:
+            detail = f"has {', '.join(group.extensions)}"
+            yield self._reject(group.key, uri, Reason.NO_IMAGE, detail)
+            return
+        first, *others = group.images
+        problem = first if first.problem else text_problem
+        if problem is not None and problem.problem:
+            yield self._reject(group.key, uri, problem.problem, problem.detail)
+        else:
+            for part in group.parts(self._rank):
+                self._held.load(part)
+            assert first.data is not None
+            yield assemble(
+                Parts(
+                    uri=uri,
+                    key=group.key,
+                    image=first.data,
+                    caption=group.caption.data if group.caption else None,
+                    json=group.json.data if group.json else None,
+                    offset=first.offset if self._held.ranged else None,
+                ),
+                self._source,
+                self._wanted,
+            )
+        for other in others:
+            yield self._duplicate(group.key, other.name, f"{first.name!r} is the image of this key")
+
+    def _cut(self, cut: BadTar, group: Group | None) -> Reject:
+        uri = self._uri(group.key) if group is not None else f"{self._unit.uri}#byte={cut.offset}"
+        detail = cut.detail
+        key = group.key if group is not None else uri
+        return self._reject(key, uri, cut.reason, detail)
+
+    def _duplicate(self, key: str, name: str, detail: str) -> Reject:
+        return self._reject(key, self._uri(name), Reason.DUPLICATE_MEMBER, detail)
+
+    def _reject(self, key: str, uri: str, reason: Reason, detail: str) -> Reject:
+        return Reject(id=reject_id(self._source, uri, key), uri=uri, reason=reason, detail=detail)
+
+    def _uri(self, member: str) -> str:
+        return f"{self._unit.uri}#{quote(member.removeprefix('./').lstrip('/'))}"
