@@ -1,0 +1,115 @@
+"""Connecting to Ray so that actors get our code, and what the cluster has. Owner of ray on the driver's side."""
+
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.config import Workers
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A living node and what it offers."""
+
+    node_id: str
+    cpus: float
+    gpus: float
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`, or start one here that ends with this process.
+
+    Ray puts the driver's folder on every worker's path ahead of installed packages, so we leave it for an empty one
+    first: a user whose folder has a `workers/` or `jobs/` still gets ours.
+    """
+    _leave_folder()
+    # Quiet: our own progress says what matters, and workers' tracebacks come back with their errors.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():  # a caller's own cluster: theirs to end
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot connect to the Ray cluster at {address}: {str(error).splitlines()[0]}",
+            "check the address, that the cluster runs Ray 2.60, and its authentication token",
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _leave_folder() -> None:
+    old = os.path.realpath(os.getcwd())
+    empty = tempfile.mkdtemp(prefix="clipmill-")
+    atexit.register(shutil.rmtree, empty, ignore_errors=True)
+    os.chdir(empty)
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:] = [p for p in sys.path if p and (os.path.realpath(p) != old or os.path.realpath(p) == ours)]
+
+
+def nodes() -> list[Node]:
+    import ray
+
+    return [
+        Node(node_id=n["NodeID"], cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0))
+        for n in ray.nodes()
+        if n["Alive"] and not n.get("Draining", False)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How many actors, and what each gets."""
+
+    num: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
+    """Actors for what the cluster has now. One per GPU; without GPUs one per node, with all of its CPUs.
+
+    Raises UserError where the job asks for GPUs that no node has.
+    """
+    total_gpus = sum(node.gpus for node in found)
+    gpus = workers.gpus if workers.gpus != "auto" else (1.0 if total_gpus else 0.0)
+    if gpus and gpus > max((node.gpus for node in found), default=0.0):
+        raise UserError(
+            f"workers.gpus is {gpus:g}, but no node of the cluster has that many GPUs",
+            "set workers.gpus: auto (a CPU works too, slower), or submit to a cluster with GPUs",
+        )
+    if gpus:
+        slots = sum(int(node.gpus // gpus) for node in found)
+        cpus = min((node.cpus / max(1, int(node.gpus // gpus)) for node in found if node.gpus >= gpus), default=1.0)
+    else:
+        slots = len(found)
+        cpus = min((node.cpus for node in found if node.cpus), default=1.0)
+    if workers.cpus != "auto":
+        cpus = workers.cpus
+        if not gpus:
+            slots = sum(int(node.cpus // cpus) for node in found)
+    elif workers.num != "auto" and not gpus and workers.num > slots:
+        cpus = max(1.0, cpus // -(-workers.num // max(1, slots)))  # share a node's CPUs among its actors
+    num = workers.num if workers.num != "auto" else max(1, slots)
+    return Shape(num=max(1, min(num, num_units)), cpus=cpus, gpus=gpus, threads=max(1, int(cpus)))

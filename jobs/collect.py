@@ -1,0 +1,163 @@
+"""Between workers and the table: gathers receipts and commits them every N rows or T seconds, in its own thread.
+
+A unit that replaces others is held back until the last of its group is here, and then they land together.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from jobs.commit import Committer
+from jobs.ledger import Ledger
+from jobs.plan import Plan, Replacement
+from schemas.config import Commit
+from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from schemas.units import WorkUnit
+
+# Replaces duplicates among new rows by rejects: (receipts, unit ids that leave) -> receipts.
+Deduplicate = Callable[[list[Receipt], list[str]], list[Receipt]]
+
+
+@dataclass(slots=True)
+class Totals:
+    """What has been made visible so far."""
+
+    units: int = 0
+    seen: int = 0
+    rows: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    aliases: int = 0
+    retired_units: int = 0
+    commits: int = 0
+    commit_s: float = 0.0
+    first_commit_at: float = 0.0
+
+
+class Collector:
+    """`offer` receipts from any thread; `close` commits the rest. After an error, `error` says which."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        plan: Plan,
+        latest: Ledger,
+        options: Commit,
+        deduplicate: Deduplicate | None = None,
+    ) -> None:
+        self.committer, self.options, self.deduplicate = committer, options, deduplicate
+        self.units: dict[str, WorkUnit] = {unit.unit_id: unit for unit in plan.todo}
+        self.latest = latest
+        self.groups: dict[str, Replacement] = {new: group for group in plan.replacements for new in group.new}
+        self.held: dict[str, Receipt] = {}
+        self.ready: list[Receipt] = []
+        self.leaving: list[str] = [old for group in plan.replacements if not group.new for old in sorted(group.old)]
+        self.totals = Totals()
+        self.error: BaseException | None = None
+        self._queue: queue.Queue[Receipt | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+        self._last_commit = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def offer(self, receipt: Receipt) -> None:
+        self._queue.put(receipt)
+
+    def close(self) -> None:
+        """Commit what is ready and stop. Raises what went wrong, if something did."""
+        self._queue.put(None)
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def pending_rows(self) -> int:
+        return sum(r.written for r in self.ready)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                left_s = self.options.every_s - (time.monotonic() - self._last_commit)
+                try:
+                    receipt = self._queue.get(timeout=max(0.05, left_s))
+                except queue.Empty:
+                    self._commit()
+                    continue
+                if receipt is None:
+                    self._commit()
+                    return
+                self._take(receipt)
+                late = time.monotonic() - self._last_commit >= self.options.every_s
+                if late or self.pending_rows >= self.options.every_rows:
+                    self._commit()
+        except BaseException as error:  # noqa: BLE001 - raised again in close(), and polled by the dispatcher
+            self.error = error
+
+    def _take(self, receipt: Receipt) -> None:
+        group = self.groups.get(receipt.unit_id)
+        if group is None:
+            self.ready.append(receipt)
+            return
+        self.held[receipt.unit_id] = receipt
+        if all(unit_id in self.held for unit_id in group.new):
+            for unit_id in sorted(group.new):
+                self.ready.append(self.held.pop(unit_id))
+            if self.ready[-1].outcome != Outcome.ALIAS:  # an alias keeps the old unit's rows
+                self.leaving += sorted(group.old)
+
+    def _commit(self) -> None:
+        self._last_commit = time.monotonic()
+        if not self.ready and not self.leaving:
+            return
+        receipts, leaving = self.ready, self.leaving
+        self.ready, self.leaving = [], []
+        start = time.monotonic()
+        if self.deduplicate is not None:
+            receipts = self.deduplicate(receipts, leaving)
+        retired = [replace(self.latest[u], state=LedgerState.RETIRED, table_version=0) for u in leaving]
+        entries = [self._entry(r) for r in receipts]
+        self.committer.commit(
+            [*retired, *entries],
+            [f for r in receipts for f in r.fragments],
+            reject_fragments=[f for r in receipts for f in r.reject_fragments],
+            remove_units=leaving,
+        )
+        self._last_commit = time.monotonic()
+        self._count(receipts, len(retired), self._last_commit - start)
+
+    def _entry(self, receipt: Receipt) -> LedgerEntry:
+        unit = self.units[receipt.unit_id]
+        return LedgerEntry(
+            unit_id=unit.unit_id,
+            state=LedgerState.ALIAS if receipt.outcome == Outcome.ALIAS else LedgerState.COMMITTED,
+            uri=unit.uri,
+            etag=unit.etag,
+            start=unit.start,
+            end=unit.end,
+            format=unit.format,
+            run=receipt.run,
+            attempt=receipt.attempt,
+            seen=receipt.seen,
+            written=receipt.written,
+            rejected=receipt.num_rejected,
+            table_version=0,
+            content_hash=receipt.content_hash,
+            alias_of=receipt.alias_of,
+        )
+
+    def _count(self, receipts: list[Receipt], retired: int, seconds: float) -> None:
+        t = self.totals
+        if not t.commits:
+            t.first_commit_at = time.time()
+        t.commits += 1
+        t.commit_s += seconds
+        t.retired_units += retired
+        for receipt in receipts:
+            t.units += 1
+            t.aliases += receipt.outcome == Outcome.ALIAS
+            t.seen += receipt.seen
+            t.rows += receipt.written
+            for reason, n in receipt.rejected.items():
+                t.rejects[reason] = t.rejects.get(reason, 0) + n

@@ -1,0 +1,145 @@
+"""The one committer: rows enter and leave the table here, and nowhere else.
+
+A commit is, in this order: rejects (which count only once their unit is in the ledger), then rows in one fenced
+transaction whose properties say what the ledger will say, then the ledger. A crash between any two steps is healed
+at the next start from those properties (`jobs.heal`).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from jobs import ledger
+from jobs.lease import FENCE_FRAGMENT, Lease
+from jobs.tables import Tables, lance_module
+from schemas.errors import ClipmillError
+from schemas.receipts import LedgerEntry
+
+UNITS_KEY = "clipmill.units"
+MAX_CONFLICTS = 50
+
+# Named so that a test can stop a driver inside each step and see that the kill landed there.
+STEPS = ("before_rejects", "after_rejects", "before_rows", "after_rows", "after_ledger")
+Hook = Callable[[str], None]
+
+
+def _no_hook(step: str) -> None:
+    assert step in STEPS
+
+
+class Committer:
+    """Fenced commits under one lease. Not thread-safe: one thread commits."""
+
+    def __init__(self, tables: Tables, lease: Lease, *, hook: Hook = _no_hook) -> None:
+        self.tables, self.lease, self.hook = tables, lease, hook
+        self.versions: list[int] = []
+        self.conflicts = 0
+        rows = tables.open()
+        self._field_ids = sorted(_leaf_field_ids(rows.lance_schema.fields()))
+
+    def commit(
+        self,
+        entries: Sequence[LedgerEntry],
+        fragments: Sequence[str],
+        *,
+        reject_fragments: Sequence[str] = (),
+        remove_units: Sequence[str] = (),
+    ) -> int:
+        """Make `fragments` visible, drop the rows of `remove_units`, enter `entries`; returns the table version.
+
+        `entries` come with table_version 0. Raises LeaseLost where another run took over: nothing landed then.
+        """
+        self.hook("before_rejects")
+        if reject_fragments:
+            self._append_rejects(reject_fragments)
+        self.hook("after_rejects")
+        version = self._commit_rows(entries, [self._checked(text) for text in fragments], remove_units)
+        self.hook("after_rows")
+        ledger.append(self.tables, [replace(entry, table_version=version) for entry in entries])
+        self.hook("after_ledger")
+        self.versions.append(version)
+        return version
+
+    def _checked(self, text: str) -> Any:
+        """Refuse fragments that were not written against this run's field ids (a rename in between, say)."""
+        from lance.fragment import FragmentMetadata
+
+        fragment = FragmentMetadata.from_json(text)
+        ids = sorted(field for file in fragment.files for field in file.fields)
+        if ids != self._field_ids:
+            raise ClipmillError(
+                f"a worker wrote fields {ids}, the table has {self._field_ids}: its columns changed during the run",
+                "run the command again",
+            )
+        return fragment
+
+    def _append_rejects(self, fragments: Sequence[str]) -> None:
+        from lance.fragment import FragmentMetadata
+
+        lance = lance_module()
+        rejects = self.tables.open("rejects")
+        operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
+        lance.LanceDataset.commit(rejects, lance.Transaction(rejects.version, operation))
+
+    def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], remove_units: Sequence[str]) -> int:
+        lance = lance_module()
+        properties = {
+            "clipmill.run": self.lease.run,
+            "clipmill.epoch": str(self.lease.epoch),
+            UNITS_KEY: json.dumps([asdict(entry) for entry in entries]),
+        }
+        for _ in range(MAX_CONFLICTS):
+            rows = self.tables.open()  # first fix the version,
+            self.hook("before_rows")
+            self.lease.check()  # then read the lease: a later takeover fences after that version
+            removed, updated = _without_units(rows, remove_units)
+            operation = lance.LanceOperation.Update(
+                removed_fragment_ids=[FENCE_FRAGMENT, *removed],
+                updated_fragments=updated,
+                new_fragments=fragments,
+            )
+            transaction = lance.Transaction(rows.version, operation, transaction_properties=properties)
+            try:
+                return int(lance.LanceDataset.commit(rows, transaction).version)
+            except lance.commit.CommitConflictError:
+                self.conflicts += 1
+        raise ClipmillError(
+            f"{MAX_CONFLICTS} commits in a row met a conflicting one",
+            "something else rewrites this table all the time; stop it and run the command again",
+        )
+
+
+def units_filter(unit_ids: Sequence[str]) -> str:
+    """Unit ids are hex digits of our own making, so quoting is enough."""
+    assert all(unit_id.isalnum() for unit_id in unit_ids)
+    return "unit_id IN (" + ", ".join(f"'{unit_id}'" for unit_id in unit_ids) + ")"
+
+
+def _without_units(rows: Any, unit_ids: Sequence[str]) -> tuple[list[int], list[Any]]:
+    """(ids of fragments that vanish, metadata of fragments that lose rows) when the rows of these units leave."""
+    removed: list[int] = []
+    updated: list[Any] = []
+    if not unit_ids:
+        return removed, updated
+    where = units_filter(unit_ids)
+    touched: set[int] = set()
+    scanner = rows.scanner(columns=[], filter=where, with_row_address=True)
+    for batch in scanner.to_batches():  # a fragment id is the upper half of a row address
+        touched.update(int(a) >> 32 for a in batch.column("_rowaddr").to_numpy())
+    for fragment_id in sorted(touched):
+        rest = rows.get_fragment(fragment_id).delete(where)
+        if rest is None:
+            removed.append(fragment_id)
+        else:
+            updated.append(rest)
+    return removed, updated
+
+
+def _leaf_field_ids(fields: Sequence[Any]) -> list[int]:
+    """The ids that a data file lists: those of fields with values of their own."""
+    ids: list[int] = []
+    for one in fields:
+        children = one.children()
+        ids.extend(_leaf_field_ids(children) if children else [int(one.id())])
+    return ids

@@ -1,0 +1,76 @@
+"""May this job write into that table? One sentence where it may not, before anything is computed if possible."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.columns import FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY
+from schemas.config import JobFile
+from schemas.errors import UserError
+from schemas.model import Fingerprint
+
+
+def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
+    """The fingerprint in the metadata of `vector`. Raises UserError where the table is not clipmill's."""
+    index = schema.get_field_index("vector")
+    metadata = schema.field(index).metadata if index >= 0 else None
+    if not metadata or FINGERPRINT_KEY not in metadata:
+        raise UserError(
+            "the table exists, but clipmill did not make it: its column `vector` carries no fingerprint",
+            "give the job another table name",
+        )
+    return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+
+
+def stored_vocabulary(schema: pa.Schema) -> dict[str, Any] | None:
+    """Name, hash and options of the vocabulary the tags were made with; None for a table without tags."""
+    metadata = schema.field("tags").metadata or {}
+    text = metadata.get(VOCABULARY_KEY)
+    return json.loads(text) if text else None
+
+
+def check_columns(schema: pa.Schema, job: JobFile) -> None:
+    """Kept columns and thumbnails: what the job file alone can tell."""
+    stored_fingerprint(schema)
+    kept = {field.name: field.type for field in schema if field.name not in RESERVED and "__" not in field.name}
+    wanted = {name: KEEP_TYPES[kind] for name, kind in job.source.keep_types.items()}
+    missing = sorted(set(wanted) - set(kept))
+    if missing:
+        raise UserError(
+            f"source.keep names {', '.join(missing)}, which the table has no column for",
+            "kept columns are fixed when the table is made: leave it out, or use a new table",
+        )
+    for name, kind in wanted.items():
+        if kept[name] != kind:
+            raise UserError(
+                f"source.keep.{name} is {kind}, but the table's column is {kept[name]}",
+                f"write `{name}: {kept[name]}`, or use a new table",
+            )
+    if job.thumbnails and "thumbnail" not in schema.names:
+        raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
+
+
+def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
+    """Vectors of two models never share a column."""
+    theirs = stored_fingerprint(schema)
+    differences = mine.differences(theirs)
+    if differences:
+        raise UserError(
+            f"the table holds vectors of {theirs.model} ({theirs.pretrained}), not of {mine.model} "
+            f"({mine.pretrained}): {differences[0]}",
+            "use the table's model, or add this one side by side with `clipmill reembed`",
+        )
+
+
+def check_vocabulary(schema: pa.Schema, mine_json: str | None, name: str | None) -> None:
+    """Tags of two vocabularies never share a column. `mine_json` is the metadata this job would write."""
+    theirs = stored_vocabulary(schema)
+    mine = json.loads(mine_json) if mine_json else {}
+    if (theirs or {}).get("hash") != mine.get("hash"):
+        was = f"'{theirs['name']}'" if theirs else "none"
+        raise UserError(
+            f"the table's tags were made with vocabulary {was}, the job names {repr(name) if name else 'none'}"
+            + (" whose labels or templates differ" if theirs and theirs["name"] == name else ""),
+            "keep the vocabulary, or tag all rows again with `clipmill retag`",
+        )

@@ -1,0 +1,86 @@
+"""What a run did, in numbers that add up, and what limited its rate."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.receipts import Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The closing word of a run. `seen == rows + sum(rejects.values())`; `rows` and `rejects` are of this run."""
+
+    run: str
+    table: str
+    units: int = 0
+    seen: int = 0
+    rows: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
+    failed_units: list[dict[str, str]] = field(default_factory=list)
+    already_done: int = 0
+    aliases: int = 0
+    replaced_units: int = 0
+    healed_units: int = 0
+    seconds: float = 0.0
+    startup_s: float = 0.0
+    samples_per_s: float = 0.0
+    limited_by: str = ""
+    commits: int = 0
+    first_rows_s: float | None = None
+    table_version: int = 0
+    worker_restarts: int = 0
+    peak_worker_bytes: int = 0
+    driver_peak_bytes: int = 0
+    interrupted: bool = False
+    resume: str = ""
+    note: str = ""
+
+
+class StageClock:
+    """Adds up what the stages of all units were busy with, for the progress line and the summary.
+
+    A stage's load is its busy time over the time it could have been busy: the model runs one batch at a time per
+    actor, decoding has its threads, reading and writing one thread per unit in flight.
+    """
+
+    def __init__(self, actors: int, threads: int, units_in_flight: int) -> None:
+        self.lanes = {
+            "read": actors * units_in_flight,
+            "decode": actors * threads,
+            "embed": actors,
+            "tag": actors * units_in_flight,
+            "write": actors * units_in_flight,
+        }
+        self.busy_s: dict[str, float] = defaultdict(float)
+        self.peak_rss_bytes = 0
+
+    def add(self, receipt: Receipt) -> None:
+        for stage, seconds in receipt.seconds.items():
+            self.busy_s[stage] += seconds
+        self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.peak_rss_bytes)
+
+    def loads(self, elapsed_s: float) -> dict[str, float]:
+        """Share of the elapsed time each stage was busy, 0 to about 1."""
+        return {stage: self.busy_s[stage] / (lanes * elapsed_s) for stage, lanes in self.lanes.items() if elapsed_s > 0}
+
+    def limited_by(self, elapsed_s: float) -> str:
+        loads = self.loads(elapsed_s)
+        return max(loads, key=lambda stage: loads[stage]) if any(loads.values()) else ""
+
+
+def rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 1) if seconds > 0 else 0.0
+
+
+def failed_units(failed: Iterable[Any]) -> list[dict[str, str]]:
+    """One entry per unit given up on: its id, where it comes from, and why."""
+    return [
+        {
+            "unit_id": f.unit.unit_id,
+            "uri": f.unit.uri + (f" [{f.unit.start}, {f.unit.end}]" if f.unit.end else ""),
+            "reason": f.reason,
+        }
+        for f in failed
+    ]

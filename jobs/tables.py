@@ -1,0 +1,117 @@
+"""Where a table and the three tables beside it live, and how they are opened. One of the owners of lance.
+
+<db>/<name>.lance            the rows
+<db>/<name>__units.lance     the ledger
+<db>/<name>__rejects.lance   samples without a row
+<db>/<name>__runs.lance      what ran, the lease, the reference vectors of the self-check
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from schemas import columns
+from schemas.config import Storage
+from schemas.errors import UserError
+
+# The commit protocol rests on the conflict resolver of this release; another may differ silently.
+PYLANCE = "13.0.0"
+
+
+def lance_module() -> Any:
+    """Import lance, refusing a release whose conflict rules were not tried."""
+    import lance
+
+    if lance.__version__ != PYLANCE:
+        raise UserError(
+            f"pylance {lance.__version__} is installed, but commits are only proven safe with {PYLANCE}",
+            f"pip install pylance=={PYLANCE}",
+        )
+    return lance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """A descriptor: URIs and storage options, no open handle; it pickles."""
+
+    database: str
+    name: str
+    storage: Storage = field(default_factory=Storage)
+    options: dict[str, str] = field(default_factory=dict, repr=False)  # may hold credentials: never printed
+
+    @staticmethod
+    def at(table: str, storage: Storage | None = None) -> "Tables":
+        """Parse `<database uri>/<name>`; raises UserError where it is not one."""
+        from workers.storage import absolute_uri, lance_options
+
+        storage = storage or Storage()
+        database, _, name = table.rstrip("/").rpartition("/")
+        name = name.removesuffix(".lance")
+        if not name or not database:
+            raise UserError(f"'{table}' is not a table", "write <database uri>/<name>, such as s3://lake/db/images")
+        database = absolute_uri(database)
+        return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
+
+    def uri(self, part: str = "") -> str:
+        """`part`: empty for the rows, else units, rejects or runs."""
+        return f"{self.database}/{self.name}{'__' + part if part else ''}.lance"
+
+    @property
+    def rows(self) -> str:
+        return self.uri()
+
+    def exists(self, part: str = "") -> bool:
+        return self.open(part, missing_ok=True) is not None
+
+    def open(self, part: str = "", *, version: int | str | None = None, missing_ok: bool = False) -> Any:
+        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none."""
+        lance = lance_module()
+        try:
+            return lance.dataset(self.uri(part), version=version, storage_options=self.options or None)
+        except (ValueError, OSError) as error:
+            if not _is_missing(error):
+                raise
+            if missing_ok:
+                return None
+            raise UserError(
+                f"there is no table {self.database}/{self.name}",
+                "check the name, or create it with `clipmill embed JOB.yaml`",
+            ) from None
+
+    def create(self, part: str, schema: pa.Schema) -> Any:
+        """Create an empty table, or open the one that another driver made in the same moment."""
+        lance = lance_module()
+        try:
+            return lance.write_dataset(
+                schema.empty_table(),
+                self.uri(part),
+                schema=schema,
+                mode="create",
+                enable_stable_row_ids=True,
+                storage_options=self.options or None,
+            )
+        except OSError as error:
+            if "already exists" not in str(error):
+                raise
+            return self.open(part)
+
+    def ensure_side_tables(self) -> None:
+        for part, schema in (("runs", columns.RUNS), ("units", columns.UNITS), ("rejects", columns.REJECTS)):
+            if not self.exists(part):
+                self.create(part, schema)
+
+    def append(self, part: str, table: pa.Table) -> None:
+        """Plain append, for the side tables only: rows are added by `jobs.commit` and nothing else."""
+        assert part, "rows are never appended"
+        lance_module().write_dataset(table, self.uri(part), mode="append", storage_options=self.options or None)
+
+    def log_run(self, run: str, command: str, event: str, detail: str) -> None:
+        row = {"run": run, "command": command, "event": event, "at": datetime.now(UTC), "detail": detail}
+        self.append("runs", pa.Table.from_pylist([row], schema=columns.RUNS))
+
+
+def _is_missing(error: Exception) -> bool:
+    text = str(error).lower()
+    return "not found" in text or "does not exist" in text or "was not found" in text

@@ -1,0 +1,118 @@
+"""The actors of a run: loaded in parallel, checked, and attached to the run before their first unit."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs import cluster
+from jobs.dispatch import Slot
+from jobs.tables import Tables
+from schemas.config import JobFile
+from schemas.errors import ClipmillError
+from schemas.model import Fingerprint, ModelSpec
+from schemas.tasks import WorkContext, WorkerFacts
+
+
+def model_spec(job: JobFile) -> ModelSpec:
+    return ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+
+
+@dataclass(slots=True, kw_only=True)
+class Workforce:
+    """Starts actors that all get the same model, labels, reference vectors and context."""
+
+    job: JobFile
+    shape: cluster.Shape
+    actors: list[Any] = field(default_factory=list)
+    vocabulary_json: str | None = None
+    _labels: Any = None
+    _reference: Any = None
+    _context: Any = None
+
+    def start(self) -> None:
+        """Create the actors and let all of them load their model at once."""
+        for _ in range(self.shape.num):
+            self._new_actor()
+
+    def _new_actor(self) -> Any:
+        from workers.actor import remote_worker
+        from workers.origin import origin
+
+        remote = remote_worker(
+            num_cpus=self.shape.cpus,
+            num_gpus=self.shape.gpus,
+            units_in_flight=self.job.workers.units_in_flight,
+        )
+        actor = remote.remote()
+        actor.load.remote(model_spec(self.job), self.shape.threads, self.job.workers.batch_size, origin()[1])
+        self.actors.append(actor)
+        return actor
+
+    def facts(self) -> WorkerFacts:
+        """What the first actor to load says of its model. Raises UserError for a model that cannot be loaded."""
+        facts: WorkerFacts = _get(self.actors[0].facts.remote())
+        return facts
+
+    def label_vectors(self) -> None:
+        """Computed by one actor, kept in the object store for all of them."""
+        import ray
+
+        if self.job.tags.vocabulary is None:
+            return
+        self.vocabulary_json, vectors_LD = _get(self.actors[0].label_vectors.remote(self.job.tags))
+        self._labels = ray.put(vectors_LD)
+
+    def self_check(self, tables: Tables, run: str, fingerprint: Fingerprint) -> None:
+        """Reference vectors of the bundled pictures: read from `__runs`, or computed once and kept there."""
+        import ray
+
+        key = json.dumps(fingerprint.identity(), sort_keys=True)
+        known = _stored_reference(tables, key)
+        reference = _get(self.actors[0].self_check.remote(known))
+        if known is None:
+            tables.log_run(run, "self-check", "reference", json.dumps({"fingerprint": key, "reference": reference}))
+        self._reference = ray.put(reference)
+
+    def attach(self, context: WorkContext) -> list[Slot]:
+        """Slots of the actors there are; they take units as soon as they answer."""
+        self._context = context
+        return [self._slot(actor) for actor in self.actors]
+
+    def add(self) -> Slot:
+        """One more actor, for a dead one or a node that joined."""
+        return self._slot(self._new_actor())
+
+    def _slot(self, actor: Any) -> Slot:
+        ready = actor.prepare.remote(self._context, self.job.tags, self._labels, self._reference)
+        return Slot(actor=actor, ready=ready)
+
+    def stop(self) -> None:
+        import ray
+
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)
+
+
+def _get(ref: Any) -> Any:
+    """ray.get, with the worker's own exception instead of Ray's wrapping."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, BaseException) else error) from None
+    except ray.exceptions.RayError as error:
+        raise ClipmillError(
+            f"the first worker died while it loaded the model: {str(error).strip().splitlines()[0]}",
+            "too little memory is the usual reason; a smaller model or batch_size may fit",
+        ) from None
+
+
+def _stored_reference(tables: Tables, key: str) -> dict[str, Any] | None:
+    for row in tables.open("runs").to_table(columns=["detail"], filter="event = 'reference'").to_pylist():
+        stored = json.loads(row["detail"])
+        if stored["fingerprint"] == key:
+            reference: dict[str, Any] = stored["reference"]
+            return reference
+    return None

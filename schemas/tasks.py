@@ -1,0 +1,56 @@
+"""What the driver sends to a worker: once per run the context, once per attempt the task. Descriptors only."""
+
+from dataclasses import dataclass, field
+
+from schemas.config import Limits, Source, Storage
+from schemas.units import WorkUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkContext:
+    """Everything about a run that is the same for all of its units.
+
+    Rows are written against `rows_version`, the version the plan read, so that field ids and not names decide the
+    column. `options` may hold credentials, so it is never printed.
+    """
+
+    run: str
+    rows_uri: str
+    rows_version: int
+    rejects_uri: str
+    source: Source
+    storage: Storage
+    limits: Limits
+    thumbnails: bool = False
+    units_in_flight: int = 2
+    options: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One attempt at one unit.
+
+    `skip`: ordinals (0-based, among the samples the reader yields) that are rejected unread, with the reason: they
+    killed or hung an earlier attempt. `known`: content hash -> unit id of the units this one would replace; equal
+    content under a new etag is an alias and is not embedded again.
+    """
+
+    unit: WorkUnit
+    attempt: int
+    skip: dict[int, str] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """What an actor says of itself after its model is loaded."""
+
+    fingerprint_json: str
+    dim: int
+    batch_size: int
+    node_id: str
+    pid: int
+    device: str
+    version: str
+    code_digest: str
+    code_path: str

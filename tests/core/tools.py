@@ -1,0 +1,118 @@
+"""Small real tables for the tests of the commit protocol: real Lance, no Ray, no model. D = 4."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.lease import Lease
+from jobs.tables import Tables
+from schemas.columns import rows_schema
+from schemas.model import Fingerprint, Preprocess
+from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from schemas.rejects import Reason, Reject
+from schemas.units import WorkUnit
+from workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
+
+DIM = 4
+FINGERPRINT = Fingerprint(
+    model="stub:4",
+    pretrained="",
+    weights_sha256="0" * 64,
+    preprocess=Preprocess(size_HW=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    tokenizer="none",
+    dim=DIM,
+)
+
+
+def make_tables(folder: object, *, storage: object = None) -> Tables:
+    tables = Tables.at(f"{folder}/db/images", storage)  # type: ignore[arg-type]
+    tables.ensure_side_tables()
+    schema = rows_schema(
+        dim=DIM, keep={}, fingerprint_json=FINGERPRINT.to_json(), vocabulary_json=None, thumbnails=False
+    )
+    tables.create("", schema)
+    return tables
+
+
+def take_lease(tables: Tables, run: str, *, ttl_s: float = 30.0) -> Lease:
+    lease = Lease(tables, run, "embed", ttl_s=ttl_s)
+    lease.take(poll_s=0.05)
+    lease.fence()
+    return lease
+
+
+def rows_table(tables: Tables, unit_id: str, ids: Sequence[str]) -> pa.Table:
+    n = len(ids)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(n * DIM, 0.5, np.float16)), DIM)
+    values = {
+        "id": pa.array(ids),
+        "uri": pa.array([f"file:///{unit_id}/{i}" for i in ids]),
+        "source_etag": pa.array(["e"] * n),
+        "unit_id": pa.array([unit_id] * n),
+        "image_hash": pa.array([f"{hash(i):x}" for i in ids]),
+        "width": pa.array([1] * n, pa.int32()),
+        "height": pa.array([1] * n, pa.int32()),
+        "vector": vectors,
+    }
+    schema = tables.open().schema
+    arrays = [values[f.name].cast(f.type) if f.name in values else pa.nulls(n, f.type) for f in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def fragments(tables: Tables, unit_id: str, ids: Sequence[str], *, version: int | None = None) -> tuple[str, ...]:
+    if not ids:
+        return ()
+    dataset = tables.open(version=version)
+    batches = rows_table(tables, unit_id, ids).to_batches()
+    return tuple(map(fragment_json, write_row_fragments(batches, dataset, tables.options)))
+
+
+def unit(unit_id: str, uri: str = "", **changes: object) -> WorkUnit:
+    made = WorkUnit(unit_id=unit_id, format="webdataset", uri=uri or f"file:///{unit_id}.tar", etag="e", size_bytes=10)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def entry(
+    unit_id: str, run: str, written: int, *, uri: str = "", state: LedgerState = LedgerState.COMMITTED
+) -> LedgerEntry:
+    return LedgerEntry(
+        unit_id=unit_id,
+        state=state,
+        uri=uri or f"file:///{unit_id}.tar",
+        etag="e",
+        start="",
+        end="",
+        format="webdataset",
+        run=run,
+        attempt=1,
+        seen=written,
+        written=written,
+        rejected=0,
+        table_version=0,
+    )
+
+
+def receipt(tables: Tables, run: str, unit_id: str, ids: Sequence[str], *, bad: int = 0, attempt: int = 1) -> Receipt:
+    rejects: tuple[str, ...] = ()
+    if bad:
+        named = [Reject(id=f"bad{i}", uri=f"file:///{unit_id}/bad{i}", reason=Reason.CORRUPT) for i in range(bad)]
+        table = reject_table(named, unit_id=unit_id, run=run, attempt=attempt, fingerprint="0" * 16)
+        rejects = tuple(write_reject_fragments(table, tables.uri("rejects"), tables.options))
+    return Receipt(
+        unit_id=unit_id,
+        run=run,
+        attempt=attempt,
+        outcome=Outcome.DONE,
+        seen=len(ids) + bad,
+        written=len(ids),
+        rejected={"corrupt": bad} if bad else {},
+        fragments=fragments(tables, unit_id, ids),
+        reject_fragments=rejects,
+        content_hash=f"hash-{unit_id}",
+    )
+
+
+def ids(tables: Tables) -> list[str]:
+    return sorted(tables.open().to_table(columns=["id"])["id"].to_pylist())

@@ -1,0 +1,133 @@
+"""The Ray actor: one per GPU (or per machine without one), several units at a time. The only ray import of workers."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import ray
+
+from schemas.config import Tags
+from schemas.errors import UserError
+from schemas.model import ModelSpec
+from schemas.receipts import Receipt
+from schemas.tasks import Task, WorkContext, WorkerFacts
+from workers import probe
+from workers.engine import Engine
+from workers.load import load_engine
+from workers.origin import origin
+from workers.tag import Tagger, load_vocabulary
+from workers.unit import Bench, UnitRun
+
+
+class EmbedWorker:
+    """Owns a model and turns units into receipts. Plain Python: `remote_worker` makes an actor of it."""
+
+    def __init__(self) -> None:
+        """Nothing that can fail: an error here would reach the driver as text, from a method as an exception."""
+        self._loaded = threading.Event()
+        self._engine: Engine | Exception | None = None
+        self._spec: ModelSpec | None = None
+        self.threads = 1
+        self.context: WorkContext | None = None
+        self.bench: Bench | None = None
+
+    def load(self, spec: ModelSpec, threads: int, batch_size: int | Literal["auto"], expected_code: str) -> None:
+        """Check whose code this is, then load the model; `threads` serve decoding and the model's CPU kernels.
+
+        Kept: an error is raised again by whatever needs the engine.
+        """
+        self._spec, self.threads = spec, max(1, threads)
+        version, digest, path = origin()
+        try:
+            if digest != expected_code:
+                raise UserError(
+                    f"the cluster runs clipmill {version} from {path}, which is not the code of this command",
+                    "install the same clipmill on every node, and start outside folders named jobs or workers",
+                )
+            self._engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
+        except Exception as error:
+            self._engine = error
+            raise
+        finally:
+            self._loaded.set()
+
+    def facts(self) -> WorkerFacts:
+        version, digest, path = origin()
+        fingerprint = self.engine.fingerprint
+        return WorkerFacts(
+            fingerprint_json=fingerprint.to_json(),
+            dim=self.engine.dim,
+            batch_size=self.engine.batch_size,
+            node_id=ray.get_runtime_context().get_node_id(),
+            pid=os.getpid(),
+            device=fingerprint.provenance.get("device", "cpu"),
+            version=version,
+            code_digest=digest,
+            code_path=path,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        self._loaded.wait()  # methods run in several threads
+        if isinstance(self._engine, Exception):
+            raise self._engine
+        assert self._engine is not None
+        return self._engine
+
+    def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
+        return self.engine.self_check(reference)
+
+    def label_vectors(self, tags: Tags) -> tuple[str, Any]:
+        """(metadata JSON of the tags column, label vectors float32 (L, D)), computed by one actor for all."""
+        assert tags.vocabulary is not None
+        tagger = Tagger.build(load_vocabulary(tags.vocabulary), self.engine, tags)
+        return tagger.metadata_json, tagger.vectors_LD
+
+    def prepare(self, context: WorkContext, tags: Tags, labels_LD: Any, reference: dict[str, Any]) -> str:
+        """Take on a run: check the vectors against the reference, get the labels ready; returns the node's id.
+
+        `labels_LD` comes from another actor's `label_vectors`; None where nothing is tagged.
+        """
+        self.engine.self_check(reference)
+        tagger = None
+        if labels_LD is not None and tags.vocabulary is not None:
+            vocabulary = load_vocabulary(tags.vocabulary)
+            tagger = Tagger.from_vectors(vocabulary, labels_LD, self.engine.fingerprint, tags)
+        self.context = context
+        self.bench = Bench(
+            engine=self.engine,
+            tagger=tagger,
+            pool=ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="decode"),
+            decode_window=max(2 * self.engine.batch_size, 4 * self.threads),
+            batch_size=self.engine.batch_size,
+        )
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run_unit(self, task: Task) -> Receipt:
+        assert self.context is not None, "prepare first"
+        assert self.bench is not None
+        return UnitRun(task, self.context, self.bench).run()
+
+    def find_poison(self, task: Task) -> tuple[int, str] | None:
+        """Go through the unit sample by sample in a child process: (ordinal, reason) of the one it dies at."""
+        assert self.context is not None, "prepare first"
+        assert self._spec is not None, "load first"
+        return probe.find_poison(task, self.context, self._spec)
+
+    def ping(self) -> bool:
+        return True
+
+
+def remote_worker(*, num_cpus: float, num_gpus: float, units_in_flight: int) -> Any:
+    """The actor class with its resources. No restarts: the driver decides what a death means.
+
+    Two more calls than units may run at once, so that a probe or a ping is never queued behind them.
+    """
+    return ray.remote(EmbedWorker).options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_concurrency=units_in_flight + 2,
+        max_restarts=0,
+        max_task_retries=0,
+    )

@@ -1,0 +1,102 @@
+"""Bounded hand-over between threads: reading ahead and decoding ahead, in order, never more than a budget.
+
+Nothing here knows what an image is; the unit loop says how heavy an item is and what is done with it.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_END = object()
+
+
+class ReadAhead(Generic[T]):
+    """Runs an iterator in a thread, holding at most `max_items` items and about `max_bytes` of weight.
+
+    An item heavier than the whole budget passes alone. Closing stops the thread at its next item. Errors of the
+    iterator are raised at the consumer. `busy_s` is the time spent inside the iterator.
+    """
+
+    def __init__(self, items: Iterable[T], weigh: Callable[[T], int], *, max_items: int, max_bytes: int) -> None:
+        self._queue: queue.Queue[object] = queue.Queue()
+        self._room = threading.Condition()
+        self._held_bytes = 0
+        self._held_items = 0
+        self._max_items, self._max_bytes = max_items, max_bytes
+        self._weigh = weigh
+        self._closed = False
+        self._error: BaseException | None = None
+        self.busy_s = 0.0
+        self._thread = threading.Thread(target=self._run, args=(iter(items),), name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterator[T]) -> None:
+        try:
+            while not self._closed:
+                start = time.perf_counter()
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                finally:
+                    self.busy_s += time.perf_counter() - start
+                self._wait_for_room(self._weigh(item))
+                self._queue.put(item)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, whatever it is
+            self._error = error
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+            self._queue.put(_END)
+
+    def _wait_for_room(self, weight: int) -> None:
+        with self._room:
+            while not self._closed and self._held_items and not self._fits(weight):
+                self._room.wait()
+            self._held_items += 1
+            self._held_bytes += weight
+
+    def _fits(self, weight: int) -> bool:
+        return self._held_items < self._max_items and self._held_bytes + weight <= self._max_bytes
+
+    def __iter__(self) -> Iterator[T]:
+        while (item := self._queue.get()) is not _END:
+            yield item  # type: ignore[misc]
+            with self._room:
+                self._held_items -= 1
+                self._held_bytes -= self._weigh(item)  # type: ignore[arg-type]
+                self._room.notify()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._closed = True
+        with self._room:
+            self._room.notify_all()
+        self._thread.join()
+
+
+def map_ahead(pool: Executor | None, work: Callable[[T], R], items: Iterable[T], *, window: int) -> Iterator[R]:
+    """`map` with at most `window` calls under way, results in order; without a pool, on the calling thread."""
+    if pool is None:
+        yield from map(work, items)
+        return
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,29 @@
+"""Which clipmill this process runs: version and a digest of the three packages' sources.
+
+Ray puts the submitter's folders first on a worker's path, so a user whose directory has a `workers/` or `jobs/` would
+get those instead of ours. The driver compares its own origin with every actor's and refuses a difference.
+"""
+
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+import schemas
+
+PACKAGES = ("schemas", "workers", "jobs")
+
+
+@functools.cache
+def origin() -> tuple[str, str, str]:
+    """(version, digest, folder). Only `.py` files count: caches and data may differ between machines."""
+    root = Path(schemas.__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    try:
+        version = metadata.version("clipmill")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return version, digest.hexdigest()[:16], str(root)

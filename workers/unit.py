@@ -1,0 +1,296 @@
+"""The road of one image: read, decode, embed, tag, write. The only place where the stages meet.
+
+A unit goes in, a receipt comes out. Every sample that the reader yields ends as a row or as a named reject; the
+receipt is checked for that before it leaves.
+
+Shapes: B samples of a batch, D dimension of the shared space, C, H, W of the model's input.
+"""
+
+import json
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from schemas.errors import SourceChanged
+from schemas.receipts import Outcome, Receipt
+from schemas.rejects import Reason, Reject
+from schemas.samples import BadImage, Picture, Sample
+from schemas.tasks import Task, WorkContext
+from workers.engine import Engine, OutOfMemory
+from workers.flow import ReadAhead, map_ahead
+from workers.read import read_unit
+from workers.tag import Tagger
+from workers.write import Embedded, RejectWriter, RowWriter
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """What the units of one actor share: the model, the tagger, the decode threads."""
+
+    engine: Engine
+    tagger: Tagger | None
+    pool: Executor | None  # None: decode on the unit's own thread, one sample at a time
+    decode_window: int = 16
+    batch_size: int = 32
+    forward_lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A sample after the decode stage: a picture, or the reason why there is none."""
+
+    sample: Sample
+    image_hash: str
+    picture: Picture | None = None
+    reject: Reject | None = None
+    busy_s: float = 0.0  # on the decoding thread
+
+
+class UnitRun:
+    """One attempt at one unit. `on_sample` is called before each sample is touched (see workers.probe)."""
+
+    def __init__(
+        self, task: Task, context: WorkContext, bench: Bench, on_sample: Callable[[int], None] | None = None
+    ) -> None:
+        self.task, self.context, self.bench, self.on_sample = task, context, bench, on_sample
+        weights = bench.engine.fingerprint.weights_sha256
+        self.rejects = RejectWriter(context, task, weights[:16])
+        self.hasher = xxhash.xxh3_128()
+        self.seconds: dict[str, float] = dict.fromkeys(("read", "decode", "embed", "tag", "write"), 0.0)
+        self.seen = self.written = self.bytes_read = 0
+        self._inside_s = 0.0  # what the writer spent waiting for rows
+
+    def run(self) -> Receipt:
+        """The receipt. Lets transient storage errors and bugs raise: the driver decides about another attempt."""
+        try:
+            if self.task.known and (alias := self._alias()) is not None:
+                return alias
+            writer = RowWriter(self.context, self.task)
+            start = time.perf_counter()
+            fragments = writer.write(self._clocked(self._record_batches(writer)))
+            self.seconds["write"] = time.perf_counter() - start - self._inside_s
+            self.rejects.flush()
+        except SourceChanged:
+            return self._receipt(Outcome.SOURCE_CHANGED)
+        receipt = self._receipt(Outcome.DONE, fragments)
+        receipt.check_balance()
+        return receipt
+
+    def _record_batches(self, writer: RowWriter) -> Iterator[Any]:
+        """The stages, one after the other. Reading and decoding run ahead of the model in their own threads."""
+        samples = ReadAhead(
+            read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits),
+            _weight,
+            max_items=4 * self.bench.batch_size,
+            max_bytes=self.context.limits.worker_memory // (8 * self.context.units_in_flight),
+        )
+        try:
+            good = self._good(self._decoded(self._counted(samples)))
+            for batch in _batches(good, self.bench.batch_size):
+                embedded = self._embedded(batch)
+                if embedded is not None:
+                    self.written += len(embedded.samples)
+                    yield writer.record_batch(embedded)
+        finally:
+            samples.close()
+            self.seconds["read"] += samples.busy_s
+
+    def _counted(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[int, Sample]]:
+        """Count what the reader yields, keep its rejects, number the rest."""
+        ordinal = -1
+        for item in samples:
+            self.seen += 1
+            if isinstance(item, Reject):
+                self.rejects.add(item)
+                continue
+            ordinal += 1
+            self.bytes_read += len(item.image)
+            reason = self.task.skip.get(ordinal)
+            if reason is not None:
+                detail = f"sample {ordinal} of its unit; found by going through the unit one by one"
+                self.rejects.add(Reject(id=item.id, uri=item.uri, reason=Reason(reason), detail=detail))
+                continue
+            yield ordinal, item
+
+    def _decoded(self, samples: Iterable[tuple[int, Sample]]) -> Iterator[Decoded]:
+        return map_ahead(self.bench.pool, self._decode_one, samples, window=self.bench.decode_window)
+
+    def _decode_one(self, numbered: tuple[int, Sample]) -> Decoded:
+        ordinal, sample = numbered
+        if self.on_sample is not None:
+            self.on_sample(ordinal)
+        start = time.thread_time()
+        image_hash = xxhash.xxh3_128_hexdigest(sample.image)
+        if not sample.id:  # source.id: content
+            sample = _with_id(sample, image_hash)
+        decoded = Decoded(sample, image_hash)
+        try:
+            decoded.picture = self.bench.engine.prepare(
+                sample.image, self.context.limits, thumbnail=self.context.thumbnails
+            )
+        except BadImage as bad:
+            decoded.reject = Reject(id=sample.id, uri=sample.uri, reason=Reason(bad.reason), detail=bad.detail)
+        decoded.busy_s = time.thread_time() - start
+        return decoded
+
+    def _good(self, decoded: Iterable[Decoded]) -> Iterator[Decoded]:
+        """What has a picture; the content hash sees every sample in order, good or bad."""
+        for one in decoded:
+            self.seconds["decode"] += one.busy_s
+            _hash_sample(self.hasher, one.sample, one.image_hash)
+            if one.reject is not None:
+                self.rejects.add(one.reject)
+            else:
+                yield one
+
+    def _embedded(self, batch: list[Decoded]) -> Embedded | None:
+        """Run the model and the tagger; rows that come back as NaN become rejects. None where none is left."""
+        with self.bench.forward_lock, self._timed("embed"):
+            vectors_BD = _halving(self.bench.engine.encode_images, np.stack([_pixels(d) for d in batch]))
+            captions = [d.sample.caption for d in batch]
+            caption_vectors_BD, has_caption_B = self._caption_vectors(captions, vectors_BD.shape[1])
+        finite_B = np.isfinite(np.concatenate([vectors_BD, caption_vectors_BD], axis=1)).all(axis=1)
+        if not finite_B.all():
+            for one, ok in zip(batch, finite_B, strict=True):
+                if not ok:
+                    s = one.sample
+                    self.rejects.add(Reject(id=s.id, uri=s.uri, reason=Reason.NOT_FINITE, detail="NaN from the model"))
+            batch = [d for d, ok in zip(batch, finite_B, strict=True) if ok]
+            vectors_BD, caption_vectors_BD = vectors_BD[finite_B], caption_vectors_BD[finite_B]
+            has_caption_B = has_caption_B[finite_B]
+        if not batch:
+            return None
+        with self._timed("tag"):
+            tags, scores = _tagged(self.bench.tagger, vectors_BD)
+        return Embedded(
+            samples=[d.sample for d in batch],
+            pictures=[d.picture for d in batch if d.picture is not None],
+            hashes=[d.image_hash for d in batch],
+            vectors_BD=vectors_BD,
+            caption_vectors_BD=caption_vectors_BD,
+            has_caption_B=has_caption_B,
+            tags=tags,
+            tag_scores=scores,
+        )
+
+    def _caption_vectors(
+        self, captions: list[str | None], dim: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """((B, D) float32 with zeros where there is no caption, (B,) bool)."""
+        has_B = np.array([caption is not None for caption in captions], dtype=np.bool_)
+        vectors_BD = np.zeros((len(captions), dim), dtype=np.float32)
+        if has_B.any():
+            vectors_BD[has_B] = _halving(self.bench.engine.encode_texts, [c for c in captions if c is not None])
+        return vectors_BD, has_B
+
+    def _alias(self) -> Receipt | None:
+        """Read the unit once for its hash alone: the same content under a new etag needs no model."""
+        reading = read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits)
+        hasher = xxhash.xxh3_128()
+        for item in reading:
+            if isinstance(item, Sample):
+                image_hash = xxhash.xxh3_128_hexdigest(item.image)
+                _hash_sample(hasher, item if item.id else _with_id(item, image_hash), image_hash)
+        content = hasher.hexdigest()
+        if content not in self.task.known:
+            return None
+        return self._receipt(Outcome.ALIAS, alias_of=self.task.known[content], content_hash=content)
+
+    def _receipt(
+        self, outcome: Outcome, fragments: tuple[str, ...] = (), *, alias_of: str = "", content_hash: str = ""
+    ) -> Receipt:
+        return Receipt(
+            unit_id=self.task.unit.unit_id,
+            run=self.context.run,
+            attempt=self.task.attempt,
+            outcome=outcome,
+            seen=self.seen,
+            written=self.written,
+            rejected=dict(self.rejects.counts),
+            fragments=fragments,
+            reject_fragments=tuple(self.rejects.fragments),
+            content_hash=content_hash or self.hasher.hexdigest(),
+            alias_of=alias_of,
+            bytes_read=self.bytes_read,
+            seconds={stage: round(s, 4) for stage, s in self.seconds.items()},
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def _clocked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self._inside_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+def _weight(item: Sample | Reject) -> int:
+    return len(item.image) + 1000 if isinstance(item, Sample) else 1000
+
+
+def _pixels(decoded: Decoded) -> npt.NDArray[np.uint8]:
+    assert decoded.picture is not None
+    return decoded.picture.pixels_CHW
+
+
+def _with_id(sample: Sample, image_hash: str) -> Sample:
+    from dataclasses import replace
+
+    return replace(sample, id=image_hash)
+
+
+def _hash_sample(hasher: Any, sample: Sample, image_hash: str) -> None:
+    """Key, bytes, caption and metadata: what makes two readings of an object the same content."""
+    key = sample.uri.rpartition("#")[2]
+    text = json.dumps([key, image_hash, sample.caption, sample.metadata], default=str, sort_keys=True)
+    hasher.update(text.encode())
+
+
+def _batches(items: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
+    batch: list[Decoded] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _halving(encode: Callable[[Any], npt.NDArray[np.float32]], inputs: Any) -> npt.NDArray[np.float32]:
+    """Encode; where the device has no room for so many at once, in halves. Raises OutOfMemory for a single one."""
+    try:
+        return encode(inputs)
+    except OutOfMemory:
+        if len(inputs) <= 1:
+            raise
+        middle = len(inputs) // 2
+        return np.concatenate([_halving(encode, inputs[:middle]), _halving(encode, inputs[middle:])])
+
+
+def _tagged(tagger: Tagger | None, vectors_BD: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+    import pyarrow as pa
+
+    if tagger is None:
+        n = len(vectors_BD)
+        return pa.nulls(n, pa.list_(pa.string())), pa.nulls(n, pa.list_(pa.float32()))
+    return tagger.tag(vectors_BD)
