@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test lint demo chaos lock clean
+.PHONY: install test lint demo chaos docs ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -29,6 +29,14 @@ demo: install
 # Ten seeds of every kind of kill; writes a dated result into docs/.
 chaos: install
 	$(BIN)/python -m pytest -m chaos --chaos-seeds 10
+
+# The command line's reference, from --help; a test compares.
+docs: install
+	$(BIN)/python docs/make_cli.py > docs/cli.md
+
+# Everything, as CI runs it; see the top of the file.
+ci:
+	.ci/run
 
 lock: install
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev --extra demo pyproject.toml -o requirements.lock

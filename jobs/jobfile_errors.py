@@ -133,7 +133,7 @@ def _wanted(details: ErrorDetails) -> str:
         return "one of " + ", ".join(_choices(details)) if len(_choices(details)) > 1 else _choices(details)[0]
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"{words} {context[key]}"
+        return f"{words} {context[key]:g}"
     return _TYPES.get(kind.split("_")[0], details["msg"].lower())
 
 
@@ -207,8 +207,8 @@ def _all_keys() -> list[tuple[str, ...]]:
 
 def _example(path: Path) -> str:
     """`key: value` as the file would hold it: from the examples above, else the default; empty if neither shows."""
-    if path and isinstance(path[-1], int):
-        path = path[:-1]
+    if path[:2] == ("source", "keep") or isinstance(path[-1], int):
+        path = path[:2] if path[0] == "source" else path[:-1]
     dotted = ".".join(map(str, path))
     if dotted in _EXAMPLES:
         return f"{path[-1]}: {_EXAMPLES[dotted]}"

@@ -40,6 +40,8 @@ def load_yaml(text: str, name: str) -> tuple[Any, Lines]:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and "scanning an a" in (error.context or ""):  # an alias or an anchor, `*.tar` for one
+            raise _no_alias(f"{name}, line {mark.line + 1}") from None
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(
             f"{name}{where}: this is not YAML: {error.problem or 'it cannot be read'}",
@@ -51,6 +53,13 @@ def load_yaml(text: str, name: str) -> tuple[Any, Lines]:
         raise UserError(f"{name}: a value cannot be read: {error}", "quote the value to keep it as text") from None
 
 
+def _no_alias(where: str) -> UserError:
+    return UserError(
+        f"{where}: YAML anchors and aliases (& and *) are not supported",
+        "write the value out where it is used, or quote it where & or * belongs to the text",
+    )
+
+
 def _scan(text: str, name: str) -> None:
     """What must be known before the document is built: aliases, and nesting so deep that building it would recurse
     without end."""
@@ -58,10 +67,7 @@ def _scan(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         where = f"{name}, line {event.start_mark.line + 1 if event.start_mark else '?'}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UserError(
-                f"{where}: YAML anchors and aliases (& and *) are not supported",
-                "write the value out where it is used, or quote it where & or * belongs to the text",
-            )
+            raise _no_alias(where)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise UserError(f"{where}: values are nested more than {_MAX_DEPTH} levels deep", "is it the right file?")
