@@ -18,13 +18,14 @@ from schemas.errors import SourceChanged, UserError
 from schemas.units import SourceObject
 from workers import store_errors
 from workers.store_check import check_store
-from workers.store_errors import TRANSIENT, StoreUnavailable, TooManyBytes, as_user_error, call, is_transient
+from workers.store_errors import TRANSIENT, BadName, StoreUnavailable, TooManyBytes, as_user_error, call, is_transient
 from workers.store_fs import endpoint_url, head_of, open_fs, read_range, region
 from workers.store_list import list_keys, resolve
 from workers.store_uri import absolute_uri, join_uri, quote, split_uri, unquote
 
 __all__ = [
     "TRANSIENT",
+    "BadName",
     "StoreUnavailable",
     "TooManyBytes",
     "absolute_uri",
@@ -87,16 +88,19 @@ def get_bytes(
     start: int | None = None,
     size: int | None = None,
     expected_etag: str = "",
+    attempts: int = store_errors.ATTEMPTS,
 ) -> bytes:
     """An object, or `size` bytes of it from `start`, in one request; shorter where the object ends.
 
     Raises TooManyBytes before reading, FileNotFoundError, PermissionError, SourceChanged where `expected_etag` is not
-    the object's, StoreUnavailable, UserError.
+    the object's, StoreUnavailable, BadName, UserError.
     """
     fs, path = open_fs(uri, storage)
     first = start or 0
     end = None if size is None else first + size
-    return call(uri, lambda: read_range(fs, path, first, end, max_bytes=max_bytes, etag=expected_etag))
+    return call(
+        uri, lambda: read_range(fs, path, first, end, max_bytes=max_bytes, etag=expected_etag), attempts=attempts
+    )
 
 
 def put_bytes(uri: str, data: bytes, storage: Storage) -> None:

@@ -6,7 +6,9 @@ botocore and s3fs are off, so that waits do not multiply.
 """
 
 import errno
+import random
 import re
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 8  # about 15 s of waiting on average, 32 s at most
 FIRST_CONTACT_ATTEMPTS = 3  # while planning, a wrong endpoint should be said soon
+_FIRST_WAIT_S = 0.25
 _WAIT = wait_random_exponential(multiplier=0.25, max=15)
 
 _TRANSIENT_CODES = frozenset(
@@ -75,6 +78,10 @@ class StoreUnavailable(ClipmillError):
 
 class TooManyBytes(ClipmillError):
     """The object or range is larger than the caller allows; it was not read."""
+
+
+class BadName(UserError):
+    """The URI cannot be the name of an object on that store; no request was sent, or the store could not read it."""
 
 
 # What a caller may try again later; everything else says something about the data or the job.
@@ -139,10 +146,16 @@ def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
     for what no object of this store can get past (credentials, region, endpoint, missing package).
     """
     try:
-        return Retrying(
-            retry=retry_if_exception(is_transient), stop=stop_after_attempt(attempts), wait=_WAIT, reraise=True
-        )(action)
+        return action()  # nearly always: a Retrying object costs as much as a small local read
     except Exception as error:  # every library has its own; they leave under the few names above
+        if attempts <= 1 or not is_transient(error):
+            raise translate(error, uri) from error
+    time.sleep(_FIRST_WAIT_S * random.random())  # noqa: S311 - jitter
+    try:
+        return Retrying(
+            retry=retry_if_exception(is_transient), stop=stop_after_attempt(attempts - 1), wait=_WAIT, reraise=True
+        )(action)
+    except Exception as error:
         raise translate(error, uri) from error
 
 
@@ -170,6 +183,8 @@ def translate(error: Exception, uri: str) -> Exception:
         return FileNotFoundError(f"{uri} does not exist")
     if status in (401, 403) or isinstance(error, PermissionError):
         return PermissionError(f"no permission to read {uri}" + (f" ({code})" if code else ""))
+    if 400 <= status < 500:
+        return PermissionError(f"the store refuses {uri} ({code or status})")
     return _local_mistake(error, uri, names)
 
 
@@ -179,8 +194,9 @@ def _local_mistake(error: Exception, uri: str, names: set[str]) -> Exception:
         return UserError(f"{uri} needs a package that is not installed: {_one_line(error)}", "pip install it")
     if isinstance(error, ValueError) and "rotocol" in str(error):
         return UserError(f"{uri} has a scheme that is not known", "use s3://, a local path, or another fsspec scheme")
-    if names & {"ParamValidationError", "InvalidBucketName"} or (isinstance(error, ValueError) and "s3" in uri[:3]):
-        return UserError(f"{uri} is not a valid object name: {_one_line(error)}", "write s3://bucket/key")
+    too_long = isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOTDIR)
+    if names & {"ParamValidationError", "InvalidURL"} or type(error) in (ValueError, UnicodeEncodeError) or too_long:
+        return BadName(f"{uri} cannot be the name of an object: {_one_line(error)}", "write s3://bucket/key or a path")
     return error
 
 

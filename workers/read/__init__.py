@@ -15,18 +15,18 @@ def read_unit(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) 
     where a store does not answer for long, and UserError for a mistake in the job file, such as a missing column.
     """
     if unit.format == "webdataset":
-        from workers.read import webdataset
+        from workers.read.webdataset import read as read_webdataset
 
-        return webdataset.read(unit, source, storage, limits)
+        return read_webdataset(unit, source, storage, limits)
     if unit.format == "files":
-        from workers.read import files
+        from workers.read.files import read as read_files
 
-        return files.read(unit, source, storage, limits)
+        return read_files(unit, source, storage, limits)
     if unit.format == "parquet":
-        from workers.read import parquet
+        from workers.read.parquet import read as read_parquet
 
-        return parquet.read(unit, source, storage, limits)
+        return read_parquet(unit, source, storage, limits)
     assert unit.format == "manifest", unit.format
-    from workers.read import manifest
+    from workers.read.manifest import read as read_manifest
 
-    return manifest.read(unit, source, storage, limits)
+    return read_manifest(unit, source, storage, limits)

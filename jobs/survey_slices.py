@@ -1,0 +1,140 @@
+"""Content-defined slices of a folder and of a manifest.
+
+A slice ends where a hash of the key (or line) says so, so one key added moves only the edges of its own slice. Chosen
+for about 1,000 samples: at least 250, then each one ends the slice with probability 1/750, at most 4,000.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import xxhash
+
+from schemas.config import Source, Storage
+from schemas.units import SourceObject, WorkUnit, make_unit_id
+from workers.read.fields import Wanted
+from workers.read.keys import Digest, file_patterns, split_key, uri_of, wanted_keys
+from workers.read.lines import digest_start, open_rows
+from workers.store_list import Key
+from workers.store_uri import Pattern
+
+MIN_SAMPLES, MODULUS, MAX_SAMPLES = 250, 750, 4_000
+
+
+def says_cut(data: bytes, count: int) -> bool:
+    """Whether a slice of `count` samples, whose last is `data`, ends here."""
+    return count >= MAX_SAMPLES or (count >= MIN_SAMPLES and xxhash.xxh3_64_intdigest(data) % MODULUS == 0)
+
+
+def file_slices(source: Source, storage: Storage, options: dict[str, Any]) -> Iterator[WorkUnit]:
+    """Units of a `files` source. Overlapping patterns give each key to the first of them."""
+    before: list[Pattern] = []
+    for typed, pattern in file_patterns(source, storage):
+        if pattern in before:
+            continue
+        keys = wanted_keys(pattern, source, storage, before=tuple(before))
+        slices = _Slices(uri_of(pattern, typed), Wanted.of(source), options)
+        for key in keys:
+            if (unit := slices.add(key)) is not None:
+                yield unit
+        if (unit := slices.finish()) is not None:
+            yield unit
+        before.append(pattern)
+
+
+class _Slices:
+    """Cuts keys that come in order. A cut never separates an image from its sidecars: it is put off while any stem of
+    the slice, followed by a dot, begins the next key (`a.jpg`, `a.b.jpg`, `a.txt` stay together)."""
+
+    def __init__(self, uri: str, wanted: Wanted, options: dict[str, Any]) -> None:
+        self._uri, self._wanted, self._options = uri, wanted, options
+        self._start_after = self._last = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._digest = Digest()
+        self._count = self._size_bytes = 0
+        self._stems: set[str] = set()
+        self._cut = False
+
+    def add(self, key: Key) -> WorkUnit | None:
+        """Take the next key; a finished unit that ends before it, if there is one."""
+        unit = None
+        if self._cut and not self._is_tied(key.name):
+            unit = self.finish()
+        stem, extension = split_key(key.name)
+        self._digest.add(key)
+        self._stems.add(stem)
+        self._size_bytes += key.size_bytes
+        self._last = key.name
+        if extension in self._wanted.image:
+            self._count += 1
+            self._cut = self._cut or says_cut(stem.encode("utf-8", "surrogateescape"), self._count)
+        return unit
+
+    def _is_tied(self, name: str) -> bool:
+        dot = name.find(".", name.rfind("/") + 1)
+        while dot != -1:
+            if name[:dot] in self._stems:
+                return True
+            dot = name.find(".", dot + 1)
+        return False
+
+    def finish(self) -> WorkUnit | None:
+        """The unit of the keys so far, or None where they hold no image."""
+        unit = None
+        if self._count:
+            etag = self._digest.hexdigest()
+            unit = WorkUnit(
+                unit_id=make_unit_id(self._uri, etag, "", self._options),
+                format="files",
+                uri=self._uri,
+                etag=etag,
+                size_bytes=self._size_bytes,
+                start=self._start_after,
+                end=self._last,
+                num_samples=self._count,
+            )
+        self._start_after = self._last
+        self._reset()
+        return unit
+
+
+def manifest_slices(
+    item: SourceObject, source: Source, storage: Storage, options: dict[str, Any]
+) -> Iterator[WorkUnit]:
+    """Units of one manifest: records [start, end) as bytes of a text file or rows of a parquet file.
+
+    Neither the offsets nor the manifest's etag is in the id, so appending lines renames nothing before them. Slices of
+    equal lines are told apart by counting.
+    """
+    occurrences: Counter[str] = Counter()
+    with open_rows(item.uri, source, storage, etag=item.etag) as rows:
+        prefix = digest_start(rows.header)
+        digest, count, start, end = prefix.copy(), 0, rows.start, rows.start
+
+        def unit() -> WorkUnit:
+            name = str(digest.hexdigest())[:32]
+            occurrences[name] += 1
+            repeat = occurrences[name] - 1
+            return WorkUnit(
+                unit_id=make_unit_id(item.uri, name, f"repeat {repeat}" if repeat else "", options),
+                format="manifest",
+                uri=item.uri,
+                etag=name,
+                size_bytes=end - start,
+                start=str(start),
+                end=str(end),
+                num_samples=count,
+            )
+
+        for raw, row_end in rows.raw():
+            digest.update(hashlib.sha256(raw).digest())
+            end = row_end
+            count += bool(raw.strip())
+            if says_cut(raw, count):
+                yield unit()
+                digest, count, start = prefix.copy(), 0, end
+        if count:
+            yield unit()

@@ -1,0 +1,183 @@
+"""Rows of a manifest: CSV and TSV with a header line, JSON lines, plain lists of URIs, parquet.
+
+Each row is first seen as bytes (`raw`), which is what slices are cut and digested by; then as a record.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Protocol, cast
+
+from schemas.config import Source, Storage
+from schemas.errors import UserError
+from workers.read.columns import LINK_NAMES, needed_columns
+from workers.read.fields import BadField, decode_json, decode_text
+from workers.storage import open_stream
+
+MAX_ROW_BYTES = 1_000_000
+_BUFFER_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+class Rows(Protocol):
+    """An open manifest. `header` is part of what every row means; positions are bytes (text) or row numbers."""
+
+    header: bytes
+    unit: str  # what positions count: "byte" or "row"
+    start: int
+
+    def raw(self) -> Iterator[tuple[bytes, int]]:
+        """(row, position after it) from `start` to the end asked for. Raises UserError for a row over 1 MB."""
+        ...
+
+    def record(self, raw: bytes) -> dict[str, Any]:
+        """The row's fields. Raises BadField."""
+        ...
+
+    def __enter__(self) -> "Rows": ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def digest_start(header: bytes) -> Any:
+    """The hash that a slice's rows are added to."""
+    return hashlib.sha256(header)
+
+
+def open_rows(
+    uri: str, source: Source, storage: Storage, *, etag: str = "", start: int | None = None, end: int | None = None
+) -> Rows:
+    """Rows of the manifest at positions [start, end), all by default.
+
+    Raises UserError for an unknown format or a missing column, SourceChanged.
+    """
+    name = uri.lower()
+    if name.endswith((".gz", ".zst", ".bz2", ".zip")):
+        raise UserError(f"manifest {uri} is compressed", "store it uncompressed, or as parquet")
+    stream = open_stream(uri, storage, expected_etag=etag)
+    if name.endswith((".parquet", ".parq", ".pq")):
+        return _ParquetRows(uri, source, stream, start, end)
+    for suffix, kind in ((".csv", "csv"), (".tsv", "tsv"), (".jsonl", "json"), (".ndjson", "json"), (".json", "json")):
+        if name.endswith(suffix):
+            return _TextRows(uri, source, stream, kind, (start, end))
+    return _TextRows(uri, source, stream, "plain", (start, end))
+
+
+class _TextRows:
+    unit = "byte"
+
+    def __init__(
+        self, uri: str, source: Source, stream: BinaryIO, kind: str, span: tuple[int | None, int | None]
+    ) -> None:
+        self._uri, self._kind = uri, kind
+        self._stream = io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER_BYTES)
+        self._end = span[1]
+        self.header = b""
+        self.start = 0
+        self._names: list[str] = []
+        if kind in ("csv", "tsv"):
+            self.header, self.start = next(self._rows(0), (b"", 0))
+            self._names = self._split(self.header.removeprefix(_BOM)) if self.header.strip() else []
+            if self._names:
+                needed_columns(self._names, source, uri, LINK_NAMES)
+        if span[0] is not None:
+            self.start = span[0]
+
+    def __enter__(self) -> "_TextRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def raw(self) -> Iterator[tuple[bytes, int]]:
+        self._stream.seek(self.start)
+        for row, position in self._rows(self.start):
+            if self._end is not None and position > self._end:
+                return
+            yield row, position
+
+    def _rows(self, position: int) -> Iterator[tuple[bytes, int]]:
+        """A CSV record goes on to the next line while a quote is open (RFC 4180, 2.6)."""
+        quoted = self._kind in ("csv", "tsv")
+        while row := self._stream.readline(MAX_ROW_BYTES + 1):
+            while quoted and row.count(b'"') % 2 and len(row) <= MAX_ROW_BYTES:
+                more = self._stream.readline(MAX_ROW_BYTES + 1)
+                if not more:
+                    break
+                row += more
+            if len(row) > MAX_ROW_BYTES:
+                raise UserError(
+                    f"manifest {self._uri} has a row of more than {MAX_ROW_BYTES:,} bytes at byte {position}",
+                    "is a quote missing there, or is it another format than its name says?",
+                )
+            position += len(row)
+            yield row, position
+
+    def _split(self, row: bytes) -> list[str]:
+        text = decode_text(row, "the row")
+        try:
+            found = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if self._kind == "tsv" else ","))
+        except csv.Error as error:
+            raise BadField(f"the row cannot be read as {self._kind}: {error}") from error
+        return found[0] if found else []
+
+    def record(self, raw: bytes) -> dict[str, Any]:
+        if self._kind == "json":
+            return decode_json(raw)
+        if self._kind == "plain":
+            return {"uri": decode_text(raw, "the row").strip()}
+        values = self._split(raw)
+        if len(values) != len(self._names):
+            raise BadField(f"the row has {len(values)} values for {len(self._names)} columns")
+        return dict(zip(self._names, values, strict=True))
+
+
+class _ParquetRows:
+    """Rows as canonical JSON of the columns that the job needs, so that the digest is of what it reads."""
+
+    def __init__(self, uri: str, source: Source, stream: BinaryIO, start: int | None, end: int | None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.unit = "row"
+        self._stream = stream
+        try:
+            self._file = pq.ParquetFile(stream, pre_buffer=False)
+        except pa.ArrowInvalid as error:
+            stream.close()
+            raise UserError(f"manifest {uri} is not a readable parquet file", "write it again") from error
+        self._columns = needed_columns(self._file.schema_arrow.names, source, uri, LINK_NAMES)[1]
+        self.header = b""
+        self.start = start or 0
+        self._end = self._file.metadata.num_rows if end is None else end
+
+    def __enter__(self) -> "_ParquetRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def raw(self) -> Iterator[tuple[bytes, int]]:
+        first = 0
+        metadata = self._file.metadata
+        for group in range(metadata.num_row_groups):
+            after = first + metadata.row_group(group).num_rows
+            if after > self.start and first < self._end:
+                row = first
+                for batch in self._file.iter_batches(1000, row_groups=[group], columns=self._columns):
+                    for record in batch.to_pylist():
+                        if self.start <= row < self._end:
+                            yield json.dumps(record, sort_keys=True, default=_plain).encode(), row + 1
+                        row += 1
+            first = after
+
+    def record(self, raw: bytes) -> dict[str, Any]:
+        return decode_json(raw)
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no type for: dates by ISO 8601, bytes as text, decimals as they print."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)

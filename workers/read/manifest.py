@@ -1,0 +1,47 @@
+"""Samples of a slice of a list of URIs and captions."""
+
+import hashlib
+from collections.abc import Iterator
+
+from schemas.config import Limits, Source, Storage
+from schemas.errors import SourceChanged
+from schemas.rejects import Reject
+from schemas.samples import Sample
+from schemas.units import WorkUnit
+from workers.read.columns import LINK_NAMES, image_column
+from workers.read.fields import BadField
+from workers.read.lines import Rows, digest_start, open_rows
+from workers.read.remote import Row, read_rows
+
+
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+    """One sample or reject per row of the slice, in order; blank lines are no rows.
+
+    `Sample.uri` is the image's own. With `id: key` the id is the row's `key` field, else the URI as it is written.
+    Raises SourceChanged where the slice's rows are not the planned ones.
+    """
+    with open_rows(unit.uri, source, storage, start=int(unit.start), end=int(unit.end)) as rows:
+        digest = digest_start(rows.header)
+        found: list[tuple[bytes, int]] = []  # some thousand rows at most, as the survey cut them
+        position = int(unit.start)
+        for raw, after in rows.raw():
+            digest.update(hashlib.sha256(raw).digest())
+            if raw.strip():
+                found.append((raw, position))
+            position = after
+        if str(digest.hexdigest())[:32] != unit.etag:
+            raise SourceChanged(f"{unit.uri} changed since it was listed", "run again: it will be planned anew")
+        parsed = (_row(rows, raw, f"{unit.uri}#{rows.unit}={position}", source) for raw, position in found)
+        yield from read_rows(parsed, unit.uri, source, storage, limits)
+
+
+def _row(rows: Rows, raw: bytes, place: str, source: Source) -> Row:
+    try:
+        record = rows.record(raw)
+    except BadField as error:
+        return Row(place=place, link=None, record={}, problem=str(error))
+    column = image_column(list(record), source, LINK_NAMES)
+    link = record.get(column) if column is not None else None
+    if link is not None and not isinstance(link, str):
+        return Row(place=place, link=None, record={}, problem=f"{column} = {link!r:.80} is not a string")
+    return Row(place=place, link=link, record=record)

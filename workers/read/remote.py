@@ -1,0 +1,164 @@
+"""Images that a list points at: which URIs may be opened, and one fetch of each.
+
+A manifest is data that somebody else may have written, so it may not reach further than its reader expects:
+
+- object stores (s3, gs, az, abfs) and http(s): yes; but an http(s) host on this machine or its private network
+  (loopback, private, link-local, where clouds answer with credentials) only from a local manifest;
+- local paths and file:// : only from a manifest that is itself a local file;
+- a name without a scheme is relative to the manifest's folder, and `..` may not leave it unless the manifest is local;
+- every other scheme: no.
+
+The answer to a redirect is not looked at again: what comes back is only ever decoded as an image, never shown as text.
+"""
+
+import ipaddress
+import posixpath
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from schemas.config import Limits, Source, Storage
+from schemas.rejects import Reason, Reject
+from schemas.samples import Sample
+from workers.read.fetch import memory_share, ordered_map
+from workers.read.fields import BadField, caption_of, lookup, metadata_of, sample_id, storable
+from workers.storage import BadName, StoreUnavailable, TooManyBytes, absolute_uri, get_bytes
+from workers.store_errors import ATTEMPTS
+from workers.store_uri import join_uri, split_uri
+
+_STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
+_MAX_URI_CHARS = 4096
+_HTTP_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a list. `place` names it where it has no usable URI; `problem` is set where it cannot be read."""
+
+    place: str
+    link: str | None
+    record: dict[str, Any]
+    problem: str = ""
+    reason: Reason = Reason.BAD_METADATA
+
+
+class BadUri(Exception):
+    """The URI cannot be understood or may not be opened from here."""
+
+
+def allowed_uri(text: str, listed_in: str) -> str:
+    """The absolute URI of an image that the list at `listed_in` names. Raises BadUri."""
+    if len(text) > _MAX_URI_CHARS or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text):
+        raise BadUri("too long, or holds control characters")
+    scheme, list_path = split_uri(listed_in)
+    local = scheme == "file"
+    if "://" not in text and not text.startswith("/"):
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(list_path), text))
+        folder = posixpath.dirname(list_path).rstrip("/") + "/"
+        if not local and not path.startswith(folder):
+            raise BadUri("leaves the folder of the manifest")
+        return absolute_uri(join_uri(scheme, path))
+    target = split_uri(text)[0]
+    if target in ("http", "https"):
+        if not local:
+            _refuse_private(text)
+        return text
+    if target == "file":
+        if not local:
+            raise BadUri("a local path in a manifest that is not a local file")
+    elif target not in _STORES and target != scheme:
+        raise BadUri(f"the scheme {target}:// is not allowed")
+    return absolute_uri(text)
+
+
+def _refuse_private(url: str) -> None:
+    try:
+        host = urlsplit(url).hostname
+    except ValueError as error:
+        raise BadUri("not a URL") from error
+    if not host:
+        raise BadUri("no host")
+    if _is_private(host):
+        raise BadUri(f"the host {host} is on a private network")
+
+
+@lru_cache(maxsize=4096)
+def _is_private(host: str) -> bool:
+    """Whether any address of the host is one that only this machine or network can reach; unknown hosts are not."""
+    try:
+        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(address).is_global for address in found)
+
+
+def read_rows(
+    rows: Iterable[Row], listed_in: str, source: Source, storage: Storage, limits: Limits
+) -> Iterator[Sample | Reject]:
+    """The sample or reject of each row, in order; images are fetched at once within a share of worker_memory."""
+
+    def fetch(row: Row) -> Sample | Reject:
+        return _read_row(row, listed_in, source, storage, limits)
+
+    budget = memory_share(limits)
+    yield from ordered_map(rows, fetch, weigh=lambda _: limits.max_image_bytes, max_bytes=budget)
+
+
+def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits: Limits) -> Sample | Reject:
+    key = str(row.record.get("key") or row.link or "")
+
+    def reject(reason: Reason, detail: str = "", uri: str = row.place) -> Reject:
+        return Reject(id=storable(key) if source.id == "key" and key else uri, uri=uri, reason=reason, detail=detail)
+
+    if row.problem:
+        return reject(row.reason, row.problem)
+    if not row.link or not row.link.strip():
+        return reject(Reason.NO_IMAGE, "the row names no image")
+    try:
+        uri = allowed_uri(row.link.strip(), listed_in)
+    except BadUri as error:
+        return reject(Reason.BAD_URI, f"{storable(row.link)[:200]}: {error}")
+    image = _fetch(uri, storage, limits)
+    if not isinstance(image, bytes):
+        return reject(*image, uri)
+    try:
+        return Sample(
+            id=sample_id(source, uri=uri, key=key, record=row.record),
+            uri=uri,
+            image=image,
+            caption=caption_of(lookup(row.record, caption_path(source))) if source.caption else None,
+            metadata=metadata_of(row.record, source),
+            image_offset=0,
+            image_size=len(image),
+        )
+    except BadField as error:
+        return reject(Reason.BAD_METADATA, str(error), uri)
+
+
+def caption_path(source: Source) -> str:
+    return (source.caption or "").removeprefix("json:")
+
+
+def _fetch(uri: str, storage: Storage, limits: Limits) -> bytes | tuple[Reason, str]:
+    """The image, or why there is none. A store that does not answer raises; a web host that does not is `not_found`,
+    because in a list of the web some always are gone."""
+    web = uri.startswith(("http://", "https://"))
+    try:
+        attempts = _HTTP_ATTEMPTS if web else ATTEMPTS
+        image = get_bytes(uri, storage, max_bytes=limits.max_image_bytes, attempts=attempts)
+    except TooManyBytes as error:
+        return Reason.TOO_MANY_BYTES, error.message
+    except FileNotFoundError as error:
+        return Reason.NOT_FOUND, str(error)
+    except PermissionError as error:
+        return Reason.FORBIDDEN, str(error)
+    except BadName as error:
+        return Reason.BAD_URI, error.message
+    except StoreUnavailable as error:
+        if not web:
+            raise
+        return Reason.NOT_FOUND, error.message
+    return image if image else (Reason.EMPTY, "")
