@@ -16,8 +16,8 @@ def plan(job_file: str, as_json: bool) -> None:
     from jobs.jobfile import load_job
 
     job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once
+    from jobs.dry_run import dry_run
     from jobs.output import print_record
-    from jobs.plan import dry_run
 
     print_record(dry_run(job), as_json=as_json)
 
@@ -48,8 +48,11 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
         note(f"hint: to go on from there: {again}")
         sys.exit(EXIT_INTERRUPTED)
     if summary.failed_units:
-        note(f"error: {len(summary.failed_units)} of {summary.units} units failed and have no rows")
-        note(f"hint: the summary names them; to try them alone again: {again}")
+        failed = summary.failed_units
+        named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
+        note(f"hint: the summary names each; to try them alone again: {again}")
         sys.exit(EXIT_UNITS_FAILED)
 
 

@@ -29,6 +29,7 @@ class Totals:
     rows: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
     aliases: int = 0
+    source_bytes: int = 0
     retired_units: int = 0
     commits: int = 0
     commit_s: float = 0.0
@@ -158,6 +159,7 @@ class Collector:
             t.units += 1
             t.aliases += receipt.outcome == Outcome.ALIAS
             t.seen += receipt.seen
+            t.source_bytes += self.units[receipt.unit_id].size_bytes
             t.rows += receipt.written
             for reason, n in receipt.rejected.items():
                 t.rejects[reason] = t.rejects.get(reason, 0) + n

@@ -238,7 +238,7 @@ class _Run:
                 dispatcher.run(self._tick(dispatcher, collector, clock, plan))
         finally:
             collector.close()  # what is done is committed, whatever ended the loop
-        return self._summary(plan, dispatcher, collector, clock)
+        return self._summary(plan, force, dispatcher, collector, clock)
 
     def _tick(self, dispatcher: Dispatcher, collector: Collector, clock: StageClock, plan: Plan) -> Callable[[], None]:
         looked = time.monotonic()
@@ -271,7 +271,9 @@ class _Run:
 
         return tick
 
-    def _summary(self, plan: Plan, dispatcher: Dispatcher, collector: Collector, clock: StageClock) -> Summary:
+    def _summary(
+        self, plan: Plan, force: Workforce, dispatcher: Dispatcher, collector: Collector, clock: StageClock
+    ) -> Summary:
         worked_s = time.monotonic() - self.working_since
         totals = collector.totals
         version = finish_table(self.tables, self.lease, publish=self.options.publish, say=self.progress.phase)
@@ -298,6 +300,8 @@ class _Run:
             if totals.first_commit_at
             else None,
             table_version=version,
+            workers=force.shape.num,
+            source_bytes=collector.totals.source_bytes,
             worker_restarts=dispatcher.restarts,
             peak_worker_bytes=clock.peak_rss_bytes,
             driver_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -30,6 +30,8 @@ class Summary:
     commits: int = 0
     first_rows_s: float | None = None
     table_version: int = 0
+    workers: int = 0
+    source_bytes: int = 0
     worker_restarts: int = 0
     peak_worker_bytes: int = 0
     driver_peak_bytes: int = 0

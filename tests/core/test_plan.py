@@ -56,7 +56,8 @@ def test_an_alias_of_a_retired_unit_is_done_again() -> None:
 
 
 def test_a_redone_unit_replaces_itself() -> None:
-XX
+    latest = ledger_of(committed("a", "file:///a.tar"), committed("b", "file:///b.tar"))
+    plan = make_plan([unit("a"), unit("b")], latest, frozenset({"a"}))
     (group,) = plan.replacements
     assert group.old == group.new == {"a"}
     assert plan.done == ("b",)

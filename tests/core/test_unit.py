@@ -1,0 +1,266 @@
+"""The road of one image, with the stub engine: every sample ends as a row or a named reject."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import ledger
+from jobs.commit import Committer
+from jobs.tables import Tables
+from schemas.columns import rows_schema
+from schemas.config import Limits, Source, Storage
+from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from schemas.tasks import Task, WorkContext
+from schemas.units import WorkUnit
+from tests.build import picture, tar
+from tests.core.tools import take_lease
+from workers.flow import ReadAhead, map_ahead
+from workers.storage import head
+from workers.stub import StubEngine
+from workers.unit import Bench, UnitRun
+
+STORAGE = Storage()
+
+
+class Road:
+    """A table, a bench and a tar, without Ray."""
+
+    def __init__(
+        self, folder: Path, members: list[tuple[str, bytes]], *, thumbnails: bool = False, **source: Any
+    ) -> None:
+        self.engine = StubEngine.from_name("stub:4")
+        self.tables = Tables.at(f"{folder}/db/images", STORAGE)
+        self.tables.ensure_side_tables()
+        fingerprint = self.engine.fingerprint
+        schema = rows_schema(
+            dim=4,
+            keep=Source.model_validate({"format": "webdataset", "uri": "x", **source}).keep_types,
+            fingerprint_json=fingerprint.to_json(),
+            vocabulary_json=None,
+            thumbnails=thumbnails,
+        )
+        version = int(self.tables.create("", schema).version)
+        self.tar = folder / "a.tar"
+        self.tar.write_bytes(tar(members))
+        self.bench = Bench(engine=self.engine, tagger=None, pool=ThreadPoolExecutor(2), batch_size=4)
+        self.context = WorkContext(
+            run="r",
+            rows_uri=self.tables.rows,
+            rows_version=version,
+            rejects_uri=self.tables.uri("rejects"),
+            source=Source.model_validate({"format": "webdataset", "uri": str(self.tar), "caption": "txt", **source}),
+            storage=STORAGE,
+            limits=Limits(),
+            thumbnails=thumbnails,
+        )
+
+    def task(self, **changes: Any) -> Task:
+        seen = head(str(self.tar), STORAGE)
+        unit = WorkUnit(unit_id="u1", format="webdataset", uri=seen.uri, etag=seen.etag, size_bytes=seen.size_bytes)
+        return Task(unit=replace(unit, **changes.pop("unit", {})), attempt=1, **changes)
+
+    def run(self, **changes: Any) -> Receipt:
+        return UnitRun(self.task(**changes), self.context, self.bench).run()
+
+    def land(self, receipt: Receipt) -> list[dict[str, Any]]:
+        unit = self.task().unit
+        entry = LedgerEntry(
+            unit_id=receipt.unit_id,
+            state=LedgerState.COMMITTED,
+            uri=unit.uri,
+            etag=unit.etag,
+            start="",
+            end="",
+            format=unit.format,
+            run="r",
+            attempt=1,
+            seen=receipt.seen,
+            written=receipt.written,
+            rejected=receipt.num_rejected,
+            table_version=0,
+        )
+        lease = take_lease(self.tables, "r")
+        Committer(self.tables, lease).commit([entry], receipt.fragments, reject_fragments=receipt.reject_fragments)
+        assert ledger.live(ledger.read_ledger(self.tables))["u1"].seen == receipt.seen
+        return list(self.tables.open().to_table().sort_by("id").to_pylist())
+
+    def rejects(self) -> dict[str, str]:
+        rows = self.tables.open("rejects").to_table().to_pylist()
+        return {row["uri"].rpartition("#")[2]: row["reason"] for row in rows}
+
+
+def pictures(count: int) -> list[tuple[str, bytes]]:
+    members = []
+    for i in range(count):
+        members += [(f"{i:03d}.jpg", picture(i)), (f"{i:03d}.txt", f"picture {i}".encode())]
+    return members
+
+
+def test_a_unit_becomes_rows(tmp_path: Path) -> None:
+    road = Road(tmp_path, [*pictures(10), ("x.jpg", picture(99))])
+    receipt = road.run()
+    assert (receipt.outcome, receipt.seen, receipt.written, receipt.rejected) == (Outcome.DONE, 11, 11, {})
+    rows = road.land(receipt)
+    assert [r["caption"] for r in rows] == [*(f"picture {i}" for i in range(10)), None]
+    for row in rows:
+        assert np.linalg.norm(row["vector"]) == pytest.approx(1, abs=2e-3)
+        assert (row["caption_vector"] is None) == (row["caption"] is None) == (row["caption_score"] is None)
+        assert row["source_etag"] == road.task().unit.etag
+        with road.tar.open("rb") as file:  # one ranged read gives the image
+            file.seek(row["image_offset"])
+            image = file.read(row["image_size"])
+        expected = road.engine.encode_images(road.engine.prepare(image, Limits()).pixels_CHW[None])[0]
+        assert np.dot(expected, row["vector"]) == pytest.approx(1, abs=2e-3), "rows and pictures are misaligned"
+    captioned = rows[:10]
+    vectors = road.engine.encode_texts([r["caption"] for r in captioned])
+    for row, vector in zip(captioned, vectors, strict=True):
+        assert np.dot(vector, row["caption_vector"]) == pytest.approx(1, abs=2e-3)
+        assert row["caption_score"] == pytest.approx(np.dot(row["vector"], row["caption_vector"]), abs=2e-3)
+
+
+def test_bad_images_are_named_and_their_batch_is_whole(tmp_path: Path) -> None:
+    members = pictures(9)
+    members[4] = ("002.jpg", b"not a picture")
+    members[8] = ("004.jpg", b"")
+    members[12] = ("006.jpg", picture(6)[:200])
+    road = Road(tmp_path, members)
+    receipt = road.run()
+    assert (receipt.seen, receipt.written) == (9, 6)
+    rows = road.land(receipt)
+    assert [r["caption"] for r in rows] == [f"picture {i}" for i in (0, 1, 3, 5, 7, 8)]
+    assert road.rejects() == {"002.jpg": "unknown_format", "004.jpg": "empty", "006.jpg": "truncated"}
+
+
+def test_a_vector_that_is_not_finite_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPMILL_STUB_NAN", "NANNAN")
+    members = pictures(6)
+    members[6] = ("003.jpg", picture(3) + b"NANNAN")
+    road = Road(tmp_path, members)
+    receipt = road.run()
+    assert receipt.rejected == {"not_finite": 1}
+    assert [r["caption"] for r in road.land(receipt)] == [f"picture {i}" for i in (0, 1, 2, 4, 5)]
+
+
+def test_running_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    road = Road(tmp_path, pictures(7))
+    whole = road.run()
+    monkeypatch.setenv("CLIPMILL_STUB_OOM_ABOVE", "1")
+    halved = road.run()
+    assert (halved.written, halved.content_hash) == (whole.written, whole.content_hash)
+
+
+def test_a_sample_that_killed_a_worker_is_passed_over(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(5))
+    receipt = road.run(skip={2: "killed_worker"})
+    assert receipt.rejected == {"killed_worker": 1}
+    assert [r["caption"] for r in road.land(receipt)] == [f"picture {i}" for i in (0, 1, 3, 4)]
+    assert road.rejects() == {"002.jpg": "killed_worker"}
+
+
+def test_equal_content_under_a_new_etag_is_an_alias(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(5))
+    first = road.run()
+    again = road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"})
+    assert (again.outcome, again.alias_of, again.fragments) == (Outcome.ALIAS, "u0", ())
+    road.tar.write_bytes(tar(pictures(4)))
+    changed = road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"})
+    assert (changed.outcome, changed.written) == (Outcome.DONE, 4)
+
+
+def test_a_caption_alone_makes_other_content(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(2))
+    first = road.run()
+    members = pictures(2)
+    members[1] = ("000.txt", b"another caption")
+    road.tar.write_bytes(tar(members))
+    assert road.run().content_hash != first.content_hash
+
+
+def test_a_source_that_changed_since_the_plan_gives_nothing(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(3))
+    receipt = road.run(unit={"etag": "another"})
+    assert (receipt.outcome, receipt.fragments, receipt.written) == (Outcome.SOURCE_CHANGED, (), 0)
+
+
+def test_content_ids_come_from_the_bytes(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(3), id="content")
+    rows = road.land(road.run())
+    assert [r["id"] for r in rows] == sorted(r["image_hash"] for r in rows)
+
+
+def test_an_empty_shard_is_done_with_nothing(tmp_path: Path) -> None:
+    road = Road(tmp_path, [])
+    receipt = road.run()
+    assert (receipt.outcome, receipt.seen, receipt.fragments) == (Outcome.DONE, 0, ())
+    assert road.land(receipt) == []
+
+
+def test_thumbnails_are_stored_when_asked_for(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(1), thumbnails=True)
+    (row,) = road.land(road.run())
+    assert row["thumbnail"][8:12] == b"WEBP"
+
+
+def test_an_error_inside_the_stages_is_not_turned_into_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow's stream interface would hand back a string; the driver needs the exception."""
+    road = Road(tmp_path, pictures(40))
+    calls = []
+
+    def explode(pixels: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ZeroDivisionError("from the third batch")
+        return StubEngine.encode_images(road.engine, pixels)
+
+    monkeypatch.setattr(road.engine, "encode_images", explode)
+    with pytest.raises(ZeroDivisionError, match="third batch"):
+        road.run()
+
+
+def test_read_ahead_never_holds_more_than_its_budget() -> None:
+    held, most = 0, 0
+    lock = threading.Lock()
+
+    def items():  # type: ignore[no-untyped-def]
+        nonlocal held, most
+        for _ in range(200):
+            with lock:
+                held += 10
+                most = max(most, held)
+            yield 10
+
+    ahead = ReadAhead(items(), lambda n: n, max_items=1000, max_bytes=50)
+    for n in ahead:
+        time.sleep(0.0005)
+        with lock:
+            held -= n
+    assert most <= 50 + 20, "one item waits at the door, one is being consumed"
+
+
+def test_read_ahead_raises_the_readers_error_and_stops_when_closed() -> None:
+    def broken():  # type: ignore[no-untyped-def]
+        yield 1
+        raise OSError("the store went away")
+
+    ahead = ReadAhead(broken(), lambda _: 1, max_items=2, max_bytes=10)
+    with pytest.raises(OSError, match="went away"):
+        list(ahead)
+    endless = ReadAhead(iter(int, 1), lambda _: 1, max_items=2, max_bytes=10)
+    endless.close()
+    assert not endless._thread.is_alive()
+
+
+def test_map_ahead_keeps_the_order() -> None:
+    with ThreadPoolExecutor(4) as pool:
+
+        def slow(n: int) -> int:
+            time.sleep(0.002 * (n % 3))
+            return n
+
+        assert list(map_ahead(pool, slow, range(50), window=8)) == list(range(50))
