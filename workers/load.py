@@ -1,0 +1,31 @@
+"""The one door to a model: `load_engine`. Imports torch only for a real model, never for the stub."""
+
+from typing import Literal
+
+from schemas.errors import UserError
+from schemas.model import ModelSpec
+from workers.engine import Engine
+
+
+def load_engine(
+    spec: ModelSpec,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+) -> Engine:
+    """A loaded model. `name: stub` or `stub:D` gives the deterministic stand-in of `workers.stub`.
+
+    device: auto (the GPU that is visible, else the CPU), cpu, cuda, cuda:N.
+    threads: torch's intra-op threads on a CPU; 0 leaves them as they are (one under Ray).
+    Raises UserError for an unknown name or tag, missing or damaged weights, weights of another shape, no such device.
+    """
+    if threads < 0 or (batch_size != "auto" and batch_size < 1):
+        raise UserError(f"threads {threads}, batch_size {batch_size}", "both are positive, or 0 threads and auto")
+    if spec.name == "stub" or spec.name.startswith("stub:"):
+        from workers.stub import StubEngine
+
+        return StubEngine.from_name(spec.name)
+    from workers.clip_build import build_engine
+
+    return build_engine(spec, device=device, threads=threads, batch_size=batch_size)

@@ -1,0 +1,173 @@
+"""The two towers of a loaded model, made fast: low precision weights, normalisation folded into the first
+convolution, text cut after its last end token. Each shortcut is tried on numbers when the tower is built and left
+out where the result differs.
+
+B batch, C = 3 channels, H and W pixels of the model's input, L tokens, W width of the text tower, D dimension.
+"""
+
+import threading
+from typing import Any, cast
+
+import torch
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from schemas.model import Preprocess
+
+# uint8 minus this is exact in bf16 and fp16 and keeps the folded convolution's sums small: with 0..255 the rounding of
+# the weights is multiplied by the brightness (worst cosine on photographs 0.99975; centred 0.99994).
+CENTRE = 128.0
+_PROBE_TOLERANCE = 1e-3  # of the features' norm, in fp32; a wrong shortcut is off by 1e-1 and more
+
+
+def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
+    """Change the fp32 model so that its image tower takes `uint8 - CENTRE`; False, and unchanged, where it cannot.
+
+    (x / 255 - mean) / std under weights w and bias b is (x - c) under w / (255 std) and
+    b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
+    """
+    visual = cast(nn.Module, model.visual)
+    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+    if conv is None or conv.in_channels != 3 or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
+        return False
+    pixels_BCHW = torch.randint(0, 256, (2, 3, *preprocess.size_HW), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before_BD = visual(normalise(pixels_BCHW, preprocess))
+    std_C = torch.tensor(preprocess.std, dtype=torch.float64)
+    shift_C = (CENTRE / 255.0 - torch.tensor(preprocess.mean, dtype=torch.float64)) / std_C
+    weight = conv.weight.detach().double()
+    bias = (weight * shift_C[None, :, None, None]).sum(dim=(1, 2, 3))
+    if conv.bias is not None:
+        bias += conv.bias.detach().double()
+    folded = nn.Conv2d(
+        3, conv.out_channels, cast(Any, conv.kernel_size), cast(Any, conv.stride), dilation=cast(Any, conv.dilation)
+    )
+    folded.weight = nn.Parameter((weight / (255.0 * std_C[None, :, None, None])).float(), requires_grad=False)
+    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+    visual.set_submodule(name, folded)
+    with torch.inference_mode():
+        after_BD = visual(pixels_BCHW.float() - CENTRE)
+    if _differ(before_BD, after_BD):
+        visual.set_submodule(name, conv)
+        return False
+    return True
+
+
+def normalise(pixels_BCHW: Tensor, preprocess: Preprocess) -> Tensor:
+    """uint8 0..255 to float32 with the model's mean and std."""
+    mean = torch.tensor(preprocess.mean, device=pixels_BCHW.device)[:, None, None]
+    std = torch.tensor(preprocess.std, device=pixels_BCHW.device)[:, None, None]
+    return (pixels_BCHW.float() / 255.0 - mean) / std
+
+
+def _differ(expected_BD: Tensor, got_BD: Tensor) -> bool:
+    scale = expected_BD.norm(dim=-1).clamp_min(1e-12)
+    return bool(((expected_BD - got_BD).norm(dim=-1) / scale > _PROBE_TOLERANCE).any())
+
+
+class ImageTower:
+    """uint8 pixels to features. `folded` says that `fold_normalisation` changed the model."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess, *, dtype: torch.dtype, folded: bool) -> None:
+        self.visual = cast(nn.Module, model.visual)
+        self.preprocess, self.dtype, self.folded = preprocess, dtype, folded
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 on the tower's device to (B, D) features, not normalised, in the tower's dtype."""
+        if self.folded:
+            prepared_BCHW = pixels_BCHW.to(self.dtype) - CENTRE
+        else:
+            prepared_BCHW = normalise(pixels_BCHW, self.preprocess).to(self.dtype)
+        features = self.visual(prepared_BCHW)
+        return cast(Tensor, features[0] if isinstance(features, tuple) else features)  # CoCa also gives its tokens
+
+
+class TextTower:
+    """Token ids to features. Where attention is causal, nothing after the end token matters, and it is cut off."""
+
+    def __init__(self, model: nn.Module, tokens_BL: Tensor) -> None:
+        """`tokens_BL`: some tokenised texts of different lengths, on which the cut is proved (fp32 model)."""
+        self.model: Any = model
+        owner: Any = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
+        self._owner = owner
+        self.cuts = self._may_cut(owner) and self._cut_is_exact(tokens_BL)
+
+    def __call__(self, tokens_BL: Tensor) -> Tensor:
+        """(B, L) int64 on the tower's device to (B, D) features, not normalised."""
+        if not self.cuts:
+            return cast(Tensor, self.model.encode_text(tokens_BL))
+        return self._encode_cut(tokens_BL)
+
+    def lengths(self, tokens_BL: Tensor) -> Tensor:
+        """Tokens up to and with the one whose feature is taken, (B,); L where nothing is cut."""
+        if not self.cuts:
+            return torch.full((tokens_BL.shape[0],), tokens_BL.shape[1])
+        return self._pooled_position(tokens_BL) + 1
+
+    @staticmethod
+    def _may_cut(owner: Any) -> bool:
+        pool = getattr(owner, "text_pool_type", None) or getattr(owner, "pool_type", None)
+        return (
+            owner is not None
+            and pool in ("argmax", "eos")
+            and getattr(owner, "attn_mask", None) is not None
+            and getattr(owner, "cls_emb", None) is None
+            and not getattr(owner, "use_pad_mask", False)
+        )
+
+    def _pooled_position(self, tokens_BL: Tensor) -> Tensor:
+        if self._pool_type() == "argmax":
+            return tokens_BL.argmax(dim=-1)
+        return tokens_BL.eq(self._eos_id()).int().argmax(dim=-1)
+
+    def _pool_type(self) -> str:
+        return cast(str, getattr(self._owner, "text_pool_type", None) or self._owner.pool_type)
+
+    def _eos_id(self) -> int:
+        return int(self._owner.text_eos_id if hasattr(self._owner, "text_eos_id") else self._owner.eos_id)
+
+    def _encode_cut(self, tokens_BL: Tensor) -> Tensor:
+        """`CLIP.encode_text` and `TextTransformer.forward` of open_clip 3.3 on the first columns only."""
+        length = int((self._pooled_position(tokens_BL) + 1).max())
+        tokens_BL = tokens_BL[:, :length]
+        owner = self._owner
+        dtype = owner.transformer.get_cast_dtype()
+        x_BLW = owner.token_embedding(tokens_BL).to(dtype) + owner.positional_embedding[:length].to(dtype)
+        x_BLW = owner.transformer(x_BLW, attn_mask=owner.attn_mask[:length, :length])
+        x_BLW = owner.ln_final(x_BLW)
+        x_BW: Tensor = text_global_pool(x_BLW, tokens_BL, self._pool_type(), eos_token_id=self._eos_id())
+        projection = owner.text_projection
+        if projection is None:
+            return x_BW
+        return cast(Tensor, projection(x_BW) if isinstance(projection, nn.Linear) else x_BW @ projection)
+
+    def _cut_is_exact(self, tokens_BL: Tensor) -> bool:
+        with torch.inference_mode():
+            full_BD = self.model.encode_text(tokens_BL)
+            # One by one, so that each is cut as short as it can be.
+            cut_BD = torch.cat([self._encode_cut(row_L[None]) for row_L in tokens_BL])
+        return not _differ(full_BD, cut_BD)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 itself rather than emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if hasattr(torch.cpu, "get_capabilities"):  # torch 2.10 and later
+        capabilities = torch.cpu.get_capabilities()
+        return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+class IntraOpThreads:
+    """torch's thread count is kept per calling thread, and Ray sets OMP_NUM_THREADS=1: each thread that runs a
+    forward pass sets it once for itself. 0 leaves it as it is."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._done = threading.local()
+
+    def ensure(self) -> None:
+        if self.threads > 0 and not getattr(self._done, "yes", False):
+            torch.set_num_threads(self.threads)
+            self._done.yes = True
