@@ -1,0 +1,138 @@
+"""The drawn world of the demo: same seed, same bytes; captions that are true; places nobody can argue about."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jobs.demo.captions import GROUNDS, LABELS, TEMPLATES, caption, label_of, partial_caption
+from jobs.demo.scene_types import BACKGROUNDS, COLOURS, COUNTS, KINDS, POSITIONS, STYLES, Scene, is_held_out
+from jobs.demo.scenes import TRAIN, UNSEEN, render, sample_scene, swap_colours, swap_places, twin
+
+
+def scenes(number: int, seed: int = 0, pairs: str = "any") -> list[Scene]:
+    return [sample_scene(np.random.default_rng([seed, i]), pairs=pairs) for i in range(number)]
+
+
+def test_the_same_seed_gives_the_same_scene_words_and_bytes() -> None:
+    for first, again in zip(scenes(12), scenes(12), strict=True):
+        assert first == again
+        assert np.array_equal(render(first, 64), render(again, 64))
+        assert caption(first, np.random.default_rng(1)) == caption(again, np.random.default_rng(1))
+
+
+def test_pictures_are_uint8_rgb_of_the_asked_size_and_differ_by_seed() -> None:
+    scene = scenes(1)[0]
+    small, large = render(scene, 64), render(scene, 256)
+    assert small.shape == (64, 64, 3)
+    assert large.shape == (256, 256, 3)
+    assert small.dtype == np.uint8
+    assert not np.array_equal(small, render(replace(scene, seed=scene.seed + 1), 64))
+
+
+@pytest.mark.parametrize("size_px", [64, 256])
+def test_a_scene_looks_the_same_at_every_size(size_px: int) -> None:
+    for scene in scenes(9, seed=3):
+        reference = render(scene, 128).astype(float).mean(axis=(0, 1))
+        assert np.abs(render(scene, size_px).astype(float).mean(axis=(0, 1)) - reference).max() < 12
+
+
+def test_every_object_is_where_the_scene_says_and_changes_the_picture_there() -> None:
+    for scene in scenes(60, seed=1):
+        for item in scene.objects:
+            others = tuple(other for other in scene.objects if other is not item)
+            changed = np.abs(
+                render(replace(scene, objects=(*others, item)), 128).astype(int)
+                - render(replace(scene, objects=others), 128).astype(int)
+            ).sum(axis=2)
+            rows, columns = np.nonzero(changed > 150)
+            assert len(rows) > 40, item
+            # A ring and a moon are hollow, so the extent is compared, not the centre of mass.
+            assert abs((columns.min() + columns.max()) / 256 - item.x) < 0.06, item
+            assert abs((rows.min() + rows.max()) / 256 - item.y) < 0.06, item
+
+
+def test_nothing_touches_and_nothing_leaves_the_picture() -> None:
+    for scene in scenes(400, seed=2):
+        for i, item in enumerate(scene.objects):
+            assert 0.99 - item.radius >= item.x >= item.radius + 0.009
+            assert 0.99 - item.radius >= item.y >= item.radius + 0.009
+            for other in scene.objects[:i]:
+                assert np.hypot(item.x - other.x, item.y - other.y) > item.radius + other.radius + 0.005
+
+
+def test_places_and_orders_are_unambiguous() -> None:
+    for scene in scenes(600, seed=4):
+        xs, ys = [o.x for o in scene.objects], [o.y for o in scene.objects]
+        if scene.layout == "single":
+            row, column = divmod(POSITIONS.index(scene.position), 3)
+            assert int(xs[0] > 0.37) + int(xs[0] > 0.63) == column
+            assert int(ys[0] > 0.37) + int(ys[0] > 0.63) == row
+        elif scene.layout in ("row", "column"):
+            along, across = (xs, ys) if scene.layout == "row" else (ys, xs)
+            assert min(np.diff(along)) > 0.25
+            assert max(across) - min(across) < 0.13
+            assert len({o.kind for o in scene.objects}) == len({o.colour for o in scene.objects}) == scene.count
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", text))
+
+
+def singular(word: str) -> str:
+    return word if word in KINDS else word.removesuffix("es" if word == "crosses" else "s")
+
+
+@pytest.mark.parametrize("say", [caption, partial_caption])
+def test_captions_name_only_what_is_there(say) -> None:  # type: ignore[no-untyped-def]
+    for i, scene in enumerate(scenes(1500, seed=5)):
+        text = say(scene, np.random.default_rng(i))
+        # "a blue sky" and "a green meadow" are about the ground, and "starry" is not a star.
+        things = text
+        for phrases in GROUNDS.values():
+            for phrase in sorted(phrases, key=len, reverse=True):
+                things = things.replace(phrase, "")
+        said = words(things)
+        assert {w for w in said if w in COLOURS} <= {o.colour for o in scene.objects}, text
+        assert {singular(w) for w in said if singular(w) in KINDS} <= {o.kind for o in scene.objects}, text
+        assert {w for w in said if w in COUNTS} <= {COUNTS[scene.count - 1]}, text
+        assert {name for name in STYLES if name in said} <= {scene.style}, text
+        assert {name for name in BACKGROUNDS if name in text} <= {scene.background}, text
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), text
+
+
+def test_complete_captions_tell_near_twins_apart() -> None:
+    for i, scene in enumerate(scenes(300, seed=6, pairs=TRAIN)):
+        other = twin(scene, np.random.default_rng(i))
+        texts = [caption(one, np.random.default_rng(9), complete=True) for one in (scene, other)]
+        assert texts[0] != texts[1], scene
+
+
+def test_swaps_change_who_is_what_and_where_but_not_the_order_of_places() -> None:
+    for scene in scenes(200, seed=7):
+        if scene.layout not in ("row", "column"):
+            continue
+        colours, places = swap_colours(scene), swap_places(scene)
+        assert [o.colour for o in colours.objects][::-1][0] == scene.objects[0].colour
+        assert [o.kind for o in colours.objects] == [o.kind for o in scene.objects]
+        assert places.objects[0].kind == scene.objects[-1].kind
+        assert (places.objects[0].x, places.objects[0].y) == (scene.objects[0].x, scene.objects[0].y)
+
+
+def test_training_scenes_never_show_a_held_out_combination_and_unseen_ones_always_do() -> None:
+    for scene in scenes(500, seed=8, pairs=TRAIN):
+        assert not any(is_held_out(item) for item in scene.objects)
+        other = twin(scene, np.random.default_rng(scene.seed))
+        assert not any(is_held_out(item) for item in other.objects)
+    for scene in scenes(300, seed=9, pairs=UNSEEN):
+        assert all(is_held_out(item) for item in scene.objects)
+
+
+def test_every_facet_has_labels_templates_and_answers() -> None:
+    assert LABELS.keys() == TEMPLATES.keys()
+    for facet, labels in LABELS.items():
+        seen = {label_of(scene, facet) for scene in scenes(600, seed=10)} - {None}
+        assert seen == set(range(len(labels))), facet

@@ -1,0 +1,219 @@
+"""Train clipmill-tiny from nothing: ``python -m training.train --out DIR``.
+
+Draws the pictures (``training.data``), trains both towers with open_clip's ClipLoss, and writes the model and its
+log to DIR. Each picture meets two texts per step: a sentence about the whole scene, and a short text about one
+facet (half the weight), so that short zero-shot prompts are not a foreign language.
+
+Shapes: B pictures per batch (B / 2 pairs of twins), L tokens, C H W.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from jobs.demo.scene_types import STYLES
+from training.data import TEXTS, DataSpec, build, load
+from training.model import PREPROCESS_CFG, encode_text, new_model, save
+
+LOG_EVERY, SAVE_EVERY = 25, 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything the weights depend on besides the pictures.
+
+    minutes: wall clock after which the learning rate has reached zero even if ``steps`` are not done (0: no limit).
+    """
+
+    steps: int = 1300
+    batch: int = 384
+    rate: float = 1.2e-3
+    warmup: int = 150
+    weight_decay: float = 0.1
+    partial_weight: float = 0.5
+    minutes: float = 0.0
+    seed: int = 7
+
+
+def rate_at(progress: float, step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to zero at progress 1."""
+    return recipe.rate * min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def optimizer_for(model: CLIP, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; gains, biases, embeddings of position and the temperature do not decay (as in open_clip's training)."""
+    kept = [p for p in model.parameters() if p.ndim < 2]
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
+    """Normalised (B, 3, 64, 64), channels last, with a little jitter of light and colour.
+
+    No flips, shifts or crops: left and right have meaning here, and a wrong crop downstream should hurt.
+    """
+    mean = torch.tensor(PREPROCESS_CFG["mean"]) * 255
+    std = torch.tensor(PREPROCESS_CFG["std"]) * 255
+    number = len(images_NHWC)
+    gain = torch.from_numpy(rng.normal(1.0, 0.06, (number, 1, 1, 1)) * rng.normal(1.0, 0.02, (number, 1, 1, 3)))
+    shift = torch.from_numpy(rng.normal(0.0, 5.0, (number, 1, 1, 1)))
+    pixels_BHWC = torch.from_numpy(images_NHWC).float() * gain.float() + shift.float()
+    return ((pixels_BHWC.clamp(0, 255) - mean) / std).permute(0, 3, 1, 2)
+
+
+def tokens_from(tokens_NKL: NDArray[np.uint16], rng: np.random.Generator) -> Tensor:
+    """One of the K texts of each picture."""
+    chosen = tokens_NKL[np.arange(len(tokens_NKL)), rng.integers(TEXTS, size=len(tokens_NKL))]
+    return torch.from_numpy(chosen.astype(np.int64))
+
+
+def batches(number: int, recipe: Recipe) -> NDArray[np.int64]:
+    """The rows of every step, epoch after epoch: (steps, B), twins kept together."""
+    rng = np.random.default_rng(recipe.seed)
+    pairs = recipe.batch // 2
+    order: list[NDArray[np.int64]] = []
+    while sum(len(part) for part in order) < recipe.steps * pairs:
+        order.append(rng.permutation(number // 2))
+    first = np.concatenate(order)[: recipe.steps * pairs].reshape(recipe.steps, pairs) * 2
+    return np.stack([first, first + 1], axis=2).reshape(recipe.steps, recipe.batch)
+
+
+def _average(model: CLIP, elapsed: float, ranks: int) -> float:
+    """Make every gradient, and the clock, the mean over the processes, in one exchange."""
+    if ranks == 1:
+        return elapsed
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([*(grad.reshape(-1) for grad in grads), torch.tensor([elapsed])])
+    torch.distributed.all_reduce(flat)
+    flat /= ranks
+    start = 0
+    for grad in grads:
+        grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+        start += grad.numel()
+    return float(flat[-1])
+
+
+def _loss(model: CLIP, losses: ClipLoss, pixels: Tensor, whole: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
+    """Contrastive loss of the pictures against the whole sentences and against the short texts."""
+    # The fused attention's backward pass is slower than the plain one on a CPU: a quarter of the step.
+    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        seen = model.encode_image(pixels, normalize=True).float()
+        said, hinted = encode_text(model, whole).float(), encode_text(model, short).float()
+    scale = model.logit_scale.exp()
+    return losses(seen, said, scale), losses(seen, hinted, scale)
+
+
+def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> None:
+    """One process of the loop; the first writes the log as it goes, and the model every 100 steps and at the end.
+
+    Processes of one thread each that meet once per step are twice as fast as one process of two threads, and on a
+    busy machine ten times: threads that wait for each other inside every convolution do not share a core well.
+    """
+    torch.set_num_threads(1)
+    if ranks > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=ranks)
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 1, rank])
+    data = load(folder)
+    model = new_model().to(memory_format=torch.channels_last).train()
+    optimizer = optimizer_for(model, recipe)
+    losses = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=ranks)
+    rows = batches(len(data["images"]), recipe).reshape(recipe.steps, ranks, -1)[:, rank]
+    log = Log(out, recipe, len(data["images"])) if rank == 0 else None
+    began, step, progress = time.time(), 0, 0.0
+    while step < recipe.steps and progress < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(progress, step, recipe)
+        pixels = pixels_from(data["images"][rows[step]], rng)
+        whole, short = (tokens_from(data[name][rows[step]], rng) for name in ("full", "partial"))
+        full, partial = _loss(model, losses, pixels, whole, short)
+        (full + recipe.partial_weight * partial).backward()
+        elapsed = _average(model, time.time() - began, ranks)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        step += 1
+        progress = max(step / recipe.steps, elapsed / 60 / recipe.minutes if recipe.minutes else 0.0)
+        if log is not None:
+            if step % LOG_EVERY == 0 or progress >= 1:
+                rate = optimizer.param_groups[0]["lr"]
+                log.write(step, full.item(), partial.item(), model.logit_scale.exp().item(), rate, elapsed)
+            if step % SAVE_EVERY == 0 or progress >= 1:
+                save(model, out)
+
+
+class Log:
+    """``training_log.jsonl``: the recipe, then one line every so many steps, also printed."""
+
+    def __init__(self, out: Path, recipe: Recipe, pictures: int) -> None:
+        self.file = (out / "training_log.jsonl").open("w")
+        self.batch = recipe.batch
+        self._put({"recipe": asdict(recipe), "pictures": pictures, "torch": torch.__version__})
+
+    def write(self, step: int, full: float, partial: float, scale: float, rate: float, elapsed: float) -> None:
+        self._put(
+            {
+                "step": step,
+                "loss_full": round(full, 4),
+                "loss_partial": round(partial, 4),
+                "scale": round(scale, 2),
+                "rate": round(rate, 6),
+                "seconds": round(elapsed, 1),
+                "images_per_s": round(step * self.batch / elapsed, 1),
+            }
+        )
+
+    def _put(self, line: dict[str, object]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for model, config and log")
+    parser.add_argument("--data", type=Path, help="folder for the drawn pictures (default: OUT/pictures)")
+    parser.add_argument("--number", type=int, default=56_000, help="pictures to draw")
+    parser.add_argument("--hold-out", nargs="*", default=[], choices=STYLES, help="styles the model never sees")
+    parser.add_argument("--processes", type=int, default=2, help="for drawing and for training")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop by then, with the schedule adapted")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    args = parser.parse_args()
+    styles = tuple(style for style in STYLES if style not in args.hold_out)
+    folder = args.data or args.out / "pictures"
+    args.out.mkdir(parents=True, exist_ok=True)
+    build(DataSpec(number=args.number, seed=args.seed, styles=styles), folder, args.processes)
+    recipe = Recipe(steps=args.steps, minutes=args.minutes, seed=args.seed)
+    (args.out / "meet").unlink(missing_ok=True)
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=train, args=(rank, args.processes, recipe, folder.resolve(), args.out.resolve()))
+        for rank in range(args.processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0, "a training process failed; its traceback is above"
+
+
+if __name__ == "__main__":
+    main()
