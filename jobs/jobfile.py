@@ -14,6 +14,7 @@ from jobs.jobfile_errors import explain
 from schemas.config import JobFile, Storage
 from schemas.errors import UserError
 from schemas.strict_yaml import Lines, load_yaml
+from workers.tag import load_vocabulary
 
 _MAX_BYTES = 1_000_000
 _CHAIN_HINT = (
@@ -35,7 +36,7 @@ def load_job(path: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
 
     `overrides` maps dotted keys (`model.name`) to values that replace those of the file. Relative local paths in the
     file are taken from the current directory, like those on the command line, and come back absolute.
-    Raises UserError: one sentence naming file, line and key.
+    A vocabulary that the file names is read too. Raises UserError: one sentence naming file, line and key.
     """
     name = str(path)
     data, lines = load_yaml(_read(name), name)
@@ -52,7 +53,10 @@ def load_job(path: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
         job = JobFile.model_validate(data)
     except ValidationError as error:
         raise explain(error, data, lines, name) from None
-    return _absolute(job)
+    job = _absolute(job)
+    if job.tags.vocabulary is not None:
+        load_vocabulary(job.tags.vocabulary, job.storage)  # its mistakes are told now, not by the first worker
+    return job
 
 
 def redacted(job: JobFile) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def _from_yaml(text: str, name: str, where: str) -> Vocabulary:
         data, lines = {"labels": data}, {("labels", *path): line for path, line in lines.items()}
     if not isinstance(data, dict):
         raise UserError(f"{where} is not a vocabulary: it holds no keys", "start it with `labels: [cat, dog]`")
-    _known_keys(data, ("name", "templates", "labels", "facets"), where)
+    for key in data:
+        _known_keys({key: None}, ("name", "templates", "labels", "facets"), f"{where}, line {lines.get((key,), 1)}")
     if ("labels" in data) == ("facets" in data):
         raise UserError(
             f"{where} needs either `labels` or `facets`", "`labels: [cat, dog]`, or `facets: {colour: [red, blue]}`"

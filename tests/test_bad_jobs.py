@@ -103,9 +103,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     out, err = capsys.readouterr()
     assert code == 2, err
     assert out == ""
-    lines = [line for line in err.splitlines() if line]
-    assert len(lines) == 2, err
-    sentence, hint = lines
+    assert "Traceback" not in err
+    # Progress may come before; the error and its hint are the last two lines, and the only ones of their kind.
+    sentence, hint = err.splitlines()[-2:]
+    assert err.count("error: ") == err.count("hint: ") == 1, err
     assert sentence.startswith("error: ")
     assert hint.startswith("hint: ")
     # One sentence: no full stop followed by another one.

@@ -97,7 +97,7 @@ BAD_YAML = {
     "labels: cat": "not a list of labels",
     "facets: [cat]": "`facets` is not a mapping",
     "facets: {a: {label: [x]}}": "facet 'a': 'label' is not a known key",
-    "lables: [cat]": "'lables' is not a known key",
+    "lables: [cat]": "line 1: 'lables' is not a known key",
     "name: x": "needs either `labels` or `facets`",
     "labels: [a]\nfacets: {x: [b]}": "needs either `labels` or `facets`",
     "labels: [cat]\ntemplates: [a photo]": "template 'a photo' does not hold {label} once",
