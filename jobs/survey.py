@@ -14,7 +14,8 @@ from schemas.config import Limits, Source, Storage
 from schemas.errors import UserError
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fetch import ordered_map
-from workers.storage import list_objects
+from workers.storage import StoreUnavailable, list_objects
+from workers.store_errors import as_user_error
 
 READER_VERSION = 1  # raise when a reader's change alters pixels, captions or ids of the same bytes
 HUGE_TAR_BYTES = 2_000_000_000
@@ -40,7 +41,14 @@ def survey(
     lacks a column that the job file names.
     """
     cutters = {"webdataset": _tars, "parquet": _parquets, "manifest": _manifests, "files": _files}
-    for count, unit in enumerate(cutters[source.format](source, storage, limits), start=1):
+    units = enumerate(cutters[source.format](source, storage, limits), start=1)
+    while True:
+        try:
+            count, unit = next(units)
+        except StopIteration:
+            return
+        except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
+            raise as_user_error(error, ", ".join(source.uri)) from error
         if on_progress is not None:
             on_progress(count)
         yield unit

@@ -318,7 +318,8 @@ class Generated(AbstractFileSystem):  # type: ignore[misc]
     ("count", "order"), [(700, "pairs"), (150, "apart"), pytest.param(10_000, "pairs", marks=pytest.mark.slow)]
 )
 def test_a_tar_of_many_gigabytes_passes_through_little_memory(count: int, order: str) -> None:
-    """10 GB (700 MB in the quick suite) side by side, and 150 MB with every caption behind every image while 20 MB may wait."""
+    """10 GB (700 MB in the quick suite) side by side, and 150 MB with every caption behind the last image while 20 MB
+    may wait."""
     fsspec.register_implementation("gen", Generated, clobber=True)
     limits = Limits(worker_memory=320_000_000)
     uri = f"gen://{count}-{order}"

@@ -1,0 +1,297 @@
+"""Cutting sources into units: everything once, the same names tomorrow, little memory."""
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import survey as survey_module
+from jobs import survey_slices
+from jobs.survey import survey
+from schemas.config import Limits, Source, Storage
+from schemas.errors import SourceChanged, UserError
+from schemas.samples import Sample
+from schemas.units import WorkUnit
+from tests.build import noise, parquet, tar
+from tests.conftest import S3
+from tests.fake_s3 import FakeS3
+from tests.read.help import reasons
+from workers.read import read_unit
+from workers.read.fields import Wanted
+from workers.store_list import Key
+
+LOCAL = Storage()
+
+
+def units(uri: Any, format: str, storage: Storage = LOCAL, **options: Any) -> list[WorkUnit]:
+    return list(survey(Source(format=format, uri=uri, **options), storage, Limits()))
+
+
+def read_all(uri: Any, format: str, storage: Storage = LOCAL, **options: Any) -> list[Any]:
+    source = Source(format=format, uri=uri, **options)
+    return [s for u in survey(source, storage, Limits()) for s in read_unit(u, source, storage, Limits())]
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of about 20 samples."""
+    monkeypatch.setattr(survey_slices, "MIN_SAMPLES", 5)
+    monkeypatch.setattr(survey_slices, "MODULUS", 15)
+    monkeypatch.setattr(survey_slices, "MAX_SAMPLES", 60)
+
+
+# --- slices of folders ------------------------------------------------------------------------------------------
+
+
+def cut(names: list[str]) -> list[WorkUnit]:
+    slices = survey_slices._Slices("s3://b/", Wanted.of(Source(format="files", uri="s3://b/", caption="txt")), {})
+    found = [slices.add(Key(name, "e", 1)) for name in sorted(names, key=str.encode)]
+    return [unit for unit in [*found, slices.finish()] if unit is not None]
+
+
+def test_one_key_more_changes_its_own_slice_and_at_most_the_next() -> None:
+    keys = [f"{n:012x}.jpg" for n in random.Random(1).sample(range(16**12), 40_000)]
+    before = {unit.unit_id for unit in cut(keys)}
+    assert 25 < len(before) < 60
+    for extra in ("000000000000.jpg", "7fffffffffff.jpg", "ffffffffffff.jpg"):
+        after = {unit.unit_id for unit in cut([*keys, extra])}
+        assert len(after - before) <= 2
+        assert len(before - after) <= 2
+
+
+_STEMS = st.sampled_from(["a", "b", "a.b", "a-b", "d/a", "d/a.x", "z", "é", "a.b.c"])
+_NAMES = st.lists(st.builds("{}{}".format, _STEMS, st.sampled_from([".jpg", ".txt", ".png", "1.jpg", ""])), unique=True)
+
+
+@settings(deadline=None)
+@given(_NAMES)
+def test_slices_cover_every_image_once_and_never_part_it_from_its_caption(names: list[str]) -> None:
+    old = survey_slices.MIN_SAMPLES, survey_slices.MODULUS, survey_slices.MAX_SAMPLES
+    survey_slices.MIN_SAMPLES, survey_slices.MODULUS, survey_slices.MAX_SAMPLES = 1, 1, 1
+    try:
+        found = cut(names)
+    finally:
+        survey_slices.MIN_SAMPLES, survey_slices.MODULUS, survey_slices.MAX_SAMPLES = old
+
+    def slice_of(name: str) -> int | None:
+        raw = name.encode()
+        hits = [i for i, u in enumerate(found) if u.start.encode() < raw and raw <= u.end.encode()]
+        assert len(hits) <= 1
+        return hits[0] if hits else None
+
+    images = [n for n in names if n.endswith((".jpg", ".png"))]
+    assert sum(unit.num_samples or 0 for unit in found) == len(images)
+    for image in images:
+        assert slice_of(image) is not None
+        sidecar = image[:-4] + ".txt"
+        if sidecar in names:
+            assert slice_of(sidecar) == slice_of(image)
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.s3
+def test_files_on_disk_and_s3_hold_the_same_samples(s3: S3, tmp_path: Path) -> None:
+    for i in range(40):
+        name = f"d{i % 3}/ö {i:02d}#%"
+        (tmp_path / f"d{i % 3}").mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jpg").write_bytes(noise(i, 50) if i else b"")
+        if i % 2:
+            (tmp_path / f"{name}.txt").write_text(f"Bild {i}", encoding="utf-8")
+        if i % 5 == 0:
+            (tmp_path / f"{name}.json").write_text(f'{{"n": {i}}}')
+    (tmp_path / "README.txt").write_text("no image, no sample")
+    s3.upload(tmp_path, "raw/")
+    options: dict[str, Any] = {"caption": "txt", "keep": {"n": "int32"}, "id": "key"}
+    local = read_all(str(tmp_path), "files", **options)
+    remote = read_all(f"{s3.uri}/raw/", "files", s3.storage, **options)
+    assert len(units(f"{s3.uri}/raw/", "files", s3.storage, **options)) > 2
+    assert reasons(local) == reasons(remote) == {"ok": 39, "empty": 1}
+
+    def content(found: list[Any]) -> list[Any]:
+        return [(s.id, s.image, s.caption, s.metadata) for s in found if isinstance(s, Sample)]
+
+    assert content(local) == content(remote)
+    assert sum(s.caption is not None for s in local if isinstance(s, Sample)) == 20
+    assert sum(s.metadata["n"] is not None for s in local if isinstance(s, Sample)) == 7
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_folder_that_changed_since_the_plan_is_source_changed(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / f"{i:03d}.jpg").write_bytes(b"x")
+    source = Source(format="files", uri=str(tmp_path), caption="txt")
+    planned = list(survey(source, LOCAL, Limits()))
+    (tmp_path / "050.txt").write_text("a caption came")
+    results = []
+    for unit in planned:
+        try:
+            results.append(len(list(read_unit(unit, source, LOCAL, Limits()))))
+        except SourceChanged:
+            results.append(-1)
+    assert results.count(-1) == 1
+    assert {u.unit_id for u in survey(source, LOCAL, Limits())} & {u.unit_id for u in planned} == {
+        u.unit_id for u, n in zip(planned, results, strict=True) if n >= 0
+    }
+
+
+def test_overlapping_patterns_give_each_image_once(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/2.png", "b/3.jpg", "b/3.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    uris = [f"{tmp_path}/a/*.jpg", f"{tmp_path}/{{a,b}}/", str(tmp_path), f"{tmp_path}/b/3.jpg"]
+    found = read_all(uris, "files", caption="txt")
+    assert sorted(s.uri.removeprefix(f"{tmp_path}/") for s in found) == ["a/1.jpg", "a/2.png", "b/3.jpg"]
+    (only,) = read_all(f"{tmp_path}/b/*.jpg", "files", caption="txt")
+    assert only.caption == "x", "a glob for images hid the sidecar"
+
+
+def _hundred_thousand(store: FakeS3, count: int) -> Iterator[WorkUnit]:
+    store.listing = [f"raw/{n:08d}.jpg" for n in range(count)]
+    return survey(Source(format="files", uri="s3://b/raw/"), Storage(endpoint_url=store.endpoint), Limits())
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_a_prefix_of_many_keys_is_cut_with_flat_memory(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+    with FakeS3().running() as store:
+        found = list(_hundred_thousand(store, count))
+        assert sum(unit.num_samples or 0 for unit in found) == count
+        assert found[0].start == ""
+        assert [u.start for u in found[1:]] == [u.end for u in found[:-1]]
+        assert len(store.requests) == count // 1000
+        seen = 0
+        tracemalloc.start()
+        try:
+            for unit in _hundred_thousand(store, count):
+                if seen == 0:
+                    tracemalloc.reset_peak()  # the server's own list and the client's start are not the survey's
+                    base = tracemalloc.get_traced_memory()[0]
+                seen += unit.num_samples or 0
+            peak = tracemalloc.get_traced_memory()[1] - base
+        finally:
+            tracemalloc.stop()
+    assert peak < 25_000_000, f"{peak:,} bytes"
+
+
+# --- tars, parquet, manifests -----------------------------------------------------------------------------------
+
+
+def test_tars_once_each_with_names_that_new_shards_do_not_change(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.tar").write_bytes(tar([("a.jpg", b"x" * i)]))
+    (tmp_path / "notes.md").write_text("x")
+    first = units([f"{tmp_path}/", f"{tmp_path}/*.tar", f"{tmp_path}/{{0..1}}.tar"], "webdataset")
+    assert [u.uri for u in first] == [f"{tmp_path}/{i}.tar" for i in range(4)]
+    (tmp_path / "00.tar").write_bytes(tar([]))
+    (tmp_path / "2.tar").write_bytes(tar([("b.jpg", b"y")]))
+    second = units(f"{tmp_path}/*.tar", "webdataset")
+    assert len({u.unit_id for u in second} - {u.unit_id for u in first}) == 2
+    assert {u.unit_id for u in units(f"{tmp_path}/*.tar", "webdataset", caption="txt")}.isdisjoint(
+        u.unit_id for u in second
+    )
+
+
+@pytest.mark.parametrize(("order", "cuttable"), [("pairs", True), ("apart", False), ("gzip", False)])
+def test_a_huge_tar_is_cut_where_no_sample_is_parted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, cuttable: bool
+) -> None:
+    monkeypatch.setattr(survey_module, "HUGE_TAR_BYTES", 50_000)
+    monkeypatch.setattr(survey_module, "TAR_SLICE_BYTES", 60_000)
+    long = "d/" * 60  # so that every member has a PAX header before its own
+    members = [
+        (f"{long}{i}.{e}", noise(i, 3000) if e == "jpg" else b"t%d" % i) for i in range(40) for e in ("jpg", "txt")
+    ]
+    if order == "apart":
+        members.sort(key=lambda member: member[0].endswith("txt"))
+    (tmp_path / "x.tar").write_bytes(tar(members, compress=order == "gzip"))
+    found = units(f"{tmp_path}/x.tar", "webdataset", caption="txt")
+    assert (len(found) > 2) == cuttable
+    assert sum(u.size_bytes for u in found) == (tmp_path / "x.tar").stat().st_size
+    read = read_all(f"{tmp_path}/x.tar", "webdataset", caption="txt")
+    assert [s.caption for s in read] == [f"t{i}" for i in range(40)]
+    assert [s.image for s in read] == [noise(i, 3000) for i in range(40)]
+
+
+def test_small_row_groups_share_a_unit_and_damaged_files_get_one(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet({"image": [b"x"] * 5000}, rows_per_group=300))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no more")
+    found = units(f"{tmp_path}/", "parquet")
+    assert [(u.start, u.end, u.num_samples) for u in found] == [
+        ("0", "7", 2100),
+        ("7", "14", 2100),
+        ("14", "17", 800),
+        ("", "", None),
+    ]
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt", "parquet"])
+def test_a_manifest_with_lines_added_renames_only_their_slices(tmp_path: Path, kind: str) -> None:
+    for i in range(200):
+        (tmp_path / f"{i:03d}.jpg").write_bytes(b"%d" % i)
+    path = tmp_path / f"m.{kind}"
+
+    def write(numbers: list[int]) -> list[WorkUnit]:
+        names = [f"{i:03d}.jpg" for i in numbers]
+        if kind == "csv":
+            path.write_text("uri,text\n" + "".join(f'{n},"Zeile\n""{n}"" ü"\n' for n in names), encoding="utf-8")
+        elif kind == "jsonl":
+            path.write_text("".join(f'{{"uri": "{n}", "text": "t"}}\n' for n in names))
+        elif kind == "txt":
+            path.write_text("\n".join(names))
+        else:
+            path.write_bytes(parquet({"uri": names, "text": ["t"] * len(names)}, rows_per_group=17))
+        return units(str(path), "manifest", caption=None if kind == "txt" else "text")
+
+    before = write(list(range(150)))
+    after = write([199, *range(90), 198, *range(90, 150), *range(30)])
+    assert len(before) > 4
+    assert len({u.unit_id for u in before} - {u.unit_id for u in after}) <= 4
+    found = read_all(str(path), "manifest", caption=None if kind == "txt" else "text")
+    assert [s.image for s in found] == [b"%d" % i for i in [199, *range(90), 198, *range(90, 150), *range(30)]]
+    if kind == "csv":
+        assert found[0].caption == 'Zeile\n"199.jpg" ü'
+    assert len({u.unit_id for u in after}) == len(after)
+
+
+def test_equal_slices_of_a_manifest_are_told_apart(tmp_path: Path, small_slices: None) -> None:
+    (tmp_path / "m.txt").write_text("a.jpg\n" * 240)
+    found = units(f"{tmp_path}/m.txt", "manifest")
+    assert len(found) == 240 // 60 or len(found) > 4
+    assert len({u.unit_id for u in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("format", "make", "sentence"),
+    [
+        ("webdataset", lambda folder: f"{folder}/*.tar", "matches nothing of format webdataset"),
+        ("webdataset", lambda folder: f"{folder}/", "matches nothing of format webdataset"),
+        ("files", lambda folder: f"{folder}/", "holds no image"),
+        ("files", lambda folder: f"{folder}/none/", "does not exist"),
+        ("parquet", lambda folder: f"{folder}/p.parquet", "has no column photo"),
+        ("manifest", lambda folder: f"{folder}/m.csv", "has no column photo"),
+        ("manifest", lambda folder: f"{folder}/m.csv.gz", "is compressed"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, format: str, make: Any, sentence: str) -> None:
+    (tmp_path / "p.parquet").write_bytes(parquet({"image": [b"x"]}))
+    (tmp_path / "m.csv").write_text("url\nx.jpg\n")
+    (tmp_path / "m.csv.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match=sentence) as caught:
+        units(make(tmp_path), format, **({"image": "photo"} if "photo" in sentence else {}))
+    assert caught.value.hint
+
+
+@pytest.mark.realdata
+def test_real_folders(real_data: Path) -> None:
+    found = read_all(f"{real_data}/clothing/", "files", id="key")
+    on_disk = {p for p in (real_data / "clothing").rglob("*.jpg")}
+    assert {s.uri for s in found} == {str(p) for p in on_disk}
+    assert all(Path(s.uri).read_bytes() == s.image for s in found[:20])
+    assert len(read_all(f"{real_data}/emoji_captions.csv", "manifest", caption="caption", image="file")) > 300
