@@ -52,6 +52,7 @@ _MISTAKES = (  # how Lance, DataFusion and Arrow name what is wrong with an expr
     "Compute error",
 )
 _LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
+_OWN_EXPRESSION = re.compile(r"Error resolving filter expression .*?: (?=Invalid user input)")
 _LANCE_PREFIX = re.compile(r"^(?:LanceError\(\w+\):?\s*|Invalid user input:\s*|Schema error:\s*|Execution error:\s*)+")
 
 
@@ -170,7 +171,7 @@ def filter_errors(where: str | None) -> Iterator[None]:
 
 def _short(text: str) -> str:
     """Lance's sentence without its source position, in one line."""
-    line = " ".join(_LANCE_NOISE.sub("", text).split())
+    line = _OWN_EXPRESSION.sub("", " ".join(_LANCE_NOISE.sub("", text).split()))
     while (stripped := _LANCE_PREFIX.sub("", line)) != line:
         line = stripped
     return (line[:237] + "...") if len(line) > 240 else line.rstrip(".")

@@ -91,7 +91,7 @@ class Snapshot:
         for name in self.index_names(column):
             # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
             os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-            stats = self.dataset.index_statistics(name)
+            stats = self.dataset.stats.index_stats(name)
             parts = [int(i.get("num_partitions") or 1) for i in stats.get("indices", [])]
             return VectorIndex(
                 name=name,

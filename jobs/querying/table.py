@@ -107,7 +107,8 @@ class Table:
         with_id = [*wanted] if "id" in wanted else ["id", *wanted]
         found = snapshot.dataset.scanner(columns=with_id, filter=filters.ids_predicate(ids)).to_table()
         place = {row_id: n for n, row_id in enumerate(found["id"].to_pylist())}
-        return found.take([place[i] for i in dict.fromkeys(ids) if i in place]).select(list(wanted))
+        order = pa.array([place[i] for i in dict.fromkeys(ids) if i in place], pa.int64())
+        return found.take(order).select(list(wanted))
 
     def query_vector(self, query: Query) -> npt.NDArray[np.float32]:
         """The unit vector (D,) that a query searches with. Raises UserError."""

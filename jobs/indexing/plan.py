@@ -1,0 +1,50 @@
+"""Which vector index a column gets. Pure: sizes in, a frozen plan out.
+
+| index | bytes per vector in memory | when |
+|---|---|---|
+| none | 0 (2 D are read per query) | up to `SMALL_BYTES`: an exact scan answers in tens of milliseconds |
+| IVF_RQ, 5 bits | 5 D / 8 | the default |
+| IVF_RQ, 1 bit | D / 8 | where 5 bits would not fit the memory budget |
+| IVF_HNSW_SQ | D + links | where asked for |
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+SMALL_BYTES = 16_000_000
+ROWS_PER_PARTITION = 1024
+MAX_PARTITIONS = 65_536
+HNSW_ROWS_PER_PARTITION = 250_000
+ROWS_PER_SEGMENT = 4_000_000  # built in one go; bounds memory and what a crash can lose
+RQ_BITS = (5, 1)
+
+Kind = Literal["auto", "none", "ivf_rq", "hnsw_sq"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorPlan:
+    """`kind` as Lance names it, empty for none. `bits` per dimension of IVF_RQ."""
+
+    kind: str
+    num_partitions: int = 1
+    bits: int = 0
+
+    def serves(self, existing: "VectorPlan", tolerance: float = 4.0) -> bool:
+        """Whether an existing index of `existing` shape may be extended rather than trained anew."""
+        ratio = self.num_partitions / max(existing.num_partitions, 1)
+        same = self.kind == existing.kind and self.bits == existing.bits
+        return same and 1 / tolerance <= ratio <= tolerance
+
+
+def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> VectorPlan:
+    """`rows`: those with a vector. `memory_bytes`: what a query process may keep of the index in memory."""
+    if kind == "none" or rows == 0 or (kind == "auto" and rows * dim * 2 <= SMALL_BYTES):
+        return VectorPlan(kind="")
+    if kind == "hnsw_sq":
+        return VectorPlan(kind="IVF_HNSW_SQ", num_partitions=max(1, math.ceil(rows / HNSW_ROWS_PER_PARTITION)))
+    # Above 16 M rows partitions grow with the square root, so that training stays within reach.
+    partitions = min(rows // ROWS_PER_PARTITION, int(4 * math.sqrt(rows)), MAX_PARTITIONS)
+    bits = next((b for b in RQ_BITS if rows * dim * b / 8 <= memory_bytes), RQ_BITS[-1])
+    # Rotation of RaBitQ works on whole bytes of codes.
+    return VectorPlan(kind="IVF_RQ", num_partitions=max(1, partitions), bits=bits)

@@ -1,0 +1,94 @@
+"""What the index misses: recall@k against brute force on sampled queries.
+
+Queries are caption vectors of random rows where there are any, because that is what people search with (text and
+image vectors lie apart in CLIP's space, so image queries would flatter the index); else image vectors, each without
+its own row.
+
+Q: queries. N: rows of a batch. D: dimension.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jobs.indexing.vector import as_rows, normalise, sample
+from jobs.querying.nearest import ROW_ID, nearest
+from jobs.querying.snapshot import Snapshot
+
+_BUDGET_PRODUCTS = 2e8  # rows x queries of the brute force: some ten seconds on two cores at D = 512
+MIN_QUERIES, MAX_QUERIES = 20, 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """`recall`: share of the true k nearest that the index finds. Times per query in milliseconds."""
+
+    k: int
+    queries: int
+    recall: float
+    p50_ms: float
+    p95_ms: float
+
+
+def measure(dataset: Any, column: str, *, k: int = 10, seed: int = 1) -> Recall:
+    snapshot = Snapshot(dataset)
+    wanted = int(np.clip(_BUDGET_PRODUCTS / max(snapshot.num_rows, 1), MIN_QUERIES, MAX_QUERIES))
+    asked_by = _query_column(dataset, column)
+    queries_QD = sample(dataset, asked_by, wanted, seed=seed)[:wanted]
+    own = asked_by == column
+    depth = k + 1 if own else k
+    truth = brute_force(dataset, column, queries_QD, depth)
+    hits, times_ms = 0.0, []
+    for query_D, true_ids in zip(queries_QD, truth, strict=True):
+        start = time.perf_counter()
+        found = nearest(snapshot, column, query_D, depth, None, False)
+        times_ms.append((time.perf_counter() - start) * 1e3)
+        # The query's own row is found by any index, so it counts on neither side.
+        expected = true_ids[1:] if own else true_ids
+        hits += len(set(found[ROW_ID].to_pylist()) & set(expected)) / max(len(expected), 1)
+    return Recall(
+        k=k,
+        queries=len(queries_QD),
+        recall=hits / max(len(queries_QD), 1),
+        p50_ms=float(np.median(times_ms)),
+        p95_ms=float(np.percentile(times_ms, 95)),
+    )
+
+
+def _query_column(dataset: Any, column: str) -> str:
+    partner = f"caption_{column}"
+    if (
+        partner in dataset.schema.names
+        and dataset.scanner(columns=[], filter=f"{partner} IS NOT NULL", limit=MIN_QUERIES, with_row_id=True)
+        .to_table()
+        .num_rows
+        == MIN_QUERIES
+    ):
+        return partner
+    return column
+
+
+def brute_force(
+    dataset: Any, column: str, queries_QD: npt.NDArray[np.float32], k: int, predicate: str | None = None
+) -> list[list[int]]:
+    """Row ids of the true k nearest of each query, best first. One pass over the column; memory is one batch."""
+    dim = queries_QD.shape[1]
+    best_score = np.full((len(queries_QD), 0), -2.0, dtype=np.float32)
+    best_id = np.zeros((len(queries_QD), 0), dtype=np.uint64)
+    batches = dataset.scanner(columns=[column], filter=predicate, with_row_id=True, batch_size=8192).to_batches()
+    for batch in batches:
+        valid = np.asarray(batch.column(column).is_valid())
+        rows_ND = normalise(as_rows(pa.chunked_array([batch.column(column)]), dim))
+        ids_N = batch.column(ROW_ID).to_numpy()[valid]
+        score = np.concatenate([best_score, queries_QD @ rows_ND.T], axis=1)
+        ids = np.concatenate([best_id, np.broadcast_to(ids_N, (len(queries_QD), len(ids_N)))], axis=1)
+        if score.shape[1] > k:
+            keep = np.argpartition(-score, k - 1, axis=1)[:, :k]
+            score, ids = np.take_along_axis(score, keep, axis=1), np.take_along_axis(ids, keep, axis=1)
+        best_score, best_id = score, ids
+    order = np.argsort(-best_score, axis=1)
+    return [[int(i) for i in row] for row in np.take_along_axis(best_id, order, axis=1)]
