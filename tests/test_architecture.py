@@ -14,6 +14,14 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # Library -> the modules (or packages) that may import it, wherever in the file.
 OWNERS = {
     "ray": ("workers.actor", "jobs.cluster", "jobs.dispatch", "jobs.workforce", "jobs.submit", "jobs.schedule"),
+    "torch": (
+        "workers.clip",
+        "workers.clip_*",
+        "workers.towers",
+        "workers.preprocess",
+        "workers.selfcheck",
+        "jobs.score",
+    ),
     "open_clip": ("workers.clip_load", "workers.clip_names", "workers.clip", "workers.selfcheck", "workers.towers"),
     "s3fs": (
         "workers.storage",
