@@ -31,7 +31,7 @@ def train(sample_SD: npt.NDArray[np.float32], num_partitions: int, *, seed: int 
             jitter = rng.standard_normal((len(empty), sample_SD.shape[1]), dtype=np.float32)
             sums_PD[empty] = centroids_PD[crowded] + 0.1 * jitter / np.sqrt(sample_SD.shape[1])
         lengths_P = np.linalg.norm(sums_PD, axis=1, keepdims=True)
-        centroids_PD = sums_PD / np.where(lengths_P == 0, 1, lengths_P)
+        centroids_PD = (sums_PD / np.where(lengths_P == 0, 1, lengths_P)).astype(np.float32, copy=False)
     return centroids_PD
 
 

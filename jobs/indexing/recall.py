@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.indexing.vector import as_rows, normalise, sample
-from jobs.querying.nearest import ROW_ID, nearest
-from jobs.querying.snapshot import Snapshot
+from jobs.querying.nearest import nearest
+from jobs.querying.snapshot import ROW_ID, Snapshot
 
 _BUDGET_PRODUCTS = 2e8  # rows x queries of the brute force: some ten seconds on two cores at D = 512
 MIN_QUERIES, MAX_QUERIES = 20, 100

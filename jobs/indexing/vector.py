@@ -104,5 +104,4 @@ def as_rows(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:
 
 def normalise(vectors_SD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths_S = np.linalg.norm(vectors_SD, axis=1, keepdims=True)
-    unit_SD: npt.NDArray[np.float32] = vectors_SD / np.where(lengths_S == 0, 1, lengths_S)
-    return unit_SD
+    return (vectors_SD / np.where(lengths_S == 0, 1, lengths_S)).astype(np.float32, copy=False)

@@ -67,10 +67,13 @@ def ids_predicate(ids: Sequence[str], *, negate: bool = False) -> str:
     return f"id {'NOT IN' if negate else 'IN'} ({', '.join(quote(i) for i in ids)})"
 
 
-def tags_predicates(any_of: Iterable[str], all_of: Iterable[str], none_of: Iterable[str]) -> list[str]:
+def tags_predicates(
+    any_of: Iterable[str], all_of: Iterable[str], none_of: Iterable[str], *, null_tags: bool = False
+) -> list[str]:
     """Predicates over `tags` that the LABEL_LIST index answers.
 
-    A row without tags (null) has none of any labels, so it passes `none_of`.
+    A row without tags (null) has none of any labels, so it passes `none_of`. IS NULL is not answered by the index (a
+    scan of the column: 70 ms at a million rows beside 1 ms), so it is only said where `null_tags`.
     """
     found = []
     if labels := list(any_of):
@@ -78,7 +81,8 @@ def tags_predicates(any_of: Iterable[str], all_of: Iterable[str], none_of: Itera
     if labels := list(all_of):
         found.append(f"array_has_all(tags, {_array(labels)})")
     if labels := list(none_of):
-        found.append(f"(tags IS NULL OR NOT array_has_any(tags, {_array(labels)}))")
+        without = f"NOT array_has_any(tags, {_array(labels)})"
+        found.append(f"(tags IS NULL OR {without})" if null_tags else without)
     return found
 
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.querying.filters import filter_errors
-from jobs.querying.nearest import ROW_ID, cosines, nearest
+from jobs.querying.nearest import cosines, nearest
 from jobs.querying.request import Query
-from jobs.querying.snapshot import Snapshot
+from jobs.querying.snapshot import ROW_ID, Snapshot
 from schemas.errors import UserError
 
 RRF_K = 60

@@ -4,7 +4,8 @@ D: dimension. P: partitions of the index. Unrefined distances of a quantised ind
 estimates of another quantity), so every road re-ranks with the stored vectors.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,61 +14,97 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.querying.filters import filter_errors
-from jobs.querying.snapshot import Snapshot, VectorIndex
+from jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
+from jobs.querying.warm import EXACT_ROWS, WarmVectors
 
-ROW_ID = "_rowid"
 # Below this many matching rows the exact scan of just those rows is as fast as the index, and misses nothing.
 EXACT_MATCHES = 256
-BASE_PROBES = 32
-REFINE = 4
+BASE_PROBES = 24
+MAX_WIDENING = 16.0
+# From this share of matching rows on it is cheaper to filter what the unfiltered search found.
+POSTFILTER_SELECTIVITY = 0.2
+REFINE = {5: 4, 1: 16}  # by bits of IVF_RQ; other kinds 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Road:
-    """Arguments of Lance's `nearest`. `probes` and `ef` are None without an index."""
+    """How one search is done. `overfetch`: hits fetched per hit wanted, where the filter comes after."""
 
     use_index: bool
     probes: int | None = None
     refine: int | None = None
     ef: int | None = None
+    overfetch: int = 0
 
 
 def choose_road(index: VectorIndex | None, *, matches: int | None, total: int, depth: int, exact: bool) -> Road:
     """Pure. `matches`: rows that pass the filter, None without one.
 
     A filter thins out every partition alike, so the nearest `depth` matches lie as deep as the nearest
-    depth / selectivity rows: probes grow with the square root of that, which held recall@10 above 0.95 down to
-    0.1 % on a million clustered vectors (see docs/querying.md).
+    depth / selectivity rows: probes grow with the square root of that. Depths beyond 100 widen it the same way.
     """
     if exact or index is None or (matches is not None and matches <= max(EXACT_MATCHES, depth)):
         return Road(use_index=False)
+    refine = REFINE.get(index.bits, 4)
     if index.kind.startswith("IVF_HNSW"):
-        return Road(use_index=True, probes=index.num_partitions, refine=REFINE, ef=max(128, 2 * depth * REFINE))
+        return Road(use_index=True, probes=index.num_partitions, refine=refine, ef=max(128, 2 * depth * refine))
     selectivity = 1.0 if matches is None else max(matches / max(total, 1), 1e-6)
-    depth_factor = max(1.0, depth / 100)
-    probes = int(np.ceil(BASE_PROBES * min(16.0, selectivity**-0.5) * depth_factor**0.5))
-    return Road(use_index=True, probes=min(probes, index.num_partitions), refine=REFINE)
+    widening = min(MAX_WIDENING, selectivity**-0.5) * max(1.0, depth / 100) ** 0.5
+    probes = min(math.ceil(BASE_PROBES * widening), index.num_partitions)
+    after = selectivity >= POSTFILTER_SELECTIVITY and matches is not None
+    return Road(use_index=True, probes=probes, refine=refine, overfetch=math.ceil(2 / selectivity + 2) if after else 0)
 
 
 def nearest(
     snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, exact: bool
 ) -> pa.Table:
     """Row ids and true cosines, best first: columns _rowid uint64 and score float32; `depth` rows or fewer."""
-    index = None if exact else snapshot.vector_index(column)
-    matches = snapshot.count(predicate) if predicate and index is not None else None
+    index = snapshot.vector_index(column)
+    warm = snapshot.warm.get(column)
+    matches = snapshot.count(predicate) if predicate and (index or warm) else None
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
+    few = matches is not None and matches <= max(EXACT_ROWS, depth)
+    if warm is not None and (few or exact or index is None):
+        return _from_memory(snapshot, warm, vector_D, depth, predicate)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
+    if road.overfetch:
+        found = _scan(snapshot, column, vector_D, depth, predicate, road)
+        if len(found) == depth:
+            return found
+        # The filter and the query are at odds: what is near does not pass. Look through what passes instead.
+        road = replace(road, overfetch=0)
+    return _scan(snapshot, column, vector_D, depth, predicate, road)
+
+
+def _scan(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, road: Road
+) -> pa.Table:
     with filter_errors(predicate):
         found = snapshot.dataset.scanner(
             columns=["_distance"],
-            nearest=_arguments(column, vector_D, depth, road),
+            nearest=_arguments(column, vector_D, depth * max(1, road.overfetch), road),
             filter=predicate,
-            prefilter=True,
+            prefilter=not road.overfetch,
             with_row_id=True,
+            limit=depth,
         ).to_table()
     score = pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])
     return _hits(found[ROW_ID], _clamped(score))
+
+
+def _from_memory(
+    snapshot: Snapshot, warm: WarmVectors, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None
+) -> pa.Table:
+    wanted = None
+    if predicate:
+        with filter_errors(predicate):
+            passing = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
+        wanted = passing[ROW_ID].to_numpy()
+    ids, score = warm.cosines(vector_D, wanted)
+    best = np.argpartition(-score, depth)[:depth] if len(score) > depth else np.arange(len(score))
+    best = best[np.argsort(-score[best], kind="stable")]
+    return _hits(pa.array(ids[best]), pa.array(score[best]))
 
 
 def _arguments(column: str, vector_D: npt.NDArray[np.float32], depth: int, road: Road) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """One version of the table, opened: its dataset and what was learned of it once. Replaced whole by a refresh."""
 
+from __future__ import annotations
+
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -15,7 +17,11 @@ from schemas.config import Storage
 from schemas.errors import UserError
 from schemas.model import Fingerprint
 
+if TYPE_CHECKING:
+    from jobs.querying.warm import WarmVectors
+
 LIVE = "live"
+ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_KEPT = 512
 
 
@@ -26,6 +32,7 @@ class VectorIndex:
     name: str
     kind: str
     num_partitions: int
+    bits: int  # of IVF_RQ, per dimension; 0 for other kinds
     unindexed_rows: int
 
 
@@ -36,6 +43,7 @@ class Snapshot:
         self.dataset = dataset
         self.version: int = dataset.version
         self.schema: pa.Schema = dataset.schema
+        self.warm: dict[str, WarmVectors] = {}
         self._counts: OrderedDict[str | None, int] = OrderedDict()
 
     @cached_property
@@ -74,6 +82,14 @@ class Snapshot:
         return self._counts[predicate]
 
     @cached_property
+    def has_null_tags(self) -> bool:
+        """Whether any row has no tags at all, so that a filter against tags must let it pass."""
+        if "tags" not in self.schema.names:
+            return False
+        found = self.dataset.scanner(columns=[], filter="tags IS NULL", limit=1, with_row_id=True).to_table()
+        return len(found) > 0
+
+    @cached_property
     def _indices(self) -> list[Any]:
         return list(self.dataset.describe_indices())
 
@@ -92,11 +108,12 @@ class Snapshot:
             # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
             os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
             stats = self.dataset.stats.index_stats(name)
-            parts = [int(i.get("num_partitions") or 1) for i in stats.get("indices", [])]
+            deltas = stats.get("indices") or [{}]
             return VectorIndex(
                 name=name,
                 kind=str(stats.get("index_type", "")).upper(),
-                num_partitions=max(parts, default=1),
+                num_partitions=max(int(d.get("num_partitions") or 1) for d in deltas),
+                bits=int((deltas[0].get("sub_index") or {}).get("num_bits") or 0),
                 unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
             )
         return None

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from jobs.querying import filters
 from jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
 from jobs.querying.hybrid import hybrid
-from jobs.querying.nearest import ROW_ID, nearest
+from jobs.querying.nearest import nearest
 from jobs.querying.request import Examples, Query, QueryFields, as_tuple, vector_tuple
-from jobs.querying.snapshot import Snapshot, open_snapshot
+from jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
+from jobs.querying.warm import load as load_warm
 from schemas.config import Storage
 from schemas.errors import UserError
 from workers.engine import Engine
@@ -30,6 +31,8 @@ class Table:
         self.storage = storage
         self._asked_version = version
         self._engine = engine
+        self._warm_columns: tuple[str, ...] = ()
+        self._warm_bytes = 0
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
 
     @property
@@ -51,8 +54,23 @@ class Table:
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
         moved = fresh.version != self.snapshot.version
         if moved:
+            self._fill(fresh)  # before it is put in place, so that no query meets a cold one
             self.snapshot = fresh
         return moved
+
+    def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2_000_000_000) -> bool:
+        """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and
+        load the index. False where they do not fit. Costs one read of the columns, again after each refresh."""
+        self._warm_columns, self._warm_bytes = tuple(columns), memory_bytes
+        self._fill(self.snapshot)
+        return all(column in self.snapshot.warm for column in columns)
+
+    def _fill(self, snapshot: Snapshot) -> None:
+        for column in self._warm_columns:
+            if (loaded := load_warm(snapshot, column, self._warm_bytes // len(self._warm_columns))) is not None:
+                snapshot.warm[column] = loaded
+            if (index := snapshot.vector_index(column)) is not None:
+                snapshot.dataset.prewarm_index(index.name)
 
     def engine(self, column: str = "vector") -> Engine:
         """The model that made the column's vectors, loaded at the first call. Raises UserError."""
@@ -93,7 +111,8 @@ class Table:
         """The filters of a query as one SQL predicate. Raises UserError."""
         if query.where is not None:
             filters.check_where(query.where, self.schema.names)
-        tags = filters.tags_predicates(query.any_tags, query.all_tags, query.no_tags)
+        null_tags = bool(query.no_tags) and self.snapshot.has_null_tags
+        tags = filters.tags_predicates(query.any_tags, query.all_tags, query.no_tags, null_tags=null_tags)
         return filters.conjunction([query.where, *tags])
 
     def count(self, query: Query | None = None) -> int:

@@ -9,9 +9,15 @@ from schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, batch, make_table, picture
 
 
-@pytest.fixture(params=["plain_uri", "indexed_uri"])
+@pytest.fixture(params=["plain", "indexed", "warm"])
 def table(request: pytest.FixtureRequest, engine: WordEngine) -> Table:
-    return open_table(request.getfixturevalue(request.param), engine=engine)
+    """Every road of a search: the exact scan, the index, and vectors in memory."""
+    opened = open_table(
+        request.getfixturevalue("plain_uri" if request.param == "plain" else "indexed_uri"), engine=engine
+    )
+    if request.param == "warm":
+        assert opened.warm(("vector", "caption_vector"))
+    return opened
 
 
 def exact(table: Table, vector_D: np.ndarray, keep: object = None) -> list[tuple[str, float]]:
@@ -199,6 +205,19 @@ def test_opposite_examples_cancel_out(plain_uri: str, engine: WordEngine) -> Non
     vector = engine.encode_texts(["red"])[0]
     with pytest.raises(UserError, match="cancel"):
         open_table(plain_uri).search(vector=[vector, -vector])
+
+
+def test_vectors_in_memory_follow_the_table(tmp_path, engine: WordEngine) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=100))
+    table = open_table(uri, engine=engine)
+    assert not table.warm(memory_bytes=1000)  # too small a budget: nothing is kept, everything still works
+    assert table.warm()
+    append(uri, TableOptions(rows=50, start=100))
+    assert table.refresh()
+    found = table.search("red shoe", where="views >= 100", k=100)
+    assert found["views"].to_pylist()
+    assert min(found["views"].to_pylist()) >= 100
+    assert len(found) == 49  # row 100 has no vector
 
 
 def test_versions_tags_and_live(tmp_path) -> None:

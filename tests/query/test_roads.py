@@ -1,0 +1,61 @@
+"""The choice of the road and the arithmetic of vectors in memory, without a table."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jobs.indexing.plan import VectorPlan, plan_vector_index
+from jobs.querying.nearest import choose_road
+from jobs.querying.snapshot import VectorIndex
+from jobs.querying.warm import WarmVectors, to_float32
+
+RQ = VectorIndex(name="i", kind="IVF_RQ", num_partitions=1000, bits=5, unindexed_rows=0)
+
+
+@given(hnp.arrays(np.float16, 8, elements=st.floats(-65504, 65504, width=16)))
+def test_float16_becomes_float32_exactly(half: np.ndarray) -> None:
+    np.testing.assert_array_equal(to_float32(half), half.astype(np.float32))
+
+
+def test_vectors_in_memory_answer_for_unsorted_and_unknown_row_ids() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5, 8)).astype(np.float16)
+    warm = WarmVectors(np.array([9, 2, 7, 4, 0], np.uint64), vectors)
+    query = np.ones(8, np.float32) / np.sqrt(8, dtype=np.float32)
+    ids, score = warm.cosines(query, np.array([7, 100, 9, 3], np.uint64))
+    assert ids.tolist() == [7, 9]
+    wide = vectors[[2, 0]].astype(np.float64)
+    np.testing.assert_allclose(score, wide @ query / np.linalg.norm(wide, axis=1), atol=1e-6)
+    assert len(WarmVectors(np.array([], np.uint64), np.zeros((0, 8), np.float16)).cosines(query, ids)[0]) == 0
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 10_000))
+def test_a_narrower_filter_never_probes_less(matches: int, total: int, depth: int) -> None:
+    matches = min(matches, total)
+    road = choose_road(RQ, matches=matches, total=total, depth=depth, exact=False)
+    free = choose_road(RQ, matches=None, total=total, depth=depth, exact=False)
+    assert not road.use_index or (road.probes or 0) >= (free.probes or 0)
+    assert (free.probes or 0) <= RQ.num_partitions
+    assert free.refine, "unrefined distances of a quantised index are not cosines"
+
+
+def test_few_matches_and_exact_leave_the_index_alone() -> None:
+    assert not choose_road(RQ, matches=200, total=10**6, depth=10, exact=False).use_index
+    assert not choose_road(RQ, matches=None, total=10**6, depth=10, exact=True).use_index
+    assert not choose_road(None, matches=None, total=10**6, depth=10, exact=False).use_index
+
+
+def test_the_index_is_chosen_by_size_and_memory() -> None:
+    assert plan_vector_index(10_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="")
+    assert plan_vector_index(1_000_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="IVF_RQ", num_partitions=976, bits=5)
+    assert plan_vector_index(100_000_000, 512, "auto", 10**10).bits == 1
+    assert plan_vector_index(1_000_000, 512, "hnsw_sq", 0).kind == "IVF_HNSW_SQ"
+    assert plan_vector_index(0, 512, "ivf_rq", 10**9).kind == ""
+
+
+def test_an_index_is_extended_until_the_table_has_outgrown_it() -> None:
+    old = VectorPlan(kind="IVF_RQ", num_partitions=100, bits=5)
+    assert VectorPlan(kind="IVF_RQ", num_partitions=300, bits=5).serves(old)
+    assert not VectorPlan(kind="IVF_RQ", num_partitions=500, bits=5).serves(old)
+    assert not VectorPlan(kind="IVF_RQ", num_partitions=100, bits=1).serves(old)
