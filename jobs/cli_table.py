@@ -6,7 +6,7 @@ import click
 
 from jobs.cli_options import json_option, storage_from, table_options
 
-_SHOWN = ("score", "id", "caption", "tags", "uri")
+_SHOWN = ("score", "caption", "tags", "id")
 
 
 @click.command(short_help="Find pictures by words, by a picture, or by one in the table.")
@@ -70,7 +70,7 @@ def rejects(
     from jobs.status import rejects as read_rejects
 
     found = read_rejects(table, storage_from(endpoint_url, region), reason=reason, limit=limit)
-    print_rows(found, as_json=as_json, columns=["reason", "id", "uri", "detail"], empty="no rejected samples")
+    print_rows(found, as_json=as_json, columns=["reason", "detail", "id"], empty="no rejected samples")
 
 
 @click.command(short_help="Check that nothing was lost and nothing is there twice.")

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, TextIO
 
 _MAX_CELL = 60
+_MAX_LINE = 2000
 
 
 def plain(value: Any) -> Any:
@@ -67,7 +68,11 @@ def print_rows(rows: Any, *, as_json: bool, columns: Sequence[str] | None = None
         note(empty)
         return
     names = list(columns or values[0])
-    table = [names] + [[cell(row.get(name)) for name in names] for row in values]
+    # The last column may be as long as it is, so that an id can be copied.
+    limits = [_MAX_CELL] * (len(names) - 1) + [_MAX_LINE]
+    table = [names] + [
+        [cell(row.get(name), limit) for name, limit in zip(names, limits, strict=True)] for row in values
+    ]
     widths = [max(_width(line[i]) for line in table) for i in range(len(names))]
     for line in table:
         padded = (text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=True))
@@ -80,10 +85,10 @@ def note(text: str, *, stream: TextIO | None = None) -> None:
     (stream or sys.stderr).write(text + "\n")
 
 
-def cell(value: Any) -> str:
-    """A value on one line and of bounded width. Captions are strangers' text: control characters, which could
+def cell(value: Any, max_chars: int = _MAX_CELL) -> str:
+    """A value on one line of at most `max_chars`. Captions are strangers' text: control characters, which could
     drive the terminal, are shown as spaces."""
-    if value is None:
+    if value is None or value in ("", [], {}):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -96,7 +101,7 @@ def cell(value: Any) -> str:
     elif isinstance(value, dict):
         value = ", ".join(f"{key}={cell(item)}" for key, item in value.items())
     text = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in str(value))
-    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 
 def _width(text: str) -> int:
@@ -112,7 +117,7 @@ def _write_fields(value: Mapping[str, Any], indent: str) -> None:
         if isinstance(item, Mapping) and item:
             sys.stdout.write(f"{indent}{key}\n")
             _write_fields(item, indent + "  ")
-        elif isinstance(item, list) and len(item) > 4:
-            sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry)}\n" for entry in item))
+        elif isinstance(item, list) and (len(item) > 4 or any(isinstance(entry, Mapping | str) for entry in item)):
+            sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry, _MAX_LINE)}\n" for entry in item))
         else:
-            sys.stdout.write(f"{indent}{key:<{width}}  {cell(item)}\n")
+            sys.stdout.write(f"{indent}{key:<{width}}  {cell(item, _MAX_LINE)}\n")

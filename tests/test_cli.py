@@ -167,7 +167,7 @@ def test_rows_are_a_json_array_or_a_table(capsys):
     output.print_rows(rows, as_json=True)
     assert json.loads(capsys.readouterr().out)[0] == {"id": "a", "score": 0.25, "tags": ["x", "y"]}
     output.print_rows(rows, as_json=False, columns=["id", "score", "tags"])
-    assert capsys.readouterr().out == "id  score  tags\na   0.25   x, y\nb   -\n"
+    assert capsys.readouterr().out == "id  score  tags\na   0.25   x, y\nb   -      -\n"
     output.print_rows([], as_json=False)
     assert capsys.readouterr() == ("", "nothing found\n")
     output.print_rows([], as_json=True)
@@ -185,5 +185,13 @@ def test_wide_letters_keep_the_columns_straight(capsys):
 
 
 def test_a_record_is_readable(capsys):
-    output.print_record({"rows": 12345, "model": {"name": "m"}, "ok": True}, as_json=False)
-    assert capsys.readouterr().out == "rows   12,345\nmodel\n  name  m\nok     yes\n"
+    record = {"rows": 12345, "model": {"name": "m"}, "ok": True, "note": "", "runs": [{"run": "r"}], "sizes": [1, 2]}
+    output.print_record(record, as_json=False)
+    lines = ["rows   12,345", "model", "  name  m", "ok     yes", "note   -", "runs", "  run=r", "sizes  1, 2", ""]
+    assert capsys.readouterr().out == "\n".join(lines)
+
+
+def test_an_id_can_be_copied_from_the_last_column(capsys):
+    name = "s3://lake/" + "x" * 300
+    output.print_rows([{"score": 1.0, "id": name}], as_json=False, columns=["score", "id"])
+    assert name in capsys.readouterr().out
