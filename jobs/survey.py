@@ -16,6 +16,7 @@ from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fetch import ordered_map
 from workers.storage import StoreUnavailable, list_objects
 from workers.store_errors import as_user_error
+from workers.store_uri import has_magic, unquote
 
 READER_VERSION = 1  # raise when a reader's change alters pixels, captions or ids of the same bytes
 HUGE_TAR_BYTES = 2_000_000_000
@@ -66,8 +67,7 @@ def _objects(source: Source, storage: Storage) -> Iterator[SourceObject]:
     for pattern in source.uri:
         found = False
         for item in list_objects(pattern, storage):
-            exact = not pattern.endswith("/") and ("*" in pattern or item.uri.endswith(pattern.rpartition("/")[2]))
-            if not exact and not item.uri.lower().endswith(suffixes):
+            if not _names_files(pattern, item) and not item.uri.lower().endswith(suffixes):
                 continue
             found = True
             if hash(item.uri) not in seen:
@@ -78,6 +78,14 @@ def _objects(source: Source, storage: Storage) -> Iterator[SourceObject]:
                 f"source.uri {pattern} matches nothing of format {source.format}",
                 f"check the spelling; below a folder, names must end in {', '.join(suffixes)}",
             )
+
+
+def _names_files(pattern: str, item: SourceObject) -> bool:
+    """Whether the user chose this object by its name, rather than by a folder that holds it."""
+    last = pattern.rpartition("/")[2]
+    if has_magic(last) or "{" in last:
+        return last not in ("*", "**")
+    return bool(last) and unquote(item.uri).endswith("/" + unquote(last))
 
 
 def _tars(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:

@@ -26,7 +26,7 @@ class WorkUnit:
     | webdataset | the tar     | the tar's                    | byte offsets of headers; both empty: whole tar  |
     | parquet    | the file    | the file's                   | row groups [start, end)                         |
     | files      | the prefix  | digest of keys and etags     | keys (start, end], relative to the prefix       |
-    | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row groups        |
+    | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
 
     `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
     """

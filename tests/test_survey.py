@@ -182,6 +182,15 @@ def test_a_prefix_of_many_keys_is_cut_with_flat_memory(count: int, monkeypatch: 
 # --- tars, parquet, manifests -----------------------------------------------------------------------------------
 
 
+def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "d" / "up").symlink_to(tmp_path)
+    (tmp_path / "other").symlink_to(tmp_path / "d")
+    found = read_all(str(tmp_path), "files")
+    assert [s.uri.removeprefix(f"{tmp_path}/") for s in found] == ["d/1.jpg", "other/1.jpg"]
+
+
 def test_tars_once_each_with_names_that_new_shards_do_not_change(tmp_path: Path) -> None:
     for i in range(4):
         (tmp_path / f"{i}.tar").write_bytes(tar([("a.jpg", b"x" * i)]))

@@ -86,6 +86,8 @@ def _walk_local(root: str, folder: str, pattern: Pattern, start_after: bytes) ->
             # Everything below sorts with `name` as its prefix: skip what cannot hold a key after start_after.
             wanted = _raw(pattern.prefix)
             may_match = raw.startswith(wanted) or wanted.startswith(raw)
+            if entry.is_symlink() and os.path.realpath(root + folder).startswith(os.path.realpath(entry.path)):
+                continue  # a link to a folder that holds it would go on for ever
             if pattern.deep and may_match and (raw > start_after or start_after.startswith(raw)):
                 yield from _walk_local(root, name, pattern, start_after)
         elif raw > start_after and entry.is_file() and name.startswith(pattern.prefix):
