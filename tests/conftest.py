@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,19 @@ def s3_endpoint() -> Iterator[str]:
         server.wait(timeout=10)
 
 
-@pytest.fixture
-def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A fresh bucket, with AWS_* of this process (and its children) pointing at the server."""
+@cache
+def _client(endpoint: str) -> Any:
+    """Making one takes longer than most tests, so all of them share it."""
     import boto3
     from botocore.config import Config
 
+    config = Config(s3={"addressing_style": "path"})
+    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """A fresh bucket, with AWS_* of this process (and its children) pointing at the server."""
     if not os.environ.get("CLIPMILL_S3_ENDPOINT"):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
@@ -124,9 +132,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         monkeypatch.setenv(name, "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    config = Config(s3={"addressing_style": "path"})
-    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1", config=config)
+    client = _client(s3_endpoint)
     bucket = f"t-{uuid.uuid4().hex[:16]}"
     client.create_bucket(Bucket=bucket)
-    yield S3(endpoint=s3_endpoint, bucket=bucket, client=client)
-    client.close()
+    return S3(endpoint=s3_endpoint, bucket=bucket, client=client)

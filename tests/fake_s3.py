@@ -16,15 +16,18 @@ class FakeS3:
     """One bucket, `b`. `before` runs ahead of every request and may return (status, S3 error code) to send instead."""
 
     def __init__(self) -> None:
+        self.endpoint = ""
+        self.lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """An empty bucket and good behaviour again."""
         self.objects: dict[str, bytes] = {}
         self.listing: Sequence[str] | None = None  # keys to list, sorted, without objects behind them
         self.ignores_conditions = False
         self.ignores_ranges = False
-        self.loses_put = False
         self.before: Callable[[str, str], tuple[int, str] | None] = lambda method, key: None
         self.requests: list[tuple[str, str]] = []
-        self.lock = threading.Lock()
-        self.endpoint = ""
 
     @contextmanager
     def running(self) -> Iterator["FakeS3"]:

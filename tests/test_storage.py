@@ -35,12 +35,19 @@ LOCAL = Storage()
 names = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+@pytest.fixture(scope="module")
+def fake_server() -> Iterator[FakeS3]:
     with FakeS3().running() as store:
         yield store
+
+
+@pytest.fixture
+def fake(fake_server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> FakeS3:
+    """One server for all, so that its client is made once."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+    fake_server.reset()
+    return fake_server
 
 
 @pytest.fixture
