@@ -6,11 +6,11 @@ Row r depends on (seed, r) alone, not on the number of processes.
     images_NHWC   uint8  (N, 64, 64, 3)   as a 112 to 288 px JPEG looks after open_clip's bicubic resize
     full_NKL      uint16 (N, 4, 32)       tokens of four sentences about the whole scene
     partial_NKL   uint16 (N, 4, 32)       tokens of four short texts about one facet
+    style_N       uint8  (N,)             index in STYLES, equal for twins
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from open_clip import SimpleTokenizer
 from PIL import Image
 
 from jobs.demo.captions import caption, partial_caption
@@ -35,11 +36,10 @@ CHUNK = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Which pictures: number (even), seed, and the styles that may occur."""
+    """Which pictures: how many (even), and the seed."""
 
     number: int
     seed: int
-    styles: tuple[str, ...] = STYLES
 
 
 def as_seen(scene: Scene, rng: np.random.Generator, size_px: int | None = None) -> NDArray[np.uint8]:
@@ -52,29 +52,34 @@ def as_seen(scene: Scene, rng: np.random.Generator, size_px: int | None = None) 
     return np.asarray(picture)
 
 
-def _draw_chunk(spec: DataSpec, folder: Path, start: int) -> int:
-    """Rows [start, start + CHUNK) as one file; a file that is there is complete."""
-    target = folder / f"chunk-{start:07d}.npz"
-    if target.exists():
-        return start
-    from open_clip import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+def _draw_pair(spec: DataSpec, row: int, tokenizer: SimpleTokenizer) -> dict[str, NDArray[np.generic]]:
+    """Rows ``row`` and ``row + 1``, with their texts."""
+    rng = np.random.default_rng([spec.seed, row])
+    scene = sample_scene(rng, pairs=TRAIN)
     images, full, partial = [], [], []
-    for row in range(start, min(start + CHUNK, spec.number), 2):
-        rng = np.random.default_rng([spec.seed, row])
-        scene = sample_scene(rng, pairs=TRAIN, styles=spec.styles)
-        for one in (scene, twin(scene, rng)):
-            images.append(as_seen(one, rng))
-            full.append(tokenizer([caption(one, rng) for _ in range(TEXTS)]).numpy())
-            partial.append(tokenizer([partial_caption(one, rng) for _ in range(TEXTS)]).numpy())
+    for one in (scene, twin(scene, rng)):
+        images.append(as_seen(one, rng))
+        full.append(tokenizer([caption(one, rng) for _ in range(TEXTS)]).numpy())
+        partial.append(tokenizer([partial_caption(one, rng) for _ in range(TEXTS)]).numpy())
+    return {
+        "style": np.full(2, STYLES.index(scene.style), np.uint8),
+        "images": np.stack(images),
+        "full": np.stack(full).astype(np.uint16),
+        "partial": np.stack(partial).astype(np.uint16),
+    }
+
+
+def _chunk(folder: Path, start: int) -> Path:
+    return folder / f"chunk-{start:07d}.npz"
+
+
+def _draw_chunk(spec: DataSpec, folder: Path, start: int) -> int:
+    """Rows [start, start + CHUNK) as one file, which has its name only when it is complete."""
+    target = _chunk(folder, start)
+    tokenizer = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    pairs = [_draw_pair(spec, row, tokenizer) for row in range(start, min(start + CHUNK, spec.number), 2)]
     half_done = target.with_suffix(".tmp.npz")
-    np.savez(
-        half_done,
-        images=np.stack(images),
-        full=np.stack(full).astype(np.uint16),
-        partial=np.stack(partial).astype(np.uint16),
-    )
+    np.savez(half_done, **{name: np.concatenate([pair[name] for pair in pairs]) for name in pairs[0]})
     half_done.rename(target)
     return start
 
@@ -88,26 +93,20 @@ def build(spec: DataSpec, folder: Path, processes: int) -> None:
         assert note.read_text() == said, f"{folder} holds other pictures: {note.read_text()}"
     note.write_text(said)
     began = time.time()
-    starts = range(0, spec.number, CHUNK)
+    starts = [start for start in range(0, spec.number, CHUNK) if not _chunk(folder, start).exists()]
+    if not starts:
+        return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in [pool.submit(_draw_chunk, spec, folder, start) for start in starts]:
             done = future.result() + CHUNK
             print(f"drawn {min(done, spec.number)} of {spec.number}, {time.time() - began:.0f} s", flush=True)
 
 
-def load(folder: Path) -> dict[str, NDArray[np.generic]]:
-    """All rows of a folder that ``build`` filled: images, full, partial."""
+def load(folder: Path, styles: tuple[str, ...] = STYLES) -> dict[str, NDArray[np.generic]]:
+    """The rows of a folder that ``build`` filled whose style is among ``styles``: images, full, partial."""
     chunks = [np.load(path) for path in sorted(folder.glob("chunk-*[0-9].npz"))]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in ("images", "full", "partial")}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--number", type=int, default=96_000)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--hold-out", nargs="*", default=[], choices=STYLES)
-    parser.add_argument("--processes", type=int, default=2)
-    args = parser.parse_args()
-    kept = tuple(style for style in STYLES if style not in args.hold_out)
-    build(DataSpec(number=args.number, seed=args.seed, styles=kept), args.folder, args.processes)
+    wanted = [np.isin(chunk["style"], [STYLES.index(style) for style in styles]) for chunk in chunks]
+    return {
+        name: np.concatenate([chunk[name][rows] for chunk, rows in zip(chunks, wanted, strict=True)])
+        for name in ("images", "full", "partial")
+    }

@@ -1,4 +1,4 @@
-"""Measure a clipmill-tiny folder on scenes it never saw: ``python -m training.evaluate DIR [--card]``.
+"""Measure a clipmill-tiny folder on scenes it never saw: ``python -m training.evaluate DIR [--held-out DIR] [--card]``.
 
 Prints one JSON object. Three sets, all from seeds that training does not use:
 
@@ -27,7 +27,8 @@ from torch import Tensor
 
 from jobs.demo.captions import LABELS, TEMPLATES, caption, label_of
 from jobs.demo.scene_types import BACKGROUNDS, STYLES, Scene, is_held_out
-from jobs.demo.scenes import TRAIN, UNSEEN, render, sample_scene, swap_colours, swap_places
+from jobs.demo.scenes import TRAIN, UNSEEN, meaning, render, sample_scene, swap_colours, swap_places
+from training.card import fill
 
 SEED = 990_001  # training draws with seeds [7, row]
 RENDER_PX = 256
@@ -97,12 +98,6 @@ def recall(model: Model, scenes: list[Scene], vectors: Tensor, seed: int = 1) ->
     return {"recall@1": _share(hit[:, :1].any(dim=1)), "recall@5": _share(hit[:, :5].any(dim=1))}
 
 
-def meaning(scene: Scene) -> tuple[object, ...]:
-    """What a complete caption tells. Scenes with equal meaning cannot be told apart by words."""
-    things = tuple((o.kind, o.colour, o.texture, o.size) for o in scene.objects)
-    return (things, scene.layout, scene.position, scene.background, scene.style)
-
-
 def distinct(scenes: list[Scene], number: int) -> list[Scene]:
     """The first ``number`` scenes of different meaning."""
     chosen = {meaning(scene): scene for scene in reversed(scenes)}
@@ -157,6 +152,13 @@ def measure(model: Model, number: int = 2000, gallery: int = 1000) -> dict[str, 
     return result
 
 
+def measure_styles(model: Model, number: int = 2000) -> dict[str, Any]:
+    """The figures split by style, for a model that was trained without some of them."""
+    scenes = scenes_of(number, 2, TRAIN)
+    vectors = model.images([picture(scene) for scene in scenes])
+    return {style: _style(model, scenes, vectors, style) for style in STYLES}
+
+
 def _style(model: Model, scenes: list[Scene], vectors: Tensor, style: str) -> dict[str, Any]:
     rows = [i for i, scene in enumerate(scenes) if scene.style == style]
     kept = [scenes[i] for i in rows]
@@ -182,8 +184,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--number", type=int, default=2000)
+    parser.add_argument("--held-out", type=Path, help="the same recipe trained without sketch and cartoon")
+    parser.add_argument("--card", action="store_true", help="also write the figures into the folder's MODEL_CARD.md")
     args = parser.parse_args()
-    print(json.dumps(measure(Model(args.folder), args.number), indent=2))
+    torch.set_num_threads(2)
+    result = measure(Model(args.folder), args.number)
+    if args.held_out:
+        result["held_out"] = measure_styles(Model(args.held_out), args.number)
+    print(json.dumps(result, indent=2))
+    if args.card:
+        fill(args.folder / "MODEL_CARD.md", result)
 
 
 if __name__ == "__main__":

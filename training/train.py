@@ -27,9 +27,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from jobs.demo.scene_types import STYLES
 from training.data import TEXTS, DataSpec, build, load
-from training.model import PREPROCESS_CFG, encode_text, new_model, save
+from training.model import PREPROCESS_CFG, encode_text, new_model, resume, save
 
-LOG_EVERY, SAVE_EVERY = 25, 100
+LOG_EVERY, SAVE_EVERY = 25, 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,18 @@ class Recipe:
     """Everything the weights depend on besides the pictures.
 
     minutes: wall clock after which the learning rate has reached zero even if ``steps`` are not done (0: no limit).
+    styles: of the pictures drawn, those with one of these styles are used.
     """
 
     steps: int = 1300
     batch: int = 384
     rate: float = 1.2e-3
-    warmup: int = 150
+    warmup: int = 80
     weight_decay: float = 0.1
     partial_weight: float = 0.5
     minutes: float = 0.0
     seed: int = 7
+    styles: tuple[str, ...] = STYLES
 
 
 def rate_at(progress: float, step: int, recipe: Recipe) -> float:
@@ -76,10 +78,10 @@ def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator) -> Ten
     return ((pixels_BHWC.clamp(0, 255) - mean) / std).permute(0, 3, 1, 2)
 
 
-def tokens_from(tokens_NKL: NDArray[np.uint16], rng: np.random.Generator) -> Tensor:
-    """One of the K texts of each picture."""
+def tokens_from(tokens_NKL: NDArray[np.uint16], words: Tensor, rng: np.random.Generator) -> Tensor:
+    """One of the K texts of each picture, (B, L), as row numbers of the word table: the order of tokens is kept."""
     chosen = tokens_NKL[np.arange(len(tokens_NKL)), rng.integers(TEXTS, size=len(tokens_NKL))]
-    return torch.from_numpy(chosen.astype(np.int64))
+    return torch.searchsorted(words, torch.from_numpy(chosen.astype(np.int64)))
 
 
 def batches(number: int, recipe: Recipe) -> NDArray[np.int64]:
@@ -119,7 +121,8 @@ def _loss(model: CLIP, losses: ClipLoss, pixels: Tensor, whole: Tensor, short: T
 
 
 def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> None:
-    """One process of the loop; the first writes the log as it goes, and the model every 100 steps and at the end.
+    """One process of the loop. The first process writes the log as it goes, and the model every 50 steps and at the
+    end; a run that was stopped is taken up from there (with a new warm-up, since Adam's memory is not kept).
 
     Processes of one thread each that meet once per step are twice as fast as one process of two threads, and on a
     busy machine ten times: threads that wait for each other inside every convolution do not share a core well.
@@ -129,18 +132,23 @@ def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> Non
         torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=ranks)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng([recipe.seed, 1, rank])
-    data = load(folder)
-    model = new_model().to(memory_format=torch.channels_last).train()
+    data = load(folder, recipe.styles)
+    words = torch.from_numpy(
+        np.unique(np.concatenate([data["full"].ravel(), data["partial"].ravel()])).astype(np.int64)
+    )
+    model = new_model(words)
+    step, before = resume(model, words, out)
+    model = model.to(memory_format=torch.channels_last).train()
     optimizer = optimizer_for(model, recipe)
     losses = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=ranks)
     rows = batches(len(data["images"]), recipe).reshape(recipe.steps, ranks, -1)[:, rank]
-    log = Log(out, recipe, len(data["images"])) if rank == 0 else None
-    began, step, progress = time.time(), 0, 0.0
+    log = Log(out, recipe, len(data["images"]), step) if rank == 0 else None
+    began, first, progress = time.time() - before, step, step / recipe.steps
     while step < recipe.steps and progress < 1:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(progress, step, recipe)
+            group["lr"] = rate_at(progress, step - first, recipe)
         pixels = pixels_from(data["images"][rows[step]], rng)
-        whole, short = (tokens_from(data[name][rows[step]], rng) for name in ("full", "partial"))
+        whole, short = (tokens_from(data[name][rows[step]], words, rng) for name in ("full", "partial"))
         full, partial = _loss(model, losses, pixels, whole, short)
         (full + recipe.partial_weight * partial).backward()
         elapsed = _average(model, time.time() - began, ranks)
@@ -156,16 +164,16 @@ def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> Non
                 rate = optimizer.param_groups[0]["lr"]
                 log.write(step, full.item(), partial.item(), model.logit_scale.exp().item(), rate, elapsed)
             if step % SAVE_EVERY == 0 or progress >= 1:
-                save(model, out)
+                save(model, words, out, step=step, seconds=elapsed)
 
 
 class Log:
     """``training_log.jsonl``: the recipe, then one line every so many steps, also printed."""
 
-    def __init__(self, out: Path, recipe: Recipe, pictures: int) -> None:
-        self.file = (out / "training_log.jsonl").open("w")
+    def __init__(self, out: Path, recipe: Recipe, pictures: int, step: int) -> None:
+        self.file = (out / "training_log.jsonl").open("a")
         self.batch = recipe.batch
-        self._put({"recipe": asdict(recipe), "pictures": pictures, "torch": torch.__version__})
+        self._put({"recipe": asdict(recipe), "from_step": step, "pictures": pictures, "torch": torch.__version__})
 
     def write(self, step: int, full: float, partial: float, scale: float, rate: float, elapsed: float) -> None:
         self._put(
@@ -190,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for model, config and log")
     parser.add_argument("--data", type=Path, help="folder for the drawn pictures (default: OUT/pictures)")
-    parser.add_argument("--number", type=int, default=56_000, help="pictures to draw")
+    parser.add_argument("--number", type=int, default=48_000, help="pictures to draw")
     parser.add_argument("--hold-out", nargs="*", default=[], choices=STYLES, help="styles the model never sees")
     parser.add_argument("--processes", type=int, default=2, help="for drawing and for training")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
@@ -200,8 +208,8 @@ def main() -> None:
     styles = tuple(style for style in STYLES if style not in args.hold_out)
     folder = args.data or args.out / "pictures"
     args.out.mkdir(parents=True, exist_ok=True)
-    build(DataSpec(number=args.number, seed=args.seed, styles=styles), folder, args.processes)
-    recipe = Recipe(steps=args.steps, minutes=args.minutes, seed=args.seed)
+    build(DataSpec(number=args.number, seed=args.seed), folder, args.processes)
+    recipe = Recipe(steps=args.steps, minutes=args.minutes, seed=args.seed, styles=styles)
     (args.out / "meet").unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")
     workers = [

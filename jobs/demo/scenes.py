@@ -28,7 +28,7 @@ from jobs.demo.scene_types import (
     is_held_out,
 )
 
-__all__ = ["Scene", "SceneObject", "is_held_out", "render", "sample_scene", "twin"]
+__all__ = ["Scene", "SceneObject", "is_held_out", "meaning", "render", "sample_scene", "twin"]
 
 RADIUS = {"small": (0.105, 0.12), "medium": (0.15, 0.17), "large": (0.215, 0.235)}
 CELLS = (0.23, 0.5, 0.77)  # centres of the nine places
@@ -173,6 +173,12 @@ def swap_places(scene: Scene) -> Scene:
     return replace(scene, objects=objects)
 
 
+def meaning(scene: Scene) -> tuple[object, ...]:
+    """What a complete caption tells. Scenes of equal meaning cannot be told apart by words."""
+    things = tuple((o.kind, o.colour, o.texture, o.size) for o in scene.objects)
+    return (things, scene.layout, scene.position, scene.background, scene.style)
+
+
 def twin(scene: Scene, rng: np.random.Generator, *, pairs: str = TRAIN) -> Scene:
     """A scene that differs in one respect: the hard negative that shares a batch with ``scene``.
 
@@ -183,7 +189,7 @@ def twin(scene: Scene, rng: np.random.Generator, *, pairs: str = TRAIN) -> Scene
     while True:
         other = _twin_once(scene, rng)
         allowed = pairs != TRAIN or not any(is_held_out(item) for item in other.objects)
-        if other != scene and allowed:
+        if meaning(other) != meaning(scene) and allowed:
             return replace(other, seed=scene_seed)
 
 
