@@ -1,0 +1,98 @@
+"""A linear head as a column: LAION's own head on LAION's own vectors, new rows, and files that are no head."""
+
+import pickle
+import tempfile
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.query import open_table
+from jobs.score import load_head, score
+from schemas.errors import UserError
+from tests.tables import TableOptions, append, batch, make_table
+
+
+def head_file(folder: Path, dim: int = 64) -> Path:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "head.npz", weight=rng.standard_normal((1, dim)).astype(np.float32), bias=np.float32([2.5]))
+    return folder / "head.npz"
+
+
+def test_the_aesthetic_head_reproduces_its_known_ordering(real_data: Path, tmp_path: Path) -> None:
+    """LAION's ten vectors, one per rating: the head's scores must rise with them, to Spearman's rank correlation."""
+    vectors = [np.load(real_data / "aesthetic_head/vit_b_32_embeddings" / f"rating{i}.npy")[0] for i in range(10)]
+    options = TableOptions(rows=10, dim=512)
+    table = batch(options)
+    column = pa.array([v.astype(np.float16) for v in vectors], table.schema.field("vector").type)
+    table = table.set_column(table.schema.get_field_index("vector"), table.schema.field("vector"), column)
+    lance.write_dataset(table, tmp_path / "images.lance", enable_stable_row_ids=True)
+    head = load_head(str(real_data / "aesthetic_head/sa_0_4_vit_b_32_linear.pth"))
+    report = score(str(tmp_path / "images"), head)
+    assert report.rows == 10
+    scored = open_table(str(tmp_path / "images")).get([f"row-{i:06d}" for i in range(10)], ("aesthetic",))
+    values = np.array(scored["aesthetic"].to_pylist())
+    exact = np.array([v @ head.weight_D + head.bias for v in vectors])
+    np.testing.assert_allclose(values, exact, atol=0.02)
+    ranks = np.argsort(np.argsort(values))
+    assert 1 - 6 * np.sum((ranks - np.arange(10)) ** 2) / 990 > 0.9
+
+
+def test_scores_survive_deletes_and_new_rows_are_filled_in_later(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=200))
+    append(uri, TableOptions(rows=100, start=200))
+    lance.dataset(f"{uri}.lance").delete("views IN (10, 250)")
+    head = load_head(str(head_file(tmp_path)))
+    assert score(uri, head).rows == 298 - 4  # every 97th vector, from 3, is null
+    append(uri, TableOptions(rows=50, start=300))
+    again = score(uri, head)
+    assert (again.rows, again.without_vector) == (50, 4)
+    assert score(uri, head).rows == 0
+    table = lance.dataset(f"{uri}.lance").to_table(columns=["views", "vector", "aesthetic"]).to_pylist()
+    assert len(table) == 348
+    for row in table:
+        if row["vector"] is None:
+            assert row["aesthetic"] is None
+        else:
+            stored = np.asarray(row["vector"], np.float64)
+            expected = stored @ head.weight_D / np.linalg.norm(stored) + head.bias
+            assert row["aesthetic"] == pytest.approx(expected, abs=1e-4)
+    assert len(open_table(uri).search(where="aesthetic > 2.5", k=400)) == sum(
+        r["aesthetic"] is not None and r["aesthetic"] > 2.5 for r in table
+    )
+
+
+def test_a_head_that_does_not_fit_or_a_taken_column_is_refused(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=20))
+    with pytest.raises(UserError, match="512"):
+        score(uri, load_head(str(head_file(tmp_path, dim=512))))
+    head = load_head(str(head_file(tmp_path)))
+    for column, word in (("caption", "already"), ("a b", "name"), ("a__b", "name")):
+        with pytest.raises(UserError, match=word):
+            score(uri, head, column=column)
+    score(uri, head)
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other/head.npz", weight=np.ones((1, 64), np.float32))
+    with pytest.raises(UserError, match=r"head\.npz"):
+        score(uri, load_head(str(tmp_path / "other/head.npz")))
+
+
+MARK = Path(tempfile.gettempdir()) / "clipmill-was-here"
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, (str(MARK), "w"))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "text.pth").write_text("hello")
+    np.savez(tmp_path / "two.npz", a=np.ones((4, 4)), b=np.ones((1, 4)))
+    np.savez(tmp_path / "nan.npz", weight=np.full((1, 4), np.nan))
+    for name in ("evil.pth", "text.pth", "two.npz", "nan.npz", "absent.pth"):
+        with pytest.raises(UserError):
+            load_head(str(tmp_path / name))
+    assert not MARK.exists()
