@@ -28,7 +28,7 @@ demo: install
 
 # Ten seeds of every kind of kill; writes a dated result into docs/.
 chaos: install
-	$(BIN)/python -m pytest -m chaos --chaos-seeds 10
+	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos
 
 # The command line's reference, from --help; a test compares.
 docs: install

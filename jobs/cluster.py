@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
 
 
 def _leave_folder() -> None:
+    # Ray starts its processes by fork and exec at once, which is safe; what lance warns of is a fork that runs on.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
     old = os.path.realpath(os.getcwd())
     empty = tempfile.mkdtemp(prefix="clipmill-")
     atexit.register(shutil.rmtree, empty, ignore_errors=True)
@@ -100,16 +103,16 @@ def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
             "set workers.gpus: auto (a CPU works too, slower), or submit to a cluster with GPUs",
         )
     if gpus:
-        slots = sum(int(node.gpus // gpus) for node in found)
-        cpus = min((node.cpus / max(1, int(node.gpus // gpus)) for node in found if node.gpus >= gpus), default=1.0)
+        hosts = [node for node in found if node.gpus >= gpus]
+        per_host = [int(node.gpus // gpus) for node in hosts]
+        cpus = min(max(1.0, node.cpus // n) for node, n in zip(hosts, per_host, strict=True))
     else:
-        slots = len(found)
-        cpus = min((node.cpus for node in found if node.cpus), default=1.0)
+        hosts = [node for node in found if node.cpus >= 1]
+        cpus = min((node.cpus for node in hosts), default=1.0)
+        if workers.num != "auto" and workers.num > len(hosts) > 0:
+            cpus = max(1.0, cpus // -(-workers.num // len(hosts)))  # share a node's CPUs among its actors
     if workers.cpus != "auto":
         cpus = workers.cpus
-        if not gpus:
-            slots = sum(int(node.cpus // cpus) for node in found)
-    elif workers.num != "auto" and not gpus and workers.num > slots:
-        cpus = max(1.0, cpus // -(-workers.num // max(1, slots)))  # share a node's CPUs among its actors
+    slots = sum(per_host) if gpus else sum(int(node.cpus // cpus) for node in hosts)
     num = workers.num if workers.num != "auto" else max(1, slots)
     return Shape(num=max(1, min(num, num_units)), cpus=cpus, gpus=gpus, threads=max(1, int(cpus)))

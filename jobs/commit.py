@@ -24,14 +24,14 @@ STEPS = ("before_rejects", "after_rejects", "before_rows", "after_rows", "after_
 Hook = Callable[[str], None]
 
 
-def _no_hook(step: str) -> None:
+def no_hook(step: str) -> None:
     assert step in STEPS
 
 
 class Committer:
     """Fenced commits under one lease. Not thread-safe: one thread commits."""
 
-    def __init__(self, tables: Tables, lease: Lease, *, hook: Hook = _no_hook) -> None:
+    def __init__(self, tables: Tables, lease: Lease, *, hook: Hook = no_hook) -> None:
         self.tables, self.lease, self.hook = tables, lease, hook
         self.versions: list[int] = []
         self.conflicts = 0

@@ -9,6 +9,7 @@ from schemas.columns import FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KE
 from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.model import Fingerprint
+from schemas.vocabulary import Vocabulary
 
 
 def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
@@ -63,14 +64,14 @@ def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
         )
 
 
-def check_vocabulary(schema: pa.Schema, mine_json: str | None, name: str | None) -> None:
-    """Tags of two vocabularies never share a column. `mine_json` is the metadata this job would write."""
+def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None) -> None:
+    """Tags of two vocabularies never share a column."""
     theirs = stored_vocabulary(schema)
-    mine = json.loads(mine_json) if mine_json else {}
-    if (theirs or {}).get("hash") != mine.get("hash"):
-        was = f"'{theirs['name']}'" if theirs else "none"
+    if (theirs["hash"] if theirs else None) != (mine.hash if mine else None):
+        was = f"vocabulary '{theirs['name']}'" if theirs else "no vocabulary"
+        now = f"vocabulary '{mine.name}'" if mine else "none"
+        changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
         raise UserError(
-            f"the table's tags were made with vocabulary {was}, the job names {repr(name) if name else 'none'}"
-            + (" whose labels or templates differ" if theirs and theirs["name"] == name else ""),
+            f"the table's tags were made with {was}, the job names {now}{changed}",
             "keep the vocabulary, or tag all rows again with `clipmill retag`",
         )

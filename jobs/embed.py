@@ -3,38 +3,26 @@
 Running it again resumes, or says in seconds that there is nothing to do and writes nothing.
 """
 
-import json
-import resource
 import secrets
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from jobs import cluster, compat, heal
-from jobs.collect import Collector
-from jobs.commit import Committer, Hook, _no_hook
-from jobs.dispatch import Dispatcher
-from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
-from jobs.finish import finish_table
+from jobs import compat, heal
+from jobs.commit import Hook, no_hook
+from jobs.duplicates import units_to_redo
 from jobs.lease import Lease
 from jobs.ledger import Ledger, read_ledger
 from jobs.plan import Plan, make_plan
-from jobs.progress import Progress, Snapshot
-from jobs.summary import StageClock, Summary, failed_units, rate
+from jobs.progress import Progress
+from jobs.run import Run
+from jobs.summary import Summary
 from jobs.survey import survey
 from jobs.tables import Tables
-from jobs.workforce import Workforce
-from schemas import columns
 from schemas.config import JobFile
 from schemas.errors import UserError
-from schemas.model import Fingerprint
-from schemas.receipts import Receipt
-from schemas.tasks import WorkContext
 from schemas.units import WorkUnit
+from schemas.vocabulary import Vocabulary
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +35,7 @@ class Options:
     resume: str = ""  # the command that resumes, for a person
     lease_ttl_s: float = 30.0
     num_cpus: int | None = None  # of a cluster started here; None: the machine's
-    hook: Hook = _no_hook
+    hook: Hook = no_hook
 
 
 def new_run_id() -> str:
@@ -63,28 +51,39 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 def run(job: JobFile, options: Options) -> Summary:
     started = time.monotonic()
     tables = Tables.at(job.table, job.storage)
+    vocabulary = _vocabulary(job)
     with Progress() as progress:
         rows = tables.open(missing_ok=True)
         if rows is not None:
             compat.check_columns(rows.schema, job)
+            compat.check_vocabulary(rows.schema, vocabulary)
         units = _survey(job, progress)
         latest = read_ledger(tables)
         plan = make_plan(units, latest, units_to_redo(tables, latest))
         if rows is not None and _nothing_to_do(job, plan, latest, tables):
             return _idle_summary(tables, plan, time.monotonic() - started)
-        if not tables.exists("runs"):
+        is_new = not tables.exists("runs")
+        if is_new:
             from workers.storage import check_store
 
             progress.phase("checking that the store commits safely")
             check_store(tables.database, job.storage)
-            tables.ensure_side_tables()
         lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
-        lease.take(on_wait=progress.say)
-        lease.keep()
+        if not is_new:
+            lease.take(on_wait=progress.say)
+            lease.keep()
         try:
-            return _Run(job, options, tables, lease, progress, started).run(units)
+            return Run(job, options, tables, lease, progress, vocabulary, started).run(units)
         finally:
             lease.release()
+
+
+def _vocabulary(job: JobFile) -> Vocabulary | None:
+    if job.tags.vocabulary is None:
+        return None
+    from workers.tag import load_vocabulary
+
+    return load_vocabulary(job.tags.vocabulary, job.storage)
 
 
 def _survey(job: JobFile, progress: Progress) -> list[WorkUnit]:
@@ -98,14 +97,11 @@ def _survey(job: JobFile, progress: Progress) -> list[WorkUnit]:
 
 
 def _nothing_to_do(job: JobFile, plan: Plan, latest: Ledger, tables: Tables) -> bool:
-    """Everything is in the ledger, made with this model and vocabulary, and no commit waits to be entered."""
+    """Everything is in the ledger, made with this model, and no commit waits to be entered."""
     if plan.todo or plan.replacements or heal.needs_healing(tables, latest):
         return False
-    schema = tables.open().schema
-    fingerprint = compat.stored_fingerprint(schema)
-    same_model = (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
-    stored = compat.stored_vocabulary(schema)
-    return same_model and (stored or {}).get("name") == job.tags.vocabulary
+    fingerprint = compat.stored_fingerprint(tables.open().schema)
+    return (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
 
 
 def _idle_summary(tables: Tables, plan: Plan, seconds: float) -> Summary:
@@ -117,219 +113,3 @@ def _idle_summary(tables: Tables, plan: Plan, seconds: float) -> Summary:
         table_version=int(tables.open().version),
         note=f"nothing to do: all {len(plan.done)} units are in the table",
     )
-
-
-class _Run:
-    """One run under its lease, in the order its methods stand."""
-
-    def __init__(
-        self, job: JobFile, options: Options, tables: Tables, lease: Lease, progress: Progress, started: float
-    ) -> None:
-        self.job, self.options, self.tables, self.lease = job, options, tables, lease
-        self.progress, self.started = progress, started
-        self.healed = 0
-        self.working_since = started
-
-    def run(self, units: list[WorkUnit]) -> Summary:
-        from jobs.jobfile import redacted
-        from jobs.output import plain
-
-        command = self.options.command
-        self.tables.log_run(self.lease.run, command, "started", json.dumps(plain(redacted(self.job))))
-        try:
-            summary = self._run(units)
-        except BaseException as error:
-            self.tables.log_run(self.lease.run, command, "failed", f"{type(error).__name__}: {str(error)[:500]}")
-            raise
-        event = "drained" if summary.interrupted else "finished"
-        self.tables.log_run(self.lease.run, command, event, json.dumps(plain(summary)))
-        return summary
-
-    def _run(self, units: list[WorkUnit]) -> Summary:
-        if self.tables.exists():
-            self.lease.fence()
-            latest, self.healed = heal.heal(self.tables, Committer(self.tables, self.lease))
-        else:
-            latest = {}
-        plan = make_plan(units, latest, units_to_redo(self.tables, latest))
-        self.progress.phase(f"{len(plan.todo)} of {len(units)} units to do; starting workers")
-        with cluster.connected(self.options.address, num_cpus=self.options.num_cpus):
-            force = Workforce(
-                job=self.job, shape=cluster.shape(self.job.workers, cluster.nodes(), max(1, len(plan.todo)))
-            )
-            force.start()
-            try:
-                fingerprint = self._prepare(force)
-                return self._work(plan, latest, force, fingerprint)
-            finally:
-                force.stop()
-
-    def _prepare(self, force: Workforce) -> Fingerprint:
-        """Load, compare with the table (or create it), compute labels, check vectors against the reference."""
-        facts = force.facts()
-        fingerprint = Fingerprint.from_json(facts.fingerprint_json)
-        rows = self.tables.open(missing_ok=True)
-        if rows is not None:
-            compat.check_fingerprint(rows.schema, fingerprint)
-        self.progress.phase(
-            f"{fingerprint.model} on {facts.device}, batches of {facts.batch_size}; checking its vectors"
-        )
-        force.self_check(self.tables, self.lease.run, fingerprint)
-        force.label_vectors()
-        if rows is None:
-            self.tables.create("", self._schema(fingerprint, facts.dim, force.vocabulary_json))
-            self.lease.fence()
-        else:
-            compat.check_vocabulary(rows.schema, force.vocabulary_json, self.job.tags.vocabulary)
-        return fingerprint
-
-    def _schema(self, fingerprint: Fingerprint, dim: int, vocabulary_json: str | None) -> Any:
-        from jobs.lancedb_function import embedding_functions_metadata
-
-        schema = columns.rows_schema(
-            dim=dim,
-            keep=self.job.source.keep_types,
-            fingerprint_json=fingerprint.to_json(),
-            vocabulary_json=vocabulary_json,
-            thumbnails=self.job.thumbnails,
-        )
-        return schema.with_metadata(embedding_functions_metadata(fingerprint))
-
-    def _work(self, plan: Plan, latest: Ledger, force: Workforce, fingerprint: Fingerprint) -> Summary:
-        rows = self.tables.open()
-        context = WorkContext(
-            run=self.lease.run,
-            rows_uri=self.tables.rows,
-            rows_version=int(rows.version),
-            rejects_uri=self.tables.uri("rejects"),
-            source=self.job.source,
-            storage=self.job.storage,
-            limits=self.job.limits,
-            thumbnails=self.job.thumbnails,
-            units_in_flight=self.job.workers.units_in_flight,
-            options=self.tables.options,
-        )
-        deduplicate = None
-        if can_repeat(self.job.source):
-            deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16])
-        committer = Committer(self.tables, self.lease, hook=self.options.hook)
-        collector = Collector(committer, plan, latest, self.job.commit, deduplicate)
-        clock = StageClock(force.shape.num, force.shape.threads, self.job.workers.units_in_flight)
-
-        def on_receipt(receipt: Receipt) -> None:
-            clock.add(receipt)
-            collector.offer(receipt)
-
-        dispatcher = Dispatcher(
-            plan,
-            self.job.limits,
-            start_actor=force.add,
-            on_receipt=on_receipt,
-            units_in_flight=self.job.workers.units_in_flight,
-        )
-        for slot in force.attach(context):
-            dispatcher.adopt(slot)
-        dispatcher.wanted = force.shape.num
-        collector.start()
-        self.working_since = time.monotonic()
-        self.progress.start_clock()
-        try:
-            with _draining_on_signals(dispatcher, self.progress):
-                dispatcher.run(self._tick(dispatcher, collector, clock, plan))
-        finally:
-            collector.close()  # what is done is committed, whatever ended the loop
-        return self._summary(plan, force, dispatcher, collector, clock)
-
-    def _tick(self, dispatcher: Dispatcher, collector: Collector, clock: StageClock, plan: Plan) -> Callable[[], None]:
-        looked = time.monotonic()
-
-        def tick() -> None:
-            nonlocal looked
-            if collector.error is not None:
-                raise collector.error
-            if self.lease.lost is not None:
-                raise self.lease.lost
-            now = time.monotonic()
-            if now - looked >= 10.0:  # nodes join and leave
-                looked = now
-                left = max(1, len(plan.todo) - collector.totals.units)
-                dispatcher.wanted = cluster.shape(self.job.workers, cluster.nodes(), left).num
-            totals = collector.totals
-            self.progress.show(
-                Snapshot(
-                    units_done=totals.units + len(collector.ready) + len(collector.held),
-                    units_total=len(plan.todo),
-                    samples=totals.seen + sum(r.seen for r in list(collector.ready)),
-                    samples_total=plan.num_samples,
-                    rows=totals.rows,
-                    rejects=sum(totals.rejects.values()),
-                    failed=len(dispatcher.attempts.failed),
-                    workers=sum(slot.attached for slot in dispatcher.slots),
-                    limited_by=clock.limited_by(now - self.working_since),
-                )
-            )
-
-        return tick
-
-    def _summary(
-        self, plan: Plan, force: Workforce, dispatcher: Dispatcher, collector: Collector, clock: StageClock
-    ) -> Summary:
-        worked_s = time.monotonic() - self.working_since
-        totals = collector.totals
-        version = finish_table(self.tables, self.lease, publish=self.options.publish, say=self.progress.phase)
-        left = len(plan.todo) - totals.units - len(dispatcher.attempts.failed)
-        interrupted = dispatcher.draining and left > 0
-        return Summary(
-            run=self.lease.run,
-            table=f"{self.tables.database}/{self.tables.name}",
-            units=totals.units,
-            seen=totals.seen,
-            rows=totals.rows,
-            rejects=dict(sorted(totals.rejects.items())),
-            failed_units=failed_units(dispatcher.attempts.failed),
-            already_done=len(plan.done),
-            aliases=totals.aliases,
-            replaced_units=totals.retired_units,
-            healed_units=self.healed,
-            seconds=round(time.monotonic() - self.started, 3),
-            startup_s=round(self.working_since - self.started, 3),
-            samples_per_s=rate(totals.seen, worked_s),
-            limited_by=clock.limited_by(worked_s),
-            commits=totals.commits,
-            first_rows_s=round(totals.first_commit_at - (time.time() - (time.monotonic() - self.started)), 3)
-            if totals.first_commit_at
-            else None,
-            table_version=version,
-            workers=force.shape.num,
-            source_bytes=collector.totals.source_bytes,
-            worker_restarts=dispatcher.restarts,
-            peak_worker_bytes=clock.peak_rss_bytes,
-            driver_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            interrupted=interrupted,
-            resume=self.options.resume if interrupted else "",
-            note=f"stopped early; {left} units are left" if interrupted else "",
-        )
-
-
-@contextmanager
-def _draining_on_signals(dispatcher: Dispatcher, progress: Progress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) hands out nothing more and lets the units in flight end; the second stops."""
-
-    def drain(number: int, frame: object) -> None:
-        if dispatcher.draining:
-            raise KeyboardInterrupt
-        dispatcher.draining = True
-        busy = dispatcher.attempts.in_flight
-        progress.say(f"stopping after the {busy} units in flight; once more stops at once")
-
-    old = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, drain)
-    except ValueError:
-        pass  # not on the main thread: the caller's signals stay as they are
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -104,7 +104,7 @@ def _check_ids(rows: Any, say: _Problems) -> None:
     hashes: list[npt.NDArray[np.uint64]] = []
     for batch in rows.scanner(columns=["id"]).to_batches():
         ids = batch.column("id").to_pylist()
-        hashes.append(np.fromiter((xxhash.xxh3_64_intdigest(i) for i in ids), np.uint64, len(ids)))
+        hashes.append(np.fromiter((_hash(i) for i in ids), np.uint64, len(ids)))
     if not hashes:
         return
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
@@ -113,10 +113,14 @@ def _check_ids(rows: Any, say: _Problems) -> None:
         return
     found: Counter[str] = Counter()
     for batch in rows.scanner(columns=["id"]).to_batches():
-        found.update(i for i in batch.column("id").to_pylist() if xxhash.xxh3_64_intdigest(i) in suspects)
+        found.update(i for i in batch.column("id").to_pylist() if _hash(i) in suspects)
     for name, count in found.items():
         if count > 1:
             say("ids", f"id {name} is there {count} times")
+
+
+def _hash(text: str) -> int:
+    return int(xxhash.xxh3_64_intdigest(text.encode()))
 
 
 def _check_vectors(rows: Any, say: _Problems) -> None:

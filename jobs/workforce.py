@@ -1,16 +1,20 @@
 """The actors of a run: loaded in parallel, checked, and attached to the run before their first unit."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from jobs import cluster
 from jobs.dispatch import Slot
 from jobs.tables import Tables
-from schemas.config import JobFile
+from schemas.config import JobFile, Tags
 from schemas.errors import ClipmillError
 from schemas.model import Fingerprint, ModelSpec
 from schemas.tasks import WorkContext, WorkerFacts
+from schemas.vocabulary import Vocabulary
+
+WAIT_NOTE_S = 30.0
 
 
 def model_spec(job: JobFile) -> ModelSpec:
@@ -24,6 +28,8 @@ class Workforce:
     job: JobFile
     shape: cluster.Shape
     actors: list[Any] = field(default_factory=list)
+    vocabulary: Vocabulary | None
+    say: Callable[[str], None]
     vocabulary_json: str | None = None
     _labels: Any = None
     _reference: Any = None
@@ -50,16 +56,23 @@ class Workforce:
 
     def facts(self) -> WorkerFacts:
         """What the first actor to load says of its model. Raises UserError for a model that cannot be loaded."""
-        facts: WorkerFacts = _get(self.actors[0].facts.remote())
+        import ray
+
+        first = self.actors[0].facts.remote()
+        while not ray.wait([first], timeout=WAIT_NOTE_S)[0]:
+            need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
+            self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
+        facts: WorkerFacts = _get(first)
         return facts
 
     def label_vectors(self) -> None:
         """Computed by one actor, kept in the object store for all of them."""
         import ray
 
-        if self.job.tags.vocabulary is None:
+        if self.vocabulary is None:
             return
-        self.vocabulary_json, vectors_LD = _get(self.actors[0].label_vectors.remote(self.job.tags))
+        call = self.actors[0].label_vectors.remote(self.vocabulary, self.job.tags)
+        self.vocabulary_json, vectors_LD = _get(call)
         self._labels = ray.put(vectors_LD)
 
     def self_check(self, tables: Tables, run: str, fingerprint: Fingerprint) -> None:
@@ -83,8 +96,11 @@ class Workforce:
         return self._slot(self._new_actor())
 
     def _slot(self, actor: Any) -> Slot:
-        ready = actor.prepare.remote(self._context, self.job.tags, self._labels, self._reference)
+        ready = actor.prepare.remote(self._context, self._tagging(), self._labels, self._reference)
         return Slot(actor=actor, ready=ready)
+
+    def _tagging(self) -> tuple[Vocabulary, Tags] | None:
+        return (self.vocabulary, self.job.tags) if self.vocabulary is not None else None
 
     def stop(self) -> None:
         import ray

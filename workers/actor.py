@@ -12,11 +12,12 @@ from schemas.errors import UserError
 from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext, WorkerFacts
+from schemas.vocabulary import Vocabulary
 from workers import probe
 from workers.engine import Engine
 from workers.load import load_engine
 from workers.origin import origin
-from workers.tag import Tagger, load_vocabulary
+from workers.tag import Tagger
 from workers.unit import Bench, UnitRun
 
 
@@ -78,22 +79,26 @@ class EmbedWorker:
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         return self.engine.self_check(reference)
 
-    def label_vectors(self, tags: Tags) -> tuple[str, Any]:
+    def label_vectors(self, vocabulary: Vocabulary, tags: Tags) -> tuple[str, Any]:
         """(metadata JSON of the tags column, label vectors float32 (L, D)), computed by one actor for all."""
-        assert tags.vocabulary is not None
-        tagger = Tagger.build(load_vocabulary(tags.vocabulary), self.engine, tags)
+        tagger = Tagger.build(vocabulary, self.engine, tags)
         return tagger.metadata_json, tagger.vectors_LD
 
-    def prepare(self, context: WorkContext, tags: Tags, labels_LD: Any, reference: dict[str, Any]) -> str:
+    def prepare(
+        self,
+        context: WorkContext,
+        tagging: tuple[Vocabulary, Tags] | None,
+        labels_LD: Any,
+        reference: dict[str, Any],
+    ) -> str:
         """Take on a run: check the vectors against the reference, get the labels ready; returns the node's id.
 
         `labels_LD` comes from another actor's `label_vectors`; None where nothing is tagged.
         """
         self.engine.self_check(reference)
         tagger = None
-        if labels_LD is not None and tags.vocabulary is not None:
-            vocabulary = load_vocabulary(tags.vocabulary)
-            tagger = Tagger.from_vectors(vocabulary, labels_LD, self.engine.fingerprint, tags)
+        if tagging is not None:
+            tagger = Tagger.from_vectors(tagging[0], labels_LD, self.engine.fingerprint, tagging[1])
         self.context = context
         self.bench = Bench(
             engine=self.engine,

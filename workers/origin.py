@@ -1,4 +1,4 @@
-"""Which clipmill this process runs: version and a digest of the three packages' sources.
+"""Which clipmill this process runs: version, and a digest of the sources that a worker runs.
 
 Ray puts the submitter's folders first on a worker's path, so a user whose directory has a `workers/` or `jobs/` would
 get those instead of ours. The driver compares its own origin with every actor's and refuses a difference.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import schemas
 
-PACKAGES = ("schemas", "workers", "jobs")
+PACKAGES = ("schemas", "workers")  # what an actor runs; `jobs` stays with the driver
 
 
 @functools.cache

@@ -1,0 +1,168 @@
+"""kill -9 of the driver, of actors and of raylets, at random moments and at each step of a commit.
+
+After a re-run: ids unique, the balance right for every unit. Repeated work is at most what had not been committed.
+"""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from jobs.commit import STEPS
+from tests.build import picture, tar
+from tests.chaos.conftest import SAMPLES, UNITS, Cluster, Scene, actors
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+
+SLOW = {"CLIPMILL_STUB_SLEEP_MS": "10"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_driver_killed_inside_a_step(scene: Scene, step: str, seed: int) -> None:
+    occurrence = 1 + seed
+    driver = scene.start(f"{step}:{occurrence}")
+    scene.wait_for(f"stopped {step}", driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    events = scene.events()
+    assert events[-1] == f"stopped {step}" or "stopped" in " ".join(events), "the kill landed outside the step"
+    assert f"woke {step}" not in events
+    received = {e.split()[1] for e in events if e.startswith("receipt")}
+    before = len({e for e in received})
+    summary = scene.finish()
+    committed_before = UNITS - summary["units"]
+    repeated = before - committed_before
+    at_last_commit = _received_since_commit(events)
+    assert 0 <= repeated <= at_last_commit, (before, committed_before, at_last_commit)
+
+
+def _received_since_commit(events: list[str]) -> int:
+    """Receipts that were in memory, not in the table: all since the last rows that landed, and those in that commit."""
+    last = max((i for i, e in enumerate(events) if e == "step after_ledger"), default=-1)
+    begun = max((i for i, e in enumerate(events[: last + 1]) if e == "step before_rejects"), default=0)
+    return sum(e.startswith("receipt") for e in events[begun:])
+
+
+def test_driver_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
+    rng = random.Random(seed)
+    driver = scene.start(**SLOW)
+    scene.wait_for("receipt", driver)
+    time.sleep(rng.uniform(0, 2.5))
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    scene.finish()
+
+
+def test_actors_killed_while_the_job_runs(scene: Scene, seed: int) -> None:
+    rng = random.Random(seed)
+    driver = scene.start(**SLOW)
+    scene.wait_for("receipt", driver)
+    killed = 0
+    while driver.poll() is None and killed < 3:
+        time.sleep(rng.uniform(0.1, 0.8))
+        victims = actors()
+        if victims:
+            rng.choice(victims).kill()
+            killed += 1
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode in (0, 3), err[-3000:]
+    assert killed
+    if driver.returncode == 0:
+        scene.check()
+        assert json.loads(out.strip().splitlines()[-1])["rejects"].get("killed_worker") is None, (
+            "no picture is to blame"
+        )
+    else:
+        scene.finish()
+
+
+def test_raylet_killed_while_the_job_runs(scene: Scene, cluster: Cluster, seed: int) -> None:
+    rng = random.Random(seed)
+    driver = scene.start(**SLOW)
+    scene.wait_for("receipt", driver)
+    time.sleep(rng.uniform(0, 1.0))
+    cluster.kill_a_raylet(rng)
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err[-3000:]
+    scene.check()
+
+
+def test_a_driver_that_slept_past_its_lease_lands_nothing(scene: Scene, seed: int) -> None:
+    """Two drivers overlap: the first is suspended inside a commit, the second takes over and finishes."""
+    sleeper = scene.start(f"before_rows:{2 + seed}:sleep=25", CHAOS_LEASE_TTL_S="2", CLIPMILL_STUB_SLEEP_MS="5")
+    scene.wait_for("stopped before_rows", sleeper)
+    sleeper.send_signal(signal.SIGSTOP)  # the whole process: its renewals stop too
+    woken = False
+    try:
+        second = scene.start()
+        out, err = second.communicate(timeout=200)
+        assert second.returncode == 0, (out, err[-3000:])
+        version = scene.tables.open().version
+        sleeper.send_signal(signal.SIGCONT)
+        woken = True
+        out, err = sleeper.communicate(timeout=120)
+        assert json.loads(out.strip().splitlines()[-1])["error"] == "LeaseLost", (out, err[-2000:])
+    finally:
+        if not woken:
+            sleeper.send_signal(signal.SIGCONT)
+            sleeper.kill()
+    scene.check()
+    assert scene.tables.open().version == version, "the late driver changed the table"
+
+
+def test_two_drivers_at_once(scene: Scene) -> None:
+    first = scene.start(**SLOW, CHAOS_LEASE_TTL_S="6")
+    scene.wait_for("receipt", first)
+    second = scene.start(CHAOS_LEASE_TTL_S="6")
+    out, _ = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "is being written by" in json.loads(out.strip().splitlines()[-1])["message"]
+    out, err = first.communicate(timeout=240)
+    assert first.returncode == 0, err[-3000:]
+    scene.check()
+
+
+def test_rows_appear_while_the_job_runs(scene: Scene) -> None:
+    driver = scene.start(CLIPMILL_STUB_SLEEP_MS="20")
+    seen = set()
+    while driver.poll() is None:
+        rows = scene.tables.open(missing_ok=True)
+        if rows is not None:
+            seen.add(rows.count_rows())
+        time.sleep(0.1)
+    assert len({n for n in seen if 0 < n < scene.expected_rows}) >= 2, sorted(seen)
+    scene.check()
+
+
+def test_a_picture_that_kills_its_worker_is_found_and_named(scene: Scene) -> None:
+    """Two poison samples in one unit, one in another; everything around them becomes rows."""
+    poison = {3: [2, 9], 17: [5]}
+    for number, places in poison.items():
+        members = []
+        for i in range(SAMPLES):
+            image = picture(number * SAMPLES + i) + (b"KILLME" if i in places else b"")
+            members += [(f"{i:03d}.jpg", image), (f"{i:03d}.txt", f"{number} {i}".encode())]
+        (scene.folder / "source" / f"{number:03d}.tar").write_bytes(tar(members))
+    bad_before = sum((n * SAMPLES + i) % 29 == 7 for n in poison for i in range(SAMPLES))
+    driver = scene.start(CLIPMILL_STUB_KILL="KILLME")
+    out, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, (out, err[-3000:])
+    summary = json.loads(out.strip().splitlines()[-1])
+    assert summary["rejects"]["killed_worker"] == 3
+    assert summary["seen"] == UNITS * SAMPLES
+    names = scene.tables.open("rejects").to_table(columns=["uri"], filter="reason = 'killed_worker'")["uri"].to_pylist()
+    assert sorted(n[-11:] for n in set(names)) == ["tar#002.jpg", "tar#005.jpg", "tar#009.jpg"]
+    assert summary["rows"] == scene.expected_rows + bad_before - 3
+
+
+def test_a_picture_that_hangs_is_found_and_named(scene: Scene) -> None:
+    job = scene.folder / "job.yaml"
+    job.write_text(job.read_text().replace("unit_deadline_s: 30", "unit_deadline_s: 3"))
+    members = [("000.jpg", picture(1)), ("001.jpg", picture(2) + b"HANGME"), ("002.jpg", picture(3))]
+    (scene.folder / "source" / "005.tar").write_bytes(tar(members))
+    driver = scene.start(CLIPMILL_STUB_HANG="HANGME")
+    out, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, (out, err[-3000:])
+    assert json.loads(out.strip().splitlines()[-1])["rejects"]["timed_out"] == 1
