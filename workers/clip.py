@@ -52,9 +52,9 @@ class ClipEngine:
         self._parts = parts
         self._forward_lock = threading.Lock()
         self._threads = IntraOpThreads(parts.threads)
-        # fp32 asks for the exact road: no scaling while a JPEG is decoded.
-        size_px = max(parts.fingerprint.preprocess.size_HW)
-        self._target_px = None if parts.precision == "fp32" else size_px
+        # fp32 asks for the exact road: no scaling while a JPEG is decoded, and Pillow's own resize.
+        self._exact = parts.precision == "fp32"
+        self._target_px = None if self._exact else max(parts.fingerprint.preprocess.size_HW)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -72,7 +72,10 @@ class ClipEngine:
         """See `workers.engine.Engine.prepare`."""
         decoded = decode(image, limits, target_px=self._target_px)
         pixels_CHW = preprocess(
-            decoded.pixels_HWC, self.fingerprint.preprocess, original_HW=(decoded.height, decoded.width)
+            decoded.pixels_HWC,
+            self.fingerprint.preprocess,
+            original_HW=(decoded.height, decoded.width),
+            exact=self._exact,
         )
         small = make_thumbnail(decoded.pixels_HWC) if thumbnail else None
         return Picture(pixels_CHW=pixels_CHW, width=decoded.width, height=decoded.height, thumbnail=small)

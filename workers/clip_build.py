@@ -1,7 +1,7 @@
 """From a `ModelSpec` to a running `ClipEngine`: the choices of device, precision and batch size."""
 
 import importlib.metadata
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -10,8 +10,8 @@ from schemas.model import Fingerprint, ModelSpec
 from workers import selfcheck
 from workers.clip import ClipEngine, Parts
 from workers.clip_load import Loaded, build_model, load_clip, reference_transform, weights_sha256
-from workers.clip_names import Resolved
-from workers.towers import ImageTower, TextTower, fold_normalisation, native_bf16
+from workers.folding import fold_batchnorm, fold_normalisation
+from workers.towers import ImageTower, TextTower, native_bf16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_BATCH = 32
@@ -24,28 +24,50 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
     if threads > 0:
         torch.set_num_threads(threads)
     loaded = load_clip(spec)
+    weights = weights_sha256(loaded.model)
+
+    def engine_in(precision: str, reference: selfcheck.Reference | None) -> ClipEngine:
+        image_tower, text_tower = _towers(loaded, where, precision)
+        parts = Parts(
+            image_tower=image_tower,
+            text_tower=text_tower,
+            tokenizer=loaded.tokenizer,
+            fingerprint=_fingerprint(spec, loaded, weights, _provenance(where, precision)),
+            device=where,
+            precision=precision,
+            batch_size=_batch_size(batch_size, where),
+            threads=threads,
+            build_reference=lambda: reference or _reference(build_model(loaded.resolved), loaded, where),
+        )
+        return ClipEngine(parts)
+
     precision = _precision(spec.precision, where)
-    fingerprint = _fingerprint(spec, loaded, where, precision)
+    if spec.precision != "auto" or precision == "fp32":
+        return engine_in(precision, None)
+    reference = _reference(loaded.model, loaded, where)
+    engine = engine_in(precision, reference)
+    if selfcheck.least_cosine(reference, selfcheck.fast_vectors(engine)) >= selfcheck.AUTO_MIN_COSINE:
+        return engine
+    # Some models, most of all untrained ones, amplify rounding.
+    loaded = load_clip(spec)
+    return engine_in("fp32", reference)
+
+
+def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
+    """The model's towers on the device. In low precision what can be folded into the weights is, before they round."""
+    loaded.model.to("cpu")
     text_tower = TextTower(loaded.model, loaded.tokenizer(list(selfcheck.TEXTS)))
-    folded = precision != "fp32" and fold_normalisation(loaded.model, loaded.preprocess)
-    dtype = _DTYPES[precision]
+    folded = False
     if precision == "fp32":
         # TF32 rounds to ten bits, which is not what fp32 was asked for.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-    loaded.model.to(device=where, dtype=dtype)
-    parts = Parts(
-        image_tower=ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded),
-        text_tower=text_tower,
-        tokenizer=loaded.tokenizer,
-        fingerprint=fingerprint,
-        device=where,
-        precision=precision,
-        batch_size=_batch_size(batch_size, where),
-        threads=threads,
-        build_reference=lambda: _reference(loaded, loaded.resolved, where),
-    )
-    return ClipEngine(parts)
+    else:
+        fold_batchnorm(loaded.model, loaded.preprocess)
+        folded = fold_normalisation(loaded.model, loaded.preprocess)
+    dtype = _DTYPES[precision]
+    loaded.model.to(device=device, dtype=dtype)
+    return ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded), text_tower
 
 
 def _device(name: str) -> torch.device:
@@ -74,33 +96,32 @@ def _batch_size(asked: int | Literal["auto"], device: torch.device) -> int:
     return _GPU_BATCH if device.type == "cuda" else _CPU_BATCH
 
 
-def _fingerprint(spec: ModelSpec, loaded: Loaded, device: torch.device, precision: str) -> Fingerprint:
-    model = loaded.model
-    bias = getattr(model, "logit_bias", None)
+def _fingerprint(spec: ModelSpec, loaded: Loaded, weights: str, provenance: dict[str, str]) -> Fingerprint:
     return Fingerprint(
         model=spec.name,
         pretrained=loaded.resolved.pretrained,
-        weights_sha256=weights_sha256(model),
+        weights_sha256=weights,
         preprocess=loaded.preprocess,
         tokenizer=loaded.tokenizer_id,
         dim=loaded.dim,
-        logit_scale=_scalar(model.logit_scale.exp()),
-        logit_bias=None if bias is None else _scalar(bias),
-        provenance={
-            "precision": precision,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "open_clip": importlib.metadata.version("open_clip_torch"),
-            "torch": str(torch.__version__),
-            "pillow": importlib.metadata.version("pillow"),
-            "simplejpeg": importlib.metadata.version("simplejpeg"),
-        },
+        logit_scale=loaded.logit_scale,
+        logit_bias=loaded.logit_bias,
+        provenance=provenance,
     )
 
 
-def _scalar(value: torch.Tensor) -> float:
-    return float(value.detach().reshape(-1)[0])
+def _provenance(device: torch.device, precision: str) -> dict[str, str]:
+    return {
+        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "open_clip": importlib.metadata.version("open_clip_torch"),
+        "torch": str(torch.__version__),
+        "pillow": importlib.metadata.version("pillow"),
+        "simplejpeg": importlib.metadata.version("simplejpeg"),
+    }
 
 
-def _reference(loaded: Loaded, resolved: Resolved, device: torch.device) -> selfcheck.Reference:
-    model = build_model(resolved).to(device)
-    return selfcheck.reference_vectors(model, reference_transform(loaded.preprocess), loaded.tokenizer, device)
+def _reference(model: Any, loaded: Loaded, device: torch.device) -> selfcheck.Reference:
+    return selfcheck.reference_vectors(
+        model.to(device), reference_transform(loaded.preprocess), loaded.tokenizer, device
+    )

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ import torch
 from open_clip.factory import load_checkpoint
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from schemas.errors import UserError
 from schemas.model import ModelSpec, Preprocess
@@ -25,6 +26,17 @@ from workers.clip_names import Resolved, resolve
 RANDOM_SEED = 20261121
 
 Tokenizer = Callable[[list[str]], Tensor]  # texts -> int64 (B, L)
+
+# torch.nn.init's functions come by under these names too.
+_DRAWS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.erfinv_,
+    torch.nn.init.normal_,
+    torch.nn.init.uniform_,
+    torch.nn.init.kaiming_uniform_,
+    torch.nn.init.trunc_normal_,
+}
 
 _MODEL_SOURCE_ERRORS = (KeyError, TypeError, AssertionError, AttributeError, ValueError, RuntimeError, OSError)
 
@@ -39,6 +51,8 @@ class Loaded:
     preprocess: Preprocess
     resolved: Resolved
     dim: int
+    logit_scale: float  # exponentiated
+    logit_bias: float | None
 
 
 def load_clip(spec: ModelSpec) -> Loaded:
@@ -46,19 +60,23 @@ def load_clip(spec: ModelSpec) -> Loaded:
     resolved = resolve(spec)
     model = build_model(resolved)
     tokenizer = _load_tokenizer(resolved)
+    bias = getattr(model, "logit_bias", None)
     return Loaded(
         model=model,
         tokenizer=tokenizer,
         tokenizer_id=_tokenizer_id(tokenizer),
         preprocess=_preprocess_of(model),
         resolved=resolved,
-        dim=_dimension(model, tokenizer),
+        dim=int(open_clip.get_model_config(resolved.open_clip_name)["embed_dim"]),
+        logit_scale=_scalar(model.logit_scale.exp()),
+        logit_bias=None if bias is None else _scalar(bias),
     )
 
 
 def build_model(resolved: Resolved) -> Any:
     """The model with its weights; once more from the same files, this is the reference of the self-check."""
-    with _quiet_open_clip(), torch.random.fork_rng(devices=[]):
+    initialise = nullcontext() if resolved.checkpoint is None else _LeaveUninitialised()
+    with _quiet_open_clip(), torch.random.fork_rng(devices=[]), initialise:
         torch.manual_seed(RANDOM_SEED)  # decides the weights only of `pretrained: random`
         try:
             model = open_clip.create_model(
@@ -76,10 +94,22 @@ def build_model(resolved: Resolved) -> Any:
                 f"open_clip cannot build {resolved.open_clip_name}: {_one_line(error)}",
                 "check its open_clip_config.json",
             ) from error
-        if resolved.checkpoint is not None:
-            _load_weights(model, resolved.checkpoint, resolved.open_clip_name)
+    if resolved.checkpoint is not None:
+        _load_weights(model, resolved.checkpoint, resolved.open_clip_name)
     model.eval().requires_grad_(False)
     return model
+
+
+class _LeaveUninitialised(TorchFunctionMode):
+    """Skips drawing random weights that a strict load overwrites anyway; seconds for a large model."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -216,10 +246,8 @@ def _tokenizer_id(tokenizer: Any) -> str:
     return " ".join(parts)
 
 
-def _dimension(model: Any, tokenizer: Tokenizer) -> int:
-    with torch.inference_mode():
-        vectors_BD = model.encode_text(tokenizer(["a"]))
-    return int(vectors_BD.shape[-1])
+def _scalar(value: Tensor) -> float:
+    return float(value.detach().reshape(-1)[0])
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,15 +21,24 @@ _MAX_RESIZED_AREA = 8
 
 
 def preprocess(
-    pixels_HWC: npt.NDArray[np.uint8], how: Preprocess, *, original_HW: tuple[int, int] | None = None
+    pixels_HWC: npt.NDArray[np.uint8],
+    how: Preprocess,
+    *,
+    original_HW: tuple[int, int] | None = None,
+    exact: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """(3, H, W) uint8 at the model's size. `original_HW` where the decoder already scaled the picture down."""
+    """(3, H, W) uint8 at the model's size. `original_HW` where the decoder already scaled the picture down.
+
+    `exact` lets Pillow resize, so that not one level differs from the reference.
+    """
     source_HW = original_HW or pixels_HWC.shape[:2]
     resized_HW = _resized_size(source_HW, how)
-    bicubic = _is_bicubic(how)
     if resized_HW[0] * resized_HW[1] > _MAX_RESIZED_AREA * how.size_HW[0] * how.size_HW[1]:
         return _resize_the_middle(pixels_HWC, source_HW, resized_HW, how)
-    resized_HWC = _resize(pixels_HWC, source_HW, resized_HW, bicubic=bicubic)
+    if exact:
+        resized_HWC = np.asarray(Image.fromarray(pixels_HWC).resize(resized_HW[::-1], _filter(how)))
+    else:
+        resized_HWC = _resize(pixels_HWC, source_HW, resized_HW, bicubic=_is_bicubic(how))
     return np.ascontiguousarray(_crop_or_pad(resized_HWC, how).transpose(2, 0, 1))
 
 
@@ -37,6 +46,10 @@ def _is_bicubic(how: Preprocess) -> bool:
     # open_clip's shortest resize for a size that is not square ignores `interpolation` and takes bicubic.
     keep_ratio = how.resize_mode == "shortest" and how.size_HW[0] != how.size_HW[1]
     return keep_ratio or how.interpolation != "bilinear"
+
+
+def _filter(how: Preprocess) -> Image.Resampling:
+    return Image.Resampling.BICUBIC if _is_bicubic(how) else Image.Resampling.BILINEAR
 
 
 def _resized_size(source_HW: tuple[int, int], how: Preprocess) -> tuple[int, int]:
@@ -101,6 +114,5 @@ def _resize_the_middle(
     per_row, per_column = pixels_HWC.shape[0] / resized_HW[0], pixels_HWC.shape[1] / resized_HW[1]
     box = (left * per_column, top * per_row, (left + target_w) * per_column, (top + target_h) * per_row)
     inside = (max(0.0, box[0]), max(0.0, box[1]), min(pixels_HWC.shape[1], box[2]), min(pixels_HWC.shape[0], box[3]))
-    filter_ = Image.Resampling.BICUBIC if _is_bicubic(how) else Image.Resampling.BILINEAR
-    middle = Image.fromarray(pixels_HWC).resize((target_w, target_h), filter_, box=inside)
+    middle = Image.fromarray(pixels_HWC).resize((target_w, target_h), _filter(how), box=inside)
     return np.ascontiguousarray(np.asarray(middle).transpose(2, 0, 1))

@@ -31,6 +31,7 @@ TEXTS = (
     "",
 )
 MIN_COSINE = {"fp32": 0.99999, "bf16": 0.999, "fp16": 0.999}
+AUTO_MIN_COSINE = 0.9995  # `precision: auto` keeps low precision above this; the margin is for harder pictures
 
 Vectors = npt.NDArray[np.float32]
 
@@ -106,8 +107,7 @@ def compare(reference: Reference, fast: Reference, *, identity: str, precision: 
     A cosine that is not a number counts as too low.
     """
     names = [*pictures(), *(f'"{text}"' for text in TEXTS)]
-    expected = np.concatenate([reference.images_ND, reference.texts_ND])
-    cosines_N = (expected * np.concatenate([fast.images_ND, fast.texts_ND])).sum(axis=1)
+    cosines_N = _cosines(reference, fast)
     worst = int(np.argmin(np.nan_to_num(cosines_N, nan=-2.0)))
     floor = MIN_COSINE[precision]
     if not cosines_N[worst] >= floor:
@@ -126,3 +126,14 @@ def compare(reference: Reference, fast: Reference, *, identity: str, precision: 
         "texts": reference.texts_ND.tolist(),
         "min_cosine": float(cosines_N[worst]),
     }
+
+
+def least_cosine(reference: Reference, fast: Reference) -> float:
+    """Over pictures and texts; -2 where a vector is not finite."""
+    return float(np.nan_to_num(_cosines(reference, fast), nan=-2.0).min())
+
+
+def _cosines(reference: Reference, fast: Reference) -> Vectors:
+    images_N = (reference.images_ND * fast.images_ND).sum(axis=1)
+    texts_N = (reference.texts_ND * fast.texts_ND).sum(axis=1)
+    return np.concatenate([images_N, texts_N])

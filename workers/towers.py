@@ -1,6 +1,7 @@
-"""The two towers of a loaded model, made fast: low precision weights, normalisation folded into the first
-convolution, text cut after its last end token. Each shortcut is tried on numbers when the tower is built and left
-out where the result differs.
+"""The two towers of a loaded model as functions: uint8 pixels or token ids in, features out.
+
+Texts are cut after their last end token where attention is causal; that is tried on numbers when the tower is built
+and left out where the result differs.
 
 B batch, C = 3 channels, H and W pixels of the model's input, L tokens, W width of the text tower, D dimension.
 """
@@ -13,56 +14,7 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from schemas.model import Preprocess
-
-# uint8 minus this is exact in bf16 and fp16 and keeps the folded convolution's sums small: with 0..255 the rounding of
-# the weights is multiplied by the brightness (worst cosine on photographs 0.99975; centred 0.99994).
-CENTRE = 128.0
-_PROBE_TOLERANCE = 1e-3  # of the features' norm, in fp32; a wrong shortcut is off by 1e-1 and more
-
-
-def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
-    """Change the fp32 model so that its image tower takes `uint8 - CENTRE`; False, and unchanged, where it cannot.
-
-    (x / 255 - mean) / std under weights w and bias b is (x - c) under w / (255 std) and
-    b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
-    """
-    visual = cast(nn.Module, model.visual)
-    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
-    if conv is None or conv.in_channels != 3 or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
-        return False
-    pixels_BCHW = torch.randint(0, 256, (2, 3, *preprocess.size_HW), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        before_BD = visual(normalise(pixels_BCHW, preprocess))
-    std_C = torch.tensor(preprocess.std, dtype=torch.float64)
-    shift_C = (CENTRE / 255.0 - torch.tensor(preprocess.mean, dtype=torch.float64)) / std_C
-    weight = conv.weight.detach().double()
-    bias = (weight * shift_C[None, :, None, None]).sum(dim=(1, 2, 3))
-    if conv.bias is not None:
-        bias += conv.bias.detach().double()
-    folded = nn.Conv2d(
-        3, conv.out_channels, cast(Any, conv.kernel_size), cast(Any, conv.stride), dilation=cast(Any, conv.dilation)
-    )
-    folded.weight = nn.Parameter((weight / (255.0 * std_C[None, :, None, None])).float(), requires_grad=False)
-    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
-    visual.set_submodule(name, folded)
-    with torch.inference_mode():
-        after_BD = visual(pixels_BCHW.float() - CENTRE)
-    if _differ(before_BD, after_BD):
-        visual.set_submodule(name, conv)
-        return False
-    return True
-
-
-def normalise(pixels_BCHW: Tensor, preprocess: Preprocess) -> Tensor:
-    """uint8 0..255 to float32 with the model's mean and std."""
-    mean = torch.tensor(preprocess.mean, device=pixels_BCHW.device)[:, None, None]
-    std = torch.tensor(preprocess.std, device=pixels_BCHW.device)[:, None, None]
-    return (pixels_BCHW.float() / 255.0 - mean) / std
-
-
-def _differ(expected_BD: Tensor, got_BD: Tensor) -> bool:
-    scale = expected_BD.norm(dim=-1).clamp_min(1e-12)
-    return bool(((expected_BD - got_BD).norm(dim=-1) / scale > _PROBE_TOLERANCE).any())
+from workers.folding import CENTRE, differ, normalise
 
 
 class ImageTower:
@@ -146,7 +98,7 @@ class TextTower:
             full_BD = self.model.encode_text(tokens_BL)
             # One by one, so that each is cut as short as it can be.
             cut_BD = torch.cat([self._encode_cut(row_L[None]) for row_L in tokens_BL])
-        return not _differ(full_BD, cut_BD)
+        return not differ(full_BD, cut_BD)
 
 
 def native_bf16(device: torch.device) -> bool:

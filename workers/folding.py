@@ -1,0 +1,105 @@
+"""What can be computed into the weights of an image tower once, in fp32, before they are rounded.
+
+Each change is tried on numbers.
+
+B batch, C = 3 channels, H and W pixels of the model's input, D dimension.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from schemas.model import Preprocess
+
+# uint8 minus this is exact in bf16 and fp16 and keeps the folded convolution's sums small: with 0..255 the rounding of
+# the weights is multiplied by the brightness (worst cosine on photographs 0.99975; centred 0.99994).
+CENTRE = 128.0
+_PROBE_TOLERANCE = 1e-3  # of the features' norm, in fp32; a wrong shortcut is off by 1e-1 and more
+
+
+def fold_batchnorm(model: nn.Module, preprocess: Preprocess) -> int:
+    """Merge each BatchNorm of the image tower into the convolution before it, in fp32; the number merged.
+
+    In low precision this rounds once where there were two roundings, and it saves a pass over the activations.
+    """
+    visual = cast(nn.Module, model.visual)
+    pairs = list(_conv_bn_pairs(visual))
+    if not pairs:
+        return 0
+    pixels_BCHW = normalise(_probe_pixels(preprocess), preprocess)
+    with torch.inference_mode():
+        before_BD = visual(pixels_BCHW)
+    for parent, conv_name, bn_name in pairs:
+        conv, bn = getattr(parent, conv_name), getattr(parent, bn_name)
+        setattr(parent, conv_name, fuse_conv_bn_eval(conv, bn))
+        setattr(parent, bn_name, nn.Identity())
+    with torch.inference_mode():
+        after_BD = visual(pixels_BCHW)
+    # The layout of the model decides whether this is right, never the weights: a difference is a bug.
+    assert not differ(before_BD, after_BD), "merging BatchNorm changed the features"
+    return len(pairs)
+
+
+def _conv_bn_pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """open_clip's ResNet only: `convN` feeds `bnN`, and `0` feeds `1` in a downsampling Sequential."""
+    if not isinstance(visual, ModifiedResNet):
+        return
+    for parent in visual.modules():
+        for name, child in parent.named_children():
+            follower = name.replace("conv", "bn") if name.startswith("conv") else {"0": "1"}.get(name, "")
+            if isinstance(child, nn.Conv2d) and isinstance(getattr(parent, follower, None), nn.BatchNorm2d):
+                yield parent, name, follower
+
+
+def _probe_pixels(preprocess: Preprocess) -> Tensor:
+    """Random uint8 (2, 3, H, W), always the same."""
+    return torch.randint(0, 256, (2, 3, *preprocess.size_HW), generator=torch.Generator().manual_seed(0))
+
+
+def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
+    """Change the fp32 model so that its image tower takes `uint8 - CENTRE`; False, and unchanged, where it cannot.
+
+    (x / 255 - mean) / std under weights w and bias b is (x - c) under w / (255 std) and
+    b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
+    """
+    visual = cast(nn.Module, model.visual)
+    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+    if conv is None or conv.in_channels != 3 or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
+        return False
+    pixels_BCHW = _probe_pixels(preprocess)
+    with torch.inference_mode():
+        before_BD = visual(normalise(pixels_BCHW, preprocess))
+    std_C = torch.tensor(preprocess.std, dtype=torch.float64)
+    shift_C = (CENTRE / 255.0 - torch.tensor(preprocess.mean, dtype=torch.float64)) / std_C
+    weight = conv.weight.detach().double()
+    bias = (weight * shift_C[None, :, None, None]).sum(dim=(1, 2, 3))
+    if conv.bias is not None:
+        bias += conv.bias.detach().double()
+    folded = nn.Conv2d(
+        3, conv.out_channels, cast(Any, conv.kernel_size), cast(Any, conv.stride), dilation=cast(Any, conv.dilation)
+    )
+    folded.weight = nn.Parameter((weight / (255.0 * std_C[None, :, None, None])).float(), requires_grad=False)
+    folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+    visual.set_submodule(name, folded)
+    with torch.inference_mode():
+        after_BD = visual(pixels_BCHW.float() - CENTRE)
+    if differ(before_BD, after_BD):
+        visual.set_submodule(name, conv)
+        return False
+    return True
+
+
+def normalise(pixels_BCHW: Tensor, preprocess: Preprocess) -> Tensor:
+    """uint8 0..255 to float32 with the model's mean and std."""
+    mean = torch.tensor(preprocess.mean, device=pixels_BCHW.device)[:, None, None]
+    std = torch.tensor(preprocess.std, device=pixels_BCHW.device)[:, None, None]
+    return (pixels_BCHW.float() / 255.0 - mean) / std
+
+
+def differ(expected_BD: Tensor, got_BD: Tensor) -> bool:
+    scale = expected_BD.norm(dim=-1).clamp_min(1e-12)
+    return bool(((expected_BD - got_BD).norm(dim=-1) / scale > _PROBE_TOLERANCE).any())
