@@ -37,12 +37,16 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
 
     job = load_job(job_file)
     from jobs.embed import embed as run_embed
-    from jobs.output import note, print_record
+    from jobs.output import note, print_json
+    from jobs.summary import describe
     from schemas.errors import EXIT_UNITS_FAILED
 
     again = f"clipmill embed {job_file}" + (f" --address {address}" if address else "")
     summary = run_embed(job, address=address, publish=publish, resume=again)
-    print_record(summary, as_json=as_json)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(describe(summary))
     if summary.interrupted:
         note("error: interrupted; what was finished is in the table")
         note(f"hint: to go on from there: {again}")

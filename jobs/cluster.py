@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.config import Workers
-from schemas.errors import UserError
+from schemas.errors import ClipmillError, UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30 s
     import ray
 
     if ray.is_initialized():  # a caller's own cluster: theirs to end
@@ -48,10 +49,16 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
             ray.init(address=address, **options)
         else:
             ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"cannot connect to the Ray cluster at {address}: {str(error).splitlines()[0]}",
-            "check the address, that the cluster runs Ray 2.60, and its authentication token",
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where its processes do not come up
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if address:
+            raise UserError(
+                f"cannot connect to the Ray cluster at {address}: {first_line}",
+                "check the address, that the cluster runs Ray 2.60, and its authentication token",
+            ) from None
+        raise ClipmillError(
+            f"Ray did not start on this machine: {first_line}",
+            "free some memory and processor time and try again; Ray's session folder holds its logs",
         ) from None
     try:
         yield

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from jobs import compat
 from jobs.duplicates import units_to_redo
 from jobs.ledger import read_ledger
-from jobs.plan import make_plan
+from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
 from schemas.config import JobFile
+
+LOOK_AT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class DryRun:
     done: int
     gone: int
     samples: int | None
+    samples_estimated: bool
     bytes: int
     samples_per_s: float | None
     worker_hours: float | None
@@ -44,8 +47,9 @@ def dry_run(job: JobFile) -> DryRun:
     plan = make_plan(units, latest, units_to_redo(tables, latest))
     rate = _last_rate(tables)
     samples = plan.num_samples
-    if samples is None and rows is not None and latest:
-        samples = _estimate(plan.size_bytes, sum(e.seen for e in latest.values()), tables)
+    estimated = samples is None
+    if samples is None:
+        samples = _estimate(job, plan)
     hours = round(samples / rate / 3600, 3) if samples is not None and rate else None
     price = job.plan.price_per_gpu_hour
     return DryRun(
@@ -57,6 +61,7 @@ def dry_run(job: JobFile) -> DryRun:
         done=len(plan.done),
         gone=len(plan.gone),
         samples=samples,
+        samples_estimated=estimated,
         bytes=plan.size_bytes,
         samples_per_s=rate,
         worker_hours=hours,
@@ -80,7 +85,22 @@ def _last_rate(tables: Tables) -> float | None:
     return None
 
 
-def _estimate(size_bytes: int, seen: int, tables: Tables) -> int | None:
-    """By the bytes per sample of what is in the table already."""
-    read = sum(run.get("source_bytes", 0) for run in _finished(tables))
-    return round(size_bytes * seen / read) if read and seen else None
+def _estimate(job: JobFile, plan: Plan) -> int | None:
+    """By reading the first unit to do, or the first thousand samples of it; None where those hold nothing."""
+    from schemas.samples import Sample
+    from workers.read import read_unit
+
+    unit = plan.todo[0]
+    reading = read_unit(unit, job.source, job.storage, job.limits)
+    count = end = 0
+    for count, item in enumerate(reading, start=1):
+        if isinstance(item, Sample) and item.image_offset is not None and item.image_size is not None:
+            end = max(end, item.image_offset + item.image_size)
+        if count == LOOK_AT:
+            break
+    else:
+        end = unit.size_bytes  # read to its end: no member's position is needed
+    if not count or not end:
+        return None
+    start = int(unit.start) if unit.start.isdecimal() else 0
+    return max(len(plan.todo), round(plan.size_bytes * count / max(1, end - start)))

@@ -40,6 +40,33 @@ class Summary:
     note: str = ""
 
 
+def describe(s: Summary) -> str:
+    """The summary for a person; its first line adds up."""
+    if not s.run:
+        return f"{s.note}; table {s.table}, version {s.table_version}"
+    rejected = sum(s.rejects.values())
+    reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
+    lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
+    units = f"{s.units:,} units in {s.commits:,} commits"
+    for count, what in (
+        (s.already_done, "were in the table already"),
+        (s.replaced_units, "replaced"),
+        (s.aliases, "unchanged under a new etag"),
+        (s.healed_units, "entered that an earlier run had left"),
+        (len(s.failed_units), "failed"),
+    ):
+        units += f", {count:,} {what}" if count else ""
+    lines.append(units)
+    speed = f"{s.samples_per_s:,.1f} samples/s on {s.workers} worker{'s' if s.workers != 1 else ''}"
+    speed += f", limited by {s.limited_by}" if s.limited_by else ""
+    first = f", first rows after {s.first_rows_s:.1f} s" if s.first_rows_s is not None else ""
+    lines.append(f"{speed}; {s.seconds:.1f} s in all, {s.startup_s:.1f} s of them to start{first}")
+    lines.append(f"table {s.table}, version {s.table_version}, run {s.run}")
+    if s.note:
+        lines.append(s.note)
+    return "\n".join(lines)
+
+
 class StageClock:
     """Adds up what the stages of all units were busy with, for the progress line and the summary.
 
