@@ -20,6 +20,9 @@ from schemas.config import Storage
 
 _STARTUP_S = 60.0
 
+# Ray's own 30 s are too few for a busy machine; set before any test imports ray.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
