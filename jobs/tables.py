@@ -23,6 +23,7 @@ PYLANCE = "13.0.0"
 def lance_module() -> Any:
     """Import lance, refusing a release whose conflict rules were not tried."""
     import lance
+    import lance.commit  # its errors; importing lance alone does not bring them
 
     if lance.__version__ != PYLANCE:
         raise UserError(
