@@ -18,6 +18,8 @@ from schemas.units import WorkUnit
 
 # Replaces duplicates among new rows by rejects: (receipts, unit ids that leave) -> receipts.
 Deduplicate = Callable[[list[Receipt], list[str]], list[Receipt]]
+# Told how many fragments a commit brought; may compact the table before the next one.
+AfterCommit = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -46,8 +48,10 @@ class Collector:
         latest: Ledger,
         options: Commit,
         deduplicate: Deduplicate | None = None,
+        after_commit: AfterCommit = lambda fragments: None,
     ) -> None:
-        self.committer, self.options, self.deduplicate = committer, options, deduplicate
+        self.committer, self.options = committer, options
+        self.deduplicate, self.after_commit = deduplicate, after_commit
         self.units: dict[str, WorkUnit] = {unit.unit_id: unit for unit in plan.todo}
         self.latest = latest
         self.groups: dict[str, Replacement] = {new: group for group in plan.replacements for new in group.new}
@@ -119,14 +123,16 @@ class Collector:
             receipts = self.deduplicate(receipts, leaving)
         retired = [replace(self.latest[u], state=LedgerState.RETIRED, table_version=0) for u in leaving]
         entries = [self._entry(r) for r in receipts]
+        fragments = [f for r in receipts for f in r.fragments]
         self.committer.commit(
             [*retired, *entries],
-            [f for r in receipts for f in r.fragments],
+            fragments,
             reject_fragments=[f for r in receipts for f in r.reject_fragments],
             remove_units=leaving,
         )
         self._last_commit = time.monotonic()
         self._count(receipts, len(retired), self._last_commit - start)
+        self.after_commit(len(fragments))
 
     def _entry(self, receipt: Receipt) -> LedgerEntry:
         unit = self.units[receipt.unit_id]

@@ -1,7 +1,8 @@
-"""The end of a run: the table's indices up to date, and the tag `live` moved where that was asked for."""
+"""The end of a run: indices up to date, side tables tidied, and the tag `live` moved where that was asked for."""
 
 from collections.abc import Callable
 
+from jobs.compaction import tidy_side_tables
 from jobs.lease import Lease
 from jobs.tables import Tables, lance_module
 
@@ -16,6 +17,7 @@ def finish_table(tables: Tables, lease: Lease, *, publish: bool, say: Callable[[
     if rows.count_rows() >= SMALL:
         say("updating indices")
         _scalar_indices(tables)
+    tidy_side_tables(tables, lease)
     rows = tables.open()
     if publish:
         lease.check()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import cluster, compat, heal
 from jobs.collect import Collector
 from jobs.commit import Committer
+from jobs.compaction import Compactor
 from jobs.dispatch import Dispatcher
 from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
 from jobs.finish import finish_table
@@ -132,7 +133,8 @@ class Run:
         if can_repeat(self.job.source):
             deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16])
         committer = Committer(self.tables, self.lease, hook=self.options.hook)
-        collector = Collector(committer, plan, latest, self.job.commit, deduplicate)
+        compactor = Compactor(self.tables, self.lease)
+        collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added)
         clock = StageClock(force.shape.num, force.shape.threads, self.job.workers.units_in_flight)
 
         def on_receipt(receipt: Receipt) -> None:

@@ -1,0 +1,172 @@
+"""Ten thousand units through the whole main job: what a unit costs beside its pictures, and what the driver holds.
+
+    python -m benchmarks.scale [--units 10000] [--cpus 2] [--out benchmarks/results]
+
+Tars of one tiny picture each on a local disk, the stub model, a Ray cluster of this process: nearly all of the time
+is overhead (survey, dispatch, tar reader, one Lance fragment, receipt, commit, ledger, compaction). Memory is the
+driver's growth over itself when it had imported everything and was connected, because importing lance and ray alone
+takes about 150 MB. CPU time is given beside wall time: on a machine that does other things only the former says much.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.build import picture, tar
+
+FOLDERS_OF = 1000  # tars per folder, so that no directory is huge
+
+
+def make_source(folder: Path, units: int) -> str:
+    """`units` tars of one picture each below `folder`; returns the glob that names them."""
+    image = picture(1, size_HW=(16, 16))
+    for number in range(units):
+        path = folder / f"{number // FOLDERS_OF:03d}" / f"{number:06d}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tar([(f"{number:06d}.jpg", image)]))
+    return f"{folder}/*/*.tar"
+
+
+def memory_bytes(field: str) -> int:
+    """VmRSS or VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(field)
+
+
+def forget_peak() -> None:
+    """Reset VmHWM to what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def worker_cpu_s() -> float:
+    """CPU seconds of all actors of this machine so far."""
+    import psutil
+
+    total = 0.0
+    for process in psutil.process_iter(["cmdline", "cpu_times"]):
+        line = process.info["cmdline"] or []
+        if line and line[0].startswith("ray::EmbedWorker") and process.info["cpu_times"]:
+            times = process.info["cpu_times"]
+            total += times.user + times.system
+    return total
+
+
+def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
+    """Run the job and look at memory and CPU time while it does."""
+    from jobs import cluster, dispatch, embed, verify
+    from schemas.config import JobFile, Storage
+
+    made_s = time.monotonic()
+    uri = make_source(folder / "source", units)
+    made_s = time.monotonic() - made_s
+    job = JobFile.model_validate(
+        {
+            "table": f"{folder}/db/images",
+            "source": {"format": "webdataset", "uri": uri},
+            "model": {"name": "stub"},
+            "workers": {"num": cpus, "cpus": 1},
+            "commit": {"every_s": 5},
+        }
+    )
+    seen: dict[str, Any] = {"worker_cpu_s": 0.0, "began": 0.0, "driver_cpu_s": 0.0}
+    run = dispatch.Dispatcher.run
+
+    def timed(self: dispatch.Dispatcher, on_tick: Any = lambda: None) -> None:
+        began, cpu_s, workers_s = time.monotonic(), time.process_time(), worker_cpu_s()
+        run(self, on_tick)
+        seen["dispatch_s"] = time.monotonic() - began
+        seen["driver_cpu_s"] = time.process_time() - cpu_s
+        seen["worker_cpu_s"] = worker_cpu_s() - workers_s
+
+    dispatch.Dispatcher.run = timed  # type: ignore[method-assign]
+    with cluster.connected(None, num_cpus=cpus):
+        _import_all()
+        forget_peak()
+        idle = memory_bytes("VmRSS")
+        cpu_s = time.process_time()
+        summary = embed.run(job, embed.Options(num_cpus=cpus))
+        cpu_s = time.process_time() - cpu_s
+        peak = memory_bytes("VmHWM")
+        again = time.monotonic()
+        embed.run(job, embed.Options(num_cpus=cpus))
+        again = time.monotonic() - again
+    report = verify.verify(job.table, Storage())
+    assert summary.units == units, summary
+    assert report.problems == [], report.problems
+    from jobs.tables import Tables
+
+    tables = Tables.at(job.table)
+    rows = tables.open()
+    return {
+        "units": units,
+        "seconds": round(summary.seconds, 1),
+        "dispatch_ms_per_unit": round(1000 * seen["dispatch_s"] / units, 2),
+        "driver_cpu_ms_per_unit": round(1000 * seen["driver_cpu_s"] / units, 2),
+        "worker_cpu_ms_per_unit": round(1000 * seen["worker_cpu_s"] / units, 2),
+        "whole_run_driver_cpu_s": round(cpu_s, 1),
+        "driver_idle_mb": round(idle / 1e6, 1),
+        "driver_growth_mb": round((peak - idle) / 1e6, 1),
+        "bound_mb": round(150 + units / 1000 + _manifest_bytes(tables.rows) / 1e6, 1),
+        "commits": summary.commits,
+        "fragments": len(rows.get_fragments()),
+        "ledger_fragments": len(tables.open("units").get_fragments()),
+        "manifest_kb": round(_manifest_bytes(tables.rows) / 1e3, 1),
+        "nothing_to_do_s": round(again, 1),
+        "making_tars_s": round(made_s, 1),
+    }
+
+
+def _import_all() -> None:
+    import importlib
+
+    for name in ("lance.file", "lance.fragment", "lance.optimize", "jobs.run", "workers.actor", "workers.write"):
+        importlib.import_module(name)
+
+
+def _manifest_bytes(rows_uri: str) -> int:
+    """Size of the table's largest manifest on a local disk."""
+    folder = Path(rows_uri.removeprefix("file://")) / "_versions"
+    return max(path.stat().st_size for path in folder.iterdir())
+
+
+def machine() -> dict[str, Any]:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "load": [round(x, 1) for x in os.getloadavg()],
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("ray", "pylance", "pyarrow")},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--units", type=int, default=10_000)
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
+    given = parser.parse_args()
+    out = given.out.resolve() if given.out else None  # the run changes the folder
+    with tempfile.TemporaryDirectory(prefix="clipmill-scale-") as folder:
+        result = {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", **measure(Path(folder), given.units, given.cpus)}
+    result["machine"] = machine()
+    text = json.dumps(result, indent=2)
+    print(text)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{datetime.now(UTC):%Y-%m-%d}-scale-{given.units}.json").write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
