@@ -167,6 +167,8 @@ class Lease:
         self._stop.set()
         if self._thread:
             self._thread.join()
+        if not self.epoch:
+            return  # never taken: there may not even be a table
         dataset, holder = self._read()
         if holder is not None and (holder.run, holder.epoch) == (self.run, self.epoch):
             self._swap(dataset, 0.0)
