@@ -18,7 +18,7 @@ import pyarrow as pa
 from schemas.columns import rows_schema
 from schemas.config import Limits
 from schemas.model import Fingerprint, Preprocess
-from schemas.samples import BadImage, Picture
+from schemas.samples import Picture
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 THINGS = ("shoe", "dress", "hat", "shirt", "dog", "cat", "car", "tree", "house", "boat")
@@ -60,16 +60,11 @@ class WordEngine:
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         from PIL import Image
 
-        if len(image) > limits.max_image_bytes:
-            raise BadImage("too_many_bytes", f"{len(image)} bytes")
-        try:
-            opened = Image.open(io.BytesIO(image))
-            if opened.width * opened.height > limits.max_pixels:
-                raise BadImage("too_many_pixels", f"{opened.width}x{opened.height}")
-            pixels_HWC = np.asarray(opened.convert("RGB").resize((32, 32)))
-        except OSError as error:
-            raise BadImage("corrupt", "not a picture") from error
-        return Picture(pixels_CHW=pixels_HWC.transpose(2, 0, 1).copy(), width=opened.width, height=opened.height)
+        from workers.decode import decode
+
+        decoded = decode(image, limits, target_px=32)
+        pixels_HWC = np.asarray(Image.fromarray(decoded.pixels_HWC).resize((32, 32)))
+        return Picture(pixels_CHW=pixels_HWC.transpose(2, 0, 1).copy(), width=decoded.width, height=decoded.height)
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self.encode_texts([self._colour(pixels_CHW) for pixels_CHW in pixels_BCHW])

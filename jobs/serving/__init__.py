@@ -1,0 +1,6 @@
+"""HTTP over an open table: `jobs.serve` is the door.
+
+settings  limits and the token          guard     what every request passes: token, host, size, headers, counts
+models    requests and answers          api       search, facets, items
+pictures  thumbnails and originals      runner    table work in threads, bounded in number and time
+"""

@@ -1,0 +1,221 @@
+"""The routes. Each one: check, hand the work to a thread, shape the answer."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from jobs import facets as facet_counts
+from jobs.index import stored_report
+from jobs.output import plain
+from jobs.query import Table
+from jobs.querying.encoder import encode_images
+from jobs.serving import models
+from jobs.serving.guard import Metrics
+from jobs.serving.pictures import NoPicture, Pictures
+from jobs.serving.runner import Runner
+from jobs.serving.settings import Settings
+from schemas.config import Limits
+from schemas.errors import UserError
+
+router = APIRouter()
+IdQuery = Annotated[models.Id, Query(description="The row's id.")]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": models.Problem, "description": "The question cannot be answered as it is put."},
+    401: {"model": models.Problem, "description": "A token is needed."},
+    413: {"model": models.Problem, "description": "The body is too large."},
+    421: {"model": models.Problem, "description": "Asked under a name that is not this server's."},
+    422: {"model": models.Problem, "description": "A field is missing, unknown or out of range."},
+    503: {"model": models.Problem, "description": "Too many queries are waiting."},
+    504: {"model": models.Problem, "description": "The query took too long."},
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": models.Problem, "description": "There is none."}}
+PICTURE: dict[str, dict[str, Any]] = {
+    kind: {} for kind in ("image/webp", "image/jpeg", "image/png", "image/gif", "image/bmp", "image/tiff")
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the routes share. `encoder` is a list of one word on the encoder's state, replaced as it loads."""
+
+    table: Table
+    settings: Settings
+    runner: Runner
+    pictures: Pictures
+    metrics: Metrics
+    encoder: list[str]
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+@router.post("/api/search", responses=PROBLEMS)
+async def search(request: Request, question: models.SearchRequest) -> models.SearchResponse:
+    """Rows by words, ids or a vector, with filters; best first."""
+    return await _search(services(request), question)
+
+
+@router.get("/api/similar", responses=PROBLEMS)
+async def similar(
+    request: Request,
+    id: IdQuery,
+    k: Annotated[int, Query(ge=1, le=models.MAX_K)] = 20,
+    offset: Annotated[int, Query(ge=0, le=models.MAX_OFFSET)] = 0,
+) -> models.SearchResponse:
+    """Rows like one row, without it."""
+    return await _search(services(request), models.SearchRequest(like=[id], k=k, offset=offset))
+
+
+async def _search(found: Services, question: models.SearchRequest) -> models.SearchResponse:
+    columns = tuple(question.columns) if question.columns is not None else None
+
+    def work() -> models.SearchResponse:
+        start = time.perf_counter()
+        query = models.to_query(question, k=question.k, offset=question.offset, columns=_shown(found.table, columns))
+        rows = found.table.run(query).to_pylist()
+        return models.SearchResponse(
+            hits=[models.Row(**plain(row)) for row in rows],
+            matching=found.table.count(query),
+            version=found.table.version,
+            took_ms=round((time.perf_counter() - start) * 1e3, 2),
+        )
+
+    return await found.runner.run(work)
+
+
+def _shown(table: Table, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Bytes do not fit into JSON, and a vector of a row is asked for by searching with its id."""
+    if columns is None:
+        return None
+    readable = table.snapshot.default_columns()
+    for name in table.snapshot.check_columns(columns):
+        if name not in readable:
+            raise UserError(f"the column {name} is not given out over HTTP", f"there is: {', '.join(readable)}")
+    return columns
+
+
+@router.post("/api/facets", responses=PROBLEMS)
+async def facets(request: Request, question: models.FacetsRequest) -> models.FacetsResponse:
+    """Counts of values, over every row that passes the filters or over the best hits."""
+    found = services(request)
+
+    def work() -> models.FacetsResponse:
+        start = time.perf_counter()
+        query = models.to_query(question)
+        hits = question.hits if len(query.positive) else 0
+        counted = facet_counts.facets(
+            found.table, query, columns=tuple(question.columns_counted), top=question.top, hits=hits
+        )
+        return models.FacetsResponse(
+            facets=[
+                models.FacetOut(**{**asdict(f), "values": [models.FacetValue(value=v, rows=n) for v, n in f.values]})
+                for f in counted
+            ],
+            version=found.table.version,
+            took_ms=round((time.perf_counter() - start) * 1e3, 2),
+        )
+
+    return await found.runner.run(work)
+
+
+@router.post("/api/encode", responses=PROBLEMS)
+async def encode(request: Request, image: Annotated[UploadFile, File(description="A picture.")]) -> models.Encoded:
+    """The vector of an uploaded picture, to search with. The picture is not kept."""
+    found = services(request)
+    data = await image.read(found.settings.max_image_bytes + 1)
+    limits = Limits(max_image_bytes=found.settings.max_image_bytes, max_pixels=found.settings.max_pixels)
+
+    def work() -> models.Encoded:
+        vector_D = encode_images(found.table.engine(), (data,), limits=limits)[0]
+        return models.Encoded(vector=models.encode_vector(vector_D), dim=len(vector_D))
+
+    return await found.runner.run(work)
+
+
+@router.get("/api/item", responses={**PROBLEMS, **NOT_FOUND})
+async def item(request: Request, id: IdQuery) -> models.Row:
+    """Everything the table knows of a row, without its vectors."""
+    found = services(request)
+    rows = await found.runner.run(lambda: found.table.get([id]).to_pylist())
+    if not rows:
+        raise NoPicture("there is no such row")
+    return models.Row(**plain(rows[0]))
+
+
+@router.get(
+    "/api/image",
+    response_class=Response,
+    responses={**PROBLEMS, **NOT_FOUND, 200: {"content": PICTURE, "description": "The picture."}},
+)
+async def image(
+    request: Request,
+    id: IdQuery,
+    size: Annotated[str, Query(pattern="^(thumbnail|original)$")] = "thumbnail",
+) -> Response:
+    """The row's picture: at most 256 pixels wide and high, or the original as it was embedded."""
+    found = services(request)
+    if size == "original" and not found.settings.originals:
+        raise NoPicture("this server gives no originals")
+    get = found.pictures.original if size == "original" else found.pictures.thumbnail
+    picture = await found.runner.run(lambda: get(id))
+    headers = {"cache-control": "private, max-age=3600", "content-disposition": "inline"}
+    return Response(picture.data, media_type=picture.media_type, headers=headers)
+
+
+@router.get("/api/table", responses=PROBLEMS)
+async def table(request: Request) -> models.TableInfo:
+    """What is served: rows, columns, model, index."""
+    found = services(request)
+    return await found.runner.run(lambda: _table_info(found.table))
+
+
+def _table_info(table: Table) -> models.TableInfo:
+    snapshot = table.snapshot
+    fingerprint = snapshot.fingerprint("vector")
+    shown = set(snapshot.default_columns())
+    return models.TableInfo(
+        name=table.uri.rpartition("/")[2],
+        version=snapshot.version,
+        rows=snapshot.num_rows,
+        columns=[models.ColumnInfo(name=f.name, type=str(f.type)) for f in snapshot.schema if f.name in shown],
+        model=fingerprint.model.rpartition("/")[2],  # a checkpoint's folder is nobody's business
+        pretrained=fingerprint.pretrained.rpartition("/")[2],
+        facets=_facet_columns(snapshot),
+        full_text=bool(snapshot.index_names("caption")),
+        index=stored_report(snapshot.dataset),
+    )
+
+
+def _facet_columns(snapshot: Any) -> list[str]:
+    """Tags, and whatever `clipmill index` found to have few values."""
+    few = [f.name for f in snapshot.schema if "BITMAP" in {k.upper() for k in snapshot.index_names(f.name).values()}]
+    return ["tags", *(n for n in few if n not in ("unit_id", "tags", "width", "height"))]
+
+
+@router.get("/health", responses={421: PROBLEMS[421]})
+async def health(request: Request) -> models.Health:
+    """Whether the table is open. `encoder` says whether words and pictures can be searched yet."""
+    found = services(request)
+    return models.Health(status="ok", version=found.table.version, rows=found.table.num_rows, encoder=found.encoder[0])
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={401: PROBLEMS[401], 421: PROBLEMS[421], 200: {"content": {"text/plain": {}}, "description": "Counts."}},
+)
+async def metrics(request: Request) -> Response:
+    """Prometheus."""
+    found = services(request)
+    found.metrics.rows.set(found.table.num_rows)
+    found.metrics.version.set(found.table.version)
+    return Response(generate_latest(found.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+__all__ = ["Services", "router", "services"]

@@ -1,0 +1,131 @@
+"""The FastAPI app over an open table: routes, errors as one sentence and a hint, the page, and what runs beside."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from jobs.query import Table
+from jobs.serving.api import Services, router
+from jobs.serving.guard import COOKIE, Guard, Metrics
+from jobs.serving.pictures import NoPicture, Pictures
+from jobs.serving.runner import Busy, Runner, TooSlow
+from jobs.serving.settings import Settings
+from schemas.errors import ClipmillError
+
+logger = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def create_app(table: Table, settings: Settings) -> FastAPI:
+    """An app that serves `table` until it ends. The encoder loads and the table is followed in the background."""
+    metrics = Metrics()
+    services = Services(
+        table=table,
+        settings=settings,
+        runner=Runner(settings),
+        pictures=Pictures(table, settings),
+        metrics=metrics,
+        encoder=["loading"],
+    )
+    app = FastAPI(
+        title="clipmill",
+        summary="Words in, pictures out.",
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+        lifespan=lambda _: _background(services),
+    )
+    app.state.services = services
+    app.include_router(router)
+    app.get("/", include_in_schema=False)(_page)
+    app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
+    _add_error_handlers(app)
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _background(services: Services) -> AsyncIterator[None]:
+    stop = threading.Event()
+    # A thread of its own: warming reads gigabytes and must not take the place of queries.
+    threading.Thread(target=_warm_up, args=(services, stop), name="warm-up", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        services.runner.close()
+
+
+def _warm_up(services: Services, stop: threading.Event) -> None:
+    try:
+        services.table.engine()
+        services.encoder[0] = "ready"
+    except ClipmillError as error:
+        services.encoder[0] = f"unavailable: {error.message}"
+        logger.warning("words and pictures cannot be searched: %s (%s)", error.message, error.hint)
+    services.table.warm(memory_bytes=services.settings.warm_bytes)
+    while not stop.wait(services.settings.refresh_s):
+        try:
+            if services.table.refresh():
+                logger.info("now serving version %s", services.table.version)
+        except Exception:  # a store that is away for a while: the open version still answers, and we look again
+            logger.exception("the table cannot be looked at for a newer version")
+
+
+async def _page(request: Request) -> Response:
+    """The page; with `?token=` it is kept in a cookie and leaves the address."""
+    services: Services = request.app.state.services
+    if "token" in request.query_params:
+        answer = Response(status_code=303, headers={"location": "/"})
+        token = services.settings.token or ""
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        return answer
+    page = await asyncio.to_thread((ROOT / "templates" / "page.html").read_text, encoding="utf-8")
+    return Response(page, media_type="text/html", headers={"cache-control": "no-cache"})
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every refusal has the shape of `models.Problem`. What a client sent is never echoed whole."""
+
+    def answer(status: int, error: str, hint: str, headers: dict[str, str] | None = None) -> JSONResponse:
+        # Lone surrogates in a message could not be encoded.
+        texts = [text.encode("utf-8", "replace").decode() for text in (error, hint)]
+        return JSONResponse({"error": texts[0], "hint": texts[1]}, status, headers)
+
+    @app.exception_handler(ClipmillError)
+    async def _mistake(_: Request, error: ClipmillError) -> JSONResponse:
+        return answer(400, error.message, error.hint)
+
+    @app.exception_handler(NoPicture)
+    async def _nothing(_: Request, error: NoPicture) -> JSONResponse:
+        return answer(404, str(error), "ids are exact; take them from a search")
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        return answer(422, f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json")
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, str(error.detail), "see /openapi.json", dict(error.headers or {}))
+
+    @app.exception_handler(Busy)
+    async def _busy(_: Request, error: Busy) -> JSONResponse:
+        return answer(503, "too many queries are waiting", "try again in a moment", {"retry-after": "1"})
+
+    @app.exception_handler(TooSlow)
+    async def _slow(_: Request, error: TooSlow) -> JSONResponse:
+        return answer(504, "the query took too long", "narrow the filter, or run `clipmill index`")
+
+    @app.exception_handler(Exception)
+    async def _defect(_: Request, error: Exception) -> JSONResponse:
+        return answer(500, "something went wrong here", "the server's log says what")

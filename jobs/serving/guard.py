@@ -1,0 +1,159 @@
+"""What every request passes before it reaches the API: host, token, body size; and what every answer carries.
+
+Plain ASGI, because a body must be counted while it streams in, and refused before it is held.
+"""
+
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from jobs.serving.settings import LOCAL_HOSTS, Settings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "clipmill_token"
+UPLOADS = ("/api/encode",)
+OPEN = ("/health",)  # without a token: probes have none
+HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Metrics:
+    """Counts for Prometheus, in a registry of their own so that several apps fit into one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("clipmill_requests", "Requests", ["route", "status"], registry=self.registry)
+        self.seconds = Histogram(
+            "clipmill_request_seconds",
+            "Time to answer",
+            ["route"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self.running = Gauge("clipmill_requests_running", "Requests being answered", registry=self.registry)
+        self.rows = Gauge("clipmill_table_rows", "Rows of the served version", registry=self.registry)
+        self.version = Gauge("clipmill_table_version", "Served version", registry=self.registry)
+
+
+class Guard:
+    def __init__(self, app: App, *, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), [500]
+        sender = _with_headers(send, status)
+        self.metrics.running.inc()
+        try:
+            if (refusal := self._refusal(scope)) is not None:
+                await _answer(sender, *refusal)
+            else:
+                await self._pass_on(scope, receive, sender)
+        finally:
+            self.metrics.running.dec()
+            # The route's template, never the path: a label per path would grow without bound.
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.requests.labels(route, str(status[0])).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str, str, list[tuple[bytes, bytes]]] | None:
+        headers = dict(scope["headers"])
+        host = _host_name(headers.get(b"host", b"").decode("latin-1"))
+        if self.settings.token is None and host not in LOCAL_HOSTS:
+            # A page elsewhere may point its own name at this machine (DNS rebinding) and read what a browser here sees.
+            return 421, f"this server answers on localhost, not as {host!r}", "open it as http://localhost", []
+        if self.settings.token is not None and scope["path"] not in OPEN and not self._has_token(scope, headers):
+            challenge = [(b"www-authenticate", b"Bearer")]
+            return 401, "a token is needed", "send Authorization: Bearer TOKEN, or open /?token=TOKEN once", challenge
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._limit(scope):
+            return 413, f"the body has {int(length)} bytes, the limit is {self._limit(scope)}", "send less", []
+        return None
+
+    def _has_token(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        assert self.settings.token is not None
+        given = []
+        scheme, _, value = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() == "bearer":
+            given.append(value.strip())
+        try:
+            cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
+        except CookieError:
+            cookies = SimpleCookie()
+        if COOKIE in cookies:
+            given.append(cookies[COOKIE].value)
+        if scope["path"] == "/":  # the page only: a token in the address of an API call would end up in logs
+            given += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        return any(hmac.compare_digest(g.encode(), self.settings.token.encode()) for g in given)
+
+    def _limit(self, scope: Scope) -> int:
+        # A multipart body is the picture and some kilobytes around it.
+        return self.settings.max_image_bytes + 10_000 if scope["path"] in UPLOADS else self.settings.max_body_bytes
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit, seen, started = self._limit(scope), 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            # To the app it is as if the client had gone, whatever it makes of that is not sent.
+            return message if seen <= limit else {"type": "http.disconnect"}
+
+        async def sent(message: Message) -> None:
+            nonlocal started
+            if started or seen <= limit:
+                started = True
+                await send(message)
+
+        await self.app(scope, counted, sent)
+        if not started and seen > limit:
+            await _answer(send, 413, f"the body has more than {limit} bytes", "send less", [])
+
+
+def _with_headers(send: Send, status: list[int]) -> Send:
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status[0] = message["status"]
+            present = {name.lower() for name, _ in message.get("headers", [])}
+            message["headers"] = [*message.get("headers", []), *(h for h in HEADERS if h[0] not in present)]
+        await send(message)
+
+    return sender
+
+
+async def _answer(send: Send, status: int, error: str, hint: str, headers: list[tuple[bytes, bytes]]) -> None:
+    body = json.dumps({"error": error, "hint": hint}).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    if status == 413:
+        start.append((b"connection", b"close"))  # what still comes in is not read
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _host_name(host: str) -> str:
+    """`localhost:8000` -> localhost, `[::1]:8000` -> ::1."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()

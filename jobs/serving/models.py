@@ -1,0 +1,176 @@
+"""Requests and answers of the HTTP API. Strict: a number is a number, unknown fields are refused."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from jobs.querying.request import Examples, Query
+from schemas.errors import UserError
+
+MAX_K = 1000
+MAX_OFFSET = 9000
+
+
+def _unicode(value: str) -> str:
+    """Lone surrogates are JSON but no text: nothing behind this could encode them."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode") from None
+    return value
+
+
+Words = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_unicode)]
+Id = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_unicode)]
+Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Filters(Strict):
+    """Which rows count."""
+
+    where: Annotated[str, Field(max_length=4000), AfterValidator(_unicode)] | None = Field(
+        default=None, description="A SQL predicate over the columns, such as width > 512 AND license = 'cc0'."
+    )
+    any_tags: list[Label] = Field(default=[], max_length=64)
+    all_tags: list[Label] = Field(default=[], max_length=64)
+    no_tags: list[Label] = Field(default=[], max_length=64)
+
+
+class Question(Filters):
+    """Examples to be like or unlike, and filters. Without examples, the rows that pass the filters."""
+
+    text: list[Words] = Field(default=[], max_length=16)
+    like: list[Id] = Field(default=[], max_length=16, description="Ids of rows to be like.")
+    not_text: list[Words] = Field(default=[], max_length=16)
+    not_like: list[Id] = Field(default=[], max_length=16)
+    vector: str | None = Field(
+        default=None,
+        max_length=24_000,
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="A query vector: little-endian float16, base64url without padding, as /api/encode gives it.",
+    )
+    min_score: float | None = Field(default=None, ge=-1, le=1)
+    hybrid: bool = False
+    text_weight: float = Field(default=0.5, ge=0, le=1)
+
+
+class SearchRequest(Question):
+    k: int = Field(default=20, ge=1, le=MAX_K)
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
+    columns: list[ColumnName] | None = Field(default=None, max_length=64)
+
+
+class FacetsRequest(Question):
+    columns_counted: list[ColumnName] = Field(default=["tags"], min_length=1, max_length=8)
+    top: int = Field(default=30, ge=1, le=1000)
+    hits: int = Field(default=0, ge=0, le=MAX_K, description="Count the best hits; 0: every row that passes.")
+
+
+class Row(BaseModel):
+    """A row: the columns asked for. `score` is the cosine similarity, null where nothing was compared."""
+
+    model_config = ConfigDict(extra="allow")
+    score: float | None = None
+
+
+class SearchResponse(BaseModel):
+    """`matching`: rows that pass the filters. `version`: of the table."""
+
+    hits: list[Row]
+    matching: int
+    version: int
+    took_ms: float
+
+
+class FacetValue(BaseModel):
+    value: str
+    rows: int
+
+
+class FacetOut(BaseModel):
+    column: str
+    values: list[FacetValue]
+    rows: int
+    distinct: int
+    truncated: bool
+
+
+class FacetsResponse(BaseModel):
+    facets: list[FacetOut]
+    version: int
+    took_ms: float
+
+
+class Encoded(BaseModel):
+    vector: str
+    dim: int
+
+
+class ColumnInfo(BaseModel):
+    name: str
+    type: str
+
+
+class TableInfo(BaseModel):
+    name: str
+    version: int
+    rows: int
+    columns: list[ColumnInfo]
+    model: str
+    pretrained: str
+    facets: list[str]
+    full_text: bool
+    index: dict[str, Any] | None
+
+
+class Health(BaseModel):
+    """`encoder`: ready, loading, or why words and pictures cannot be searched."""
+
+    status: str
+    version: int
+    rows: int
+    encoder: str
+
+
+class Problem(BaseModel):
+    """One sentence, and the way out of it."""
+
+    error: str
+    hint: str
+
+
+def to_query(question: Question, **page: Any) -> Query:
+    """Raises UserError for a vector that is none."""
+    vectors = (decode_vector(question.vector),) if question.vector else ()
+    return Query(
+        positive=Examples(texts=tuple(question.text), ids=tuple(question.like), vectors=vectors),
+        negative=Examples(texts=tuple(question.not_text), ids=tuple(question.not_like)),
+        where=question.where or None,
+        any_tags=tuple(question.any_tags),
+        all_tags=tuple(question.all_tags),
+        no_tags=tuple(question.no_tags),
+        min_score=question.min_score,
+        hybrid=question.hybrid,
+        text_weight=question.text_weight,
+        **page,
+    )
+
+
+def encode_vector(vector_D: Any) -> str:
+    return base64.urlsafe_b64encode(np.asarray(vector_D, dtype="<f2").tobytes()).decode().rstrip("=")
+
+
+def decode_vector(text: str) -> Any:
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return np.frombuffer(data, dtype="<f2").astype(np.float32)
+    except (binascii.Error, ValueError):
+        raise UserError("the vector is not base64url of float16 numbers", "take it from /api/encode") from None

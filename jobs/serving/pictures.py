@@ -1,0 +1,117 @@
+"""Pictures of rows: a small one for the grid, the original for a closer look. Only bytes that are a picture leave.
+
+The originals come from the objects that the table names, by one ranged GET where the byte range is known.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from jobs.query import Table
+from jobs.serving.settings import Settings
+from schemas.config import Limits
+from schemas.errors import SourceChanged, UserError
+from schemas.samples import BadImage
+
+CACHE_BYTES = 64_000_000
+
+# What browsers show and decoders read; SVG and HTML, which can run scripts, are not among them.
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+
+class NoPicture(Exception):
+    """There is no picture to show for this row; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    data: bytes
+    media_type: str
+
+
+class Pictures:
+    """Thread-safe."""
+
+    def __init__(self, table: Table, settings: Settings) -> None:
+        self._table, self._settings = table, settings
+        self._limits = Limits(max_image_bytes=50_000_000, max_pixels=settings.max_pixels)
+        self._cache: OrderedDict[tuple[int, str], Encoded] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def thumbnail(self, row_id: str) -> Encoded:
+        """WebP, longest side 256 pixels: the stored one, or made from the original. Raises NoPicture."""
+        key = (self._table.version, row_id)
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        made = self._stored(row_id) or self._made(row_id)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = made
+                self._cached_bytes += len(made.data)
+            while self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= len(self._cache.popitem(last=False)[1].data)
+        return made
+
+    def original(self, row_id: str) -> Encoded:
+        """The encoded bytes as they were embedded. Raises NoPicture."""
+        data = self._fetched(row_id)
+        if (media_type := sniff(data)) is None:
+            raise NoPicture("the original is no picture that a browser shows")
+        return Encoded(data, media_type)
+
+    def _fetched(self, row_id: str) -> bytes:
+        from workers.fetch import fetch_image
+        from workers.storage import StoreUnavailable, TooManyBytes
+
+        found = self._table.get([row_id], ("uri", "image_offset", "image_size")).to_pylist()
+        if not found:
+            raise NoPicture("there is no such row")
+        (row,) = found
+        try:
+            return fetch_image(
+                str(row["uri"]),
+                self._table.storage,
+                offset=row["image_offset"],
+                size=row["image_size"],
+                max_bytes=self._limits.max_image_bytes,
+            )
+        except (OSError, KeyError, TooManyBytes, StoreUnavailable, SourceChanged, UserError) as error:
+            # The message of a store may name endpoints and paths, which are not for whoever asks over HTTP.
+            raise NoPicture(f"the original cannot be read ({type(error).__name__})") from error
+
+    def _stored(self, row_id: str) -> Encoded | None:
+        if "thumbnail" not in self._table.schema.names:
+            return None
+        found = self._table.get([row_id], ("thumbnail",)).to_pylist()
+        data = found[0]["thumbnail"] if found else None
+        if data is None:
+            return None
+        media_type = sniff(data)
+        return Encoded(data, media_type) if media_type else None
+
+    def _made(self, row_id: str) -> Encoded:
+        from workers.decode import decode, thumbnail
+
+        data = self._fetched(row_id)
+        try:
+            return Encoded(thumbnail(decode(data, self._limits, target_px=256).pixels_HWC), "image/webp")
+        except BadImage as bad:
+            raise NoPicture(f"the original cannot be decoded ({bad.reason})") from bad
+
+
+def sniff(data: bytes) -> str | None:
+    """Media type by the first bytes, None for anything that is not a plain picture."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)

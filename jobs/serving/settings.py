@@ -1,0 +1,33 @@
+"""What a server is allowed to do, as one frozen value."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`token`: asked of every request but health; required beyond this machine. `max_body_bytes`: of a JSON body;
+    `max_image_bytes`, `max_pixels`: of an uploaded picture, and of an original that is passed on. `query_s`: after
+    that a query is answered 504. `threads`: queries at a time; `queue`: those that may wait, further ones get 503.
+    `refresh_s`: how often the table is looked at for a newer version. `warm_bytes`: memory for vectors.
+    `originals`: whether full images are passed on."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = field(default=None, repr=False)
+    max_body_bytes: int = 1_000_000
+    max_image_bytes: int = 10_000_000
+    max_pixels: int = 50_000_000
+    query_s: float = 20.0
+    threads: int = 4
+    queue: int = 64
+    refresh_s: float = 15.0
+    warm_bytes: int = 2_000_000_000
+    originals: bool = True
+    theme: Literal["auto", "light", "dark"] = "auto"
+
+    @property
+    def is_local(self) -> bool:
+        return self.host in LOCAL_HOSTS

@@ -1,0 +1,366 @@
+"""The HTTP API over a real socket: answers, refusals, hostile input; the server is alive after each."""
+
+import base64
+import contextlib
+import io
+import json
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import lance
+import pytest
+
+from jobs.query import open_table
+from jobs.serve import check
+from jobs.serving.settings import Settings
+from schemas.errors import UserError
+from tests.query.serving import running
+from tests.tables import TableOptions, WordEngine, append, make_table, picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture(scope="module")
+def uri(folder: Path) -> str:
+    """Originals on disk, no stored thumbnails, full-text index."""
+    from jobs.index import build_index
+
+    (folder / "pictures").mkdir()
+    made = make_table(folder, TableOptions(rows=240, images=folder / "pictures"))
+    build_index(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def base(uri: str, engine: WordEngine) -> Iterator[str]:
+    with running(open_table(uri, engine=engine)) as url:
+        yield url
+
+
+@pytest.fixture
+def client(base: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base, timeout=30) as opened:
+        yield opened
+        assert opened.get("/health").status_code == 200
+
+
+def problem(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"error", "hint"}
+    assert "Traceback" not in answer.text
+    assert ".rs:" not in answer.text
+    return str(body["error"])
+
+
+def test_search_by_words_with_filters(client: httpx.Client) -> None:
+    found = client.post("/api/search", json={"text": ["red shoe"], "where": "views < 200", "k": 5}).json()
+    assert len(found["hits"]) == 5
+    assert found["matching"] == 200
+    assert all(set(hit["tags"]) & {"red", "shoe"} for hit in found["hits"])
+    assert "vector" not in found["hits"][0]
+    scores = [hit["score"] for hit in found["hits"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_every_part_of_a_question(client: httpx.Client) -> None:
+    question = {
+        "text": ["red"],
+        "not_text": ["hat"],
+        "not_like": ["row-000010"],
+        "any_tags": ["red", "blue"],
+        "no_tags": ["dog"],
+        "min_score": -1,
+        "hybrid": True,
+        "text_weight": 0.4,
+        "k": 3,
+        "offset": 2,
+        "columns": ["id", "tags"],
+    }
+    hits = client.post("/api/search", json=question).json()["hits"]
+    assert len(hits) == 3
+    assert all("dog" not in hit["tags"] for hit in hits)
+    assert set(hits[0]) == {"id", "tags", "score", "bm25", "rank_score"}
+
+
+def test_similar_and_item(client: httpx.Client) -> None:
+    hits = client.get("/api/similar", params={"id": "row-000060", "k": 4}).json()["hits"]
+    assert len(hits) == 4
+    assert "row-000060" not in [hit["id"] for hit in hits]
+    item = client.get("/api/item", params={"id": "row-000060"}).json()
+    assert item["unit_id"] == "unit0"
+    problem(client.get("/api/item", params={"id": "nobody"}), 404)
+    problem(client.get("/api/similar", params={"id": "nobody"}), 400)
+
+
+def test_an_uploaded_picture_becomes_a_vector_that_searches(client: httpx.Client) -> None:
+    encoded = client.post("/api/encode", files={"image": ("a.png", picture("blue"), "image/png")}).json()
+    assert encoded["dim"] == 64
+    hits = client.post("/api/search", json={"vector": encoded["vector"], "k": 5}).json()["hits"]
+    assert all("blue" in hit["tags"] for hit in hits)
+
+
+def test_facets_over_filter_and_hits(client: httpx.Client) -> None:
+    counted = client.post("/api/facets", json={"where": "license = 'cc0'", "columns_counted": ["tags", "license"]})
+    tags, licenses = counted.json()["facets"]
+    assert licenses["values"] == [{"value": "cc0", "rows": 80}]
+    assert sum(v["rows"] for v in tags["values"]) == 160
+    nearest = client.post("/api/facets", json={"text": ["red shoe"], "hits": 10}).json()["facets"][0]
+    assert nearest["rows"] == 10
+
+
+def test_pictures_small_and_original(client: httpx.Client, folder: Path) -> None:
+    small = client.get("/api/image", params={"id": "row-000003"})
+    assert small.headers["content-type"] == "image/webp"
+    assert small.headers["x-content-type-options"] == "nosniff"
+    full = client.get("/api/image", params={"id": "row-000003", "size": "original"})
+    assert full.content == (folder / "pictures" / "000003.png").read_bytes()
+    assert full.headers["content-type"] == "image/png"
+    problem(client.get("/api/image", params={"id": "nobody"}), 404)
+
+
+def test_what_is_no_picture_is_never_passed_on(client: httpx.Client, folder: Path) -> None:
+    """A row whose object became something else: a web page must not be served as one from this origin."""
+    path = folder / "pictures" / "000004.png"
+    path.write_text("<html><script>alert(1)</script>")
+    for size in ("original", "thumbnail"):
+        message = problem(client.get("/api/image", params={"id": "row-000004", "size": size}), 404)
+        assert str(folder) not in message
+    path.unlink()
+    message = problem(client.get("/api/image", params={"id": "row-000004", "size": "original"}), 404)
+    assert str(folder) not in message
+
+
+def test_table_health_metrics_and_openapi(client: httpx.Client) -> None:
+    info = client.get("/api/table").json()
+    assert info["rows"] == 240
+    assert info["full_text"]
+    assert info["facets"][0] == "tags"
+    assert "license" in info["facets"]
+    assert client.get("/health").json()["encoder"] == "ready"
+    client.post("/api/search", json={"text": ["red"]})
+    counts = client.get("/metrics").text
+    assert 'clipmill_requests_total{route="/api/search",status="200"}' in counts
+    assert "clipmill_table_rows 240.0" in counts
+    assert "/api/search" in client.get("/openapi.json").json()["paths"]
+
+
+def bomb(side_px: int = 60_000) -> bytes:
+    """A PNG of a few kilobytes that says it has 3.6 gigapixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
+    packer = zlib.compressobj(9)
+    data = packer.compress(bytes(1_000_000)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "words"),
+    [
+        ({"text": ["a"], "k": 10**9}, 422, "k"),
+        ({"text": ["a"], "k": -1}, 422, "k"),
+        ({"text": ["a"], "k": "5"}, 422, "k"),
+        ({"text": ["a"], "offset": 10**18}, 422, "offset"),
+        ({"text": [""]}, 422, "text"),
+        ({"text": "a"}, 422, "text"),
+        ({"text": ["a" * 5000]}, 422, "text"),
+        ({"text": ["a"] * 100}, 422, "text"),
+        ({"nope": 1}, 422, "nope"),
+        ({"min_score": 3}, 422, "min_score"),
+        ({"where": "length(repeat('a', 10000000000)) > 1"}, 400, "repeat"),
+        ({"where": "1=1; DROP TABLE x"}, 400, ";"),
+        ({"where": "x" * 5000}, 422, "where"),
+        ({"where": "widht > 1"}, 400, "widht"),
+        ({"columns": ["vector"]}, 400, "vector"),
+        ({"columns": ["nope"]}, 400, "nope"),
+        ({"vector": "AAAA"}, 400, "64"),
+        ({"vector": "A"}, 400, "base64"),
+        ({"vector": base64.urlsafe_b64encode(b"\x00\x7c" * 64).decode().rstrip("=")}, 400, "finite"),
+        ({"not_text": ["a"]}, 400, "negative"),
+        ({"hybrid": True}, 400, "text"),
+        ({"any_tags": ["a\x00b"]}, 400, "NUL"),
+        ({"like": ["\x00"]}, 400, "NUL"),
+    ],
+)
+def test_hostile_questions_get_a_sentence(client: httpx.Client, question: dict, status: int, words: str) -> None:
+    assert words in problem(client.post("/api/search", json=question), status)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"text": ["\\ud800"]}',
+        b'{"any_tags": ["\\udfff"]}',
+        b'{"where": "caption = \'\\ud800\'"}',
+        b'{"text": ["a"], "min_score": NaN}',
+        b'{"text": ["a"], "k": 1e400}',
+        b"[" * 100_000,
+        b"\xff\xfe\x00",
+        b"null",
+        b'"text"',
+        b"",
+        b'{"text": ["a"], "\\ud800": 1}',
+    ],
+)
+def test_broken_bodies_are_refused(client: httpx.Client, body: bytes) -> None:
+    answer = client.post("/api/search", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+    assert set(answer.json()) == {"error", "hint"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "🙂" * 300,
+        "\u202eright to left",
+        "a\u0300" * 200,
+        "<script>alert(1)</script>",
+        "'; DROP TABLE x; --",
+        "\x00\x01",
+    ],
+)
+def test_unicode_soup_is_only_words(client: httpx.Client, text: str) -> None:
+    assert len(client.post("/api/search", json={"text": [text], "k": 3}).json()["hits"]) == 3
+
+
+def test_uploads_that_are_too_large_or_no_picture(client: httpx.Client) -> None:
+    big = {"image": ("big.png", b"\x00" * 50_000_000, "image/png")}
+    # The server may close the connection instead of reading 50 MB; the fixture checks that it lives.
+    with contextlib.suppress(httpx.WriteError):
+        assert "limit" in problem(client.post("/api/encode", files=big), 413)
+    for data in (bomb(), b"no picture", b"", b"\x89PNG\r\n\x1a\n" + b"\x00" * 100):
+        message = problem(client.post("/api/encode", files={"image": ("x.png", data, "image/png")}), 400)
+        assert "query image" in message
+    problem(client.post("/api/encode", data={"image": "text"}), 422)
+
+
+def test_a_body_without_a_length_is_counted_while_it_streams(client: httpx.Client) -> None:
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(500):
+            yield b" " * 100_000
+
+    with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # or refused while sending
+        answer = client.post("/api/search", content=pieces(), headers={"content-type": "application/json"})
+        problem(answer, 413)
+
+
+def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
+    assert client.get("/api/search").headers["allow"] == "POST"
+    problem(client.get("/api/search"), 405)
+    problem(client.get("/nowhere"), 404)
+    problem(client.get("/static/../serve.py"), 404)
+    problem(client.get("/static/%2e%2e/%2e%2e/pyproject.toml"), 404)
+    problem(client.get("/api/table", headers={"host": "evil.example"}), 421)
+
+
+def test_the_page_may_only_load_from_here(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for other in ("http://", "https://", "//cdn"):
+        assert other not in page.text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_slow_query_gives_504_and_a_full_queue_503(uri: str, engine: WordEngine) -> None:
+    class Slow(WordEngine):
+        def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+            if "slow" in texts[0]:
+                time.sleep(1.0)
+            return super().encode_texts(texts)
+
+    settings = Settings(query_s=0.3, threads=1, queue=1, refresh_s=60)
+    with running(open_table(uri, engine=Slow()), settings) as base, httpx.Client(base_url=base, timeout=10) as client:
+        assert "too long" in problem(client.post("/api/search", json={"text": ["slow"]}), 504)
+        problem(client.post("/api/search", json={"text": ["slow"]}), 504)
+        assert "waiting" in problem(client.post("/api/search", json={"text": ["slow"]}), 503)
+        assert client.get("/health").status_code == 200
+        time.sleep(2.2)
+        assert client.post("/api/search", json={"text": ["red"]}).status_code == 200
+
+
+def test_a_token_is_asked_of_everything_but_health(uri: str, engine: WordEngine) -> None:
+    token = "0123456789abcdef-token"
+    settings = Settings(token=token, refresh_s=60)
+    with running(open_table(uri, engine=engine), settings) as base, httpx.Client(base_url=base) as client:
+        for path in ("/", "/api/table", "/metrics", "/static/app.js", "/openapi.json"):
+            assert "token" in problem(client.get(path), 401)
+        assert client.get("/health").status_code == 200
+        problem(client.get("/api/table", headers={"authorization": "Bearer wrong"}), 401)
+        problem(client.get("/api/table", params={"token": token}), 401)
+        assert client.get("/api/table", headers={"authorization": f"Bearer {token}"}).status_code == 200
+        opened = client.get("/", params={"token": token})
+        assert (opened.status_code, opened.headers["location"]) == (303, "/")
+        assert "httponly" in opened.headers["set-cookie"].lower()
+        assert client.get("/api/table").status_code == 200
+
+
+def test_an_open_server_without_token_is_refused() -> None:
+    check(Settings())
+    for settings in (Settings(host="0.0.0.0"), Settings(host="0.0.0.0", token="short")):
+        with pytest.raises(UserError, match="token"):
+            check(settings)
+    check(Settings(host="0.0.0.0", token="0123456789abcdef"))
+
+
+def test_the_server_follows_live(tmp_path: Path, engine: WordEngine) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    lance.dataset(f"{uri}.lance").tags.create("live", 1)
+    with running(open_table(uri, engine=engine)) as base, httpx.Client(base_url=base) as client:
+        append(uri, TableOptions(rows=40, start=60))
+        time.sleep(0.6)
+        assert client.get("/health").json()["rows"] == 60
+        lance.dataset(f"{uri}.lance").tags.update("live", 2)
+        deadline = time.monotonic() + 10
+        while client.get("/health").json()["rows"] != 100:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_without_its_model_a_table_can_still_be_browsed(tmp_path: Path) -> None:
+    """The model that loads is another one; ids, filters and pictures do not need it."""
+    uri = make_table(tmp_path, TableOptions(rows=60, thumbnails=True))
+    with running(open_table(uri, engine=WordEngine(weights="other"))) as base, httpx.Client(base_url=base) as client:
+        assert "unavailable" in client.get("/health").json()["encoder"]
+        problem(client.post("/api/search", json={"text": ["red"]}), 400)
+        assert len(client.post("/api/search", json={"any_tags": ["red"]}).json()["hits"]) == 10
+        assert len(client.get("/api/similar", params={"id": "row-000006"}).json()["hits"]) == 20
+        assert client.get("/api/image", params={"id": "row-000006"}).headers["content-type"] == "image/png"
+
+
+def test_values_that_json_has_no_word_for(tmp_path: Path, engine: WordEngine) -> None:
+    """NaN and times in kept columns, markup in captions: valid JSON, nothing changed."""
+    import pyarrow as pa
+
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    dataset = lance.dataset(f"{uri}.lance")
+    dataset.add_columns({"ratio": "cast('NaN' as float)", "taken": "cast('2026-01-02T03:04:05' as timestamp)"})
+    assert pa.types.is_floating(dataset.schema.field("ratio").type)
+    with running(open_table(uri, engine=engine)) as base, httpx.Client(base_url=base) as client:
+        item = json.loads(client.get("/api/item", params={"id": "row-000007"}).content)
+        assert item["ratio"] is None
+        assert item["taken"].startswith("2026-01-02T03:04:05")
+        assert item["caption"].startswith("<script>")
+
+
+def test_pictures_of_many_kinds_come_out_as_small_webp(base: str, folder: Path, client: httpx.Client) -> None:
+    from PIL import Image
+
+    for number, (kind, mode) in enumerate((("JPEG", "L"), ("PNG", "RGBA"), ("GIF", "P"), ("WEBP", "RGB"))):
+        out = io.BytesIO()
+        Image.new(mode, (1000, 500)).save(out, kind)
+        (folder / "pictures" / f"{20 + number:06d}.png").write_bytes(out.getvalue())
+        small = client.get("/api/image", params={"id": f"row-{20 + number:06d}"})
+        assert Image.open(io.BytesIO(small.content)).size == (256, 128)
