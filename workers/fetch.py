@@ -3,13 +3,18 @@
 For looking at rows one at a time (verify, the page, export); a job reads whole units instead.
 """
 
+import gzip
 import io
 import tarfile
+import zlib
 from typing import Any
+
+import pyarrow as pa
 
 from schemas.config import Storage
 from schemas.errors import UserError
-from workers.storage import get_bytes, open_stream
+from workers.storage import StoreUnavailable, get_bytes, open_stream
+from workers.store_errors import TooManyBytes, as_user_error
 from workers.store_uri import unquote
 
 MAX_BYTES = 50_000_000
@@ -26,9 +31,22 @@ def fetch_image(
 ) -> bytes:
     """Encoded bytes. `offset` and `size` are the row's `image_offset` and `image_size`.
 
-    Raises UserError where the object is gone or larger than `max_bytes`. A member of a gzipped tar needs the tar read
-    up to it; a parquet row needs one row group.
+    Raises UserError where the object is gone, refused, damaged, larger than `max_bytes`, or its store is away. A
+    member of a gzipped tar needs the tar read up to it; a parquet row needs one row group.
     """
+    try:
+        return _fetch(uri, storage, offset, size, image_column, max_bytes)
+    except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
+        raise as_user_error(error, uri) from error
+    except TooManyBytes as error:
+        raise UserError(error.message, error.hint) from error
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise UserError(f"{uri} can no longer be read", "the source changed; run `clipmill embed` again") from error
+
+
+def _fetch(
+    uri: str, storage: Storage, offset: int | None, size: int | None, image_column: str, max_bytes: int
+) -> bytes:
     whole, _, part = uri.partition("#")
     if not part:
         return get_bytes(uri, storage, max_bytes=max_bytes)
