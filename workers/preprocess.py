@@ -1,8 +1,9 @@
 """open_clip's own image preprocessing on uint8, up to but without mean and std (those are folded into the tower).
 
 It follows `open_clip.transform.image_transform` for evaluation (open_clip 3.3): resize with Pillow's antialiased
-filter, centre crop or padding. torch's uint8 kernels compute the same filter as Pillow within one level
-(rounding of the weights) at more than twice its speed, and without the GIL.
+filter, centre crop or padding. torch's uint8 kernels compute the same filter at a third of Pillow's time and without
+the GIL. Each of the two passes is within one level of Pillow's (weights of 16 bits against 22); both together differ by
+two levels in less than one of 100,000 values of photographs at 224 pixels, and by at most one in the rest.
 
 HWC, CHW: height, width, channels (RGB). Sizes are (height, width) in pixels of the upright original.
 """
@@ -17,7 +18,7 @@ from schemas.model import Preprocess
 
 # A strip of 1 x 100,000 pixels would be enlarged to billions before its middle is cut out. Beyond this many times
 # the model's area, Pillow computes only the part that is kept.
-_MAX_RESIZED_AREA = 8
+_MAX_RESIZED_AREA = 64
 
 
 def preprocess(
