@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import cluster, compat, heal
 from jobs.collect import Collector
 from jobs.commit import Committer
-from jobs.compaction import Compactor
+from jobs.compaction import Compactor, tidy_side_tables
 from jobs.dispatch import Dispatcher
 from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
 from jobs.finish import finish_table
@@ -197,6 +197,7 @@ class Run:
     ) -> Summary:
         worked_s = time.monotonic() - self.working_since
         totals = collector.totals
+        tidy_side_tables(self.tables, self.lease)
         version = finish_table(self.tables, self.lease, publish=self.options.publish, say=self.progress.phase)
         left = len(plan.todo) - totals.units - len(dispatcher.attempts.failed)
         interrupted = dispatcher.draining and left > 0
