@@ -1,0 +1,84 @@
+"""How many actors a job gets on which cluster, and what each of them gets."""
+
+import pytest
+
+from jobs.cluster import Node, Shape, shape
+from schemas.config import Workers
+from schemas.errors import UserError
+
+
+def workers(**options: object) -> Workers:
+    return Workers.model_validate(options)
+
+
+def node(cpus: float, gpus: float = 0.0) -> Node:
+    return Node(node_id=f"{cpus:g}-{gpus:g}", cpus=cpus, gpus=gpus)
+
+
+MANY = 10_000
+
+
+def test_without_gpus_one_actor_per_node_has_all_of_its_cpus() -> None:
+    assert shape(workers(), [node(8), node(8)], MANY) == Shape(num=2, cpus=8, gpus=0, threads=8)
+
+
+def test_one_actor_per_gpu_with_its_share_of_the_cpus() -> None:
+    assert shape(workers(), [node(32, 4), node(32, 4)], MANY) == Shape(num=8, cpus=8, gpus=1, threads=8)
+
+
+def test_nodes_without_a_gpu_are_left_out_where_others_have_one() -> None:
+    assert shape(workers(), [node(64), node(8, 2)], MANY) == Shape(num=2, cpus=4, gpus=1, threads=4)
+
+
+def test_of_nodes_that_differ_the_smallest_share_fits_everywhere() -> None:
+    """An actor's CPUs are asked of any node, so asking for more than one of them has would leave its GPUs idle."""
+    assert shape(workers(), [node(96, 8), node(4, 2)], MANY) == Shape(num=10, cpus=2, gpus=1, threads=2)
+    mixed = shape(workers(), [node(16), node(4)], MANY)
+    assert mixed == Shape(num=5, cpus=4, gpus=0, threads=4)
+
+
+def test_more_gpus_than_cpus_still_gives_every_actor_one() -> None:
+    found = shape(workers(), [node(2, 4)], MANY)
+    assert (found.gpus, found.cpus, found.threads) == (1, 1, 1)
+
+
+def test_a_part_of_a_gpu_makes_more_actors() -> None:
+    assert shape(workers(gpus=0.5), [node(16, 2)], MANY) == Shape(num=4, cpus=4, gpus=0.5, threads=4)
+
+
+def test_several_gpus_each_make_fewer() -> None:
+    assert shape(workers(gpus=2), [node(32, 8), node(8, 1)], MANY) == Shape(num=4, cpus=8, gpus=2, threads=8)
+
+
+@pytest.mark.parametrize("found", [[node(8)], [], [node(8, 1), node(8, 1)]])
+def test_gpus_that_no_node_has_are_the_users_mistake(found: list[Node]) -> None:
+    """Two nodes with a GPU each do not make a node with two."""
+    with pytest.raises(UserError, match=r"workers.gpus is 2, but no node") as error:
+        shape(workers(gpus=2), found, MANY)
+    assert "auto" in error.value.hint
+
+
+def test_no_gpus_where_the_job_wants_none() -> None:
+    assert shape(workers(gpus=0), [node(8, 4)], MANY) == Shape(num=1, cpus=8, gpus=0, threads=8)
+
+
+def test_more_actors_than_nodes_share_the_cpus() -> None:
+    assert shape(workers(num=4), [node(8), node(8)], MANY) == Shape(num=4, cpus=4, gpus=0, threads=4)
+    assert shape(workers(num=3), [node(8), node(8)], MANY).cpus == 4
+    assert shape(workers(num=5), [node(2)], MANY) == Shape(num=5, cpus=1, gpus=0, threads=1)
+
+
+def test_fewer_actors_than_nodes() -> None:
+    assert shape(workers(num=1), [node(8), node(8)], MANY) == Shape(num=1, cpus=8, gpus=0, threads=8)
+
+
+def test_cpus_as_the_job_says() -> None:
+    assert shape(workers(cpus=2), [node(8), node(4)], MANY) == Shape(num=6, cpus=2, gpus=0, threads=2)
+    assert shape(workers(cpus=0.5), [node(2)], MANY) == Shape(num=4, cpus=0.5, gpus=0, threads=1)
+
+
+def test_no_more_actors_than_units_and_at_least_one() -> None:
+    assert shape(workers(), [node(4)] * 10, 3).num == 3
+    assert shape(workers(num=8), [node(8)], 2).num == 2
+    assert shape(workers(), [], MANY).num == 1  # a cluster that grows when somebody asks
+    assert shape(workers(), [node(0)], MANY) == Shape(num=1, cpus=1, gpus=0, threads=1)
