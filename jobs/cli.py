@@ -19,7 +19,7 @@ from jobs.cli_options import EXIT_INTERRUPTED
 from schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
 
 # Each has a list `commands`; importing them costs nothing but click.
-COMMAND_MODULES = ("jobs.cli_job", "jobs.cli_table", "jobs.cli_query")
+COMMAND_MODULES = ("jobs.cli_demo", "jobs.cli_job", "jobs.cli_table", "jobs.cli_query")
 
 
 class _Group(click.Group):

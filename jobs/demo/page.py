@@ -1,0 +1,35 @@
+"""The demo's page: one HTML file with the pictures inside, which asks nothing of any server."""
+
+import base64
+import os
+from pathlib import Path
+
+from jobs.demo.findings import Findings
+
+_TEMPLATE = "page.html.j2"
+
+
+def render_page(findings: Findings, *, table: str, called: str) -> str:
+    """HTML; captions and labels are strangers' text, so everything is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    return environment.get_template(_TEMPLATE).render(found=findings, table=table, called=called)
+
+
+def write_page(findings: Findings, path: Path, *, table: str, called: str) -> None:
+    """Written beside and put in place, so that a reader never sees half a page."""
+    part = path.with_suffix(".part")
+    part.write_text(render_page(findings, table=table, called=called), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _data_uri(webp: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
