@@ -79,8 +79,7 @@ async function search() {
     if (error.name === "AbortError" || mine !== running) return;
     const isFilter = error.message.startsWith("the filter");
     $(isFilter ? "where-error" : "problem").textContent = [error.message, error.hint].filter(Boolean).join(" — ");
-    $("status").textContent = "";
-    $("grid").replaceChildren();
+    $("status").textContent = ""; // the pictures of the last question that was understood stay, dimmed
     $("more").hidden = true;
   }
 }
@@ -223,7 +222,7 @@ async function start() {
   } catch (error) {
     $("problem").textContent = error.message;
   }
-  draw(true);
+  draw(true, { typed: false });
 }
 
 start();

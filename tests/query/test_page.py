@@ -253,6 +253,7 @@ def test_dark_narrow_and_more_pages(browser, base: str, page) -> None:
         small = phone.new_page()
         small.goto("/?q=blue+car")
         small.wait_for_selector("#grid .card .score")
+        assert small.input_value("#words") == "blue car"
         assert small.evaluate("document.documentElement.dataset.theme") == "dark"
         assert small.evaluate("document.documentElement.scrollWidth") <= 390
         look(small, "phone-dark")
