@@ -28,7 +28,8 @@ demo: install
 
 # Ten seeds of every kind of kill; writes a dated result into docs/.
 chaos: install
-	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos
+	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
+	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
 
 # The command line's reference, from --help; a test compares.
 docs: install

@@ -130,6 +130,8 @@ class Scene:
 def scene(cluster: Cluster, tmp_path: Path) -> Scene:
     while len(cluster.nodes) < 2:
         cluster.grow()
+    while len(cluster.nodes) > 2:
+        cluster.cluster.remove_node(cluster.nodes.pop())
     source = tmp_path / "source"
     source.mkdir()
     bad = 0

@@ -136,6 +136,23 @@ def test_rows_appear_while_the_job_runs(scene: Scene) -> None:
     scene.check()
 
 
+def test_a_node_that_joins_gets_a_worker(scene: Scene, cluster: Cluster) -> None:
+    job = scene.folder / "job.yaml"
+    job.write_text(job.read_text().replace("workers: {num: 2, cpus: 1}", "workers: {units_in_flight: 1}"))
+    driver = scene.start(CLIPMILL_STUB_SLEEP_MS="150")
+    scene.wait_for("receipt", driver)
+    before = len(actors())
+    cluster.grow()
+    most = before
+    while driver.poll() is None:
+        most = max(most, len(actors()))
+        time.sleep(0.2)
+    out, err = driver.communicate()
+    assert driver.returncode == 0, (out, err[-3000:])
+    assert (before, most) == (2, 3)
+    scene.check()
+
+
 def test_a_picture_that_kills_its_worker_is_found_and_named(scene: Scene) -> None:
     """Two poison samples in one unit, one in another; everything around them becomes rows."""
     poison = {3: [2, 9], 17: [5]}
