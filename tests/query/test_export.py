@@ -1,0 +1,123 @@
+"""Exports are complete, in the layout their readers expect, and never mix with what was there."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.export import ExportOptions, export
+from jobs.query import Examples, Query, Table, open_table
+from schemas.errors import UserError
+from tests.conftest import S3
+from tests.tables import TableOptions, WordEngine, make_table, picture
+
+
+@pytest.fixture
+def table(tmp_path: Path, engine: WordEngine) -> Table:
+    (tmp_path / "pictures").mkdir()
+    return open_table(make_table(tmp_path, TableOptions(rows=250, images=tmp_path / "pictures")), engine=engine)
+
+
+def test_parquet_holds_exactly_the_filtered_rows(table: Table, tmp_path: Path) -> None:
+    to = str(tmp_path / "out")
+    options = ExportOptions(
+        to=to, query=Query(where="license = 'cc0'"), columns=("id", "tags", "vector"), rows_per_file=30
+    )
+    report = export(table, options)
+    parts = sorted(Path(to).glob("part-*.parquet"))
+    assert [pq.read_metadata(p).num_rows for p in parts] == [30, 30, 24]
+    rows = [row for p in parts for row in pq.read_table(p).to_pylist()]
+    expected = table.snapshot.dataset.to_table(columns=["id", "license"]).to_pylist()
+    assert [r["id"] for r in rows] == [r["id"] for r in expected if r["license"] == "cc0"]
+    assert json.loads((tmp_path / "out" / "_export.json").read_text())["rows"] == report.rows == 84
+
+
+def test_the_best_hits_of_a_search_in_order(table: Table, tmp_path: Path) -> None:
+    query = Query(positive=Examples(texts=("red shoe",)), k=12)
+    export(table, ExportOptions(to=str(tmp_path / "out"), query=query))
+    found = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert found["id"].to_pylist() == table.search("red shoe", k=12)["id"].to_pylist()
+    assert found["score"].to_pylist() == table.search("red shoe", k=12)["score"].to_pylist()
+
+
+def test_only_the_ids_of_a_list(table: Table, tmp_path: Path) -> None:
+    ids = tuple(f"row-{n:06d}" for n in (3, 77, 200))
+    export(table, ExportOptions(to=str(tmp_path / "out"), ids=(*ids, "nobody")))
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet")["id"].to_pylist() == list(ids)
+
+
+def test_a_webdataset_has_the_images_captions_and_rows(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "000010.png").unlink()
+    report = export(table, ExportOptions(to=str(tmp_path / "out"), format="webdataset", rows_per_file=100))
+    assert (report.rows, report.files, report.missing) == (249, 3, 1)
+    (rejected,) = [json.loads(line) for line in (tmp_path / "out" / "_rejects.jsonl").read_text().splitlines()]
+    assert rejected["id"] == "row-000010"
+    seen = {}
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                seen.setdefault(key, {})[suffix] = tar.extractfile(member).read()
+    assert len(seen) == 249
+    samples = {json.loads(s["json"])["id"]: s for s in seen.values()}
+    assert samples["row-000001"]["png"] == picture("green")
+    assert samples["row-000007"]["txt"].decode().startswith("<script>")
+    assert "txt" not in samples["row-000005"]
+
+
+def test_clip_retrievals_layout_lines_up_by_position(table: Table, tmp_path: Path) -> None:
+    export(table, ExportOptions(to=str(tmp_path / "out"), format="clip-retrieval", rows_per_file=200))
+    rows = table.snapshot.dataset.to_table(columns=["id", "vector", "caption_vector"]).to_pylist()
+    start = 0
+    for number in (0, 1):
+        images = np.load(tmp_path / f"out/img_emb/img_emb_{number}.npy", allow_pickle=False)
+        texts = np.load(tmp_path / f"out/text_emb/text_emb_{number}.npy", allow_pickle=False)
+        metadata = pq.read_table(tmp_path / f"out/metadata/metadata_{number}.parquet")
+        assert images.dtype == np.float16
+        assert {"image_path", "caption"} <= set(metadata.column_names)
+        for place, row_id in enumerate(metadata["id"].to_pylist()):
+            row = rows[start + place]
+            assert row["id"] == row_id
+            stored = np.zeros(64) if row["vector"] is None else row["vector"]
+            np.testing.assert_array_equal(images[place], np.asarray(stored, np.float16))
+            np.testing.assert_array_equal(texts[place], np.asarray(row["caption_vector"], np.float16))
+        start += len(metadata)
+    assert start == 250
+
+
+def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"precious\.txt"):
+        export(table, ExportOptions(to=str(tmp_path / "out")))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.s3
+def test_a_table_in_s3_is_searched_indexed_and_exported_there(s3: S3, tmp_path: Path, engine: WordEngine) -> None:
+    from jobs.facets import facets
+    from jobs.index import IndexOptions, build_index
+    from jobs.score import load_head, score
+    from tests.query.test_score import head_file
+
+    make_table(tmp_path, TableOptions(rows=300))
+    s3.upload(tmp_path / "images.lance", "db/images.lance/")
+    uri = f"{s3.uri}/db/images"
+    build_index(uri, IndexOptions(kind="ivf_rq"), s3.storage)
+    score(uri, load_head(str(head_file(tmp_path))), s3.storage)
+    opened = open_table(uri, storage=s3.storage, engine=engine)
+    assert opened.snapshot.vector_index("vector") is not None
+    found = opened.search("red shoe", where="aesthetic > -100", k=5)
+    assert all("red" in tags or "shoe" in tags for tags in found["tags"].to_pylist())
+    assert facets(opened)[0].rows == 300
+    report = export(opened, ExportOptions(to=f"{s3.uri}/out", format="parquet"), s3.storage)
+    assert report.rows == 300
+    assert pq.read_table(io.BytesIO(s3.get("out/part-00000.parquet"))).num_rows == 300
+    with pytest.raises(UserError, match="already holds"):
+        export(opened, ExportOptions(to=f"{s3.uri}/out"), s3.storage)
+    with pytest.raises(UserError, match="no table"):
+        open_table(f"{s3.uri}/db/absent", storage=s3.storage)
