@@ -9,8 +9,8 @@ from schemas.errors import UserError
 from schemas.model import Fingerprint, ModelSpec
 from workers import selfcheck
 from workers.clip import ClipEngine, Parts
+from workers.clip_fold import fold_batchnorm, fold_normalisation
 from workers.clip_load import Loaded, build_model, load_clip, reference_transform, weights_sha256
-from workers.folding import fold_batchnorm, fold_normalisation
 from workers.towers import ImageTower, TextTower, native_bf16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,7 +14,7 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from schemas.model import Preprocess
-from workers.folding import CENTRE, differ, normalise
+from workers.clip_fold import CENTRE, differ, normalise
 
 
 class ImageTower:
