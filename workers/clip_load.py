@@ -87,7 +87,8 @@ def build_model(resolved: Resolved) -> Any:
             )
         except ImportError as error:
             raise UserError(
-                f"{resolved.open_clip_name} needs another library: {error}", "pip install transformers"
+                f"{resolved.open_clip_name} needs another library: {error}",
+                "pip install clipmill[hf] (transformers and sentencepiece)",
             ) from error
         except _MODEL_SOURCE_ERRORS as error:
             raise UserError(
@@ -220,7 +221,7 @@ def _load_tokenizer(resolved: Resolved) -> Tokenizer:
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {resolved.open_clip_name} needs another library: {_one_line(error)}",
-            "pip install transformers sentencepiece",
+            "pip install clipmill[hf] (transformers and sentencepiece)",
         ) from error
     except Exception as error:  # transformers, the hub's client and its transport raise some twenty kinds
         raise UserError(
