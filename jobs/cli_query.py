@@ -1,10 +1,13 @@
-"""The commands for those who query: index and its kin. Light imports only; each command loads what it needs."""
+"""The commands for those who query: index, tags, dedup, export, evaluate, score, serve. Light imports only; each
+command loads what it needs."""
 
 from typing import Any
 
 import click
 
 from jobs.cli_options import json_option, storage_from, table_options
+
+where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 
 
 @click.command(short_help="Build or update the indices that make queries fast.")
@@ -19,22 +22,241 @@ from jobs.cli_options import json_option, storage_from, table_options
 @click.option("--column", "columns", multiple=True, default=("vector",), show_default=True, help="Vector columns.")
 @click.option("--memory", default="4GB", show_default=True, metavar="SIZE", help="What a query may keep of the index.")
 @click.option("--rebuild", is_flag=True, help="Train and build everything anew.")
+@click.option("--address", metavar="ADDRESS", help="Build segments on this Ray cluster's nodes.")
 @json_option
-def index(table: str, endpoint_url: str | None, region: str | None, memory: str, as_json: bool, **options: Any) -> None:
+def index(table: str, endpoint_url: str | None, region: str | None, as_json: bool, memory: str, **options: Any) -> None:
     """Build what is missing, add new rows to what is there, and measure recall@10 against brute force."""
     from jobs.index import IndexOptions, build_index
-    from jobs.output import note, print_record
+    from jobs.output import note, print_record, print_rows
+
+    report = build_index(
+        table, IndexOptions(memory_bytes=_size(memory), **options), storage_from(endpoint_url, region), tell=note
+    )
+    if as_json:
+        print_record(report, as_json=True)
+        return
+    shown = [
+        {
+            "column": v.column,
+            "index": v.kind or "none (small: searched exactly)",
+            "partitions": v.num_partitions,
+            "rows": v.rows,
+            "recall@10": v.recall.recall if v.recall else None,
+            "p50 ms": v.recall.p50_ms if v.recall else None,
+            "done": v.done,
+        }
+        for v in report.vectors
+    ]
+    shown += [{"column": name, "index": "scalar", "rows": None, "done": done} for name, done in report.scalar.items()]
+    print_rows(shown, as_json=False)
+
+
+def _size(text: str) -> int:
     from schemas.config import parse_quantity
     from schemas.errors import UserError
 
     try:
-        memory_bytes = int(parse_quantity(memory))
+        return int(parse_quantity(text))
     except ValueError as error:
-        raise UserError(str(error), "write --memory 4GB") from None
-    report = build_index(
-        table, IndexOptions(memory_bytes=memory_bytes, **options), storage_from(endpoint_url, region), tell=note
+        raise UserError(str(error), "write a size such as 4GB") from None
+
+
+@click.command(short_help="Count tags, or the values of other columns.")
+@table_options
+@where_option
+@click.option("--column", "columns", multiple=True, default=("tags",), show_default=True, help="What to count.")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Values per column.")
+@click.option("--near", "text", metavar="TEXT", help="Count only the best hits for these words.")
+@click.option("--hits", default=200, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
+@json_option
+def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """How many rows of TABLE have each tag, or each value of --column."""
+    from jobs.facets import facets
+    from jobs.output import print_record, print_rows
+    from jobs.query import Examples, Query, open_table
+
+    text = options["text"]
+    query = Query(positive=Examples(texts=(text,) if text else ()), where=options["where"])
+    found = facets(
+        open_table(table, storage=storage_from(endpoint_url, region)),
+        query,
+        columns=options["columns"],
+        top=options["top"],
+        hits=options["hits"] if text else 0,
     )
-    print_record(report, as_json=as_json)
+    if as_json:
+        print_record({f.column: f for f in found}, as_json=True)
+        return
+    rows = [{"column": f.column, "value": value, "rows": count} for f in found for value, count in f.values]
+    print_rows(rows, as_json=False, columns=["column", "value", "rows"])
 
 
-commands: list[click.Command] = [index]
+@click.command(short_help="Find pictures that are the same, or nearly.")
+@table_options
+@where_option
+@click.option("--threshold", default=0.95, show_default=True, type=float, help="Least cosine of a near copy.")
+@click.option("--exact", is_flag=True, help="Only equal bytes.")
+@click.option(
+    "--prefer", type=click.Choice(["largest", "first"]), default="largest", show_default=True, help="Which to keep."
+)
+@click.option(
+    "--keep-list", metavar="FILE", type=click.Path(dir_okay=False), help="Write the ids to keep, a line each."
+)
+@json_option
+def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Groups of pictures of TABLE that are byte for byte, or nearly, the same. Nothing is deleted."""
+    from jobs.dedup import dedup as find_copies
+    from jobs.dedup import keep_list
+    from jobs.output import note, print_record, print_rows
+    from jobs.query import open_table
+
+    opened = open_table(table, storage=storage_from(endpoint_url, region))
+    threshold = 1.1 if options["exact"] else options["threshold"]
+    report = find_copies(opened, threshold=threshold, where=options["where"], prefer=options["prefer"], tell=note)
+    if options["keep_list"]:
+        with open(options["keep_list"], "w", encoding="utf-8") as file:
+            file.writelines(f"{row_id}\n" for row_id in keep_list(opened, report, options["where"]))
+    if as_json:
+        print_record(report, as_json=True)
+        return
+    print_rows(report.groups, as_json=False, columns=["group", "keep", "how", "id", "uri"], empty="no copies")
+    note(f"{report.rows:,} rows: {report.exact:,} exact and {report.near:,} near copies, {report.surplus:,} surplus")
+
+
+@click.command(short_help="Write selected rows, images or vectors as files.")
+@table_options
+@where_option
+@click.option("--to", required=True, metavar="DIR", help="A new folder, local or s3://…")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["parquet", "webdataset", "clip-retrieval"]),
+    default="parquet",
+    show_default=True,
+    help="webdataset holds the images themselves.",
+)
+@click.option(
+    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: all of them."
+)
+@click.option("--near", "text", metavar="TEXT", help="The best hits for these words.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
+@click.option(
+    "--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Only these ids, a line each."
+)
+@click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
+@json_option
+def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Write what a filter, a search or a list of ids selects from TABLE."""
+    from pathlib import Path
+
+    from jobs.export import ExportOptions
+    from jobs.export import export as write
+    from jobs.output import note, print_record
+    from jobs.query import Examples, Query, open_table
+
+    text, listed = options["text"], options["ids"]
+    query = Query(
+        positive=Examples(texts=(text,) if text else ()),
+        where=options["where"],
+        all_tags=options["all_tags"],
+        k=options["limit"],
+    )
+    chosen = ExportOptions(
+        to=options["to"],
+        format=options["form"],
+        query=query,
+        ids=tuple(Path(listed).read_text("utf-8").splitlines()) if listed else None,
+        columns=options["columns"] or None,
+    )
+    storage = storage_from(endpoint_url, region)
+    print_record(write(open_table(table, storage=storage), chosen, storage, tell=note), as_json=as_json)
+
+
+@click.command(short_help="Zero-shot accuracy and retrieval recall.")
+@table_options
+@click.option("--labels", metavar="FILE", help="CSV: id (or uri), label. Zero-shot accuracy.")
+@click.option("--label-column", metavar="NAME", help="The same, with the labels in a column of the table.")
+@click.option("--captions", metavar="FILE", help="CSV: id (or uri), caption. Default: the table's own captions.")
+@click.option("--template", "templates", multiple=True, metavar="TEXT", help="Prompts with {label}; several: averaged.")
+@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1, 50_000), help="More are sampled.")
+@click.option("--column", default="vector", show_default=True, help="The vectors to judge.")
+@click.option("--plot", "plot_file", metavar="FILE.svg", type=click.Path(dir_okay=False), help="Also draw it.")
+@json_option
+def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """How well the vectors of TABLE tell labels apart, or find captions and are found by them."""
+    from pathlib import Path
+
+    from jobs.evaluate import TEMPLATES, EvaluateOptions, plot
+    from jobs.evaluate import evaluate as judge
+    from jobs.output import print_record
+    from jobs.query import open_table
+
+    plot_file = options.pop("plot_file")
+    options["templates"] = options["templates"] or TEMPLATES
+    found = judge(open_table(table, storage=storage_from(endpoint_url, region)), EvaluateOptions(**options))
+    if plot_file:
+        Path(plot_file).write_text(plot(found), "utf-8")
+    print_record(found if as_json else _without_matrix(found), as_json=as_json)
+
+
+def _without_matrix(found: Any) -> Any:
+    """For a person: the confusion matrix is in the plot and in the JSON."""
+    from jobs.output import plain
+
+    shown = plain(found)
+    if shown["zero_shot"]:
+        for name in ("labels", "confusion"):
+            del shown["zero_shot"][name]
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+@click.command(short_help="A linear head, such as an aesthetic score, as a column.")
+@table_options
+@click.option("--head", required=True, metavar="FILE", help="Weights: .safetensors, .npz, or .pth (read as data only).")
+@click.option("--column", default="aesthetic", show_default=True, help="The column to fill.")
+@click.option("--source", default="vector", show_default=True, help="The vectors to score.")
+@json_option
+def score(
+    table: str, endpoint_url: str | None, region: str | None, head: str, column: str, source: str, as_json: bool
+) -> None:
+    """Score every row of TABLE that has no score yet; run it again after new rows came."""
+    from jobs.output import note, print_record
+    from jobs.score import load_head
+    from jobs.score import score as fill
+
+    storage = storage_from(endpoint_url, region)
+    print_record(fill(table, load_head(head), storage, column=column, source=source, tell=note), as_json=as_json)
+
+
+@click.command(short_help="HTTP API and picture page.")
+@table_options
+@click.option("--host", default="127.0.0.1", show_default=True, help="Beyond this machine a token is needed.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535))
+@click.option(
+    "--version", metavar="TAG|N", help="Serve this version; default: live where there is one, else the newest."
+)
+@click.option(
+    "--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors, so that filters are fast."
+)
+@click.option("--no-originals", is_flag=True, help="Only thumbnails, never the full images.")
+def serve(table: str, endpoint_url: str | None, region: str | None, version: str | None, **options: Any) -> None:
+    """Serve TABLE until interrupted. CLIPMILL_SERVE_TOKEN holds the token that clients must send; it is needed where
+    --host is not this machine."""
+    import os
+
+    from jobs.output import note
+    from jobs.serve import serve as run
+    from jobs.serving.settings import Settings
+
+    settings = Settings(
+        host=options["host"],
+        port=options["port"],
+        token=os.environ.get("CLIPMILL_SERVE_TOKEN") or None,
+        warm_bytes=_size(options["memory"]),
+        originals=not options["no_originals"],
+    )
+    wanted = int(version) if version and version.isdigit() else version
+    run(table, settings, storage_from(endpoint_url, region), version=wanted, tell=note)
+
+
+commands: list[click.Command] = [index, tags, dedup, export, evaluate, score, serve]
