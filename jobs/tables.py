@@ -66,11 +66,26 @@ class Tables:
     def exists(self, part: str = "") -> bool:
         return self.open(part, missing_ok=True) is not None
 
-    def open(self, part: str = "", *, version: int | str | None = None, missing_ok: bool = False) -> Any:
-        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none."""
+    def open(
+        self,
+        part: str = "",
+        *,
+        version: int | str | None = None,
+        missing_ok: bool = False,
+        cache_bytes: int | None = None,
+    ) -> Any:
+        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none.
+
+        `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once.
+        """
         lance = lance_module()
         try:
-            return lance.dataset(self.uri(part), version=version, storage_options=self.options or None)
+            return lance.dataset(
+                self.uri(part),
+                version=version,
+                storage_options=self.options or None,
+                metadata_cache_size_bytes=cache_bytes,
+            )
         except (ValueError, OSError) as error:
             if not _is_missing(error):
                 raise
