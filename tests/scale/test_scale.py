@@ -1,0 +1,35 @@
+"""A thousand units through the main job in a process of its own: flat memory, and little time beside the pictures.
+
+`python -m benchmarks.scale` does the same with ten thousand.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = 1_000
+CPU_MS_PER_UNIT = 40.0  # driver and worker together; measured 13, and 2 to 3 times that where the machine is busy
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_thousand_units() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scale", "--units", str(UNITS)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=880,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["units"] == UNITS
+    assert found["driver_growth_mb"] <= found["bound_mb"], found
+    assert found["driver_cpu_ms_per_unit"] + found["worker_cpu_ms_per_unit"] <= CPU_MS_PER_UNIT, found
+    assert found["fragments"] <= UNITS
+    assert found["nothing_to_do_s"] < 30

@@ -1,0 +1,121 @@
+"""The files of deploy/ and the operating documents say what is true of this version."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.cli import build
+from schemas import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+DOCUMENTS = ("docs/runbook.md", "docs/design.md", "deploy/compose.yaml", "deploy/ray-cluster.yaml")
+
+
+def parsed(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return found
+
+
+def test_the_image_holds_every_package_of_the_project() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
+    packages = {name.split(".")[0] for name in project()["tool"]["setuptools"]["packages"]}
+    assert packages <= copied
+    assert {"requirements.lock", "pyproject.toml", project()["project"]["readme"]} <= copied
+    assert all((ROOT / name).exists() for name in copied)
+    user, folder = (next(i for i, line in enumerate(lines) if line.startswith(word)) for word in ("USER", "WORKDIR"))
+    assert user < folder, "the folder that Ray starts in is nobody's"
+
+
+def test_all_nodes_are_of_one_image_and_one_ray() -> None:
+    pinned = next(d for d in project()["project"]["dependencies"] if d.startswith("ray["))
+    spec = parsed("kuberay/rayjob.yaml")["spec"]["rayClusterSpec"]
+    assert pinned == f"ray[default]=={spec['rayVersion']}"
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    images = {container["image"] for g in groups for container in g["template"]["spec"]["containers"]}
+    assert len(images) == 1
+
+
+def test_the_ray_job_runs_a_command_that_exists_on_a_file_that_is_mounted() -> None:
+    job = parsed("kuberay/rayjob.yaml")
+    assert (job["kind"], job["apiVersion"]) == ("RayJob", "ray.io/v1")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[0] == "clipmill"
+    assert words[1] in build().commands
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (mount,) = head["containers"][0]["volumeMounts"]
+    assert words[2].startswith(mount["mountPath"] + "/")
+    assert mount["name"] in {volume["name"] for volume in head["volumes"]}
+
+
+def test_the_cluster_file_is_one_that_rays_launcher_takes() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    ray = pytest.importorskip("ray")
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    cluster = parsed("ray-cluster.yaml")
+    jsonschema.validate(cluster, schema)
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+
+
+def test_ports_that_run_code_are_not_open_to_the_network() -> None:
+    """Ray's dashboard runs what it is sent."""
+    compose = parsed("compose.yaml")
+    for service in compose["services"].values():
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_no_file_holds_a_secret() -> None:
+    for path in DEPLOY.rglob("*"):
+        if path.is_file():
+            assert not re.search(r"AKIA[0-9A-Z]{16}|(secret|token|password)\w*: *[\"']?\w{16,}", path.read_text(), re.I)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_that_is_written_down_exists(name: str) -> None:
+    commands = build().commands
+    found = re.findall(r"(?:^|`|exec head )clipmill ([a-z]+)([^`\n#]*)", (ROOT / name).read_text(), re.M)
+    for word, rest in found:
+        assert word in commands, f"{name}: clipmill {word}"
+        options = {option for parameter in commands[word].params for option in parameter.opts}
+        written = re.findall(r"(--[a-z-]+)", rest)
+        assert set(written) <= options, f"{name}: clipmill {word} {written}"
+
+
+def test_the_runbook_explains_every_exit_code() -> None:
+    from jobs.cli_options import EXIT_INTERRUPTED
+
+    table = (ROOT / "docs/runbook.md").read_text()
+    written = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert written == codes | {EXIT_INTERRUPTED}
+
+
+def test_the_runbook_quotes_messages_as_they_are() -> None:
+    """Words of the headings and tables that a person would search for."""
+    sources = "\n".join(path.read_text() for folder in ("jobs", "workers") for path in (ROOT / folder).rglob("*.py"))
+    for quoted in (
+        "is being written by",
+        "lost the table's lease",
+        "waiting for a worker to load its model",
+        "cannot connect to the Ray cluster",
+        "which is not the code of this command",
+        "workers die while they start",
+        "but commits are only proven safe with",
+        "its source changed since the plan was made",
+        "it passed its deadline",
+        "the worker died",
+    ):
+        assert quoted in (ROOT / "docs/runbook.md").read_text()
+        assert quoted in sources, quoted
