@@ -6,6 +6,7 @@ Row r depends on (seed, r) alone, not on the number of processes.
     images_NHWC   uint8  (N, 64, 64, 3)   as a 112 to 288 px JPEG looks after open_clip's bicubic resize
     full_NKL      uint16 (N, 4, 32)       tokens of four sentences about the whole scene
     partial_NKL   uint16 (N, 4, 32)       tokens of four short texts about one facet
+    shape_NKL     uint16 (N, 2, 32)       tokens of two texts about kinds, counts, places and order, without colours
     style_N       uint8  (N,)             index in STYLES, equal for twins
 """
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from open_clip import SimpleTokenizer
 from PIL import Image
 
-from jobs.demo.captions import caption, partial_caption
+from jobs.demo.captions import caption, partial_caption, shape_caption
 from jobs.demo.scene_types import STYLES, Scene
 from jobs.demo.scenes import TRAIN, render, sample_scene, twin
 
@@ -94,6 +95,8 @@ def build(spec: DataSpec, folder: Path, processes: int) -> None:
     note.write_text(said)
     began = time.time()
     starts = [start for start in range(0, spec.number, CHUNK) if not _chunk(folder, start).exists()]
+    if not (folder / "seeds.npz").exists():
+        _add_texts(spec, folder)
     if not starts:
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -102,11 +105,37 @@ def build(spec: DataSpec, folder: Path, processes: int) -> None:
             print(f"drawn {min(done, spec.number)} of {spec.number}, {time.time() - began:.0f} s", flush=True)
 
 
+def _add_texts(spec: DataSpec, folder: Path) -> None:
+    """What is known from the seeds alone, into ``seeds.npz``: texts about shapes only, and the cell of every pair.
+
+    Pairs of a cell share background, style, layout and first colour.
+    """
+    tokenizer = SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    texts, found = [], []
+    for row in range(0, spec.number, 2):
+        rng = np.random.default_rng([spec.seed, row])
+        scene = sample_scene(rng, pairs=TRAIN)
+        other = twin(scene, rng)
+        words = np.random.default_rng([spec.seed, row, 1])
+        texts += [shape_caption(one, words) for one in (scene, scene, other, other)]
+        found.append((scene.background, scene.style, scene.layout, scene.objects[0].colour))
+    order = {cell: i for i, cell in enumerate(sorted(set(found)))}
+    known = {text: tokenizer(text).numpy()[0].astype(np.uint16) for text in set(texts)}
+    shape = np.stack([known[text] for text in texts]).reshape(spec.number, 2, CONTEXT_LENGTH)
+    half_done = folder / "seeds.tmp.npz"
+    np.savez(half_done, shape=shape, cell=np.array([order[cell] for cell in found]))
+    half_done.rename(folder / "seeds.npz")
+
+
 def load(folder: Path, styles: tuple[str, ...] = STYLES) -> dict[str, NDArray[np.generic]]:
-    """The rows of a folder that ``build`` filled whose style is among ``styles``: images, full, partial."""
+    """The rows of a folder that ``build`` filled whose style is among ``styles``: images, full, partial,
+    shape; and cell for every second row."""
     chunks = [np.load(path) for path in sorted(folder.glob("chunk-*[0-9].npz"))]
     wanted = [np.isin(chunk["style"], [STYLES.index(style) for style in styles]) for chunk in chunks]
-    return {
+    data = {
         name: np.concatenate([chunk[name][rows] for chunk, rows in zip(chunks, wanted, strict=True)])
         for name in ("images", "full", "partial")
     }
+    rows = np.concatenate(wanted)
+    seeds = np.load(folder / "seeds.npz")
+    return data | {"shape": seeds["shape"][rows], "cell": seeds["cell"][rows[::2]]}

@@ -2,7 +2,7 @@
 
 Draws the pictures (``training.data``), trains both towers with open_clip's ClipLoss, and writes the model and its
 log to DIR. Each picture meets two texts per step: a sentence about the whole scene, and a short text about one
-facet (half the weight), so that short zero-shot prompts are not a foreign language.
+facet, so that short zero-shot prompts are not a foreign language.
 
 Shapes: B pictures per batch (B / 2 pairs of twins), L tokens, C H W.
 """
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from jobs.demo.scene_types import STYLES
-from training.data import TEXTS, DataSpec, build, load
+from training.data import DataSpec, build, load
 from training.model import PREPROCESS_CFG, encode_text, new_model, resume, save
 
 LOG_EVERY, SAVE_EVERY = 25, 50
@@ -37,15 +37,17 @@ class Recipe:
     """Everything the weights depend on besides the pictures.
 
     minutes: wall clock after which the learning rate has reached zero even if ``steps`` are not done (0: no limit).
+    group: pairs of one cell that are put into a batch together.
     styles: of the pictures drawn, those with one of these styles are used.
     """
 
     steps: int = 1300
     batch: int = 384
     rate: float = 1.2e-3
-    warmup: int = 80
+    warmup: int = 40
     weight_decay: float = 0.1
-    partial_weight: float = 0.5
+    partial_weight: float = 1.0
+    group: int = 16
     minutes: float = 0.0
     seed: int = 7
     styles: tuple[str, ...] = STYLES
@@ -80,18 +82,24 @@ def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator) -> Ten
 
 def tokens_from(tokens_NKL: NDArray[np.uint16], words: Tensor, rng: np.random.Generator) -> Tensor:
     """One of the K texts of each picture, (B, L), as row numbers of the word table: the order of tokens is kept."""
-    chosen = tokens_NKL[np.arange(len(tokens_NKL)), rng.integers(TEXTS, size=len(tokens_NKL))]
+    chosen = tokens_NKL[np.arange(len(tokens_NKL)), rng.integers(tokens_NKL.shape[1], size=len(tokens_NKL))]
     return torch.searchsorted(words, torch.from_numpy(chosen.astype(np.int64)))
 
 
-def batches(number: int, recipe: Recipe) -> NDArray[np.int64]:
-    """The rows of every step, epoch after epoch: (steps, B), twins kept together."""
+def batches(cell: NDArray[np.int64], recipe: Recipe) -> NDArray[np.int64]:
+    """The rows of every step, epoch after epoch: (steps, B), twins together, and with them pairs of the same cell.
+
+    With batches drawn at random, colours and backgrounds alone tell most captions apart and the kinds of things are
+    never learned: after 300 steps recall was 0.93, but zero-shot object accuracy 0.09. Within a cell they do not help.
+    """
     rng = np.random.default_rng(recipe.seed)
-    pairs = recipe.batch // 2
-    order: list[NDArray[np.int64]] = []
-    while sum(len(part) for part in order) < recipe.steps * pairs:
-        order.append(rng.permutation(number // 2))
-    first = np.concatenate(order)[: recipe.steps * pairs].reshape(recipe.steps, pairs) * 2
+    pairs, found = recipe.batch // 2, np.zeros(0, np.int64)
+    while len(found) < recipe.steps * pairs:
+        mixed = rng.permutation(len(cell))
+        grouped = mixed[np.argsort(cell[mixed], kind="stable")]
+        groups = grouped[: len(grouped) // recipe.group * recipe.group].reshape(-1, recipe.group)
+        found = np.concatenate([found, rng.permutation(groups).ravel()])
+    first = found[: recipe.steps * pairs].reshape(recipe.steps, pairs) * 2
     return np.stack([first, first + 1], axis=2).reshape(recipe.steps, recipe.batch)
 
 
@@ -134,21 +142,23 @@ def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> Non
     rng = np.random.default_rng([recipe.seed, 1, rank])
     data = load(folder, recipe.styles)
     words = torch.from_numpy(
-        np.unique(np.concatenate([data["full"].ravel(), data["partial"].ravel()])).astype(np.int64)
+        np.unique(np.concatenate([data[name].ravel() for name in ("full", "partial", "shape")])).astype(np.int64)
     )
     model = new_model(words)
     step, before = resume(model, words, out)
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = optimizer_for(model, recipe)
     losses = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=ranks)
-    rows = batches(len(data["images"]), recipe).reshape(recipe.steps, ranks, -1)[:, rank]
+    rows = batches(data["cell"], recipe).reshape(recipe.steps, ranks, -1)[:, rank]
     log = Log(out, recipe, len(data["images"]), step) if rank == 0 else None
     began, first, progress = time.time() - before, step, step / recipe.steps
     while step < recipe.steps and progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(progress, step - first, recipe)
         pixels = pixels_from(data["images"][rows[step]], rng)
-        whole, short = (tokens_from(data[name][rows[step]], words, rng) for name in ("full", "partial"))
+        whole = tokens_from(data["full"][rows[step]], words, rng)
+        name = ("partial", "shape")[step % 2]
+        short = tokens_from(data[name][rows[step]], words, rng)
         full, partial = _loss(model, losses, pixels, whole, short)
         (full + recipe.partial_weight * partial).backward()
         elapsed = _average(model, time.time() - began, ranks)
@@ -203,13 +213,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="for drawing and for training")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--minutes", type=float, default=0.0, help="stop by then, with the schedule adapted")
+    parser.add_argument("--rate", type=float, default=Recipe.rate, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     args = parser.parse_args()
     styles = tuple(style for style in STYLES if style not in args.hold_out)
     folder = args.data or args.out / "pictures"
     args.out.mkdir(parents=True, exist_ok=True)
     build(DataSpec(number=args.number, seed=args.seed), folder, args.processes)
-    recipe = Recipe(steps=args.steps, minutes=args.minutes, seed=args.seed, styles=styles)
+    recipe = Recipe(steps=args.steps, minutes=args.minutes, seed=args.seed, styles=styles, rate=args.rate)
     (args.out / "meet").unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")
     workers = [

@@ -194,6 +194,28 @@ def partial_caption(scene: Scene, rng: np.random.Generator) -> str:
     return _pick(rng, tuple(options))
 
 
+def shape_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """The whole scene without its colours, textures, style or background: kinds, counts, places and order only."""
+    kinds = [_article(item.kind) for item in scene.objects]
+    lead = _pick(rng, ("", "", "a picture of ", "a drawing of ", "a photo of "))
+    if scene.layout == "single":
+        thing = _pick(rng, (kinds[0], kinds[0], "an object", "something"))
+        return f"{lead}{thing} {_pick(rng, PLACES[scene.position])}" if rng.random() < 0.6 else f"{lead}{kinds[0]}"
+    if scene.layout == "count":
+        noun = _plural(scene.objects[0].kind)
+        number = COUNTS[scene.count - 1]
+        return lead + _pick(rng, (f"{number} {noun}", f"{number} {noun}", noun, f"{number} objects", kinds[0]))
+    if rng.random() < 0.2:
+        return lead + _pick(rng, tuple(kinds))
+    if scene.layout == "row":
+        between, ends = ("left of", "to the left of"), "from left to right"
+    else:
+        between, ends = ("above", "over"), "from top to bottom"
+    if scene.count == 2:
+        return f"{lead}{kinds[0]} {_pick(rng, between)} {kinds[1]}"
+    return f"{lead}{kinds[0]}, {kinds[1]} and {kinds[2]} {ends}"
+
+
 def _lead(scene: Scene, rng: np.random.Generator) -> str:
     return _pick(rng, LEADS[scene.style] if rng.random() < 0.3 else ("", "", "a picture of "))
 
