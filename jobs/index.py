@@ -4,17 +4,18 @@ Safe beside writers (index commits conflict with no append) and safe to kill: ea
 run goes on with what is missing.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from jobs.indexing import scalar, vector
-from jobs.indexing.plan import Kind, plan_vector_index
+from jobs.indexing import scalar, segments, vector
+from jobs.indexing.plan import ROWS_PER_SEGMENT, Kind, plan_vector_index
 from jobs.indexing.recall import Recall, measure
 from jobs.tables import Tables
 from schemas.config import Storage
@@ -28,13 +29,16 @@ CONFIG_KEY = "clipmill.index."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
     """`kind`: auto picks by size. `columns`: vector columns. `memory_bytes`: of the vector index in a query process.
-    `rebuild`: train and build everything anew. `measure_recall`: compare with brute force afterwards."""
+    `rebuild`: train and build everything anew. `measure_recall`: compare with brute force afterwards. `address`: the
+    Ray cluster whose nodes build the segments. `rows_per_segment`: a larger table is indexed in several."""
 
     kind: Kind = "auto"
     columns: tuple[str, ...] = ("vector",)
     memory_bytes: int = 4_000_000_000
     rebuild: bool = False
     measure_recall: bool = True
+    address: str | None = None
+    rows_per_segment: int = ROWS_PER_SEGMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +81,35 @@ def build_index(
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
     done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
     dataset.checkout_latest()
-    reports = [_build_vector(dataset, column, options, tell) for column in options.columns]
+    with _builder(dataset, options, storage or Storage(), tell) as builder:
+        reports = [_build_vector(dataset, column, options, builder) for column in options.columns]
     dataset.checkout_latest()
     return IndexReport(table=table, version=dataset.version, vectors=reports, scalar=done)
 
 
-def _build_vector(dataset: Any, column: str, options: IndexOptions, tell: Callable[[str], None]) -> VectorReport:
+@contextlib.contextmanager
+def _builder(
+    dataset: Any, options: IndexOptions, storage: Storage, tell: Callable[[str], None]
+) -> Iterator[segments.Builder]:
+    """Builds segments here one after another, or on the cluster's nodes side by side."""
+    if not options.address:
+        yield segments.Builder(
+            storage=storage, rows_per_segment=options.rows_per_segment, run=segments.in_turn, tell=tell
+        )
+        return
+    from jobs.cluster import connected
+    from jobs.indexing.cluster import count_nodes, on_nodes
+
+    with connected(options.address):
+        share = -(-dataset.count_rows() // max(1, count_nodes()))
+        rows = max(1, min(options.rows_per_segment, share))
+        yield segments.Builder(storage=storage, rows_per_segment=rows, run=on_nodes, tell=tell)
+
+
+def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: segments.Builder) -> VectorReport:
     rows = dataset.count_rows()
     plan = plan_vector_index(rows, dataset.schema.field(column).type.list_size, options.kind, options.memory_bytes)
-    done = vector.build(dataset, column, plan, retrain=options.rebuild, tell=tell)
+    done = vector.build(dataset, column, plan, retrain=options.rebuild, builder=builder)
     dataset.checkout_latest()
     if (built := vector.existing_plan(dataset, column)) is not None:
         plan = built[1]

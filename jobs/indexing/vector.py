@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jobs.indexing.kmeans import train
 from jobs.indexing.plan import VectorPlan
+from jobs.indexing.segments import Builder, build_in_segments, groups
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def existing_plan(dataset: Any, column: str) -> tuple[str, VectorPlan, int, int]
     return None
 
 
-def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, tell: Tell) -> str:
+def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder: Builder) -> str:
     """Bring the column's index to `plan`; returns what was done: none, current, extended, built.
 
     Each step is one commit, so that a build that was killed is simply started again.
@@ -49,14 +50,17 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, tell: T
     if not plan.kind:
         return "none"
     if found and not retrain and plan.serves(found[1]):
-        return _extend(dataset, *found, tell=tell)
-    tell(f"{column}: training {plan.num_partitions} partitions")
+        return _extend(dataset, *found, tell=builder.tell)
+    if plan.kind == "IVF_RQ" and len(groups(dataset, builder.rows_per_segment)) > 1:
+        build_in_segments(dataset, column, plan, builder)
+        return "built"
+    builder.tell(f"{column}: training {plan.num_partitions} partitions")
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
     if plan.kind == "IVF_RQ":
         options["num_bits"] = plan.bits
     if plan.num_partitions > 1:
         options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
-    tell(f"{column}: building {plan.kind}")
+    builder.tell(f"{column}: building {plan.kind}")
     dataset.create_index(column, plan.kind, name=f"{column}_idx", metric="cosine", replace=True, **options)
     return "built"
 

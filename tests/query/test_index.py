@@ -1,0 +1,185 @@
+"""Building: in one go, in segments, killed half way, over an older index, with deletes and new rows; nothing lost."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+
+import jobs.indexing.segments as segments
+from jobs.index import IndexOptions, build_index, stored_report
+from jobs.indexing.kmeans import train
+from jobs.indexing.plan import VectorPlan
+from jobs.indexing.recall import brute_force
+from jobs.indexing.vector import existing_plan, normalise, sample
+from jobs.query import open_table
+from schemas.config import Storage
+from schemas.errors import UserError
+from tests.tables import TableOptions, append, make_table
+
+
+def test_kmeans_leaves_no_partition_empty_and_finds_clear_clusters() -> None:
+    rng = np.random.default_rng(0)
+    centres = normalise(rng.standard_normal((20, 32)).astype(np.float32))
+    points = normalise(np.repeat(centres, 100, axis=0) + 0.05 * rng.standard_normal((2000, 32)).astype(np.float32))
+    found = train(points, 40)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    nearest = (points @ found.T).max(axis=1)
+    assert nearest.mean() > 0.95
+    assert len(np.unique((points @ found.T).argmax(axis=1))) > 30
+    np.testing.assert_array_equal(found, train(points, 40))
+
+
+def test_the_report_is_stored_with_the_recall_it_measured(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    report = build_index(uri, IndexOptions(kind="ivf_rq"))
+    vectors = report.vectors[0]
+    assert (vectors.kind, vectors.done, vectors.rows) == ("IVF_RQ", "built", 1200)
+    assert vectors.recall is not None
+    assert vectors.recall.recall > 0.95
+    assert report.scalar["tags"] == report.scalar["caption"] == "built"
+    dataset = lance.dataset(f"{uri}.lance")
+    assert stored_report(dataset)["recall"]["recall"] == vectors.recall.recall
+    kinds = {i.field_names[0]: str(i.index_type).upper() for i in dataset.describe_indices()}
+    assert kinds["id"] == "BTREE"
+    assert kinds["license"] == "BITMAP"
+    assert kinds["tags"].replace("_", "") == "LABELLIST"
+    assert kinds["views"] == "BTREE"
+
+
+def test_a_second_run_does_nothing_and_new_rows_are_added(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    first = build_index(uri, IndexOptions(kind="ivf_rq"))
+    again = build_index(uri, IndexOptions(kind="ivf_rq"))
+    assert again.version == first.version
+    assert set(again.scalar.values()) == {"current"}
+    append(uri, TableOptions(rows=100, start=1200))
+    lance.dataset(f"{uri}.lance").delete("views = 17")
+    extended = build_index(uri, IndexOptions(kind="ivf_rq"))
+    assert extended.vectors[0].done == "extended"
+    assert set(extended.scalar.values()) == {"extended"}
+    dataset = lance.dataset(f"{uri}.lance")
+    found = existing_plan(dataset, "vector")
+    assert found is not None
+    assert found[2] == 0, "no row is left unindexed"
+    assert dataset.count_rows("id = 'row-001250'") == 1
+    assert dataset.count_rows("id = 'row-000017'") == 0
+
+
+def test_a_small_table_needs_no_vector_index(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=100))
+    report = build_index(uri)
+    assert (report.vectors[0].kind, report.vectors[0].done, report.vectors[0].recall) == ("", "none", None)
+
+
+def test_hnsw_where_asked_for(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1000))
+    report = build_index(uri, IndexOptions(kind="hnsw_sq"))
+    assert report.vectors[0].kind == "IVF_HNSW_SQ"
+    assert report.vectors[0].recall is not None
+    assert report.vectors[0].recall.recall > 0.95
+
+
+def test_captions_can_be_indexed_too_and_unknown_columns_not(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=500))
+    report = build_index(uri, IndexOptions(kind="ivf_rq", columns=("vector", "caption_vector")))
+    assert [v.column for v in report.vectors] == ["vector", "caption_vector"]
+    with pytest.raises(UserError, match="no vector column"):
+        build_index(uri, IndexOptions(columns=("caption",)))
+    with pytest.raises(UserError, match="no table"):
+        build_index(str(tmp_path / "absent"))
+
+
+def several_fragments(folder: Path) -> str:
+    uri = make_table(folder, TableOptions(rows=700))
+    for start in (700, 1400, 2100):
+        append(uri, TableOptions(rows=700, start=start))
+    lance.dataset(f"{uri}.lance").delete("views IN (5, 1500)")
+    return uri
+
+
+IN_SEGMENTS = IndexOptions(kind="ivf_rq", rows_per_segment=800)
+
+
+def check_complete(uri: str) -> None:
+    """Every stored vector is found at its own place through the index."""
+    dataset = lance.dataset(f"{uri}.lance")
+    found = existing_plan(dataset, "vector")
+    assert found is not None
+    assert (found[1].kind, found[2], found[3]) == ("IVF_RQ", 0, 1)
+    table = open_table(uri)
+    queries = sample(dataset, "vector", 40, seed=9)[:40]
+    truth = brute_force(dataset, "vector", queries, 1)
+    for query, (expected,) in zip(queries, truth, strict=True):
+        row = dataset._take_rows([expected], columns=["id"])["id"][0].as_py()
+        assert table.search(vector=query, k=1)["id"][0].as_py() == row
+
+
+def test_in_segments_over_several_fragments_with_deletes(tmp_path: Path) -> None:
+    uri = several_fragments(tmp_path)
+    report = build_index(uri, IN_SEGMENTS)
+    assert report.vectors[0].recall is not None
+    assert report.vectors[0].recall.recall > 0.95
+    check_complete(uri)
+    append(uri, TableOptions(rows=700, start=2800))
+    build_index(uri, IndexOptions(kind="ivf_rq", rows_per_segment=800, rebuild=True))  # over the older one
+    check_complete(uri)
+
+
+def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = several_fragments(tmp_path)
+    built: list[tuple[int, ...]] = []
+
+    def dying(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        for place, task in enumerate(tasks):
+            if len(built) == 2:
+                raise KeyboardInterrupt
+            built.append(task.fragment_ids)
+            yield place, segments.build_segment(task)
+
+    monkeypatch.setattr(segments, "in_turn", dying)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(uri, IN_SEGMENTS)
+    assert existing_plan(lance.dataset(f"{uri}.lance"), "vector") is None, "nothing is visible before the commit"
+    done = list(built)
+
+    def rest(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        for place, task in enumerate(tasks):
+            built.append(task.fragment_ids)
+            yield place, segments.build_segment(task)
+
+    monkeypatch.setattr(segments, "in_turn", rest)
+    build_index(uri, IN_SEGMENTS)
+    assert sorted(built) == [(0,), (1,), (2,), (3,)]
+    assert len(built) == len(done) + 2
+    check_complete(uri)
+
+
+def test_a_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
+    uri = several_fragments(tmp_path)
+    dataset = lance.dataset(f"{uri}.lance")
+    plan = VectorPlan(kind="IVF_RQ", num_partitions=2, bits=5)
+    state = segments.Checkpoint(dataset.uri, "vector", "another key", Storage())
+    state.begin(np.zeros((2, 64), np.float32), "{}")
+    state.add("0", json.dumps({}))
+    builder = segments.Builder(storage=Storage(), rows_per_segment=800, run=segments.in_turn, tell=lambda _: None)
+    assert segments.build_in_segments(dataset, "vector", plan, builder) == 4
+    check_complete(uri)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    uri = several_fragments(tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        report = build_index(uri, IndexOptions(kind="ivf_rq", address=cluster.address, rows_per_segment=800))
+    finally:
+        cluster.shutdown()
+    assert report.vectors[0].done == "built"
+    check_complete(uri)
