@@ -63,6 +63,7 @@ class Cli:
         return [str(Path(sys.executable).with_name("clipmill")), *args]
 
     def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
+        """In a process group of its own, so that a signal can reach all of it as Ctrl-C on a terminal does."""
         return subprocess.Popen(
             self.command(*args),
             cwd=self.folder,
@@ -70,6 +71,7 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, *args: str, timeout_s: float = 200, **env: str) -> "subprocess.CompletedProcess[str]":
