@@ -20,7 +20,7 @@ from schemas.errors import ClipmillError
 
 
 def _join(address: str) -> None:
-    """Join before `embed` does, so that the stub's settings reach actors: a raylet has the environment it began with."""
+    """Join before `embed` does, so that the stub's settings reach actors: a raylet keeps its first environment."""
     import logging
 
     import ray
