@@ -54,9 +54,13 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
     """`redo`: units to do again although the ledger has them (a duplicate's winner has left, say)."""
     planned = {unit.unit_id: unit for unit in units}
     alive = live(latest)
+    # The unit may be listed under a newer name by now, as an alias of the one that has the rows.
+    redo |= {i for i, e in alive.items() if e.state == LedgerState.ALIAS and e.alias_of in redo}
     todo = [unit for unit_id, unit in planned.items() if unit_id not in alive or unit_id in redo]
     done = tuple(unit_id for unit_id in planned if unit_id in alive and unit_id not in redo)
-    kept_by_alias = {e.alias_of for i, e in alive.items() if i in planned and e.state == LedgerState.ALIAS}
+    kept_by_alias = {
+        e.alias_of for i, e in alive.items() if i in planned and i not in redo and e.state == LedgerState.ALIAS
+    }
     stale = [
         entry
         for unit_id, entry in alive.items()
@@ -65,7 +69,7 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
         and unit_id not in kept_by_alias
     ]
     groups, gone = _replacements(stale, todo, list(planned.values()))
-    known = _known_content(groups, alive)
+    known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
     return Plan(todo=tuple(todo), done=done, replacements=groups, gone=tuple(gone), known=known)
 
 

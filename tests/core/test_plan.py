@@ -55,6 +55,16 @@ def test_an_alias_of_a_retired_unit_is_done_again() -> None:
     assert [u.unit_id for u in plan.todo] == ["new"]
 
 
+def test_a_unit_to_redo_is_found_under_its_newer_name() -> None:
+    old = committed("old", "s3://b/1.tar", content_hash="h")
+    alias = committed("new", "s3://b/1.tar", state=LedgerState.ALIAS, alias_of="old", content_hash="h")
+    plan = make_plan([unit("new", "s3://b/1.tar")], ledger_of(old, alias), frozenset({"old"}))
+    assert [u.unit_id for u in plan.todo] == ["new"]
+    (group,) = plan.replacements
+    assert (group.old, group.new) == ({"old"}, {"new"})
+    assert plan.known == {}  # its content is known, and yet it is to be embedded
+
+
 def test_a_redone_unit_replaces_itself() -> None:
     latest = ledger_of(committed("a", "file:///a.tar"), committed("b", "file:///b.tar"))
     plan = make_plan([unit("a"), unit("b")], latest, frozenset({"a"}))
