@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs import heal, ledger
@@ -139,10 +139,15 @@ whole = st.tuples(st.just("run"), st.booleans())
 lives = st.lists(st.one_of(put, put, touch, crash, crash, partly, whole), min_size=3, max_size=7)
 
 
-quick = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 begins = st.tuples(contents, contents, contents)
 
 
+# The first three fail where that part of the protocol is taken out (tried); drawn lives come on top.
+@example((("a", "b", "c"), ("d",), ("e",)), [("crash", "after_rows", 0, False)])  # healing
+@example((("a",), ("b",), ("a",)), [("run", True), ("put", "x", ("c",))])  # a duplicate, and the loser's turn
+@example((("a", "b", "c"), ("d",), ("e",)), [("run", True), ("put", "x", ("a", "b", "d")), ("partly", 1)])  # a group
+@example((("a", "b"), ("c",), ("d",)), [("run", True), ("touch", "x"), ("crash", "before_rows", 0, True)])  # an alias
 @quick
 @given(begins, lives)
 def test_nothing_is_lost_and_nothing_comes_twice(begin: tuple[Any, ...], life: list[tuple[Any, ...]]) -> None:
@@ -151,7 +156,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(begin: tuple[Any, ...], life: l
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(quick, max_examples=80)
+@settings(quick, max_examples=40)
 @given(begins, lives)
 def test_the_same_in_many_more_lives(begin: tuple[Any, ...], life: list[tuple[Any, ...]]) -> None:
     live_through(begin, life)
@@ -173,6 +178,8 @@ def live_through(begin: tuple[Any, ...], life: list[tuple[Any, ...]]) -> None:
                 world.run(skip=details[0])
             else:
                 world.run(compact=details[0])
+            if kind != "crash":  # a crash may leave rows that wait to be healed
+                world.check()
         # Losers of a tie are planned again once the winner has left, so a disturbed life may take a second run.
         world.run()
         world.check()
