@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, else a line every 30 seconds."""
+"""Progress on stderr: a bar with figures below it on a terminal, else a line every 30 seconds."""
 
 import sys
 import time
@@ -31,44 +31,48 @@ class Progress:
         self.is_terminal = bool(getattr(self.stream, "isatty", lambda: False)())
         self._started = time.monotonic()
         self._last_line = time.monotonic()
+        self._live: Any = None
         self._bar: Any = None
         self._task: Any = None
+        self._figures: Any = None
 
     def __enter__(self) -> "Progress":
         if self.is_terminal:
-            from rich.console import Console
-            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                SpinnerColumn(),
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
-                console=Console(file=self.stream),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("embed", total=None, text="starting")
+            self._show_bar()
         return self
 
+    def _show_bar(self) -> None:
+        """The figures have lines of their own: beside the bar, 80 columns have no room for them."""
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+        from rich.text import Text
+
+        console = Console(file=self.stream)
+        percent = TextColumn("{task.percentage:3.0f}%")
+        self._bar = Bar(SpinnerColumn(), BarColumn(bar_width=40), percent, TimeElapsedColumn(), console=console)
+        self._task = self._bar.add_task("embed", total=None)
+        self._figures = Text("starting")
+        self._live = Live(Group(self._bar, self._figures), console=console, transient=True, refresh_per_second=10)
+        self._live.start()
+
     def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self.stream, flush=True)
 
     def phase(self, text: str) -> None:
-        """What is being done before the first unit: a line, or the text beside the spinner."""
-        if self._bar is not None:
-            self._bar.update(self._task, text=text)
+        """What is being done before the first unit: a line, or the text below the bar."""
+        if self._live is not None:
+            self._figures.plain = text
         else:
             print(text, file=self.stream, flush=True)
 
@@ -78,8 +82,9 @@ class Progress:
 
     def show(self, now: Snapshot) -> None:
         text = self._text(now)
-        if self._bar is not None:
-            self._bar.update(self._task, total=now.units_total, completed=now.units_done, text=text)
+        if self._live is not None:
+            self._bar.update(self._task, total=now.units_total, completed=now.units_done)
+            self._figures.plain = text
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             print(f"{now.units_done}/{now.units_total} units  {text}", file=self.stream, flush=True)
@@ -91,9 +96,9 @@ class Progress:
         left_s = self._left_s(now, elapsed_s, rate)
         if left_s is not None:
             parts.append(f"{_duration(left_s)} left")
-        parts.append(f"{now.rejects:,} rejects")
+        parts.append(f"{now.rejects:,} reject{'s' if now.rejects != 1 else ''}")
         if now.failed:
-            parts.append(f"{now.failed} units failed")
+            parts.append(f"{now.failed} unit{'s' if now.failed != 1 else ''} failed")
         if now.limited_by:
             parts.append(f"limited by {now.limited_by}")
         parts.append(f"{now.workers} worker{'s' if now.workers != 1 else ''}")
