@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import warnings
@@ -48,7 +49,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         if address:
             ray.init(address=address, **options)
         else:
-            ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+            with _patient_start():
+                ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where its processes do not come up
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address:
@@ -64,6 +66,43 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _patient_start() -> Iterator[None]:
+    """Give Ray's agents the time they need to start.
+
+    A raylet of Ray 2.60 dies when its agents do not tell their ports within 15 s, a constant, and on a busy machine
+    they take longer (ray-project/ray#65983). Ports that are chosen beforehand are not waited for; one of them only the
+    raylet's own command line takes. To be removed when that issue is closed.
+    """
+    from ray._private import services
+
+    start_raylet, start_process = services.start_raylet, services.start_ray_process
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+
+    def with_ports(*args: Any, **kwargs: Any) -> Any:
+        return start_raylet(*args, **{**kwargs, **ports})
+
+    def with_flag(command: list[str], *args: Any, **kwargs: Any) -> Any:
+        if command[0] == services.RAYLET_EXECUTABLE:
+            command = [*command, f"--dashboard_agent_listen_port={ports['dashboard_agent_listen_port']}"]
+        return start_process(command, *args, **kwargs)
+
+    services.start_raylet, services.start_ray_process = with_ports, with_flag
+    try:
+        yield
+    finally:
+        services.start_raylet, services.start_ray_process = start_raylet, start_process
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _leave_folder() -> None:
