@@ -27,10 +27,7 @@ def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], 
     depth = max(MIN_CANDIDATES, 2 * query.depth)
     by_vector = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
     by_text = full_text(snapshot, query.positive.texts[0], depth, predicate)
-    fused: dict[int, float] = {}
-    for table, weight in ((by_vector, 1 - query.text_weight), (by_text, query.text_weight)):
-        for rank, row_id in enumerate(table[ROW_ID].to_pylist(), start=1):
-            fused[row_id] = fused.get(row_id, 0.0) + weight / (RRF_K + rank)
+    fused = fuse(by_vector[ROW_ID].to_pylist(), by_text[ROW_ID].to_pylist(), query.text_weight)
     score = dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
     if missing := [row_id for row_id in fused if row_id not in score]:
         found = cosines(snapshot, query.column, vector_D, np.asarray(missing, dtype=np.uint64))
@@ -46,6 +43,15 @@ def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], 
             "rank_score": pa.array([fused[i] for i in ranked], pa.float32()),
         }
     )
+
+
+def fuse(by_vector: list[int], by_text: list[int], text_weight: float) -> dict[int, float]:
+    """Score by row id of two rankings of row ids, best first."""
+    fused: dict[int, float] = {}
+    for ranking, weight in ((by_vector, 1 - text_weight), (by_text, text_weight)):
+        for rank, row_id in enumerate(ranking, start=1):
+            fused[row_id] = fused.get(row_id, 0.0) + weight / (RRF_K + rank)
+    return fused
 
 
 def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None) -> pa.Table:

@@ -1,0 +1,80 @@
+"""The commands from the shell: JSON alone on stdout, mistakes as one sentence and a hint."""
+
+import json
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+
+from jobs.cli import run
+from tests.tables import TableOptions, make_table
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return make_table(tmp_path, TableOptions(rows=240))
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
+    assert run([*words, "--json"]) == code, capsys.readouterr().err
+    answer: dict = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_index_tags_and_dedup(uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    built = ask(capsys, "index", uri)
+    assert built["vectors"][0]["done"] == "none"
+    assert built["scalar"]["tags"] == "built"
+    counted = ask(capsys, "tags", uri, "--where", "license = 'cc0'", "--column", "tags", "--column", "license")
+    assert counted["license"]["values"] == [["cc0", 80]]
+    found = ask(capsys, "dedup", uri, "--exact", "--keep-list", str(tmp_path / "keep.txt"))
+    assert found["surplus"] == 0
+    assert len((tmp_path / "keep.txt").read_text().splitlines()) == 240
+    exported = ask(capsys, "export", uri, "--to", str(tmp_path / "out"), "--ids", str(tmp_path / "keep.txt"))
+    assert exported["rows"] == 240
+
+
+def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    judged = ask(capsys, "evaluate", uri, "--plot", str(tmp_path / "plot.svg"))
+    assert judged["retrieval"]["text_to_image"]["recall"]["10"] > 0.9
+    assert (tmp_path / "plot.svg").read_text().startswith("<svg")
+    np.savez(tmp_path / "head.npz", weight=np.ones((1, 64), np.float32))
+    scored = ask(capsys, "score", uri, "--head", str(tmp_path / "head.npz"), "--column", "beauty")
+    assert scored["rows"] == 237
+    assert lance.dataset(f"{uri}.lance").count_rows("beauty IS NOT NULL") == 237
+
+
+def test_people_read_tables(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", uri]) == 0
+    assert "searched exactly" in capsys.readouterr().out
+    assert run(["tags", uri, "--top", "2"]) == 0
+    assert "black" in capsys.readouterr().out
+    assert run(["dedup", uri, "--exact"]) == 0
+    assert "240 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["index", "TABLE", "--memory", "lots"], "lots"),
+        (["tags", "TABLE", "--where", "widht > 3"], "widht"),
+        (["tags", "TABLE", "--column", "vector"], "vector"),
+        (["dedup", "TABLE", "--threshold", "7"], "threshold"),
+        (["export", "TABLE", "--to", "HERE"], "already holds"),
+        (["evaluate", "TABLE", "--labels", "absent.csv"], "absent.csv"),
+        (["score", "TABLE", "--head", "absent.pth"], "absent.pth"),
+        (["serve", "TABLE", "--host", "0.0.0.0"], "token"),
+        (["serve", "TABLE", "--version", "nope"], "nope"),
+        (["index", "HERE/absent"], "absent"),
+    ],
+)
+def test_mistakes_exit_with_2(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    named = [w.replace("TABLE", uri).replace("HERE", str(tmp_path)) for w in words]
+    assert run(named) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "hint:" in err
