@@ -121,9 +121,12 @@ def _jpeg(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _bomb() -> bytes:
-    """A PNG of 60,000 by 60,000 pixels, as its header says; there is nothing behind it."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    """A PNG of 60,000 by 60,000 pixels, 11 GB when decoded, as its header says; there is one byte behind it."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 def broken_samples(scene: Scene) -> list[list[Member]]:

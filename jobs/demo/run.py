@@ -87,7 +87,7 @@ class _Demo:
             f"All of it stays in {shown(self.folder.root)}/."
         )
         for gone in drop_outdated(self.folder, self.spec):
-            note(f"     {gone} of an earlier version were removed and are made again")
+            note(f"     removed {gone} of another version, to be made again")
         self._draw()
         with server.local_s3(self.folder.root / "s3-server.log") as storage:
             self._upload(storage)
@@ -157,8 +157,9 @@ class _Demo:
         self.console.step("index")
         self.console.command(shlex.join([self.called, "index", self.table]))
         report = build_index(uri, tell=lambda _: None)
-        kinds = ", ".join(f"{column} {done}" for column, done in report.scalar.items())
-        self.console.say(f"vector index: {report.vectors[0].kind} for {report.vectors[0].rows:,} rows; {kinds}")
+        vectors = report.vectors[0]
+        how = vectors.kind or f"none yet, {vectors.rows:,} are compared one by one"
+        self.console.say(f"vectors: {how}; filters: {len(report.scalar)} columns indexed")
 
         self.console.step("six searches (✓: by what was drawn, which the model was not told)")
         table = open_table(uri)

@@ -30,7 +30,14 @@ class Search:
         words = [program, "search", table, *(["--like", like_id] if self.like else [self.text])]
         if self.where:
             words += ["--where", self.where]
-        return shlex.join([*words, "-k", str(HITS)])
+        return " ".join(_quoted(word) for word in [*words, "-k", str(HITS)])
+
+
+def _quoted(word: str) -> str:
+    """For a shell, in double quotes where those are enough: SQL has single ones inside."""
+    if word == shlex.quote(word):
+        return word
+    return f'"{word}"' if not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _has(scene: Scene, kind: str, colour: str | None = None) -> bool:
