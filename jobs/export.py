@@ -13,7 +13,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -128,8 +128,7 @@ def _parts(table: Table, options: ExportOptions) -> Iterator[pa.Table]:
     size = options.rows_per_file or ROWS_PER_FILE[options.format]
     columns = _columns(table, options)
     if len(options.query.positive):
-        asked = {f: getattr(options.query, f) for f in Query.__slots__} | {"columns": tuple(columns)}
-        found = table.run(Query(**asked))
+        found = table.run(replace(options.query, columns=tuple(columns)))
         yield from (found.slice(start, size) for start in range(0, len(found), size))
         return
     held: list[pa.RecordBatch] = []

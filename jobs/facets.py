@@ -4,7 +4,7 @@ One pass over the column, in batches; memory is the batch and the distinct value
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,15 +41,8 @@ def facets(
         _check(table, column)
     if not hits:
         return [_over_filtered(table, query, column, top) for column in columns]
-    found = table.run(_deeper(query, columns, hits))
+    found = table.run(replace(query, columns=columns, k=hits, offset=0))
     return [_count(column, [found[column].combine_chunks()], top) for column in columns]
-
-
-def _deeper(query: Query, columns: tuple[str, ...], hits: int) -> Query:
-    from dataclasses import fields
-
-    asked = {f.name: getattr(query, f.name) for f in fields(query)}
-    return Query(**{**asked, "columns": columns, "k": hits, "offset": 0})
 
 
 def _over_filtered(table: Table, query: Query, column: str, top: int) -> Facet:

@@ -52,14 +52,19 @@ _MISTAKES = (  # how Lance, DataFusion and Arrow name what is wrong with an expr
     "Compute error",
 )
 _LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
-_OWN_EXPRESSION = re.compile(r"Error resolving filter expression .*?: (?=Invalid user input)")
-_LANCE_PREFIX = re.compile(r"^(?:LanceError\(\w+\):?\s*|Invalid user input:\s*|Schema error:\s*|Execution error:\s*)+")
+# What follows Lance's copy of the predicate: our own part of it, then the reason in parentheses.
+_AFTER_PREDICATE = re.compile(r"^[)\s]*(?:AND \(\w+ IS NOT NULL\))?[\s:]*\(?")
+_LANCE_PREFIX = re.compile(
+    r"^(?:LanceError\(\w+\)|Invalid user input|Schema error|Execution error|External error|Query Execution error|"
+    r"Error applying filter expression to batch|Arrow error|Error during planning|sql parser error):?\s*"
+)
 
 
 def quote(value: str) -> str:
     """A SQL string literal. NUL cannot be stored in a tag or an id, and confuses parsers: refused."""
     if "\x00" in value:
         raise UserError("a value of a filter holds a NUL character", "remove it")
+    _check_unicode(value)
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -101,6 +106,7 @@ def check_where(where: str, columns: Sequence[str]) -> None:
         raise UserError(
             f"the filter has {len(where)} characters; at most {MAX_WHERE_CHARS} are read", "split the question"
         )
+    _check_unicode(where)
     if not where.strip():
         raise UserError("the filter is empty", "leave it out, or write a predicate such as width > 512")
     known = frozenset(columns)
@@ -117,6 +123,14 @@ def check_where(where: str, columns: Sequence[str]) -> None:
             break
     if depth != 0:
         raise UserError("the filter's parentheses do not balance", "close what is open")
+
+
+def _check_unicode(text: str) -> None:
+    """Lone surrogates cannot be handed to Lance, which takes UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("a filter holds a lone surrogate, which is no Unicode text", "remove it") from None
 
 
 def _tokens(where: str) -> list[tuple[str, str]]:
@@ -170,12 +184,15 @@ def filter_errors(where: str | None) -> Iterator[None]:
         text = str(error)
         if where is None or not any(mistake in text for mistake in _MISTAKES):
             raise
-        raise UserError(f"the filter cannot be used: {_short(text)}", "filters are SQL: width > 512") from None
+        raise UserError(f"the filter cannot be used: {_short(text, where)}", "filters are SQL: width > 512") from None
 
 
-def _short(text: str) -> str:
-    """Lance's sentence without its source position, in one line."""
-    line = _OWN_EXPRESSION.sub("", " ".join(_LANCE_NOISE.sub("", text).split()))
+def _short(text: str, where: str) -> str:
+    """Lance's reason in one line, without its source position and its copy of the predicate."""
+    line = " ".join(_LANCE_NOISE.sub("", text).split())
+    before, copied, after = line.rpartition(" ".join(where.split()))
+    if copied:
+        line = _AFTER_PREDICATE.sub("", after).removesuffix(")") or before
     while (stripped := _LANCE_PREFIX.sub("", line)) != line:
         line = stripped
     return (line[:237] + "...") if len(line) > 240 else line.rstrip(".")

@@ -1,7 +1,6 @@
 """What a server is allowed to do, as one frozen value."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -26,7 +25,6 @@ class Settings:
     refresh_s: float = 15.0
     warm_bytes: int = 2_000_000_000
     originals: bool = True
-    theme: Literal["auto", "light", "dark"] = "auto"
 
     @property
     def is_local(self) -> bool:
