@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Cli:
     """`clipmill` as a process of its own, with a Ray cluster of its own."""
 
     folder: Path
+    started: "list[subprocess.Popen[str]]" = field(default_factory=list)
 
     def command(self, *args: str) -> list[str]:
         """The installed script: its folder, and not the current one, is what Python puts first on the path."""
@@ -64,15 +66,17 @@ class Cli:
 
     def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
         """In a process group of its own, so that a signal can reach all of it as Ctrl-C on a terminal does."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*args),
             cwd=self.folder,
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
+        self.started.append(process)
+        return process
 
     def run(self, *args: str, timeout_s: float = 200, **env: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -86,8 +90,13 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path)
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    made = Cli(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def write_job(path: Path, job: JobFile) -> Path:

@@ -1,0 +1,149 @@
+"""Ctrl-C, which reaches Ray's processes too; and what a terminal shows meanwhile."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.cli_options import EXIT_INTERRUPTED
+from jobs.tables import Tables
+from schemas.config import JobFile
+from tests.integration.conftest import Cli, last_json, write_job
+from tests.integration.help import job, problems, write_tar
+
+UNITS, SAMPLES = 12, 5
+SLOW = {"CLIPMILL_STUB_SLEEP_MS": "300"}
+
+
+def slow_job(folder: Path) -> JobFile:
+    for number in range(UNITS):
+        write_tar(
+            folder / "raw" / f"{number:02d}.tar", range(number * SAMPLES, (number + 1) * SAMPLES), bad=number == 1
+        )
+    source = {"format": "webdataset", "uri": f"{folder}/raw/*.tar", "caption": "txt"}
+    return job(folder, source, commit={"every_s": 1}, workers={"num": 1, "cpus": 1})
+
+
+def count(folder: Path) -> int:
+    dataset = Tables.at(f"{folder}/db/images").open(missing_ok=True)
+    return 0 if dataset is None else int(dataset.count_rows())
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout_s: float = 200) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"it ended early, with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_first_interrupt_drains_and_the_command_it_prints_finishes(cli: Cli) -> None:
+    made = slow_job(cli.folder)
+    file = write_job(cli.folder / "job.yaml", made)
+    process = cli.start("embed", str(file), "--json", **SLOW)
+    wait_for(lambda: count(cli.folder) > 0, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED
+    again = f"clipmill embed {file}"
+    assert f"hint: to go on from there: {again}" in err
+    assert "Traceback" not in err
+    first = last_json(out)
+    assert first["interrupted"] is True
+    assert first["resume"] == again
+    assert 0 < first["units"] < UNITS
+    assert first["seen"] == first["rows"] + sum(first["rejects"].values())
+    assert count(cli.folder) == first["rows"]
+    assert problems(made) == []
+
+    rest = cli.run(*again.split()[1:], "--json")
+    assert rest.returncode == 0, rest.stderr
+    second = last_json(rest.stdout)
+    assert (second["already_done"], second["units"]) == (first["units"], UNITS - first["units"])
+    assert count(cli.folder) == UNITS * SAMPLES
+    assert problems(made) == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_second_interrupt_stops_at_once(cli: Cli) -> None:
+    made = slow_job(cli.folder)
+    file = write_job(cli.folder / "job.yaml", made)
+    process = cli.start("embed", str(file), "--json", CLIPMILL_STUB_SLEEP_MS="8000")  # 40 s a unit
+    lines: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")), daemon=True)
+    reader.start()
+    wait_for(lambda: any("stub on cpu" in line for line in lines), process)
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGINT)
+    wait_for(lambda: any("once more stops at once" in line for line in lines), process)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == EXIT_INTERRUPTED
+    assert time.monotonic() - start < 15
+    reader.join(timeout=10)
+    text = "".join(lines)
+    assert "Traceback" not in text
+    assert "hint: run the same command again" in text
+    assert problems(made) == []  # whatever was committed balances
+
+
+def on_terminal(command: list[str], folder: Path, columns: int, env: dict[str, str]) -> tuple[int, str, str]:
+    """(exit code, stdout, what the terminal of stderr was sent)."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm", **env},
+        stdin=follower,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        text=True,
+    )
+    os.close(follower)
+    shown = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:  # EIO: the other side is closed
+                return
+            shown.extend(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    out, _ = process.communicate(timeout=240)
+    reader.join(timeout=10)
+    os.close(leader)
+    return process.returncode, out, shown.decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_eighty_columns_have_room_for_everything(cli: Cli) -> None:
+    file = write_job(cli.folder / "job.yaml", slow_job(cli.folder))
+    code, out, shown = on_terminal(cli.command("embed", str(file), "--json"), cli.folder, 80, SLOW)
+    assert code == 0, shown
+    assert last_json(out)["rows"] == UNITS * SAMPLES
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]+", shown)]
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"━ +[1-9]\d*% \d:\d\d:\d\d", line) for line in lines), lines[-5:]
+    text = " ".join(lines)
+    assert re.search(r"[\d,]+ rows +[\d,]+ samples/s +\d+m\d\ds left +1 reject +limited by \w+ +1 worker\b", text)
+    assert "…" not in text
+    assert "Traceback" not in text
