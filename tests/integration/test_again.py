@@ -39,7 +39,9 @@ def test_a_run_then_nothing_then_what_was_added(here: Path, capsys: pytest.Captu
     file = write_job(here / "job.yaml", made)
 
     assert cli.run(["embed", str(file), "--json"]) == EXIT_OK
-    first = last_json(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    first = last_json(out)
     assert first.keys() >= SUMMARY_KEYS
     assert (first["units"], first["seen"], first["rows"], first["rejects"]) == (2, 13, 12, {"unknown_format": 1})
     assert first["failed_units"] == []

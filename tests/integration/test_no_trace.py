@@ -23,7 +23,9 @@ CASES: dict[str, tuple[Mapping[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[pytest.mark.slow] if "checkpoint" in name else []) for name in CASES]
+)
 def test_nothing_is_left(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     changes, named = CASES[case]
     write_tar(here / "raw" / "a.tar", range(2))
