@@ -41,11 +41,17 @@ SPEC = BucketSpec(number=200)
 STORAGE = Storage()
 KEEP = {"objects": "int32", "background": "string", "style": "string"}
 
-# What the model card states for new scenes, less what 200 pictures, half of them in combinations that training never
-# showed, may differ by.
-ACCURACY_FLOOR = {"object": 0.85, "colour": 0.85, "count": 0.85, "background": 0.85, "position": 0.85}
-SEARCH_FLOOR = 0.8  # right answers among the first six, over the six searches
-RECALL_FLOOR = 0.8  # own caption is the nearest of all
+# What was measured with the shipped model on these very pictures (behind each), less what another processor may differ
+# by. Every mistake below pushes one of them under its floor; a better model lets them be raised.
+ACCURACY_FLOOR = {
+    "object": 0.70,  # 0.78
+    "colour": 0.90,  # 0.96; BGR and missing normalisation break it
+    "count": 0.87,  # 0.94
+    "background": 0.94,  # 0.99
+    "position": 0.90,  # 1.00; 0.74 with the crop in the corner
+}
+SEARCH_FLOOR = 0.62  # 0.72: right answers among the first six, over the six searches
+RECALL_FLOOR = 0.94  # 0.995: the picture that is nearest to a caption is its own
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ def test_swapped_colours_are_seen(figures: Measured, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(workers.clip, "decode", bgr)
     measured, _ = figures()
     print(measured)
-    assert {"colour", "captions", "searches"} <= measured.under_the_floor(), measured
+    assert {"colour", "captions"} <= measured.under_the_floor(), measured
 
 
 def test_a_crop_that_is_off_is_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +203,7 @@ def test_a_crop_that_is_off_is_seen(figures: Measured, monkeypatch: pytest.Monke
     monkeypatch.setattr(workers.preprocess, "_crop_start", lambda size_px, target_px: 0)
     measured, _ = figures()
     print(measured)
-    assert {"position", "captions"} <= measured.under_the_floor(), measured
+    assert "position" in measured.under_the_floor(), measured
 
 
 def test_a_missing_normalisation_is_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +218,7 @@ def test_captions_that_slipped_by_one_are_seen(figures: Measured, monkeypatch: p
     right = workers.unit.read_unit
 
     def slipped(*args: Any) -> Iterator[Any]:
-        before: str | None = None
+        before: str | None = "the caption of the tar before"
         for item in right(*args):
             if isinstance(item, Sample):
                 item, before = replace(item, caption=before), item.caption
