@@ -111,7 +111,7 @@ def _add_texts(spec: DataSpec, folder: Path) -> None:
     Pairs of a cell share background, style, layout and first colour.
     """
     tokenizer = SimpleTokenizer(context_length=CONTEXT_LENGTH)
-    texts, found = [], []
+    texts, found, lined = [], [], []
     for row in range(0, spec.number, 2):
         rng = np.random.default_rng([spec.seed, row])
         scene = sample_scene(rng, pairs=TRAIN)
@@ -119,17 +119,18 @@ def _add_texts(spec: DataSpec, folder: Path) -> None:
         words = np.random.default_rng([spec.seed, row, 1])
         texts += [shape_caption(one, words) for one in (scene, scene, other, other)]
         found.append((scene.background, scene.style, scene.layout, scene.objects[0].colour))
+        lined.append(scene.layout in ("row", "column"))
     order = {cell: i for i, cell in enumerate(sorted(set(found)))}
     known = {text: tokenizer(text).numpy()[0].astype(np.uint16) for text in set(texts)}
     shape = np.stack([known[text] for text in texts]).reshape(spec.number, 2, CONTEXT_LENGTH)
     half_done = folder / "seeds.tmp.npz"
-    np.savez(half_done, shape=shape, cell=np.array([order[cell] for cell in found]))
+    np.savez(half_done, shape=shape, cell=np.array([order[cell] for cell in found]), lined=np.array(lined))
     half_done.rename(folder / "seeds.npz")
 
 
 def load(folder: Path, styles: tuple[str, ...] = STYLES) -> dict[str, NDArray[np.generic]]:
     """The rows of a folder that ``build`` filled whose style is among ``styles``: images, full, partial,
-    shape; and cell for every second row."""
+    shape; and cell and lined (a row or column of different things) for every second row."""
     chunks = [np.load(path) for path in sorted(folder.glob("chunk-*[0-9].npz"))]
     wanted = [np.isin(chunk["style"], [STYLES.index(style) for style in styles]) for chunk in chunks]
     data = {
@@ -138,4 +139,4 @@ def load(folder: Path, styles: tuple[str, ...] = STYLES) -> dict[str, NDArray[np
     }
     rows = np.concatenate(wanted)
     seeds = np.load(folder / "seeds.npz")
-    return data | {"shape": seeds["shape"][rows], "cell": seeds["cell"][rows[::2]]}
+    return data | {"shape": seeds["shape"][rows], "cell": seeds["cell"][rows[::2]], "lined": seeds["lined"][rows[::2]]}

@@ -62,7 +62,7 @@ class Model:
         """One vector per label: the mean of its prompts, normalised again. (labels, D)."""
         rows = []
         for label in LABELS[facet]:
-            prompts = [template.format(label).replace("a orange", "an orange") for template in TEMPLATES[facet]]
+            prompts = [template.format(label) for template in TEMPLATES[facet]]
             rows.append(self.texts(prompts).mean(dim=0))
         return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 

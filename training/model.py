@@ -36,7 +36,7 @@ PREPROCESS_CFG: dict[str, Any] = {
 def new_model(words: Tensor) -> CLIP:
     """Untrained weights from torch's current seed, with a word table of the given tokens (sorted) only.
 
-    Training meets some 150 of the tokenizer's 49,408 tokens; moving gradients of the others about costs a tenth of
+    Training meets some 120 of the tokenizer's 49,408 tokens; moving gradients of the others about costs a tenth of
     a step. ``save`` puts the table back to its full height.
     """
     model = CLIP(**MODEL_CFG)
