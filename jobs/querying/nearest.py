@@ -126,7 +126,7 @@ def cosines(
     valid = np.asarray(stored.is_valid())
     rows_ND = np.asarray(stored.drop_null().flatten(), dtype=np.float32).reshape(-1, len(vector_D))
     lengths = np.linalg.norm(rows_ND, axis=1)
-    result[valid] = np.clip(rows_ND @ vector_D / np.where(lengths == 0, 1, lengths), -1, 1)
+    result[valid] = np.clip(np.einsum("nd,d->n", rows_ND, vector_D) / np.where(lengths == 0, 1, lengths), -1, 1)
     return result
 
 
