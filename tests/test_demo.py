@@ -100,6 +100,7 @@ class TestBucket:
         drawn = (tmp_path / "000.tar").read_bytes()
         assert drawn == bucket.tar_bytes(SPEC, bucket.choose_scenes(SPEC), 0)
         assert list(bucket.draw(SPEC, tmp_path, processes=2)) == [(1, 1)]
+        assert [path.name for path in tmp_path.iterdir()] == ["000.tar"]
         assert SPEC.digest() != replace(SPEC, seed=6).digest()
 
     def test_row_ids_lead_back_to_scenes(self) -> None:

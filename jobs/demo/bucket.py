@@ -164,6 +164,8 @@ def tar_bytes(spec: BucketSpec, scenes: Sequence[Scene], index: int) -> bytes:
 def draw(spec: BucketSpec, folder: Path, *, processes: int) -> Iterator[tuple[int, int]]:
     """Make the tars that are not there yet; yields (tars done, tars in all), first as it stands."""
     folder.mkdir(parents=True, exist_ok=True)
+    for half in folder.glob("*.part"):  # of a run that was killed
+        half.unlink()
     total = len(spec.tars)
     todo = [index for index, name in enumerate(spec.tars) if not (folder / name).exists()]
     done = total - len(todo)

@@ -77,14 +77,14 @@ class _Demo:
         self.console = Console(7, quiet=options.quiet)
         # Now, as a person would write them: the run will change the current folder.
         self.table, self.job = shown(folder.table), shown(folder.job)
-        self.page, self.yours = shown(folder.page), shown(folder.yours)
+        self.page, self.yours, self.root = shown(folder.page), shown(folder.yours), shown(folder.root)
 
     def run(self, started: float) -> Report:
         from jobs.output import note
 
         note(
             f"clipmill demo: {self.spec.number:,} drawn pictures, a local S3 server, and the real job. "
-            f"All of it stays in {shown(self.folder.root)}/."
+            f"All of it stays in {self.root}/."
         )
         for gone in drop_outdated(self.folder, self.spec):
             note(f"     removed {gone} of another version, to be made again")
@@ -130,7 +130,7 @@ class _Demo:
         write_jobs(self.folder, storage, self.called)
         self.console.step("embed: read, decode, embed, tag, write, commit, index")
         self.console.command(shlex.join([self.called, "embed", self.job]))
-        again = f"{self.called} demo"
+        again = shlex.join([self.called, "demo", "--out", self.root])
         summary = embed.run(load_job(self.job), embed.Options(resume=again))
         if summary.interrupted:
             raise KeyboardInterrupt
