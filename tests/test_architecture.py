@@ -13,7 +13,15 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 # Library -> the modules (or packages) that may import it, wherever in the file.
 OWNERS = {
-    "ray": ("workers.actor", "jobs.cluster", "jobs.dispatch", "jobs.workforce", "jobs.submit", "jobs.schedule"),
+    "ray": (
+        "workers.actor",
+        "jobs.cluster",
+        "jobs.dispatch",
+        "jobs.workforce",
+        "jobs.submit",
+        "jobs.schedule",
+        "jobs.indexing.cluster",
+    ),
     "torch": (
         "workers.clip",
         "workers.clip_*",
