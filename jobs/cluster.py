@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from schemas.config import Workers
 from schemas.errors import ClipmillError, UserError
@@ -42,7 +42,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     import ray
 
     if ray.is_initialized():  # a caller's own cluster: theirs to end
-        yield
+        with _prints_on_stderr():
+            yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
@@ -63,9 +64,15 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
             "free some memory and processor time and try again; Ray's session folder holds its logs",
         ) from None
     try:
-        yield
+        with _prints_on_stderr():
+            yield
     finally:
         ray.shutdown()
+
+
+def _prints_on_stderr() -> contextlib.redirect_stdout[TextIO]:
+    """Ray prints what raylets say of dead workers to stdout, where only data belongs; no option keeps it from that."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 @contextlib.contextmanager

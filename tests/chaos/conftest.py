@@ -1,5 +1,6 @@
 """One cluster for all chaos tests: a head that runs nothing and nodes whose raylets can be killed."""
 
+import contextlib
 import os
 import random
 import signal
@@ -44,6 +45,17 @@ class Cluster:
 
     def grow(self) -> None:
         self.nodes.append(self.cluster.add_node(num_cpus=2))
+
+    def actors(self) -> list[psutil.Process]:
+        """Processes of the jobs' actors on this cluster: raylets are their parents."""
+        found = []
+        for node in self.nodes:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            for process in raylet.children():
+                with contextlib.suppress(psutil.Error):
+                    if (process.cmdline() or [""])[0].startswith("ray::EmbedWorker"):
+                        found.append(process)
+        return found
 
     def kill_a_raylet(self, rng: random.Random) -> None:
         node = self.nodes.pop(rng.randrange(len(self.nodes)))
@@ -159,13 +171,3 @@ def scene(cluster: Cluster, tmp_path: Path) -> Scene:
         expected_rejects=bad,
         env={},
     )
-
-
-def actors() -> list[psutil.Process]:
-    """Processes of the job's actors."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if line and line[0].startswith("ray::EmbedWorker"):
-            found.append(process)
-    return found

@@ -29,6 +29,13 @@ def _join(address: str) -> None:
     ray.init(address, runtime_env={"env_vars": stub}, log_to_driver=False, logging_level=logging.ERROR)
 
 
+def _leave() -> None:
+    """Before the last word: Ray prints of dead workers as long as it is connected."""
+    import ray
+
+    ray.shutdown()
+
+
 def main(job_path: str, address: str, log_path: str, stop_at: str = "") -> int:
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     step_name, _, rest = stop_at.partition(":")
@@ -62,8 +69,10 @@ def main(job_path: str, address: str, log_path: str, stop_at: str = "") -> int:
         options = embed_module.Options(address=address, hook=hook, lease_ttl_s=ttl_s)
         summary = embed_module.run(load_job(job_path), options)
     except ClipmillError as error:
+        _leave()
         print(json.dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
         return error.exit_code
+    _leave()
     print(json.dumps(plain(summary)), flush=True)
     return 3 if summary.failed_units else 0
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.commit import STEPS
 from tests.build import picture, tar
-from tests.chaos.conftest import SAMPLES, UNITS, Cluster, Scene, actors
+from tests.chaos.conftest import SAMPLES, UNITS, Cluster, Scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
@@ -55,14 +55,14 @@ def test_driver_killed_at_a_random_moment(scene: Scene, seed: int) -> None:
     scene.finish()
 
 
-def test_actors_killed_while_the_job_runs(scene: Scene, seed: int) -> None:
+def test_actors_killed_while_the_job_runs(scene: Scene, cluster: Cluster, seed: int) -> None:
     rng = random.Random(seed)
     driver = scene.start(**SLOW)
     scene.wait_for("receipt", driver)
     killed = 0
     while driver.poll() is None and killed < 3:
         time.sleep(rng.uniform(0.1, 0.8))
-        victims = actors()
+        victims = cluster.actors()
         if victims:
             rng.choice(victims).kill()
             killed += 1
@@ -141,11 +141,11 @@ def test_a_node_that_joins_gets_a_worker(scene: Scene, cluster: Cluster) -> None
     job.write_text(job.read_text().replace("workers: {num: 2, cpus: 1}", "workers: {units_in_flight: 1}"))
     driver = scene.start(CLIPMILL_STUB_SLEEP_MS="150")
     scene.wait_for("receipt", driver)
-    before = len(actors())
+    before = len(cluster.actors())
     cluster.grow()
     most = before
     while driver.poll() is None:
-        most = max(most, len(actors()))
+        most = max(most, len(cluster.actors()))
         time.sleep(0.2)
     out, err = driver.communicate()
     assert driver.returncode == 0, (out, err[-3000:])
