@@ -4,6 +4,8 @@ Cormack, Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and
 SIGIR 2009: score(d) = sum over rankings of weight / (60 + rank(d)).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,6 +20,8 @@ RRF_K = 60
 MIN_CANDIDATES = 100
 TEXT_COLUMN = "caption"
 
+_beside = ThreadPoolExecutor(8, thread_name_prefix="full-text")  # both halves of a query run in Lance, without the GIL
+
 
 def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], predicate: str | None) -> pa.Table:
     """Columns _rowid, score (true cosine), bm25 (null where the words do not occur) and rank_score, best first.
@@ -25,8 +29,9 @@ def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], 
     Raises UserError where the captions have no full-text index.
     """
     depth = max(MIN_CANDIDATES, 2 * query.depth)
+    words = _beside.submit(full_text, snapshot, query.positive.texts[0], depth, predicate)
     by_vector = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
-    by_text = full_text(snapshot, query.positive.texts[0], depth, predicate)
+    by_text = words.result()
     fused = fuse(by_vector[ROW_ID].to_pylist(), by_text[ROW_ID].to_pylist(), query.text_weight)
     score = dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
     if missing := [row_id for row_id in fused if row_id not in score]:

@@ -17,8 +17,9 @@ from jobs.querying.filters import filter_errors
 from jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
 from jobs.querying.warm import EXACT_ROWS, WarmVectors
 
-# Below this many matching rows the exact scan of just those rows is as fast as the index, and misses nothing.
-EXACT_MATCHES = 256
+# Up to this many matching rows just those are compared, exactly. From the table that takes some 16 us a row, up to
+# three times what the index takes, but among so few the index misses a tenth to a quarter of the nearest.
+EXACT_MATCHES = 6000
 BASE_PROBES = 24
 MAX_WIDENING = 16.0
 # From this share of matching rows on it is cheaper to filter what the unfiltered search found.
@@ -121,6 +122,10 @@ def cosines(
     snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], row_ids: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.float32]:
     """Cosine of each row's stored vector with `vector_D`, NaN where the row has none."""
+    if (warm := snapshot.warm.get(column)) is not None:
+        known, score = warm.cosines(vector_D, row_ids)
+        by_id = dict(zip(known.tolist(), score.tolist(), strict=True))
+        return np.array([by_id.get(row_id, np.nan) for row_id in row_ids.tolist()], dtype=np.float32)
     stored = snapshot.dataset._take_rows(row_ids.tolist(), columns=[column])[column].combine_chunks()
     result = np.full(len(row_ids), np.nan, dtype=np.float32)
     valid = np.asarray(stored.is_valid())

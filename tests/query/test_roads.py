@@ -41,7 +41,7 @@ def test_a_narrower_filter_never_probes_less(matches: int, total: int, depth: in
 
 
 def test_few_matches_and_exact_leave_the_index_alone() -> None:
-    assert not choose_road(RQ, matches=200, total=10**6, depth=10, exact=False).use_index
+    assert not choose_road(RQ, matches=5000, total=10**6, depth=10, exact=False).use_index
     assert not choose_road(RQ, matches=None, total=10**6, depth=10, exact=True).use_index
     assert not choose_road(None, matches=None, total=10**6, depth=10, exact=False).use_index
 
