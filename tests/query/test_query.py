@@ -5,16 +5,19 @@ import pyarrow as pa
 import pytest
 
 from jobs.query import Examples, Query, Table, open_table
+from jobs.querying import nearest
 from schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, batch, make_table, picture
 
 
 @pytest.fixture(params=["plain", "indexed", "warm"])
-def table(request: pytest.FixtureRequest, engine: WordEngine) -> Table:
-    """Every road of a search: the exact scan, the index, and vectors in memory."""
+def table(request: pytest.FixtureRequest, engine: WordEngine, monkeypatch: pytest.MonkeyPatch) -> Table:
+    """Every road of a search: the exact scan, the index (before and after the filter), and vectors in memory."""
     opened = open_table(
         request.getfixturevalue("plain_uri" if request.param == "plain" else "indexed_uri"), engine=engine
     )
+    if request.param == "indexed":
+        monkeypatch.setattr(nearest, "EXACT_MATCHES", 16)  # else so small a table would never need its index
     if request.param == "warm":
         assert opened.warm(("vector", "caption_vector"))
     return opened
