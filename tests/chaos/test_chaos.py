@@ -113,7 +113,8 @@ def test_a_driver_that_slept_past_its_lease_lands_nothing(scene: Scene, seed: in
 
 
 def test_two_drivers_at_once(scene: Scene) -> None:
-    first = scene.start(**SLOW, CHAOS_LEASE_TTL_S="6")
+    # Slow enough to be at work still when the second has started up and seen a renewal.
+    first = scene.start(CLIPMILL_STUB_SLEEP_MS="150", CHAOS_LEASE_TTL_S="6")
     scene.wait_for("receipt", first)
     second = scene.start(CHAOS_LEASE_TTL_S="6")
     out, _ = second.communicate(timeout=60)
