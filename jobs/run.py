@@ -55,12 +55,17 @@ class Run:
     def run(self, units: list[WorkUnit]) -> Summary:
         """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
         self.progress.phase(f"{len(units)} units; starting workers")
-        with cluster.connected(self.options.address, num_cpus=self.options.num_cpus):
+        with (
+            _noting_interrupts() as check_interrupt,
+            cluster.connected(self.options.address, num_cpus=self.options.num_cpus),
+        ):
+            check_interrupt()
             shape = cluster.shape(self.job.workers, cluster.nodes(), len(units))
             force = Workforce(job=self.job, shape=shape, vocabulary=self.vocabulary, say=self.progress.phase)
             force.start()
             try:
                 facts = force.facts()
+                check_interrupt()
                 fingerprint = Fingerprint.from_json(facts.fingerprint_json)
                 rows = self.tables.open(missing_ok=True)
                 if rows is not None:
@@ -231,6 +236,32 @@ class Run:
             resume=self.options.resume if interrupted else "",
             note=f"stopped early; {left} units are left" if interrupted else "",
         )
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[Callable[[], None]]:
+    """A Ctrl-C while Ray starts may be raised inside one of its callbacks and vanish there: note it, so that the
+    yielded function can raise it again."""
+    noted = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal noted
+        noted = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    try:
+        old = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not on the main thread: the caller's signals stay as they are
+        yield check
+        return
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 @contextmanager
