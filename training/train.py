@@ -38,16 +38,19 @@ class Recipe:
 
     minutes: wall clock after which the learning rate has reached zero even if ``steps`` are not done (0: no limit).
     group: pairs of one cell that are put into a batch together.
+    grey_every: every so many steps the batch has no colour, and no text of it names one. Without them a model learns
+        that a kind never has the colours which training withholds from it, and misses kinds in those colours.
     styles: of the pictures drawn, those with one of these styles are used.
     """
 
-    steps: int = 1300
+    steps: int = 3600
     batch: int = 384
     rate: float = 1.2e-3
     warmup: int = 40
     weight_decay: float = 0.1
     partial_weight: float = 1.0
     group: int = 16
+    grey_every: int = 4
     minutes: float = 0.0
     seed: int = 7
     styles: tuple[str, ...] = STYLES
@@ -66,10 +69,11 @@ def optimizer_for(model: CLIP, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
-def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """Normalised (B, 3, 64, 64), channels last, with a little jitter of light and colour.
+def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator, *, grey: bool = False) -> Tensor:
+    """Normalised (B, 3, 64, 64), channels last, with a little jitter of light and colour; or grey.
 
-    No flips, shifts or crops: left and right have meaning here, and a wrong crop downstream should hurt.
+    No flips, shifts or crops: left and right have meaning here, and a wrong crop downstream should hurt. Each grey
+    picture mixes its channels in its own shares, so that no two colours look alike in all of them.
     """
     mean = torch.tensor(PREPROCESS_CFG["mean"]) * 255
     std = torch.tensor(PREPROCESS_CFG["std"]) * 255
@@ -77,6 +81,9 @@ def pixels_from(images_NHWC: NDArray[np.uint8], rng: np.random.Generator) -> Ten
     gain = torch.from_numpy(rng.normal(1.0, 0.06, (number, 1, 1, 1)) * rng.normal(1.0, 0.02, (number, 1, 1, 3)))
     shift = torch.from_numpy(rng.normal(0.0, 5.0, (number, 1, 1, 1)))
     pixels_BHWC = torch.from_numpy(images_NHWC).float() * gain.float() + shift.float()
+    if grey:
+        shares_B13 = torch.from_numpy(rng.dirichlet((1.0, 1.0, 1.0), (number, 1))).float()
+        pixels_BHWC = torch.einsum("bhwc,bic->bhwi", pixels_BHWC, shares_B13).expand_as(pixels_BHWC)
     return ((pixels_BHWC.clamp(0, 255) - mean) / std).permute(0, 3, 1, 2)
 
 
@@ -126,6 +133,13 @@ def _average(model: CLIP, elapsed: float, ranks: int) -> float:
     return float(flat[-1])
 
 
+def _remember_statistics(model: CLIP, on: bool) -> None:
+    """Whether BatchNorm takes the batch into the statistics that the finished model will use."""
+    for module in model.visual.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1 if on else 0.0
+
+
 def _loss(model: CLIP, losses: ClipLoss, pixels: Tensor, whole: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
     """Contrastive loss of the pictures against the whole sentences and against the short texts."""
     # The fused attention's backward pass is slower than the plain one on a CPU: a quarter of the step.
@@ -163,10 +177,11 @@ def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> Non
     while step < recipe.steps and progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(progress, step - first, recipe)
-        pixels = pixels_from(data["images"][rows[step]], rng)
-        whole = tokens_from(data["full"][rows[step]], words, rng)
-        name = ("partial", "shape")[step % 2]
-        short = tokens_from(data[name][rows[step]], words, rng)
+        grey = step % recipe.grey_every == recipe.grey_every - 1
+        pixels = pixels_from(data["images"][rows[step]], rng, grey=grey)
+        whole = tokens_from(data["shape" if grey else "full"][rows[step]], words, rng)
+        short = tokens_from(data["shape" if step % 2 else "partial"][rows[step]], words, rng)
+        _remember_statistics(model, not grey)
         full, partial = _loss(model, losses, pixels, whole, short)
         (full + recipe.partial_weight * partial).backward()
         elapsed = _average(model, time.time() - began, ranks)
