@@ -21,9 +21,7 @@ from schemas.receipts import LedgerEntry, LedgerState
 
 MAX_NAMED = 20  # problems of one kind that are spelled out
 NORM_TOLERANCE = 2e-3  # float16 has 11 bits; 512 rounded components stay within this of unit length
-# Stored and repeated vector may each be 0.999 from the reference (bf16), and the two angles may add up:
-# cos(2 arccos 0.999) = 0.996. Another picture's vector is far below.
-MIN_COSINE = 0.996
+MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture in fp32
 
 
 @dataclass(kw_only=True)
@@ -157,11 +155,11 @@ def _lengths(column: Any) -> npt.NDArray[np.int64]:
 def _check_sample(
     tables: Tables, rows: Any, fingerprint: Any, report: Report, say: _Problems, drawn: tuple[int, int]
 ) -> None:
-    """Fetch `drawn[0]` random rows again from their uri and embed them with the table's model."""
+    """Fetch `drawn[0]` random rows again from their uri and embed them with the table's model, in fp32."""
     from schemas.model import ModelSpec
     from workers.load import load_engine
 
-    engine = load_engine(ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None))
+    engine = load_engine(ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None, precision="fp32"))
     differences = engine.fingerprint.differences(fingerprint)
     if differences:
         say("model", f"the model that loads here is not the table's: {differences[0]}")

@@ -1,5 +1,6 @@
 """From a `ModelSpec` to a running `ClipEngine`: the choices of device, precision and batch size."""
 
+import copy
 import importlib.metadata
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from schemas.errors import UserError
 from schemas.model import Fingerprint, ModelSpec
 from workers import selfcheck
 from workers.clip import ClipEngine, Parts
-from workers.clip_fold import fold_batchnorm, fold_normalisation
+from workers.clip_fold import first_conv, fold_batchnorm, fold_normalisation, widen_first_conv
 from workers.clip_load import Loaded, build_model, load_clip, reference_transform, weights_sha256
 from workers.towers import ImageTower, TextTower, native_bf16
 
@@ -57,7 +58,7 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     """The model's towers on the device. In low precision what can be folded into the weights is, before they round."""
     loaded.model.to("cpu")
     text_tower = TextTower(loaded.model, loaded.tokenizer(list(selfcheck.TEXTS)))
-    folded = False
+    folded, exact = False, None
     if precision == "fp32":
         # TF32 rounds to ten bits, which is not what fp32 was asked for.
         torch.backends.cudnn.allow_tf32 = False
@@ -65,9 +66,12 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     else:
         fold_batchnorm(loaded.model, loaded.preprocess)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
+        exact = None if folded else copy.deepcopy(first_conv(loaded.model.visual)[1])
     dtype = _DTYPES[precision]
     loaded.model.to(device=device, dtype=dtype)
-    return ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded), text_tower
+    if exact is not None:
+        widen_first_conv(loaded.model.visual, exact, dtype)
+    return ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=exact is not None), text_tower
 
 
 def _device(name: str) -> torch.device:

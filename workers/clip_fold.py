@@ -66,8 +66,8 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
     b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
     """
     visual = cast(nn.Module, model.visual)
-    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
-    if conv is None or conv.in_channels != 3 or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
+    name, conv = first_conv(visual)
+    if conv is None or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
         return False
     pixels_BCHW = _probe_pixels(preprocess)
     with torch.inference_mode():
@@ -90,6 +90,34 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
         visual.set_submodule(name, conv)
         return False
     return True
+
+
+class WideConv(nn.Module):
+    """A convolution that stays in fp32 within a tower of another dtype: fp32 (B, C, H, W) in, that dtype out.
+
+    On an even surface the rounded weights of the first convolution err by the same amount at every pixel, which no
+    later sum evens out. Worst cosine over 400 emoji with clipmill-tiny in bf16: 0.981, and 0.9999 with this.
+    """
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv, self.dtype = conv, dtype
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(pixels_BCHW)).to(self.dtype)
+
+
+def widen_first_conv(visual: nn.Module, exact: nn.Conv2d, dtype: torch.dtype) -> None:
+    """Put the fp32 convolution `exact`, a copy made before the rounding, where `visual` meets its pixels."""
+    name, rounded = first_conv(visual)
+    assert rounded is not None, "a tower with a copy of its first convolution has one"
+    visual.set_submodule(name, WideConv(exact.to(rounded.weight.device), dtype))
+
+
+def first_conv(visual: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """The convolution that takes the pixels, and its name; ("", None) where there is none of 3 channels."""
+    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+    return (name, conv) if conv is not None and conv.in_channels == 3 else ("", None)
 
 
 def normalise(pixels_BCHW: Tensor, preprocess: Preprocess) -> Tensor:

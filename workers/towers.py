@@ -18,18 +18,23 @@ from workers.clip_fold import CENTRE, differ, normalise
 
 
 class ImageTower:
-    """uint8 pixels to features. `folded` says that `fold_normalisation` changed the model."""
+    """uint8 pixels to features. `folded` says that `fold_normalisation` changed the model, `wide` that its first
+    convolution takes fp32 (`WideConv`)."""
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess, *, dtype: torch.dtype, folded: bool) -> None:
+    def __init__(
+        self, model: nn.Module, preprocess: Preprocess, *, dtype: torch.dtype, folded: bool, wide: bool
+    ) -> None:
         self.visual = cast(nn.Module, model.visual)
-        self.preprocess, self.dtype, self.folded = preprocess, dtype, folded
+        self.preprocess, self.dtype, self.folded, self.wide = preprocess, dtype, folded, wide
 
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the tower's device to (B, D) features, not normalised, in the tower's dtype."""
         if self.folded:
             prepared_BCHW = pixels_BCHW.to(self.dtype) - CENTRE
         else:
-            prepared_BCHW = normalise(pixels_BCHW, self.preprocess).to(self.dtype)
+            prepared_BCHW = normalise(pixels_BCHW, self.preprocess)
+            if not self.wide:
+                prepared_BCHW = prepared_BCHW.to(self.dtype)
         features = self.visual(prepared_BCHW)
         return cast(Tensor, features[0] if isinstance(features, tuple) else features)  # CoCa also gives its tokens
 

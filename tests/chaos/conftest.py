@@ -24,6 +24,7 @@ from tests.build import picture, tar
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS, SAMPLES = 40, 12
+WORKERS = 2
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -160,7 +161,7 @@ def scene(cluster: Cluster, tmp_path: Path) -> Scene:
         f"source: {{format: webdataset, uri: '{source}/*.tar', caption: txt}}\n"
         "model: {name: stub}\n"
         "commit: {every_s: 0.3}\n"
-        "workers: {num: 2, cpus: 1}\n"  # half of the cluster: a suspended driver keeps its actors
+        f"workers: {{num: {WORKERS}, cpus: 1}}\n"  # half of the cluster: a suspended driver keeps its actors
         "limits: {unit_deadline_s: 30}\n"
     )
     return Scene(

@@ -4,6 +4,7 @@ After a re-run: ids unique, the balance right for every unit. Repeated work is a
 """
 
 import json
+import math
 import random
 import signal
 import time
@@ -12,17 +13,22 @@ import pytest
 
 from jobs.commit import STEPS
 from tests.build import picture, tar
-from tests.chaos.conftest import SAMPLES, UNITS, Cluster, Scene
+from tests.chaos.conftest import SAMPLES, UNITS, WORKERS, Cluster, Scene
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 
 SLOW = {"CLIPMILL_STUB_SLEEP_MS": "10"}
 
 
+def lasting(commits: int) -> dict[str, str]:
+    """Slow enough that a run makes so many commits, however fast the machine: one a second in the units' own time."""
+    return {"CLIPMILL_STUB_SLEEP_MS": str(math.ceil(1000 * (commits + 1) * WORKERS / (UNITS * SAMPLES)))}
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_driver_killed_inside_a_step(scene: Scene, step: str, seed: int) -> None:
     occurrence = 1 + seed
-    driver = scene.start(f"{step}:{occurrence}")
+    driver = scene.start(f"{step}:{occurrence}", **lasting(occurrence))
     scene.wait_for(f"stopped {step}", driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -91,7 +97,7 @@ def test_raylet_killed_while_the_job_runs(scene: Scene, cluster: Cluster, seed: 
 
 def test_a_driver_that_slept_past_its_lease_lands_nothing(scene: Scene, seed: int) -> None:
     """Two drivers overlap: the first is suspended inside a commit, the second takes over and finishes."""
-    sleeper = scene.start(f"before_rows:{2 + seed}:sleep=25", CHAOS_LEASE_TTL_S="2", CLIPMILL_STUB_SLEEP_MS="5")
+    sleeper = scene.start(f"before_rows:{2 + seed}:sleep=25", CHAOS_LEASE_TTL_S="2", **lasting(2 + seed))
     scene.wait_for("stopped before_rows", sleeper)
     sleeper.send_signal(signal.SIGSTOP)  # the whole process: its renewals stop too
     woken = False
