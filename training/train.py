@@ -38,6 +38,8 @@ class Recipe:
 
     minutes: wall clock after which the learning rate has reached zero even if ``steps`` are not done (0: no limit).
     group: pairs of one cell that are put into a batch together.
+    easy_steps: so many first steps draw their batches at random. From the hard batches alone a new model learns almost
+        nothing: its loss was 4.3 after 375 steps, where random ones reach 1.1 in 275.
     grey_every: every so many steps the batch has no colour, and no text of it names one. Without them a model learns
         that a kind never has the colours which training withholds from it, and misses kinds in those colours.
     styles: of the pictures drawn, those with one of these styles are used.
@@ -50,6 +52,7 @@ class Recipe:
     weight_decay: float = 0.1
     partial_weight: float = 1.0
     group: int = 16
+    easy_steps: int = 300
     grey_every: int = 4
     minutes: float = 0.0
     seed: int = 7
@@ -101,7 +104,10 @@ def batches(cell: NDArray[np.int64], lined: NDArray[np.bool_], recipe: Recipe) -
     Scenes of different things in a line, which alone teach what belongs to what, come twice per epoch.
     """
     rng = np.random.default_rng(recipe.seed)
-    pairs, found = recipe.batch // 2, np.zeros(0, np.int64)
+    pairs = recipe.batch // 2
+    epochs = math.ceil(recipe.easy_steps * pairs / len(cell))
+    easy = np.concatenate([np.zeros(0, np.int64), *(rng.permutation(len(cell)) for _ in range(epochs))])
+    found = easy[: recipe.easy_steps * pairs]
     while len(found) < recipe.steps * pairs:
         passes = (_groups(np.arange(len(cell)), cell, recipe, rng), _groups(np.flatnonzero(lined), cell, recipe, rng))
         found = np.concatenate([found, rng.permutation(np.concatenate(passes)).ravel()])
@@ -177,10 +183,11 @@ def train(rank: int, ranks: int, recipe: Recipe, folder: Path, out: Path) -> Non
     while step < recipe.steps and progress < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(progress, step - first, recipe)
-        grey = step % recipe.grey_every == recipe.grey_every - 1
+        easy = step < recipe.easy_steps
+        grey = not easy and step % recipe.grey_every == recipe.grey_every - 1
         pixels = pixels_from(data["images"][rows[step]], rng, grey=grey)
         whole = tokens_from(data["shape" if grey else "full"][rows[step]], words, rng)
-        short = tokens_from(data["shape" if step % 2 else "partial"][rows[step]], words, rng)
+        short = tokens_from(data["shape" if step % 2 and not easy else "partial"][rows[step]], words, rng)
         _remember_statistics(model, not grey)
         full, partial = _loss(model, losses, pixels, whole, short)
         (full + recipe.partial_weight * partial).backward()
