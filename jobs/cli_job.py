@@ -9,17 +9,26 @@ from jobs.cli_options import EXIT_INTERRUPTED, address_option, job_argument, jso
 
 @click.command(short_help="Dry run: what embed would do and what it would cost.")
 @job_argument
+@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="DOLLARS", help="Default: the job file's.")
+@click.option(
+    "--measure",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Embed the first N samples here, writing nothing, and estimate from that; loads the model.",
+)
 @json_option
-def plan(job_file: str, as_json: bool) -> None:
+def plan(job_file: str, price_per_gpu_hour: float | None, measure: int | None, as_json: bool) -> None:
     """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed or
-    gone, hours and dollars. Writes nothing."""
+    gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
+    `basis` says which. Writes nothing."""
     from jobs.jobfile import load_job
 
     job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once
     from jobs.dry_run import dry_run
     from jobs.output import print_record
 
-    print_record(dry_run(job), as_json=as_json)
+    found = dry_run(job, price_per_gpu_hour=price_per_gpu_hour, measure=measure or 0)
+    print_record(found, as_json=as_json)
 
 
 @click.command(short_help="Embed the source into the table; again: resume, or do nothing.")

@@ -1,15 +1,17 @@
 """`clipmill plan`: what embed would do, without doing it."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs import compat
 from jobs.duplicates import units_to_redo
+from jobs.estimate import Estimate, Worker, estimate
 from jobs.ledger import read_ledger
 from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
 from schemas.config import JobFile
+from schemas.units import WorkUnit
 
 LOOK_AT = 1000
 
@@ -18,7 +20,9 @@ LOOK_AT = 1000
 class DryRun:
     """`samples` is None where a source does not say how many it holds (a tar does not).
 
-    Hours and dollars come from the rate of the table's last run; without one they are None, not a guess.
+    Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
+    there is nothing to go by they are None. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
+    only of the former.
     """
 
     table: str
@@ -32,12 +36,17 @@ class DryRun:
     samples_estimated: bool
     bytes: int
     samples_per_s: float | None
+    limited_by: str | None
+    basis: str | None
     worker_hours: float | None
     dollars: float | None
 
 
-def dry_run(job: JobFile) -> DryRun:
-    """Lists the source and reads the ledger; writes nothing. Raises UserError as embed would."""
+def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: int = 0) -> DryRun:
+    """Lists the source and reads the ledger; writes nothing. Raises UserError as embed would.
+
+    `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
+    """
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)
     if rows is not None:
@@ -45,13 +54,13 @@ def dry_run(job: JobFile) -> DryRun:
     units = list(survey(job.source, job.storage, job.limits))
     latest = read_ledger(tables)
     plan = make_plan(units, latest, units_to_redo(tables, latest))
-    rate = _last_rate(tables)
     samples = plan.num_samples
     estimated = samples is None
     if samples is None:
         samples = _estimate(job, plan)
-    hours = round(samples / rate / 3600, 3) if samples is not None and rate else None
-    price = job.plan.price_per_gpu_hour
+    found = _rate(job, tables, units, measure)
+    hours = round(samples / found.samples_per_s / 3600, 3) if samples is not None and found else None
+    price = price_per_gpu_hour if price_per_gpu_hour is not None else job.plan.price_per_gpu_hour
     return DryRun(
         table=f"{tables.database}/{tables.name}",
         exists=rows is not None,
@@ -63,26 +72,26 @@ def dry_run(job: JobFile) -> DryRun:
         samples=samples,
         samples_estimated=estimated,
         bytes=plan.size_bytes,
-        samples_per_s=rate,
+        samples_per_s=found.samples_per_s if found else None,
+        limited_by=found.limited_by if found else None,
+        basis=found.basis if found else None,
         worker_hours=hours,
-        dollars=round(hours * price, 2) if hours is not None and price is not None else None,
+        dollars=_dollars(hours, found, price),
     )
 
 
-def _finished(tables: Tables) -> list[dict[str, float]]:
-    runs = tables.open("runs", missing_ok=True)
-    if runs is None:
-        return []
-    rows = runs.to_table(columns=["detail", "at"], filter="event = 'finished'").sort_by("at").to_pylist()
-    return [json.loads(row["detail"]) for row in rows]
+def _rate(job: JobFile, tables: Tables, units: Sequence[WorkUnit], measure: int) -> Estimate | None:
+    if measure and units:
+        from jobs.measure import from_sample
+
+        return from_sample(job, units, measure)
+    return estimate(job, tables, Worker.of(job))
 
 
-def _last_rate(tables: Tables) -> float | None:
-    """Samples per second of one worker in the last run that embedded something."""
-    for run in reversed(_finished(tables)):
-        if run.get("samples_per_s") and run.get("seen"):
-            return run["samples_per_s"] / max(1, run.get("workers", 1))
-    return None
+def _dollars(hours: float | None, found: Estimate | None, price_per_gpu_hour: float | None) -> float | None:
+    if hours is None or found is None or not found.gpus or price_per_gpu_hour is None:
+        return None
+    return round(hours * found.gpus * price_per_gpu_hour, 2)
 
 
 def _estimate(job: JobFile, plan: Plan) -> int | None:

@@ -14,6 +14,7 @@ from jobs.commit import Committer
 from jobs.compaction import Compactor, tidy_side_tables
 from jobs.dispatch import Dispatcher
 from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
+from jobs.estimate import Estimate, Worker, estimate
 from jobs.finish import finish_table
 from jobs.lease import Lease
 from jobs.ledger import Ledger
@@ -51,6 +52,8 @@ class Run:
         self.progress, self.vocabulary, self.started = progress, vocabulary, started
         self.healed = 0
         self.working_since = started
+        self.estimate: Estimate | None = None
+        self.device = ""
 
     def run(self, units: list[WorkUnit]) -> Summary:
         """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
@@ -74,6 +77,9 @@ class Run:
                     self.tables.ensure_side_tables()
                     self.lease.take(on_wait=self.progress.say)
                     self.lease.keep()
+                self.device = facts.device
+                gpus = force.shape.gpus if facts.device != "cpu" else 0.0
+                self.estimate = estimate(self.job, self.tables, Worker(gpus=gpus, cores=force.shape.threads))
                 self.progress.phase(f"{fingerprint.model} on {facts.device}, batches of {facts.batch_size}")
                 return self._logged(units, force, fingerprint)
             finally:
@@ -228,6 +234,9 @@ class Run:
             else None,
             table_version=version,
             workers=force.shape.num,
+            device=self.device,
+            estimated_samples_per_s=round(self.estimate.samples_per_s * force.shape.num, 1) if self.estimate else None,
+            estimate_basis=self.estimate.basis if self.estimate else "",
             source_bytes=collector.totals.source_bytes,
             worker_restarts=dispatcher.restarts,
             peak_worker_bytes=clock.peak_rss_bytes,

@@ -31,6 +31,9 @@ class Summary:
     first_rows_s: float | None = None
     table_version: int = 0
     workers: int = 0
+    device: str = ""
+    estimated_samples_per_s: float | None = None  # of all workers together, before the run
+    estimate_basis: str = ""
     source_bytes: int = 0
     worker_restarts: int = 0
     peak_worker_bytes: int = 0
@@ -61,6 +64,11 @@ def describe(s: Summary) -> str:
     speed += f", limited by {s.limited_by}" if s.limited_by else ""
     first = f", first rows after {s.first_rows_s:.1f} s" if s.first_rows_s is not None else ""
     lines.append(f"{speed}; {s.seconds:.1f} s in all, {s.startup_s:.1f} s of them to start{first}")
+    if s.estimated_samples_per_s:
+        share = s.samples_per_s / s.estimated_samples_per_s
+        lines.append(
+            f"estimated {s.estimated_samples_per_s:,.1f} samples/s, reached {share:.2f} of it ({s.estimate_basis})"
+        )
     lines.append(f"table {s.table}, version {s.table_version}, run {s.run}")
     if s.note:
         lines.append(s.note)

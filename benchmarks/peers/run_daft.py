@@ -1,0 +1,63 @@
+"""Daft: read_webdataset, a class with open_clip as a batch function, write_lance."""
+
+import io
+import time
+from pathlib import Path
+
+import daft
+import lance
+import numpy as np
+import open_clip
+import torch
+from clock import Clock, given
+from daft import DataType
+from PIL import Image
+
+given_ = given()
+clock = Clock()
+READY = Path(given_.out) / "ready"
+VECTORS = DataType.struct(
+    {name: DataType.fixed_size_list(DataType.float32(), given_.options["dim"]) for name in ("image", "text")}
+)
+
+
+@daft.cls(max_concurrency=1, use_process=False)
+class OpenClip:
+    def __init__(self):
+        self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+            given_.model, pretrained=given_.checkpoint
+        )
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(given_.model)
+        READY.write_text(str(time.time()))
+
+    @daft.method.batch(return_dtype=VECTORS, batch_size=given_.batch_size, unnest=True)
+    def embed(self, jpegs, captions):
+        images = []
+        for jpeg in jpegs.to_pylist():
+            with jpeg.open() as opened:
+                images.append(self.preprocess(Image.open(io.BytesIO(opened.read()))))
+        with torch.no_grad():
+            image_features = self.model.encode_image(torch.stack(images))
+            text_features = self.model.encode_text(self.tokenizer(captions.to_pylist()))
+            image_features /= image_features.norm(dim=-1, keepdim=True)
+            text_features /= text_features.norm(dim=-1, keepdim=True)
+        pairs = zip(image_features.numpy(), text_features.numpy(), strict=True)
+        return [{"image": image, "text": text} for image, text in pairs]
+
+
+def main():
+    model = OpenClip()
+    rows = daft.read_webdataset(given_.tars)
+    rows = rows.select(rows["__key__"].alias("key"), rows["txt"], model.embed(rows["jpg"], rows["txt"]))
+    uri = f"{given_.out}/images.lance"
+    rows.write_lance(uri)
+    clock.done()
+    clock.ready_at = float(READY.read_text())
+    table = lance.dataset(uri).to_table()
+    columns = [np.stack(table[name].combine_chunks().to_pylist()) for name in ("image", "text")]
+    clock.report(table["key"].to_pylist(), *columns, given_)
+
+
+if __name__ == "__main__":
+    main()

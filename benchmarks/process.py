@@ -1,0 +1,85 @@
+"""Runs a command in a process of its own and watches it: wall time, and the memory and CPU of its whole tree."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """`peak_rss_bytes` adds up every process of the tree (pages they share count in each)."""
+
+    started_at: float  # Unix time
+    seconds: float
+    peak_rss_bytes: int
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: float) -> Watched:
+    """Runs until it ends. A process past `timeout_s` is killed with its children; its returncode is then negative."""
+    started_at, start = time.time(), time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
+    peak_bytes = 0
+    ended = threading.Event()
+
+    def look() -> None:
+        nonlocal peak_bytes
+        top = psutil.Process(process.pid)
+        while not ended.wait(LOOK_EVERY_S):
+            peak_bytes = max(peak_bytes, _tree_bytes(top))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _kill_tree(process.pid)
+        stdout, stderr = process.communicate()
+    finally:
+        ended.set()
+        watcher.join()
+    return Watched(
+        started_at=started_at,
+        seconds=time.monotonic() - start,
+        peak_rss_bytes=peak_bytes,
+        returncode=process.returncode,
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _tree_bytes(top: psutil.Process) -> int:
+    """Resident bytes of a process and all below it; those that end meanwhile count nothing."""
+    total = 0
+    try:
+        tree = [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in tree:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _kill_tree(pid: int) -> None:
+    try:
+        top = psutil.Process(pid)
+        tree = [*top.children(recursive=True), top]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,94 @@
+"""A worker without Ray: engine, bench, table and units, put together as `workers.actor` and `jobs.run` do it."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.config import JobFile
+from schemas.model import ModelSpec
+from schemas.receipts import Receipt
+from schemas.tasks import Task, WorkContext
+from schemas.units import WorkUnit
+from workers.engine import Engine
+from workers.tag import Tagger, load_vocabulary
+from workers.unit import Bench, UnitRun
+
+
+@dataclass(slots=True, kw_only=True)
+class Road:
+    """Everything one actor holds. `startup_s`: until the model was loaded and had seen its first batch."""
+
+    job: JobFile
+    engine: Engine
+    tagger: Tagger | None
+    bench: Bench
+    context: WorkContext
+    tables: Any
+    units: list[WorkUnit]
+    startup_s: float
+
+    @staticmethod
+    def build(job: JobFile, *, device: str, threads: int) -> "Road":
+        """Loads the model, lists the source, creates the table where it is missing. Raises UserError."""
+        from jobs.survey import survey
+        from jobs.tables import Tables
+        from schemas import columns
+        from workers.load import load_engine
+
+        start = time.monotonic()
+        spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+        engine = load_engine(spec, device=device, threads=threads, batch_size=job.workers.batch_size)
+        tagger = None
+        if job.tags.vocabulary is not None:
+            tagger = Tagger.build(load_vocabulary(job.tags.vocabulary, job.storage), engine, job.tags)
+        engine.self_check(None)
+        startup_s = time.monotonic() - start
+        tables = Tables.at(job.table, job.storage)
+        tables.ensure_side_tables()
+        schema = columns.rows_schema(
+            dim=engine.dim,
+            keep=job.source.keep_types,
+            fingerprint_json=engine.fingerprint.to_json(),
+            vocabulary_json=tagger.metadata_json if tagger else None,
+            thumbnails=job.thumbnails,
+        )
+        rows = tables.create("", schema)
+        bench = Bench(
+            engine=engine,
+            tagger=tagger,
+            pool=ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode"),
+            decode_window=max(2 * engine.batch_size, 4 * threads),
+            batch_size=engine.batch_size,
+        )
+        context = WorkContext(
+            run="bench",
+            rows_uri=tables.rows,
+            rows_version=int(rows.version),
+            rejects_uri=tables.uri("rejects"),
+            source=job.source,
+            storage=job.storage,
+            limits=job.limits,
+            units_in_flight=job.workers.units_in_flight,
+            options=tables.options,
+        )
+        units = list(survey(job.source, job.storage, job.limits))
+        return Road(
+            job=job,
+            engine=engine,
+            tagger=tagger,
+            bench=bench,
+            context=context,
+            tables=tables,
+            units=units,
+            startup_s=startup_s,
+        )
+
+    def run(self, units: Sequence[WorkUnit]) -> list[Receipt]:
+        """The units through the one loop, as many at a time as the job says; nothing is committed."""
+        with ThreadPoolExecutor(self.job.workers.units_in_flight) as lanes:
+            return list(lanes.map(self.run_one, units))
+
+    def run_one(self, unit: WorkUnit) -> Receipt:
+        return UnitRun(Task(unit=unit, attempt=1), self.context, self.bench).run()

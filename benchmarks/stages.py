@@ -1,0 +1,261 @@
+"""Each stage alone, the bound they imply together, and what the whole job reaches of it.
+
+    python -m benchmarks.stages --folder DIR [--rounds 5] [--samples 1536] [--out benchmarks/results]
+
+Shards, table and job are on a local S3 server (moto, in a process of its own). A stage alone gives samples/s and CPU
+seconds per sample, of all its threads. Stages on a CPU share the cores, so the bound is cores / sum of their CPU
+seconds per sample; on a CPU the server shares them too, and `bound_with_server` counts its CPU time as measured during
+the job. The wire is a bound of its own. A round measures stages and job one after the other and takes their quotient.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine, pictures
+
+MODEL = "ViT-B-32"
+STAGES = ("read", "decode", "image tower", "text tower", "tag", "write")
+
+
+def job_of(options: argparse.Namespace, table: str) -> Any:
+    """The job as a user would write it, against the local server."""
+    from schemas.config import JobFile
+
+    return JobFile.model_validate(
+        {
+            "table": f"s3://{options.bucket}/db/{table}",
+            "source": {"format": "webdataset", "uri": f"s3://{options.bucket}/shards/*.tar", "caption": "txt"},
+            "model": {"name": options.model, "pretrained": options.pretrained},
+            "tags": {"vocabulary": "coco"},
+            "storage": {"endpoint_url": options.endpoint, "region": "us-east-1"},
+        }
+    )
+
+
+# --- each stage alone -------------------------------------------------------------------------------------------------
+
+
+def stages(options: argparse.Namespace) -> dict[str, Any]:
+    """Samples/s and CPU seconds per sample of each stage, over the shards of `samples` samples."""
+    import numpy as np
+
+    from benchmarks.road import Road
+    from schemas.samples import Sample
+    from workers.read import read_unit
+
+    road = Road.build(job_of(options, f"stages_{os.getpid()}"), device="cpu", threads=options.threads)
+    units, engine = road.units, road.engine
+    batch = road.bench.batch_size
+    result: dict[str, Any] = {}
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        result[stage] = {"samples_per_s": len(samples) / wall, "cpu_ms_per_sample": 1000 * cpu / len(samples)}
+
+    samples: list[Sample] = []
+    with timed("read"):
+        for unit in units:
+            read = read_unit(unit, road.job.source, road.job.storage, road.job.limits)
+            samples += [item for item in read if isinstance(item, Sample)]
+    result["read"]["mb_per_s"] = (
+        result["read"]["samples_per_s"] * sum(len(s.image) for s in samples) / len(samples) / 1e6
+    )
+    assert road.bench.pool is not None
+    with timed("decode"):
+        pictures_ = list(road.bench.pool.map(lambda s: engine.prepare(s.image, road.job.limits), samples))
+    batches = [slice(start, start + batch) for start in range(0, len(samples), batch)]
+    engine.encode_images(np.stack([p.pixels_CHW for p in pictures_[:batch]]))  # the first call may compile
+    with timed("image tower"):
+        vectors = [engine.encode_images(np.stack([p.pixels_CHW for p in pictures_[rows]])) for rows in batches]
+    captions = [sample.caption or "" for sample in samples]
+    engine.encode_texts(captions[:batch])
+    with timed("text tower"):
+        texts = [engine.encode_texts(captions[rows]) for rows in batches]
+    with timed("tag"):
+        tags = [road.tagger.tag(vectors_BD) for vectors_BD in vectors] if road.tagger else []
+    with timed("write"):
+        _write(road, samples, pictures_, vectors, texts, tags, batches)
+    return result
+
+
+def _write(road: Any, samples: Any, pictures_: Any, vectors: Any, texts: Any, tags: Any, batches: Any) -> None:
+    """One fragment a unit, as in the job."""
+    import numpy as np
+
+    from schemas.tasks import Task
+    from workers.write import Embedded, RowWriter
+
+    def embedded(number: int) -> Embedded:
+        rows = batches[number]
+        return Embedded(
+            samples=samples[rows],
+            pictures=pictures_[rows],
+            hashes=["0" * 32] * len(samples[rows]),
+            vectors_BD=vectors[number],
+            caption_vectors_BD=texts[number],
+            has_caption_B=np.ones(len(samples[rows]), bool),
+            tags=tags[number][0],
+            tag_scores=tags[number][1],
+        )
+
+    per_unit = -(-len(batches) // len(road.units))
+    for place, unit in enumerate(road.units):
+        writer = RowWriter(road.context, Task(unit=unit, attempt=1))
+        numbers = range(place * per_unit, min((place + 1) * per_unit, len(batches)))
+        writer.write(writer.record_batch(embedded(number)) for number in numbers)
+
+
+# --- the whole job ----------------------------------------------------------------------------------------------------
+
+
+def job(options: argparse.Namespace) -> dict[str, Any]:
+    """The main job through Ray, S3 and Lance, start-up left out."""
+    from jobs import embed
+
+    server_cpu_s = _cpu_s(options.server_pid)
+    summary = embed.run(job_of(options, f"job_{os.getpid()}"), embed.Options(num_cpus=options.threads))
+    assert not summary.failed_units, summary
+    return {
+        "samples": summary.seen,
+        "rows": summary.rows,
+        "samples_per_s": summary.samples_per_s,
+        "with_index_samples_per_s": round(summary.seen / (summary.seconds - summary.startup_s), 2),
+        "startup_s": summary.startup_s,
+        "first_rows_s": summary.first_rows_s,
+        "limited_by": summary.limited_by,
+        # Of the whole run, start-up included: a little more than the work took.
+        "server_cpu_ms_per_sample": 1000 * (_cpu_s(options.server_pid) - server_cpu_s) / summary.seen,
+    }
+
+
+def _cpu_s(pid: int) -> float:
+    import psutil
+
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+STEPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"stages": stages, "job": job}
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+def bound(one: dict[str, Any], cores: int, *, server_cpu_ms: float = 0.0) -> float:
+    """Samples/s that `cores` could do if nothing but the stages' own CPU time counted, or the wire if that is less."""
+    cpu_ms = sum(one[stage]["cpu_ms_per_sample"] for stage in STAGES) + server_cpu_ms
+    return min(1000 * cores / cpu_ms, one["read"]["samples_per_s"])
+
+
+def summarise(rounds: list[dict[str, Any]], cores: int) -> dict[str, Any]:
+    shares, with_server = [], []
+    for one in rounds:
+        rate = one["job"]["samples_per_s"]
+        shares.append(rate / bound(one["stages"], cores))
+        server = one["job"]["server_cpu_ms_per_sample"]
+        with_server.append(rate / bound(one["stages"], cores, server_cpu_ms=server))
+    return {
+        "stages": {
+            stage: {
+                key: round(median(one["stages"][stage][key] for one in rounds), 3)
+                for key in ("samples_per_s", "cpu_ms_per_sample")
+            }
+            for stage in STAGES
+        },
+        "bound_samples_per_s": round(median(bound(one["stages"], cores) for one in rounds), 2),
+        "job_samples_per_s": round(median(one["job"]["samples_per_s"] for one in rounds), 2),
+        "first_rows_s": round(median(one["job"]["first_rows_s"] for one in rounds), 1),
+        "startup_s": round(median(one["job"]["startup_s"] for one in rounds), 1),
+        "share_of_bound": {"median": round(median(shares), 3), "all": [round(x, 3) for x in shares]},
+        "share_of_bound_with_server": {
+            "median": round(median(with_server), 3),
+            "all": [round(x, 3) for x in with_server],
+        },
+    }
+
+
+def in_process(step: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fresh, so that one step's memory and threads are not the next one's."""
+    handed = {name: value for name, value in vars(options).items() if isinstance(value, str | int)}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.stages",
+        "--folder",
+        ".",
+        "--step",
+        step,
+        "--handed",
+        json.dumps(handed),
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="keeps the shards")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=1536)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--pretrained", default="random", help="a tag or a checkpoint; speed does not depend on it")
+    parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
+    parser.add_argument("--add", action="store_true", help="add rounds to today's result")
+    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
+    parser.add_argument("--handed", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        vars(options).update(json.loads(options.handed))
+        print(json.dumps(STEPS[options.step](options)))
+        return 0
+    path = machine.dated(options.out.resolve(), "stages") if options.out else None
+    result = measure(options, machine.load(path) if path and options.add and path.exists() else None)
+    print(json.dumps(result["summary"], indent=1))
+    if path:
+        machine.save(path, result)
+    return 0
+
+
+def measure(options: argparse.Namespace, result: dict[str, Any] | None) -> dict[str, Any]:
+    from jobs.demo.server import BUCKET, local_s3, upload
+
+    source = pictures.make_shards(options.folder.resolve() / "shards", options.samples)
+    with tempfile.TemporaryDirectory() as log, local_s3(Path(log) / "server.log") as storage:
+        for _ in upload(options.folder.resolve() / "shards", "shards/", storage):
+            pass
+        options.endpoint, options.bucket = storage.endpoint_url, BUCKET
+        options.server_pid = _server_pid()
+        result = result or {"at": machine.now(), "machine": machine.machine(), "source": source, "rounds": []}
+        result["settings"] = {"model": options.model, "threads": options.threads, "samples": options.samples}
+        for _ in range(options.rounds):
+            result["rounds"].append({step: in_process(step, options) for step in STEPS})
+            result["summary"] = summarise(result["rounds"], options.threads)
+            print(json.dumps(result["summary"]["share_of_bound_with_server"]), file=sys.stderr)
+    return result
+
+
+def _server_pid() -> int:
+    """The one child that this process has while it only serves."""
+    import psutil
+
+    (server,) = psutil.Process().children()
+    return int(server.pid)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""How fast a run will be, with the source of every figure: this table's last run, or arithmetic.
+
+`jobs.measure` gives a third, a measured sample, for whoever asks. A worker is one GPU with its share of the cores, or
+a node without one.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.arithmetic import ModelCost, model_cost
+from schemas.config import JobFile
+
+if TYPE_CHECKING:
+    from jobs.tables import Tables
+
+# Operations per second that a whole job reaches, not the device's peak.
+# GPU: clip-retrieval's docs/distributed_clip_inference.md has 312 ViT-L/14 pictures a second per A100 (162 GFLOP each).
+# clipmill itself has been measured on no GPU; the figure is another program's, and so is meant to be on the safe side.
+GPU_FLOPS = 312 * 162e9
+GPU_SOURCE = "arithmetic, from 312 ViT-L/14 pictures/s per A100 in clip-retrieval's documentation; not measured here"
+# CPU: benchmarks/results/*-stages.json, cores that multiply bf16 themselves (AVX512-BF16 or AMX).
+CORE_FLOPS = 0.27e12
+CORE_SOURCE = "arithmetic, from cores with native bf16 (benchmarks/results, stages); others are slower"
+DECODE_CORE_S = 0.0012  # decode and preprocess a JPEG of 256 px, tag, hash and write its row; same source
+CAPTION_TOKENS = 20  # of a web caption, where a batch is cut to its longest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What one worker has. `gpus` 0: it computes on its cores."""
+
+    gpus: float
+    cores: float
+
+    @staticmethod
+    def of(job: JobFile) -> "Worker":
+        """As the job asks; where it says auto, a GPU with eight cores, or the cores of this machine without one."""
+        gpus = 1.0 if job.workers.gpus == "auto" else job.workers.gpus
+        cores = job.workers.cpus
+        if cores == "auto":
+            cores = 8.0 if gpus else float(os.cpu_count() or 1)
+        return Worker(gpus=gpus, cores=cores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """`samples_per_s` of one worker with `gpus`. `basis` says, for a person, where the figure comes from."""
+
+    samples_per_s: float
+    gpus: float
+    limited_by: str
+    basis: str
+
+
+def estimate(job: JobFile, tables: "Tables", worker: Worker) -> Estimate | None:
+    """From the table's last run on such a worker, else by arithmetic; None where neither is possible."""
+    return from_last_run(tables, worker) or from_arithmetic(job, worker)
+
+
+def from_last_run(tables: "Tables", worker: Worker) -> Estimate | None:
+    """The last run of this table that embedded something, GPU for GPU and core for core."""
+    runs = tables.open("runs", missing_ok=True)
+    if runs is None:
+        return None
+    rows = runs.to_table(columns=["detail", "at", "run"], filter="event = 'finished'").sort_by("at").to_pylist()
+    for row in reversed(rows):
+        run: dict[str, Any] = json.loads(row["detail"])
+        on_cpu = run.get("device", "cpu") == "cpu"
+        if run.get("samples_per_s") and run.get("seen") and on_cpu == (not worker.gpus):
+            rate = run["samples_per_s"] / max(1, run.get("workers", 1))
+            return Estimate(
+                samples_per_s=round(rate, 1),
+                gpus=worker.gpus,
+                limited_by=run.get("limited_by", ""),
+                basis=f"measured: this table's run {row['run']}",
+            )
+    return None
+
+
+def from_arithmetic(job: JobFile, worker: Worker) -> Estimate | None:
+    """What the model computes, over what a device gets done; None for a model that `jobs.arithmetic` does not know."""
+    cost = model_cost(job.model.name)
+    if cost is None:
+        return None
+    flops = flops_per_sample(cost, captions=job.source.caption is not None)
+    decode_s = DECODE_CORE_S / worker.cores
+    if worker.gpus:
+        embed_s = flops / (GPU_FLOPS * worker.gpus)
+        sample_s = max(embed_s, decode_s)
+        basis = f"{GPU_SOURCE}; {worker.cores:g} cores beside a GPU"
+    else:
+        embed_s = flops / (CORE_FLOPS * worker.cores)
+        sample_s = embed_s + decode_s  # they share the cores
+        basis = f"{CORE_SOURCE}; {worker.cores:g} cores a worker"
+    return Estimate(
+        samples_per_s=round(1 / sample_s, 1),
+        gpus=worker.gpus,
+        limited_by="embed" if embed_s > decode_s else "decode",
+        basis=basis,
+    )
+
+
+def flops_per_sample(cost: ModelCost, *, captions: bool) -> float:
+    tokens = (cost.text_tokens or CAPTION_TOKENS) if captions else 0
+    return cost.image_flops + tokens * cost.token_flops

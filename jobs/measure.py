@@ -1,0 +1,76 @@
+"""A short measured sample for `clipmill plan --measure N`: the first samples of the source through the real model.
+
+Loads the model on this machine, so it imports torch and takes as long as that does; writes nothing.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from jobs.estimate import Estimate
+from schemas.config import JobFile
+from schemas.errors import UserError
+from schemas.model import ModelSpec
+from schemas.samples import BadImage, Sample
+from schemas.units import WorkUnit
+from workers.engine import Engine
+from workers.load import load_engine
+from workers.read import read_unit
+
+
+def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate:
+    """Each stage alone over the first `count` samples. Raises UserError as the job would, and for no picture."""
+    threads = max(1, os.cpu_count() or 1)
+    spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+    engine = load_engine(spec, threads=threads, batch_size=job.workers.batch_size)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    samples = list(islice(_samples(job, units), count))
+    seconds["read"] = time.perf_counter() - start
+    start = time.perf_counter()
+    pixels = _pixels(engine, job, samples, threads)
+    seconds["decode"] = time.perf_counter() - start
+    if not pixels:
+        raise UserError("the first samples of the source hold no picture", "look at the source, or drop --measure")
+    captions = [sample.caption for sample in samples if sample.caption is not None]
+    _embed(engine, pixels[: engine.batch_size], captions[: engine.batch_size])  # the first batch may compile
+    start = time.perf_counter()
+    _embed(engine, pixels, captions)
+    seconds["embed"] = time.perf_counter() - start
+    device = engine.fingerprint.provenance.get("device", "cpu")
+    # On a CPU decoding and embedding share the cores; on a GPU they run side by side, as reading does everywhere.
+    busy_s = seconds["decode"] + seconds["embed"] if device == "cpu" else max(seconds["decode"], seconds["embed"])
+    return Estimate(
+        samples_per_s=round(len(samples) / max(busy_s, seconds["read"]), 1),
+        gpus=0.0 if device == "cpu" else 1.0,
+        limited_by=max(seconds, key=lambda stage: seconds[stage]),
+        basis=f"measured: the first {len(samples)} samples on this machine ({device}, {threads} cores)",
+    )
+
+
+def _samples(job: JobFile, units: Sequence[WorkUnit]) -> Iterator[Sample]:
+    items = chain.from_iterable(read_unit(unit, job.source, job.storage, job.limits) for unit in units)
+    return (item for item in items if isinstance(item, Sample))
+
+
+def _pixels(engine: Engine, job: JobFile, samples: Sequence[Sample], threads: int) -> list[Any]:
+    def prepare(sample: Sample) -> Any:
+        try:
+            return engine.prepare(sample.image, job.limits).pixels_CHW
+        except BadImage:
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [one for one in pool.map(prepare, samples) if one is not None]
+
+
+def _embed(engine: Engine, pixels: list[Any], captions: list[str]) -> None:
+    for start in range(0, len(pixels), engine.batch_size):
+        engine.encode_images(np.stack(pixels[start : start + engine.batch_size]))
+    for start in range(0, len(captions), engine.batch_size):
+        engine.encode_texts(captions[start : start + engine.batch_size])

@@ -1,0 +1,113 @@
+"""Estimates: arithmetic against torch's own count, the table's last run before arithmetic, dollars for GPUs only."""
+
+import json
+
+import pytest
+
+from jobs import dry_run
+from jobs.arithmetic import ModelCost, model_cost
+from jobs.estimate import CAPTION_TOKENS, Worker, estimate, flops_per_sample, from_arithmetic, from_last_run
+from jobs.summary import Summary, describe
+from jobs.tables import Tables
+from schemas.config import JobFile
+from tests.build import picture, tar
+from tests.models import config, save_checkpoint
+
+CPU, GPU = Worker(gpus=0.0, cores=2.0), Worker(gpus=1.0, cores=8.0)
+
+
+def job(folder: object, **changes: object) -> JobFile:
+    given = {
+        "table": f"{folder}/db/images",
+        "source": {"format": "webdataset", "uri": f"{folder}/*.tar", "caption": "txt"},
+        "model": {"name": "ViT-B-32"},
+        **changes,
+    }
+    return JobFile.model_validate(given)
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_operations_are_those_torch_counts(family, tmp_path):
+    import open_clip
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = open_clip.CLIP(**config(family)["model_cfg"])
+    folder = save_checkpoint(tmp_path / family, family)
+    cost = model_cost(str(folder))
+    with FlopCounterMode(display=False) as image, torch.no_grad():
+        model.visual(torch.zeros(1, 3, 64, 64))
+    with FlopCounterMode(display=False) as text, torch.no_grad():
+        model.encode_text(torch.zeros(1, 32, dtype=torch.long))
+    assert cost.image_flops == pytest.approx(image.get_total_flops(), rel=0.02)
+    assert 32 * cost.token_flops == pytest.approx(text.get_total_flops(), rel=0.05)
+    assert cost.text_tokens is None
+
+
+def test_known_models_cost_what_open_clip_publishes():
+    """GFLOP per picture as open_clip publishes them; a tower of timm that is not a plain ViT is not guessed."""
+    published = {"ViT-B-32": 8.82, "ViT-L-14": 162.03, "ViT-SO400M-14-SigLIP": 233.5, "RN50": 12.22}
+    for name, gflops in published.items():
+        assert model_cost(name).image_flops / 1e9 == pytest.approx(gflops, rel=0.06), name
+    assert model_cost("ViT-SO400M-14-SigLIP").text_tokens == 16
+    assert model_cost("convnext_base") is None
+    assert model_cost("no-such-model") is None
+
+
+def test_captions_cost_their_length_where_a_batch_is_cut_and_the_context_where_not():
+    cut, whole = (ModelCost(image_flops=100.0, token_flops=1.0, text_tokens=n) for n in (None, 64))
+    assert flops_per_sample(cut, captions=False) == flops_per_sample(whole, captions=False) == 100.0
+    assert flops_per_sample(cut, captions=True) == 100.0 + CAPTION_TOKENS
+    assert flops_per_sample(whole, captions=True) == 164.0
+
+
+def test_a_small_model_on_a_gpu_is_limited_by_decoding_and_a_large_one_by_itself(tmp_path):
+    small = from_arithmetic(job(tmp_path, model={"name": "clipmill-tiny"}), GPU)
+    large = from_arithmetic(job(tmp_path, model={"name": "ViT-L-14"}), GPU)
+    assert (small.limited_by, large.limited_by) == ("decode", "embed")
+    assert large.samples_per_s < 313
+    assert "not measured" in large.basis
+    cpu = from_arithmetic(job(tmp_path, model={"name": "ViT-L-14"}), CPU)
+    assert (cpu.gpus, cpu.limited_by) == (0.0, "embed")
+    assert cpu.samples_per_s < large.samples_per_s / 20
+    assert from_arithmetic(job(tmp_path, model={"name": "stub"}), GPU) is None
+
+
+def test_the_last_run_on_such_a_worker_goes_before_arithmetic(tmp_path):
+    tables = Tables.at(f"{tmp_path}/db/images")
+    tables.ensure_side_tables()
+    assert from_last_run(tables, CPU) is None
+    for run, rate, workers, device in (("a", 90.0, 3, "cpu"), ("b", 7000.0, 2, "NVIDIA"), ("c", 0.0, 1, "cpu")):
+        detail = {"samples_per_s": rate, "workers": workers, "device": device, "seen": 10, "limited_by": "embed"}
+        tables.log_run(run, "embed", "finished", json.dumps(detail))
+    assert estimate(job(tmp_path), tables, CPU).samples_per_s == 30.0
+    found = estimate(job(tmp_path), tables, GPU)
+    assert (found.samples_per_s, found.basis) == (3500.0, "measured: this table's run b")
+
+
+def test_plan_says_hours_dollars_and_why(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
+    plan = dry_run.dry_run(job(tmp_path), price_per_gpu_hour=3600.0)
+    assert plan.samples is not None
+    assert plan.worker_hours == pytest.approx(plan.samples / plan.samples_per_s / 3600, abs=1e-3)
+    assert plan.dollars == pytest.approx(plan.worker_hours * 3600, rel=0.01)
+    assert "A100" in plan.basis
+    without_gpu = dry_run.dry_run(job(tmp_path, workers={"gpus": 0}), price_per_gpu_hour=3600.0)
+    assert (without_gpu.dollars, without_gpu.limited_by) == (None, "embed")
+
+
+def test_a_measured_sample_runs_the_real_model_and_writes_nothing(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(12)]))
+    made = job(tmp_path, model={"name": "clipmill-tiny"}, workers={"gpus": 0})
+    plan = dry_run.dry_run(made, measure=8)
+    assert plan.basis.startswith("measured: the first 8 samples on this machine")
+    assert plan.samples_per_s > 0
+    assert not (tmp_path / "db").exists()
+
+
+def test_the_closing_summary_compares_the_estimate_with_the_outcome():
+    summary = Summary(
+        run="r", table="db/images", seen=10, samples_per_s=45.0, estimated_samples_per_s=50.0, estimate_basis="why"
+    )
+    assert "estimated 50.0 samples/s, reached 0.90 of it (why)" in describe(summary)
+    assert "estimated" not in describe(Summary(run="r", table="db/images"))

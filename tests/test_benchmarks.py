@@ -1,0 +1,150 @@
+"""The benchmarks' own arithmetic and files; what they measure is looked at elsewhere."""
+
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import gpu, machine, pictures, stages
+from benchmarks.peers import compare
+from benchmarks.peers.environments import ENVIRONMENTS
+from benchmarks.peers.tools import HERE, OURS, TOOLS
+from benchmarks.process import watch
+from tests.models import encoded, picture
+
+
+def figures(rate: float, *, samples: int = 100, startup_s: float = 2.0) -> dict[str, float]:
+    return {"samples": samples, "samples_per_s": rate, "startup_s": startup_s, "peak_rss_mb": rate * 10}
+
+
+def test_ratios_are_taken_within_a_round_and_their_median_is_quoted():
+    rounds = [
+        {OURS: figures(40), "slow": figures(4)},
+        {OURS: figures(20), "slow": figures(4)},  # the machine was busy for both: only the pair says anything
+        {OURS: figures(60), "slow": figures(5)},
+        {"slow": figures(1000)},  # without ours: no pair
+        {OURS: figures(30)},
+    ]
+    found = compare.summarise(rounds, OURS)
+    assert found["slow"]["ours_over_it"] == {"median": 10.0, "min": 5.0, "max": 12.0}
+    assert (found["slow"]["rounds"], found["slow"]["median_samples_per_s"]) == (3, 4.5)
+    assert "ours_over_it" not in found[OURS]
+    assert "| slow | 4.5 | 10.0× (5.0 to 12.0) |" in compare.as_markdown(found, {})
+
+
+def test_cosines_pair_samples_by_key_and_see_one_wrong_vector():
+    drawn = np.random.default_rng(0).normal(size=(5, 8))
+    mine = {"keys": np.array(list("abcde")), "images": drawn, "texts": drawn}
+    theirs = {"keys": np.array(list("dca")), "images": 3 * drawn[[3, 2, 0]], "texts": drawn[[3, 2, 1]]}
+    found = compare.cosines(mine, theirs)
+    assert (found["samples"], found["images"]["min"], found["texts"]["median"]) == (3, 1.0, 1.0)
+    assert found["texts"]["min"] < 0.9
+    assert abs(found["images"]["apart"]) < 0.9
+    with pytest.raises(KeyError):
+        compare.cosines(mine, {**theirs, "keys": np.array(list("dcz"))})
+
+
+def test_the_bound_adds_up_what_shares_the_cores_and_keeps_the_wire_apart():
+    one = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": 5.0} for stage in stages.STAGES}
+    assert stages.bound(one, cores=3) == pytest.approx(100.0)
+    assert stages.bound(one, cores=3, server_cpu_ms=30.0) == pytest.approx(50.0)
+    one["read"]["samples_per_s"] = 20.0
+    assert stages.bound(one, cores=3) == 20.0
+
+
+def test_the_share_of_the_bound_is_of_the_same_round():
+    def round_of(cpu_ms: float, rate: float) -> dict[str, object]:
+        alone = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": cpu_ms} for stage in stages.STAGES}
+        job = {"samples_per_s": rate, "server_cpu_ms_per_sample": 0.0, "first_rows_s": 9.0, "startup_s": 5.0}
+        return {"stages": alone, "job": job}
+
+    rounds = [round_of(5.0, 60.0), round_of(10.0, 30.0), round_of(20.0, 12.0)]
+    found = stages.summarise(rounds, cores=2)
+    assert found["share_of_bound"] == {"median": 0.9, "all": [0.9, 0.9, 0.72]}
+    assert found["stages"]["decode"]["cpu_ms_per_sample"] == 10.0
+
+
+def some_photos(folder: Path) -> list[Path]:
+    paths = [folder / f"{seed}.jpg" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(encoded(picture(seed, width=500, height=400)))
+    return paths
+
+
+def test_shards_hold_pairs_of_the_asked_size_no_two_alike_and_are_made_once(tmp_path):
+    kind = pictures.Kind(shortest_px=64, target_bytes=2000, samples_per_shard=4)
+    photos = some_photos(tmp_path)
+    facts = pictures.make_shards(tmp_path / "s", 10, kind, photos)
+    tars = sorted((tmp_path / "s").glob("*.tar"))
+    assert (facts["count"], len(tars)) == (10, 3)
+    assert pictures.shards(tmp_path / "s", 5, kind) == tars[:2]
+    seen = set()
+    for tar in tars:
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                data = archive.extractfile(member).read()
+                assert data not in seen
+                seen.add(data)
+                if member.name.endswith(".jpg"):
+                    with Image.open(archive.extractfile(member)) as opened:
+                        assert min(opened.size) == 64
+                else:
+                    assert 5 <= len(data.split()) <= 24
+    assert len(seen) == 20
+    before = tars[0].stat().st_mtime_ns
+    assert pictures.make_shards(tmp_path / "s", 10, kind, photos) == facts
+    assert tars[0].stat().st_mtime_ns == before
+
+
+def test_every_tool_has_a_script_and_pinned_packages():
+    for tool in TOOLS.values():
+        assert (HERE / tool.script).is_file()
+        packages = ENVIRONMENTS[tool.environment].packages
+        assert packages is None or all("==" in p or p == "setuptools<70" for p in packages)
+
+
+def test_a_watched_process_tells_its_time_and_the_memory_of_its_children(tmp_path):
+    child = "import time; held = bytearray(120_000_000); time.sleep(2)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    done = watch([sys.executable, "-c", code], env={}, cwd=tmp_path, timeout_s=60)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.seconds >= 2
+    assert done.peak_rss_bytes > 120_000_000
+    late = watch([sys.executable, "-c", "import time; time.sleep(60)"], env={}, cwd=tmp_path, timeout_s=0.5)
+    assert late.returncode < 0
+
+
+def test_results_go_into_a_dated_file_that_names_the_machine(tmp_path):
+    path = machine.dated(tmp_path / "results", "peers")
+    machine.save(path, {"machine": machine.machine(), "at": machine.now()})
+    assert path.name.startswith("20")
+    found = machine.load(path)
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["torch"] != "absent"
+
+
+def test_the_gpu_benchmark_runs_its_whole_road_on_a_cpu(tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos" / "clothing").mkdir(parents=True)
+    some_photos(tmp_path / "photos" / "clothing")
+    monkeypatch.setenv("CLIPMILL_TEST_DATA", str(tmp_path / "photos"))
+    sizes = ["--shards-256", "3", "--shards-1920", "0", "--samples-per-shard", "8", "--matmul", "64"]
+    arguments = ["--folder", str(tmp_path), "--device", "cpu", "--models", "tiny", "--seconds", "0.1", *sizes]
+    assert gpu.main([*arguments, "--threads", "2", "--out", str(tmp_path / "results")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (case,) = result["cases"]
+    assert case["samples_per_s"] > 0
+    assert case["share_of_matmul_peak"] > 0
+    assert case["limited_by"] in ("read", "decode", "embed", "tag", "write")
+    assert case["gflops_per_sample"] == pytest.approx(0.147, rel=0.8)  # about 0.15 for the picture, and 20 tokens
+    assert len(list((tmp_path / "results").glob("*-gpu-code-on-cpu.json"))) == 1
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main(["--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: torch sees no GPU here; --device cpu tries the code without one\n"
+    assert list(tmp_path.iterdir()) == []
