@@ -50,7 +50,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         if address:
             ray.init(address=address, **options)
         else:
-            with _patient_start():
+            with patient_start():
                 ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where its processes do not come up
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -76,7 +76,7 @@ def _prints_on_stderr() -> contextlib.redirect_stdout[TextIO]:
 
 
 @contextlib.contextmanager
-def _patient_start() -> Iterator[None]:
+def patient_start() -> Iterator[None]:
     """Give Ray's agents the time they need to start.
 
     A raylet of Ray 2.60 dies when its agents do not tell their ports within 15 s, a constant, and on a busy machine

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from jobs import ledger
+from jobs.cluster import patient_start
 from jobs.status import count_rejects
 from jobs.tables import Tables
 from jobs.verify import verify
@@ -45,7 +46,8 @@ class Cluster:
         return str(self.cluster.address)
 
     def grow(self) -> None:
-        self.nodes.append(self.cluster.add_node(num_cpus=2))
+        with patient_start():
+            self.nodes.append(self.cluster.add_node(num_cpus=2))
 
     def actors(self) -> list[psutil.Process]:
         """Processes of the jobs' actors on this cluster: raylets are their parents."""
@@ -68,6 +70,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # as `jobs.cluster`, for a busy machine
     from ray.cluster_utils import Cluster as RayCluster
 
     made = Cluster(RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
