@@ -29,7 +29,7 @@ def fold_batchnorm(model: nn.Module, preprocess: Preprocess) -> int:
     pairs = list(_conv_bn_pairs(visual))
     if not pairs:
         return 0
-    pixels_BCHW = normalise(_probe_pixels(preprocess), preprocess)
+    pixels_BCHW = normalise(probe_pixels(preprocess), preprocess)
     with torch.inference_mode():
         before_BD = visual(pixels_BCHW)
     for parent, conv_name, bn_name in pairs:
@@ -54,7 +54,7 @@ def _conv_bn_pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
                 yield parent, name, follower
 
 
-def _probe_pixels(preprocess: Preprocess) -> Tensor:
+def probe_pixels(preprocess: Preprocess) -> Tensor:
     """Random uint8 (2, 3, H, W), always the same."""
     return torch.randint(0, 256, (2, 3, *preprocess.size_HW), generator=torch.Generator().manual_seed(0))
 
@@ -69,7 +69,7 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
     name, conv = first_conv(visual)
     if conv is None or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
         return False
-    pixels_BCHW = _probe_pixels(preprocess)
+    pixels_BCHW = probe_pixels(preprocess)
     with torch.inference_mode():
         before_BD = visual(normalise(pixels_BCHW, preprocess))
     std_C = torch.tensor(preprocess.std, dtype=torch.float64)

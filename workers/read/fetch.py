@@ -10,7 +10,7 @@ from schemas.config import Limits
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = 16
+THREADS = 32  # two units at a time: 64, as many as a store's client has connections
 _SHARE = 16  # of limits.worker_memory: several units are in flight, each with other buffers too
 
 

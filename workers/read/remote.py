@@ -32,6 +32,7 @@ from workers.store_uri import join_uri, split_uri
 _STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 _MAX_URI_CHARS = 4096
 _HTTP_ATTEMPTS = 3
+_USUAL_IMAGE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +101,21 @@ def read_rows(
 ) -> Iterator[Sample | Reject]:
     """The sample or reject of each row, in order; images are fetched at once within a share of worker_memory."""
 
-    def fetch(row: Row) -> Sample | Reject:
-        return _read_row(row, listed_in, source, storage, limits)
+    largest = _USUAL_IMAGE_BYTES
 
-    budget = memory_share(limits)
-    yield from ordered_map(rows, fetch, weigh=lambda _: limits.max_image_bytes, max_bytes=budget)
+    def fetch(row: Row) -> Sample | Reject:
+        nonlocal largest
+        found = _read_row(row, listed_in, source, storage, limits)
+        if isinstance(found, Sample):
+            largest = max(largest, len(found.image))
+        return found
+
+    def weigh(row: Row) -> int:
+        # A list does not say how large its images are. Were each taken for the largest allowed, five would be under
+        # way where thirty-two can be.
+        return min(2 * largest, limits.max_image_bytes)
+
+    yield from ordered_map(rows, fetch, weigh=weigh, max_bytes=memory_share(limits))
 
 
 def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits: Limits) -> Sample | Reject:

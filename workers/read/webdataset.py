@@ -74,7 +74,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> It
         return
     start = int(unit.start or 0)
     stop = int(unit.end) if unit.end else None
-    with open_stream(unit.uri, storage, expected_etag=unit.etag, start=start) as stream:
+    with open_stream(unit.uri, storage, expected_etag=unit.etag, start=start, straight_on=True) as stream:
         magic = stream.read(6) if start == 0 else b""
         stream.seek(start)
         is_gzip = magic.startswith(_GZIP_MAGIC)

@@ -1,0 +1,88 @@
+"""Packed towers give what unpacked ones give, and a tower that cannot be packed stays as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from schemas.model import ModelSpec
+from tests.models import FAMILIES, save_checkpoint
+from workers import clip_build, clip_pack, selfcheck
+from workers.clip_pack import PackedAttention, PackedLinear, pack
+from workers.load import load_engine
+
+WIDTH, HEADS = 64, 2
+
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this processor"
+)
+
+
+class Block(nn.Module):
+    """Attention with a causal mask and an MLP, as open_clip puts them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.unused = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x_BLW: Tensor) -> Tensor:
+        mask_LL = torch.full((x_BLW.shape[1], x_BLW.shape[1]), -torch.inf, dtype=x_BLW.dtype).triu(1)
+        x_BLW = x_BLW + self.attention(x_BLW, x_BLW, x_BLW, need_weights=False, attn_mask=mask_LL)[0]
+        return x_BLW + self.mlp(x_BLW)
+
+
+@pytest.fixture
+def block() -> Block:
+    torch.manual_seed(0)
+    return Block().eval().requires_grad_(False).to(torch.bfloat16)
+
+
+@pytest.fixture
+def x_BLW() -> Tensor:
+    return torch.randn(3, 7, WIDTH, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+
+
+@needs_bf16
+def test_a_packed_block_computes_the_same(block: Block, x_BLW: Tensor) -> None:
+    before = block(x_BLW)
+    assert pack(block, lambda: block(x_BLW)) > 0
+    assert isinstance(block.attention, PackedAttention)
+    assert isinstance(block.mlp[0], PackedLinear)
+    assert isinstance(block.mlp[1], nn.Identity), "the GELU was not taken in"
+    assert type(block.unused) is nn.Linear, "what no forward pass calls must stay"
+    after = block(x_BLW)
+    assert (after - before).abs().max() <= 0.02 * before.abs().max()  # bf16: 8 bits
+    longer = torch.randn(5, 11, WIDTH).to(torch.bfloat16)
+    assert torch.equal(block(longer)[:, :4], block(longer[:, :4])), "the mask is not causal"
+
+
+@pytest.mark.parametrize("damage", ["raises", "wrong"])
+def test_what_cannot_be_packed_stays(
+    block: Block, x_BLW: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if damage == "raises":
+            raise RuntimeError("this processor cannot")
+        return torch.randn(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    before = block(x_BLW)
+    monkeypatch.setattr(PackedLinear, "forward", forward)
+    assert pack(block, lambda: block(x_BLW)) == 0
+    assert "not packed" in caplog.text
+    assert torch.equal(block(x_BLW), before)
+
+
+@needs_bf16
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    """Their vectors are compared with the reference's in test_parity."""
+    packed: list[int] = []
+    monkeypatch.setattr(clip_build, "pack", lambda root, probe: packed.append(clip_pack.pack(root, probe)))
+    folder = save_checkpoint(tmp_path / family, family)
+    engine = load_engine(ModelSpec(name=str(folder), precision="bf16"), device="cpu", threads=1)
+    assert packed[0] > 0
+    assert len(engine.encode_texts(selfcheck.TEXTS)) == len(selfcheck.TEXTS)
