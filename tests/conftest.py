@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from schemas.config import Storage
@@ -22,6 +23,10 @@ _STARTUP_S = 60.0
 
 # Ray's own 30 s are too few for a busy machine; set before any test imports ray.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+
+# A busy machine takes longer than hypothesis' 200 ms over an example; every test has a timeout of its own.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
