@@ -3,6 +3,7 @@
 A unit that replaces others is held back until the last of its group is here, and then they land together.
 """
 
+import math
 import queue
 import threading
 import time
@@ -20,6 +21,10 @@ from schemas.units import WorkUnit
 Deduplicate = Callable[[list[Receipt], list[str]], list[Receipt]]
 # Told how many fragments a commit brought; may compact the table before the next one.
 AfterCommit = Callable[[int], None]
+
+# The first rows are committed this long after the first unit ended, whatever commit.every_s says: whoever starts a job
+# wants to look at some rows before leaving it alone.
+FIRST_COMMIT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -63,6 +68,7 @@ class Collector:
         self._queue: queue.Queue[Receipt | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
         self._last_commit = time.monotonic()
+        self._first_ready = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -84,7 +90,7 @@ class Collector:
     def _run(self) -> None:
         try:
             while True:
-                left_s = self.options.every_s - (time.monotonic() - self._last_commit)
+                left_s = self._due() - time.monotonic()
                 try:
                     receipt = self._queue.get(timeout=max(0.05, left_s))
                 except queue.Empty:
@@ -94,13 +100,20 @@ class Collector:
                     self._commit()
                     return
                 self._take(receipt)
-                late = time.monotonic() - self._last_commit >= self.options.every_s
-                if late or self.pending_rows >= self.options.every_rows:
+                if time.monotonic() >= self._due() or self.pending_rows >= self.options.every_rows:
                     self._commit()
         except BaseException as error:  # noqa: BLE001 - raised again in close(), and polled by the dispatcher
             self.error = error
 
+    def _due(self) -> float:
+        """When what is ready is committed at the latest, by the monotonic clock."""
+        waits = self.ready and not self.totals.commits
+        first = self._first_ready + FIRST_COMMIT_S if waits else math.inf
+        return min(first, self._last_commit + self.options.every_s)
+
     def _take(self, receipt: Receipt) -> None:
+        if not self.ready:
+            self._first_ready = time.monotonic()
         group = self.groups.get(receipt.unit_id)
         if group is None:
             self.ready.append(receipt)

@@ -146,7 +146,8 @@ class Run:
         committer = Committer(self.tables, self.lease, hook=self.options.hook)
         compactor = Compactor(self.tables, self.lease)
         collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added)
-        clock = StageClock(force.shape.num, force.shape.threads, self.job.workers.units_in_flight)
+        in_flight = self.job.workers.units_in_flight
+        clock = StageClock(force.shape.num, force.shape.threads, in_flight, callers=min(force.callers, in_flight))
 
         def on_receipt(receipt: Receipt) -> None:
             clock.add(receipt)

@@ -82,11 +82,12 @@ class StageClock:
     actor, decoding has its threads, reading and writing one thread per unit in flight.
     """
 
-    def __init__(self, actors: int, threads: int, units_in_flight: int) -> None:
+    def __init__(self, actors: int, threads: int, units_in_flight: int, *, callers: int = 1) -> None:
+        """`callers`: threads that use an actor's model at once, as its engine says."""
         self.lanes = {
             "read": actors * units_in_flight,
             "decode": actors * threads,
-            "embed": actors,
+            "embed": actors * callers,
             "tag": actors * units_in_flight,
             "write": actors * units_in_flight,
         }

@@ -31,6 +31,7 @@ class Workforce:
     vocabulary: Vocabulary | None
     say: Callable[[str], None]
     vocabulary_json: str | None = None
+    callers: int = 1
     _labels: Any = None
     _reference: Any = None
     _context: Any = None
@@ -63,6 +64,7 @@ class Workforce:
             need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
             self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
         facts: WorkerFacts = _get(first)
+        self.callers = facts.callers
         return facts
 
     def label_vectors(self) -> None:

@@ -48,6 +48,7 @@ class WorkerFacts:
     fingerprint_json: str
     dim: int
     batch_size: int
+    callers: int
     node_id: str
     pid: int
     device: str

@@ -15,6 +15,7 @@ from schemas.tasks import Task, WorkContext, WorkerFacts
 from schemas.vocabulary import Vocabulary
 from workers import probe
 from workers.engine import Engine
+from workers.flow import Turns
 from workers.load import load_engine
 from workers.origin import origin
 from workers.tag import Tagger
@@ -46,7 +47,10 @@ class EmbedWorker:
                     f"the cluster runs clipmill {version} from {path}, which is not the code of this command",
                     "install the same clipmill on every node, and start outside folders named jobs or workers",
                 )
-            self._engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
+            engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
+            if batch_size == "auto":
+                engine.tune()
+            self._engine = engine
         except Exception as error:
             self._engine = error
             raise
@@ -60,6 +64,7 @@ class EmbedWorker:
             fingerprint_json=fingerprint.to_json(),
             dim=self.engine.dim,
             batch_size=self.engine.batch_size,
+            callers=self.engine.callers,
             node_id=ray.get_runtime_context().get_node_id(),
             pid=os.getpid(),
             device=fingerprint.provenance.get("device", "cpu"),
@@ -106,6 +111,7 @@ class EmbedWorker:
             pool=ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="decode"),
             decode_window=max(2 * self.engine.batch_size, 4 * self.threads),
             batch_size=self.engine.batch_size,
+            turns=Turns(self.engine.callers),
         )
         return str(ray.get_runtime_context().get_node_id())
 

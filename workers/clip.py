@@ -1,5 +1,9 @@
 """A loaded CLIP model as the unit loop sees it (`workers.engine.Engine`), on a GPU or a CPU by the same code.
 
+Forward passes are started one after the other. On a GPU that only puts them in its queue: a thread copies its next
+batch there on a second stream meanwhile, and waits for its own results after the next thread has started. With two
+callers the GPU always has work.
+
 B batch, C = 3 channels, H and W pixels of the model's input, L tokens, D dimension.
 """
 
@@ -19,15 +23,17 @@ from schemas.config import Limits
 from schemas.model import Fingerprint
 from schemas.samples import Picture
 from workers import selfcheck
+from workers.batch_size import CPU_SIZES, GPU_SIZES, best_batch_size
 from workers.clip_load import Tokenizer
 from workers.decode import decode
 from workers.decode import thumbnail as make_thumbnail
-from workers.engine import OutOfMemory
+from workers.engine import OutOfMemory, Text, Tokens
 from workers.preprocess import preprocess
 from workers.towers import ImageTower, IntraOpThreads, TextTower
 
 # open_clip's tokenizer remembers every word it ever met.
 _MAX_REMEMBERED_WORDS = 200_000
+_FEWEST_TEXTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,9 @@ class ClipEngine:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._batch_size = parts.batch_size
         self._forward_lock = threading.Lock()
+        self._copies = cast(Any, torch.cuda.Stream)(parts.device) if parts.device.type == "cuda" else None
         self._threads = IntraOpThreads(parts.threads)
         # fp32 asks for the exact road: no scaling while a JPEG is decoded, and Pillow's own resize.
         self._exact = parts.precision == "fp32"
@@ -66,7 +74,12 @@ class ClipEngine:
 
     @property
     def batch_size(self) -> int:
-        return self._parts.batch_size
+        """Images in one forward pass; halved for good where the device has no room for so many."""
+        return self._batch_size
+
+    @property
+    def callers(self) -> int:
+        return 1 if self._copies is None else 2
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
@@ -82,30 +95,74 @@ class ClipEngine:
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_images`."""
-        vectors_BD = np.empty((len(pixels_BCHW), self.dim), np.float32)
-        with self._forward():
-            for start in range(0, len(pixels_BCHW), self.batch_size):
-                chunk = torch.from_numpy(np.ascontiguousarray(pixels_BCHW[start : start + self.batch_size]))
-                if self._parts.device.type == "cuda":
-                    chunk = chunk.pin_memory().to(self._parts.device, non_blocking=True)
-                vectors_BD[start : start + len(chunk)] = _unit_length(self._parts.image_tower(chunk))
-        return vectors_BD
+        size = self._batch_size
+        chunks = [
+            self._on_device(torch.from_numpy(np.ascontiguousarray(pixels_BCHW[start : start + size])))
+            for start in range(0, len(pixels_BCHW), size)
+        ]
+        return self._encoded(self._parts.image_tower, chunks)
 
-    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def prepare_texts(self, texts: Sequence[str]) -> Sequence[Text]:
+        """See `workers.engine.Engine.prepare_texts`."""
+        if not texts:
+            return []
+        return [Tokens(text, ids_L) for text, ids_L in zip(texts, self._tokenize(list(texts)).numpy(), strict=True)]
+
+    def encode_texts(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_texts`. Equal texts are embedded once, texts of like length together."""
-        unique = list(dict.fromkeys(texts))
+        unique = {text if isinstance(text, str) else text.text: text for text in texts}
         if not unique:
             return np.empty((0, self.dim), np.float32)
-        tokens_BL = self._tokenize(unique)
-        order = torch.argsort(self._parts.text_tower.lengths(tokens_BL), stable=True)
+        tower = self._parts.text_tower
+        tokens_BL = self._tokens(list(unique.values()))
+        lengths_B = tower.lengths(tokens_BL)
+        order_B = torch.argsort(lengths_B, stable=True)
+        groups = [order_B[start:stop] for start, stop in _like_lengths(lengths_B[order_B].tolist(), self._batch_size)]
+        chunks = [self._on_device(tokens_BL[rows, : int(lengths_B[rows].max())].contiguous()) for rows in groups]
         vectors_BD = np.empty((len(unique), self.dim), np.float32)
-        with self._forward():
-            for start in range(0, len(unique), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                chunk = tokens_BL[rows].to(self._parts.device)
-                vectors_BD[rows.numpy()] = _unit_length(self._parts.text_tower(chunk))
+        vectors_BD[order_B.numpy()] = self._encoded(tower, chunks)
         place = {text: row for row, text in enumerate(unique)}
-        return vectors_BD[[place[text] for text in texts]]
+        return vectors_BD[[place[text if isinstance(text, str) else text.text] for text in texts]]
+
+    def _on_device(self, chunk: Tensor) -> Tensor:
+        """The chunk itself, or its copy that is on its way to the GPU on the stream for copies.
+
+        The pinned source may be dropped: torch gives its memory to nobody before the copy is done.
+        """
+        if self._copies is None:
+            return chunk
+        with self._out_of_memory(), torch.cuda.stream(self._copies):
+            return chunk.pin_memory().to(self._parts.device, non_blocking=True)
+
+    def _encoded(self, tower: Callable[[Tensor], Tensor], chunks: list[Tensor]) -> npt.NDArray[np.float32]:
+        """Unit-length features of all chunks, one after the other (B, D)."""
+        if not chunks:
+            return np.empty((0, self.dim), np.float32)
+        with self._forward():
+            if self._copies is None:
+                return torch.cat([_unit_length(tower(chunk)) for chunk in chunks]).numpy()
+            compute = torch.cuda.current_stream(self._parts.device)
+            compute.wait_stream(self._copies)
+            for chunk in chunks:
+                chunk.record_stream(compute)  # its memory came from the other stream
+            on_gpu_BD = torch.cat([_unit_length(tower(chunk)) for chunk in chunks])
+            on_host_BD = torch.empty(on_gpu_BD.shape, dtype=on_gpu_BD.dtype, pin_memory=True)
+            on_host_BD.copy_(on_gpu_BD, non_blocking=True)
+            done = compute.record_event()
+        done.synchronize()  # outside the lock: the next thread's kernels are put into the queue meanwhile
+        return on_host_BD.numpy().copy()
+
+    def tune(self) -> None:
+        """See `workers.engine.Engine.tune` and `workers.batch_size`."""
+        height, width = self.fingerprint.preprocess.size_HW
+
+        def encode(size: int) -> None:
+            self._batch_size = size
+            self.encode_images(np.zeros((size, 3, height, width), np.uint8))
+
+        before = self._batch_size
+        best = best_batch_size(encode, GPU_SIZES if self._copies is not None else CPU_SIZES)
+        self._batch_size = best or before
 
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         """See `workers.engine.Engine.self_check` and `workers.selfcheck`."""
@@ -116,6 +173,12 @@ class ClipEngine:
                 known = self._parts.build_reference()
         fast = selfcheck.fast_vectors(self)
         return selfcheck.compare(known, fast, identity=identity, precision=self._parts.precision)
+
+    def _tokens(self, texts: list[Text]) -> Tensor:
+        """Token ids (B, L) of texts, of which some may come tokenised."""
+        plain = [text for text in texts if isinstance(text, str)]
+        made = iter(self._tokenize(plain)) if plain else iter(())
+        return torch.stack([next(made) if isinstance(t, str) else torch.from_numpy(t.ids_L) for t in texts])
 
     def _tokenize(self, texts: list[str]) -> Tensor:
         tokenizer: Any = self._parts.tokenizer
@@ -128,23 +191,40 @@ class ClipEngine:
     @contextmanager
     def _forward(self) -> Iterator[None]:
         """One forward pass at a time, with the right threads; running out of memory becomes OutOfMemory."""
-        with self._forward_lock, torch.inference_mode():
+        with self._forward_lock, torch.inference_mode(), self._out_of_memory():
             self._threads.ensure()
-            try:
-                yield
-            except torch.OutOfMemoryError as error:
+            yield
+
+    @contextmanager
+    def _out_of_memory(self) -> Iterator[None]:
+        """Torch's two ways of saying so become OutOfMemory; smaller chunks from then on, or every batch would fail."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
-                raise OutOfMemory(str(error).splitlines()[0]) from error
-            except RuntimeError as error:
-                if "can't allocate memory" not in str(error):  # how the CPU allocator says it
-                    raise
-                raise OutOfMemory(str(error).splitlines()[0]) from error
+            elif "can't allocate memory" not in str(error):  # how the CPU allocator says it
+                raise
+            self._batch_size = max(1, self._batch_size // 2)
+            raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
-def _unit_length(features_BD: Tensor) -> npt.NDArray[np.float32]:
+def _like_lengths(lengths: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) of runs of ascending lengths that are embedded together: at most `most`, and once there are
+    enough of them to be worth a pass of their own, none that is half as long again as the shortest."""
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        full = stop - start >= most
+        ends = stop == len(lengths)
+        longer = not ends and stop - start >= _FEWEST_TEXTS and 2 * lengths[stop] > 3 * lengths[start]
+        if full or ends or longer:
+            yield start, stop
+            start = stop
+
+
+def _unit_length(features_BD: Tensor) -> Tensor:
     """float32, divided by their norm; a row that is not finite or is zero becomes NaN."""
     vectors_BD = features_BD.float()
     norms_B1 = vectors_BD.norm(dim=-1, keepdim=True)
     good_B1 = torch.isfinite(norms_B1) & (norms_B1 > 0)
-    vectors_BD = torch.where(good_B1, vectors_BD / norms_B1, torch.full_like(vectors_BD, math.nan))
-    return cast(npt.NDArray[np.float32], vectors_BD.cpu().numpy())
+    return torch.where(good_B1, vectors_BD / norms_B1, torch.full_like(vectors_BD, math.nan))

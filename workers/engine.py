@@ -4,6 +4,7 @@ Shapes: B batch, C = 3 channels, H and W pixels of the model's input, D dimensio
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,17 @@ from schemas.samples import Picture
 
 class OutOfMemory(Exception):
     """The device ran out of memory at this batch size; halving it may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text and its token ids, int64 (L,)."""
+
+    text: str
+    ids_L: npt.NDArray[np.int64]
+
+
+Text = str | Tokens
 
 
 class Engine(Protocol):
@@ -32,6 +44,12 @@ class Engine(Protocol):
         """Images per forward pass that this device takes well."""
         ...
 
+    @property
+    def callers(self) -> int:
+        """How many threads at once keep this device busy: two where one can prepare while the other's results are
+        computed."""
+        ...
+
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         """Decode and preprocess one image on the calling thread.
 
@@ -43,8 +61,16 @@ class Engine(Protocol):
         """Unit-length image vectors, float32 (B, D). A row that is not finite comes back as NaN. Raises OutOfMemory."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def prepare_texts(self, texts: Sequence[str]) -> Sequence[Text]:
+        """What `encode_texts` takes, tokenised on the calling thread while another one uses the model."""
+        ...
+
+    def encode_texts(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
         """Unit-length text vectors, float32 (B, D), in the order given. Raises OutOfMemory."""
+        ...
+
+    def tune(self) -> None:
+        """Find the batch size that this device takes best, in a second or two."""
         ...
 
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:

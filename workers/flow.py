@@ -3,12 +3,15 @@
 Nothing here knows what an image is; the unit loop says how heavy an item is and what is done with it.
 """
 
+import heapq
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -82,6 +85,72 @@ class ReadAhead(Generic[T]):
         with self._room:
             self._room.notify_all()
         self._thread.join()
+
+
+class Turns:
+    """A lock that goes to whoever came first of all, not to whoever waited longest.
+
+    Units that took turns evenly would end together, and the model would wait while all of them write their rows and
+    the next ones begin to read. In order of age, one ends while the next is already decoded.
+    """
+
+    def __init__(self, at_once: int = 1) -> None:
+        self._free = at_once
+        self._changed = threading.Condition()
+        self._waiting: list[int] = []
+        self._ranks = count()
+
+    def rank(self) -> int:
+        """A place in the order, for one that begins now."""
+        with self._changed:
+            return next(self._ranks)
+
+    @contextmanager
+    def turn(self, rank: int) -> Iterator[None]:
+        with self._changed:
+            heapq.heappush(self._waiting, rank)
+            while not self._free or self._waiting[0] != rank:
+                self._changed.wait()
+            heapq.heappop(self._waiting)
+            self._free -= 1
+            self._changed.notify_all()  # where more than one may go at once, the next may be free to go too
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Recent(Generic[K, R]):
+    """The values that were looked up or put in last, up to about `max_bytes` of weight. Thread-safe."""
+
+    def __init__(self, weigh: Callable[[K, R], int], *, max_bytes: int) -> None:
+        self._weigh, self._max_bytes = weigh, max_bytes
+        self._values: OrderedDict[K, R] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> R | None:
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: K, value: R) -> None:
+        weight = self._weigh(key, value)
+        with self._lock:
+            if key in self._values or weight > self._max_bytes:
+                return
+            self._values[key] = value
+            self._bytes += weight
+            while self._bytes > self._max_bytes:
+                old, dropped = self._values.popitem(last=False)
+                self._bytes -= self._weigh(old, dropped)
 
 
 def map_ahead(pool: Executor | None, work: Callable[[T], R], items: Iterable[T], *, window: int) -> Iterator[R]:

@@ -31,7 +31,7 @@ from schemas.model import Fingerprint, Preprocess
 from schemas.samples import Picture
 from workers.decode import decode
 from workers.decode import thumbnail as make_thumbnail
-from workers.engine import OutOfMemory
+from workers.engine import OutOfMemory, Text
 
 DEFAULT_DIM = 16
 SIZE_PX = 16
@@ -74,6 +74,10 @@ class StubEngine:
     def batch_size(self) -> int:
         return 32
 
+    @property
+    def callers(self) -> int:
+        return 1
+
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
         if sleep_ms := os.environ.get("CLIPMILL_STUB_SLEEP_MS"):
@@ -105,9 +109,16 @@ class StubEngine:
                 vectors_BD[row] = np.nan
         return vectors_BD
 
-    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def prepare_texts(self, texts: Sequence[str]) -> Sequence[Text]:
+        return texts
+
+    def encode_texts(self, texts: Sequence[Text]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_texts`."""
-        return self._vectors([text.encode("utf-8", "surrogatepass") for text in texts])
+        plain = [text if isinstance(text, str) else text.text for text in texts]
+        return self._vectors([text.encode("utf-8", "surrogatepass") for text in plain])
+
+    def tune(self) -> None:
+        """Its batch size is fixed."""
 
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         """Nothing to compare with; the stub has one road only."""

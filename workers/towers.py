@@ -50,7 +50,9 @@ class TextTower:
         self.cuts = self._may_cut(owner) and self._cut_is_exact(tokens_BL)
 
     def __call__(self, tokens_BL: Tensor) -> Tensor:
-        """(B, L) int64 on the tower's device to (B, D) features, not normalised."""
+        """(B, L) int64 on the tower's device to (B, D) features, not normalised. Where the tower `cuts`, the caller
+        has cut: L is the greatest of `lengths`, which a GPU need not be asked for.
+        """
         if not self.cuts:
             return cast(Tensor, self.model.encode_text(tokens_BL))
         return self._encode_cut(tokens_BL)
@@ -84,9 +86,8 @@ class TextTower:
         return int(self._owner.text_eos_id if hasattr(self._owner, "text_eos_id") else self._owner.eos_id)
 
     def _encode_cut(self, tokens_BL: Tensor) -> Tensor:
-        """`CLIP.encode_text` and `TextTransformer.forward` of open_clip 3.3 on the first columns only."""
-        length = int((self._pooled_position(tokens_BL) + 1).max())
-        tokens_BL = tokens_BL[:, :length]
+        """`CLIP.encode_text` and `TextTransformer.forward` of open_clip 3.3 on texts that are cut already."""
+        length = tokens_BL.shape[1]
         owner = self._owner
         dtype = owner.transformer.get_cast_dtype()
         x_BLW = owner.token_embedding(tokens_BL).to(dtype) + owner.positional_embedding[:length].to(dtype)
@@ -102,7 +103,8 @@ class TextTower:
         with torch.inference_mode():
             full_BD = self.model.encode_text(tokens_BL)
             # One by one, so that each is cut as short as it can be.
-            cut_BD = torch.cat([self._encode_cut(row_L[None]) for row_L in tokens_BL])
+            ends_B = self._pooled_position(tokens_BL) + 1
+            cut_BD = torch.cat([self._encode_cut(tokens_BL[[row], :end]) for row, end in enumerate(ends_B.tolist())])
         return not differ(full_BD, cut_BD)
 
 

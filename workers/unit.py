@@ -8,7 +8,6 @@ Shapes: B samples of a batch, D dimension of the shared space, C, H, W of the mo
 
 import json
 import resource
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -26,10 +25,20 @@ from schemas.rejects import Reason, Reject
 from schemas.samples import BadImage, Picture, Sample
 from schemas.tasks import Task, WorkContext
 from workers.engine import Engine, OutOfMemory
-from workers.flow import ReadAhead, map_ahead
+from workers.flow import ReadAhead, Recent, Turns, map_ahead
 from workers.read import read_unit
 from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter
+
+Vector = npt.NDArray[np.float32]  # (D,)
+Vectors = npt.NDArray[np.float32]  # (B, D)
+
+# Vectors of captions that may come again (a class name, an alt text of a shop), for all units of an actor.
+CAPTIONS_MAX_BYTES = 64_000_000
+
+
+def _caption_bytes(caption: str, vector_D: Vector) -> int:
+    return vector_D.nbytes + 2 * len(caption) + 300  # the objects themselves
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +50,8 @@ class Bench:
     pool: Executor | None  # None: decode on the unit's own thread, one sample at a time
     decode_window: int = 16
     batch_size: int = 32
-    forward_lock: threading.Lock = field(default_factory=threading.Lock)
+    turns: Turns = field(default_factory=Turns)
+    captions: Recent[str, Vector] = field(default_factory=lambda: Recent(_caption_bytes, max_bytes=CAPTIONS_MAX_BYTES))
 
 
 @dataclass(slots=True)
@@ -68,6 +78,7 @@ class UnitRun:
         self.seconds: dict[str, float] = dict.fromkeys(("read", "decode", "embed", "tag", "write"), 0.0)
         self.seen = self.written = self.bytes_read = 0
         self._inside_s = 0.0  # what the writer spent waiting for rows
+        self._rank = bench.turns.rank()
 
     def run(self) -> Receipt:
         """The receipt. Lets transient storage errors and bugs raise: the driver decides about another attempt."""
@@ -154,10 +165,7 @@ class UnitRun:
 
     def _embedded(self, batch: list[Decoded]) -> Embedded | None:
         """Run the model and the tagger; rows that come back as NaN become rejects. None where none is left."""
-        with self.bench.forward_lock, self._timed("embed"):
-            vectors_BD = _halving(self.bench.engine.encode_images, np.stack([_pixels(d) for d in batch]))
-            captions = [d.sample.caption for d in batch]
-            caption_vectors_BD, has_caption_B = self._caption_vectors(captions, vectors_BD.shape[1])
+        vectors_BD, caption_vectors_BD, has_caption_B = self._encode(batch)
         finite_B = np.isfinite(np.concatenate([vectors_BD, caption_vectors_BD], axis=1)).all(axis=1)
         if not finite_B.all():
             for one, ok in zip(batch, finite_B, strict=True):
@@ -182,15 +190,31 @@ class UnitRun:
             tag_scores=scores,
         )
 
-    def _caption_vectors(
-        self, captions: list[str | None], dim: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """((B, D) float32 with zeros where there is no caption, (B,) bool)."""
-        has_B = np.array([caption is not None for caption in captions], dtype=np.bool_)
-        vectors_BD = np.zeros((len(captions), dim), dtype=np.float32)
-        if has_B.any():
-            vectors_BD[has_B] = _halving(self.bench.engine.encode_texts, [c for c in captions if c is not None])
-        return vectors_BD, has_B
+    def _encode(self, batch: list[Decoded]) -> tuple[Vectors, Vectors, npt.NDArray[np.bool_]]:
+        """(image vectors (B, D), caption vectors (B, D), zeros where there is no caption, and where there is one (B,)).
+
+        Only the forward passes take a turn at the model; what surrounds them is done while another unit has it.
+        """
+        bench, engine = self.bench, self.bench.engine
+        pixels_BCHW = np.stack([_pixels(d) for d in batch])
+        captions = [d.sample.caption for d in batch]
+        known = {caption: bench.captions.get(caption) for caption in captions if caption is not None}
+        new = [caption for caption, vector_D in known.items() if vector_D is None]
+        texts = engine.prepare_texts(new)
+        new_ND = np.empty((0, engine.dim), np.float32)
+        with bench.turns.turn(self._rank), self._timed("embed"):
+            vectors_BD = _halving(engine.encode_images, pixels_BCHW)
+            if new:
+                new_ND = _halving(engine.encode_texts, texts)
+        for caption, vector_D in zip(new, new_ND, strict=True):
+            known[caption] = vector_D
+            if np.isfinite(vector_D).all():
+                bench.captions.put(caption, vector_D.copy())  # a view would keep its whole batch
+        caption_vectors_BD = np.zeros_like(vectors_BD)
+        for row, one in enumerate(captions):
+            if one is not None:
+                caption_vectors_BD[row] = known[one]
+        return vectors_BD, caption_vectors_BD, np.array([caption is not None for caption in captions], np.bool_)
 
     def _alias(self) -> Receipt | None:
         """Read the unit once for its hash alone: the same content under a new etag needs no model."""

@@ -87,6 +87,24 @@ def test_rows_are_visible_after_so_many_rows(tables: Tables) -> None:
     one.close()
 
 
+def test_the_first_rows_are_visible_soon_and_the_next_when_it_is_time(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.collect.FIRST_COMMIT_S", 0.3)
+    one = collector(tables, plan(["u1", "u2", "u3"]), NEVER)
+    one.start()
+    time.sleep(0.5)  # counted from the first receipt, not from the start
+    one.offer(receipt(tables, "a", "u1", ["1"]))
+    one.offer(receipt(tables, "a", "u2", ["2"]))
+    wait_until(lambda: one.totals.commits == 1)
+    assert ids(tables) == ["1", "2"]
+    one.offer(receipt(tables, "a", "u3", ["3"]))
+    time.sleep(0.5)
+    assert ids(tables) == ["1", "2"]
+    one.close()
+    assert ids(tables) == ["1", "2", "3"]
+
+
 def test_rows_are_visible_after_so_many_seconds(tables: Tables) -> None:
     one = collector(tables, plan(["u1", "u2"]), Commit.model_validate({"every_rows": 10**9, "every_s": 0.1}))
     one.start()

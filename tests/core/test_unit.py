@@ -155,6 +155,28 @@ def test_running_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pyt
     assert (halved.written, halved.content_hash) == (whole.written, whole.content_hash)
 
 
+def test_a_caption_that_comes_again_is_embedded_once_for_all_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [(name, b"a shoe" if name.endswith("txt") else data) for name, data in pictures(9)]
+    members[1] = ("000.txt", b"a hat")
+    road = Road(tmp_path, members)
+    asked: list[str] = []
+    real = road.engine.encode_texts
+
+    def encode_texts(texts: Any) -> Any:
+        asked.extend(texts)
+        return real(texts)
+
+    monkeypatch.setattr(road.engine, "encode_texts", encode_texts)
+    road.run()
+    receipt = road.run()
+    assert sorted(asked) == ["a hat", "a shoe"]
+    vectors = {text: real([text])[0] for text in ("a hat", "a shoe")}
+    for row in road.land(receipt):
+        assert np.dot(vectors[row["caption"]], row["caption_vector"]) == pytest.approx(1, abs=2e-3)
+
+
 def test_a_sample_that_killed_a_worker_is_passed_over(tmp_path: Path) -> None:
     road = Road(tmp_path, pictures(5))
     receipt = road.run(skip={2: "killed_worker"})

@@ -1,0 +1,81 @@
+"""How an engine cuts its work into batches: by what fits, what pays, and the length of texts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.config import Limits
+from schemas.model import ModelSpec
+from tests.models import FAMILIES, encoded, picture, save_checkpoint
+from workers.batch_size import CPU_SIZES
+from workers.clip import _FEWEST_TEXTS, ClipEngine, _like_lengths
+from workers.load import load_engine
+from workers.unit import _halving as halving
+
+TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "été 🐘"]
+
+
+def load(folder: Path, **options: Any) -> ClipEngine:
+    engine = load_engine(ModelSpec(name=str(folder), precision="fp32"), device="cpu", threads=1, **options)
+    assert isinstance(engine, ClipEngine)
+    return engine
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    return save_checkpoint(tmp_path / "vit", "vit")
+
+
+def test_batches_stay_smaller_after_memory_ran_out(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(vit, batch_size=8)
+    pixels_BCHW = np.stack([engine.prepare(encoded(picture(s)), Limits()).pixels_CHW for s in range(8)])
+    expected = engine.encode_images(pixels_BCHW)
+    real, failed = engine._parts.image_tower.visual.forward, list[int]()
+
+    def cramped(batch_BCHW: torch.Tensor) -> torch.Tensor:
+        if len(batch_BCHW) > 3:
+            failed.append(len(batch_BCHW))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        features_BD: torch.Tensor = real(batch_BCHW)
+        return features_BD
+
+    monkeypatch.setattr(engine._parts.image_tower.visual, "forward", cramped)
+    np.testing.assert_allclose(halving(engine.encode_images, pixels_BCHW), expected, atol=1e-5)
+    assert failed == [8, 4]
+    assert engine.batch_size == 2
+    np.testing.assert_allclose(engine.encode_images(pixels_BCHW), expected, atol=1e-5)
+    assert failed == [8, 4], "the size that failed was tried again"
+
+
+def test_the_batch_size_is_found_by_trying(vit: Path) -> None:
+    engine = load(vit, batch_size="auto")
+    engine.tune()
+    assert engine.batch_size in CPU_SIZES
+
+
+def test_texts_may_come_tokenised(family: str, tmp_path: Path) -> None:
+    engine = load(save_checkpoint(tmp_path, family))
+    expected = engine.encode_texts(TEXTS)
+    np.testing.assert_allclose(engine.encode_texts(engine.prepare_texts(TEXTS)), expected, atol=1e-5)
+    mixed = [*engine.prepare_texts(TEXTS[:2]), *TEXTS[2:]]
+    np.testing.assert_allclose(engine.encode_texts(mixed), expected, atol=1e-5)
+    assert list(engine.prepare_texts([])) == []
+
+
+@given(lengths=st.lists(st.integers(2, 77), max_size=80).map(sorted), most=st.integers(1, 40))
+def test_texts_of_like_length_go_together(lengths: list[int], most: int) -> None:
+    spans = list(_like_lengths(lengths, most))
+    assert [n for start, stop in spans for n in range(start, stop)] == list(range(len(lengths)))
+    assert all(stop - start <= most for start, stop in spans)
+    for start, stop in spans:
+        assert stop - start <= _FEWEST_TEXTS or 2 * lengths[stop - 1] <= 3 * lengths[start]

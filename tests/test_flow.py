@@ -1,0 +1,76 @@
+"""Whose turn it is, and what is remembered."""
+
+import threading
+import time
+
+import pytest
+
+from workers.flow import Recent, Turns
+
+
+def test_the_oldest_goes_first_whoever_waited_longest() -> None:
+    turns, went = Turns(), list[int]()
+    ranks = [turns.rank() for _ in range(4)]
+    inside = threading.Event()
+
+    def go(rank: int) -> None:
+        with turns.turn(rank):
+            went.append(rank)
+            if rank == ranks[3]:
+                inside.wait(20)
+
+    threads = [threading.Thread(target=go, args=(rank,)) for rank in reversed(ranks)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)  # the youngest goes in, the others come in the wrong order
+    inside.set()
+    for thread in threads:
+        thread.join(20)
+    assert went == [ranks[3], ranks[0], ranks[1], ranks[2]]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_more_than_so_many_at_once_and_nobody_is_forgotten(at_once: int) -> None:
+    turns = Turns(at_once)
+    inside, most, done = 0, 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most, done
+        rank = turns.rank()
+        for _ in range(20):
+            with turns.turn(rank):
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.0005)
+                with lock:
+                    inside -= 1
+        with lock:
+            done += 1
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (done, most) == (5, at_once)
+
+
+def test_a_turn_ends_with_an_error_too() -> None:
+    turns = Turns()
+    with pytest.raises(ValueError, match="no"), turns.turn(turns.rank()):
+        raise ValueError("no")
+    with turns.turn(turns.rank()):
+        pass
+
+
+def test_what_was_used_last_is_remembered_within_the_bound() -> None:
+    recent: Recent[str, bytes] = Recent(lambda key, value: len(value), max_bytes=30)
+    for key in "abc":
+        recent.put(key, bytes(10))
+    assert recent.get("a") == bytes(10)
+    recent.put("d", bytes(10))
+    assert [recent.get(key) is not None for key in "abcd"] == [True, False, True, True]
+    recent.put("huge", bytes(100))
+    assert recent.get("huge") is None, "what is larger than the bound is not kept"
