@@ -12,6 +12,7 @@ from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
 from workers.engine import Engine
+from workers.flow import Turns
 from workers.tag import Tagger, load_vocabulary
 from workers.unit import Bench, UnitRun
 
@@ -40,6 +41,8 @@ class Road:
         start = time.monotonic()
         spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
         engine = load_engine(spec, device=device, threads=threads, batch_size=job.workers.batch_size)
+        if job.workers.batch_size == "auto":
+            engine.tune()
         tagger = None
         if job.tags.vocabulary is not None:
             tagger = Tagger.build(load_vocabulary(job.tags.vocabulary, job.storage), engine, job.tags)
@@ -61,6 +64,7 @@ class Road:
             pool=ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode"),
             decode_window=max(2 * engine.batch_size, 4 * threads),
             batch_size=engine.batch_size,
+            turns=Turns(engine.callers),
         )
         context = WorkContext(
             run="bench",
