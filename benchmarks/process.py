@@ -1,5 +1,6 @@
 """Runs a command in a process of its own and watches it: wall time, and the memory and CPU of its whole tree."""
 
+import bisect
 import subprocess
 import threading
 import time
@@ -14,7 +15,11 @@ LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """`peak_rss_bytes` adds up every process of the tree (pages they share count in each)."""
+    """`peak_rss_bytes` adds up every process of the tree (pages they share count in each).
+
+    `cpu_times`: what the tree had used by a moment, as (Unix time, CPU seconds), every half second. On a machine that
+    does other things it says more than wall time.
+    """
 
     started_at: float  # Unix time
     seconds: float
@@ -22,6 +27,15 @@ class Watched:
     returncode: int
     stdout: str
     stderr: str
+    cpu_times: tuple[tuple[float, float], ...]
+
+    def cpu_s(self, begin: float, end: float) -> float:
+        """CPU seconds between two moments (Unix time), to the nearest looks."""
+        moments = [moment for moment, _ in self.cpu_times]
+        if not moments:
+            return 0.0
+        first, last = (min(bisect.bisect_left(moments, t), len(moments) - 1) for t in (begin, end))
+        return self.cpu_times[last][1] - self.cpu_times[first][1]
 
 
 def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: float) -> Watched:
@@ -29,13 +43,16 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: 
     started_at, start = time.time(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
     peak_bytes = 0
+    cpu_times: list[tuple[float, float]] = []
+    used_s: dict[int, float] = {}  # by process, kept when it has ended
     ended = threading.Event()
 
     def look() -> None:
         nonlocal peak_bytes
         top = psutil.Process(process.pid)
         while not ended.wait(LOOK_EVERY_S):
-            peak_bytes = max(peak_bytes, _tree_bytes(top))
+            peak_bytes = max(peak_bytes, _look(top, used_s))
+            cpu_times.append((time.time(), sum(used_s.values())))
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -54,11 +71,12 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: 
         returncode=process.returncode,
         stdout=stdout,
         stderr=stderr,
+        cpu_times=tuple(cpu_times),
     )
 
 
-def _tree_bytes(top: psutil.Process) -> int:
-    """Resident bytes of a process and all below it; those that end meanwhile count nothing."""
+def _look(top: psutil.Process, used_s: dict[int, float]) -> int:
+    """Resident bytes of a process and all below it, and into `used_s` what each has computed so far."""
     total = 0
     try:
         tree = [top, *top.children(recursive=True)]
@@ -67,6 +85,8 @@ def _tree_bytes(top: psutil.Process) -> int:
     for process in tree:
         try:
             total += process.memory_info().rss
+            times = process.cpu_times()
+            used_s[process.pid] = times.user + times.system
         except psutil.NoSuchProcess:
             continue
     return total

@@ -1,6 +1,7 @@
 """Ten thousand units through the whole main job: what a unit costs beside its pictures, and what the driver holds.
 
-    python -m benchmarks.scale [--units 10000] [--cpus 2] [--out benchmarks/results]
+    python -m benchmarks.scale [--units 10000] [--workers 2] [--out benchmarks/results]
+    python -m benchmarks.scale --units 1000 --workers 1 2 4 8      # the same for each number of actors
 
 Tars of one tiny picture each on a local disk, the stub model, a Ray cluster of this process: nearly all of the time
 is overhead (survey, dispatch, tar reader, one Lance fragment, receipt, commit, ledger, compaction). Memory is the
@@ -10,16 +11,13 @@ takes about 150 MB. CPU time is given beside wall time: on a machine that does o
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from tests.build import picture, tar
 
 FOLDERS_OF = 1000  # tars per folder, so that no directory is huge
@@ -111,6 +109,7 @@ def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
     return {
         "units": units,
         "seconds": round(summary.seconds, 1),
+        "units_per_s": round(units / seen["dispatch_s"], 1),
         "dispatch_ms_per_unit": round(1000 * seen["dispatch_s"] / units, 2),
         "driver_cpu_ms_per_unit": round(1000 * seen["driver_cpu_s"] / units, 2),
         "worker_cpu_ms_per_unit": round(1000 * seen["worker_cpu_s"] / units, 2),
@@ -141,32 +140,22 @@ def _manifest_bytes(rows_uri: str) -> int:
     return max(path.stat().st_size for path in folder.iterdir())
 
 
-def machine() -> dict[str, Any]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": names[0].partition(":")[2].strip() if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(x, 1) for x in os.getloadavg()],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("ray", "pylance", "pyarrow")},
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--units", type=int, default=10_000)
-    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="actors, one logical CPU each")
     parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
     given = parser.parse_args()
     out = given.out.resolve() if given.out else None  # the run changes the folder
-    with tempfile.TemporaryDirectory(prefix="clipmill-scale-") as folder:
-        result = {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}", **measure(Path(folder), given.units, given.cpus)}
-    result["machine"] = machine()
-    text = json.dumps(result, indent=2)
-    print(text)
+    results = []
+    for workers in given.workers:
+        with tempfile.TemporaryDirectory(prefix="clipmill-scale-") as folder:
+            figures = measure(Path(folder), given.units, workers)
+        results.append({"at": machine.now(), "workers": workers, **figures, "machine": machine.machine()})
+        print(json.dumps(results[-1]), file=sys.stderr)
+    print(json.dumps(results, indent=2))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{datetime.now(UTC):%Y-%m-%d}-scale-{given.units}.json").write_text(text + "\n")
+        machine.save(machine.dated(out, f"scale-{given.units}"), results)
     return 0
 
 

@@ -18,7 +18,13 @@ from tests.models import encoded, picture
 
 
 def figures(rate: float, *, samples: int = 100, startup_s: float = 2.0) -> dict[str, float]:
-    return {"samples": samples, "samples_per_s": rate, "startup_s": startup_s, "peak_rss_mb": rate * 10}
+    return {
+        "samples": samples,
+        "samples_per_s": rate,
+        "startup_s": startup_s,
+        "peak_rss_mb": rate,
+        "cpu_ms": 2000 / rate,
+    }
 
 
 def test_ratios_are_taken_within_a_round_and_their_median_is_quoted():
@@ -33,6 +39,7 @@ def test_ratios_are_taken_within_a_round_and_their_median_is_quoted():
     assert found["slow"]["ours_over_it"] == {"median": 10.0, "min": 5.0, "max": 12.0}
     assert (found["slow"]["rounds"], found["slow"]["median_samples_per_s"]) == (3, 4.5)
     assert "ours_over_it" not in found[OURS]
+    assert found["slow"]["its_cpu_over_ours"] == {"median": 10.0, "min": 5.0, "max": 12.0}
     assert "| slow | 4.5 | 10.0× (5.0 to 12.0) |" in compare.as_markdown(found, {})
 
 
@@ -114,6 +121,9 @@ def test_a_watched_process_tells_its_time_and_the_memory_of_its_children(tmp_pat
     assert (done.returncode, done.stdout) == (0, "done\n")
     assert done.seconds >= 2
     assert done.peak_rss_bytes > 120_000_000
+    start, end = done.cpu_times[0][0], done.cpu_times[-1][0]
+    assert 0 <= done.cpu_s(start, end) < 2 * done.seconds
+    assert done.cpu_s(end, end) == 0
     late = watch([sys.executable, "-c", "import time; time.sleep(60)"], env={}, cwd=tmp_path, timeout_s=0.5)
     assert late.returncode < 0
 

@@ -43,11 +43,7 @@ def main() -> int:
     path = machine.dated(given.out, "peers") if given.out else None
     result = machine.load(path) if path and given.add and path.exists() else bench.facts()
     for number in range(given.rounds):
-        result["rounds"].append(bench.round(len(result["rounds"]), result))
-        result["summary"] = summarise(result["rounds"], OURS)
-        result["vectors"] = {**result.get("vectors", {}), **bench.vectors}
-        if path:
-            machine.save(path, result)
+        bench.round(len(result["rounds"]), result, path)
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
     print(as_markdown(result["summary"], result["vectors"]))
     return 0
@@ -85,11 +81,12 @@ class Bench:
             "rounds": [],
         }
 
-    def round(self, number: int, result: dict[str, Any]) -> dict[str, dict[str, float]]:
-        """Every tool once, each round starting with another."""
+    def round(self, number: int, result: dict[str, Any], path: Path | None) -> None:
+        """Every tool once, each round starting with another. What is there is saved after each tool."""
         names = list(self.pythons)
         names = names[number % len(names) :] + names[: number % len(names)]
         figures: dict[str, dict[str, float]] = {}
+        result["rounds"].append(figures)
         for name in names:
             try:
                 outcome = self._run(name)
@@ -102,11 +99,15 @@ class Bench:
                 "seconds": outcome.seconds,
                 "samples_per_s": round(outcome.samples_per_s, 3),
                 "startup_s": outcome.startup_s,
+                "cpu_ms": round(1000 * outcome.cpu_s / outcome.samples, 1),
                 "peak_rss_mb": outcome.peak_rss_mb,
             }
             print(f"{name}: {outcome}", file=sys.stderr)
-        self._compare(figures)
-        return figures
+            self._compare(figures)
+            result["summary"] = summarise(result["rounds"], OURS)
+            result["vectors"] = {**result.get("vectors", {}), **self.vectors}
+            if path:
+                machine.save(path, result)
 
     def _run(self, name: str) -> Outcome:
         tool = TOOLS[name]
@@ -129,7 +130,7 @@ class Bench:
             return
         mine = np.load(self._out(OURS) / "vectors.npz")
         for name in figures:
-            if name != OURS:
+            if name not in (OURS, *self.vectors):
                 self.vectors[name] = cosines(mine, np.load(self._out(name) / "vectors.npz"))
 
     def _out(self, name: str) -> Path:

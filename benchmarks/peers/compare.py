@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+MEDIANS = ("samples_per_s", "startup_s", "cpu_ms")  # cpu_ms: per sample, of the process tree
 Round = Mapping[str, Mapping[str, float]]
 Floats = npt.NDArray[np.float32]
 
@@ -27,16 +28,18 @@ def summarise(rounds: Sequence[Round], ours: str) -> dict[str, dict[str, Any]]:
         summary[name] = {
             "rounds": len(ratios),
             "samples": int(mine[0]["samples"]),
-            **{f"median_{key}": round(median(m[key] for m in mine), 2) for key in ("samples_per_s", "startup_s")},
+            **{f"median_{key}": round(median(m[key] for m in mine), 2) for key in MEDIANS},
             "max_peak_rss_mb": max(m["peak_rss_mb"] for m in mine),
         }
         if name != ours and ratios:
-            summary[name]["ours_over_it"] = {
-                "median": round(median(ratios), 2),
-                "min": round(min(ratios), 2),
-                "max": round(max(ratios), 2),
-            }
+            costs = [one[name]["cpu_ms"] / one[ours]["cpu_ms"] for one in rounds if {name, ours} <= set(one)]
+            summary[name]["ours_over_it"] = _spread(ratios)
+            summary[name]["its_cpu_over_ours"] = _spread(costs)
     return summary
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": round(median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
 def cosines(mine: Mapping[str, npt.NDArray[Any]], theirs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
@@ -59,18 +62,20 @@ def cosines(mine: Mapping[str, npt.NDArray[Any]], theirs: Mapping[str, npt.NDArr
 
 def as_markdown(summary: Mapping[str, Mapping[str, Any]], vectors: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
-        "| tool | samples/s | clipmill is faster by (least to greatest) | start-up, s | peak memory, MB "
-        "| cosine of images / captions, least |",
-        "|---|---|---|---|---|---|",
+        "| tool | samples/s | clipmill is faster by (least to greatest) | CPU ms a sample "
+        "| its CPU time over clipmill's | start-up, s | peak memory, MB | cosine of images / captions, least |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in summary.items():
         ratio = row.get("ours_over_it")
         times = f"{ratio['median']:.1f}× ({ratio['min']:.1f} to {ratio['max']:.1f})" if ratio else ""
+        cost = row.get("its_cpu_over_ours")
+        costs = f"{cost['median']:.1f}× ({cost['min']:.1f} to {cost['max']:.1f})" if cost else ""
         same = vectors.get(name)
         cosine = f"{same['images']['min']:.5f} / {same['texts']['min']:.5f}" if same else ""
         lines.append(
-            f"| {name} | {row['median_samples_per_s']:.1f} | {times} | {row['median_startup_s']:.1f} "
-            f"| {row['max_peak_rss_mb']:.0f} | {cosine} |"
+            f"| {name} | {row['median_samples_per_s']:.1f} | {times} | {row['median_cpu_ms']:.0f} | {costs} "
+            f"| {row['median_startup_s']:.1f} | {row['max_peak_rss_mb']:.0f} | {cosine} |"
         )
     return "\n".join(lines)
 

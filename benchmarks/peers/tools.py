@@ -73,6 +73,7 @@ class Outcome:
     seconds: float
     startup_s: float
     peak_rss_mb: float
+    cpu_s: float  # of the whole process tree, from ready to done
 
     @property
     def samples_per_s(self) -> float:
@@ -85,7 +86,8 @@ def run_tool(tool: Tool, python: str, given: Given) -> Outcome:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / "given.json").write_text(json.dumps(asdict(given)))
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    env |= {"DO_NOT_TRACK": "1", "RAY_raylet_start_wait_time_s": "180"}
     env.pop("PYTHONPATH", None)
     command = [python, str(HERE / tool.script), str(out / "given.json")]
     done = watch(command, env=env, cwd=out, timeout_s=TIMEOUT_S)
@@ -100,4 +102,5 @@ def run_tool(tool: Tool, python: str, given: Given) -> Outcome:
         seconds=round(said["done_at"] - said["ready_at"], 3),
         startup_s=round(said["ready_at"] - done.started_at, 3),
         peak_rss_mb=round(done.peak_rss_bytes / 1e6),
+        cpu_s=round(done.cpu_s(said["ready_at"], said["done_at"]), 2),
     )
