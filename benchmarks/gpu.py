@@ -120,7 +120,8 @@ class BusyGpu:
 def run_case(case: Case, kind: str, options: argparse.Namespace, peak: float) -> dict[str, Any]:
     """Units one after the other until `seconds` have passed, the first ones not counted."""
     from benchmarks.road import Road
-    from jobs.estimate import CAPTION_TOKENS
+    from jobs.arithmetic import model_cost
+    from jobs.estimate import flops_per_sample
     from jobs.summary import StageClock
     from schemas.config import JobFile
 
@@ -147,7 +148,9 @@ def run_case(case: Case, kind: str, options: argparse.Namespace, peak: float) ->
                 clock.add(receipt)
                 seen += receipt.seen
     elapsed_s = time.monotonic() - start
-    flops = image_flops(road.engine) + (CAPTION_TOKENS * token_flops(case) if case.captions else 0.0)
+    cost = model_cost(job.model.name)
+    assert cost is not None, job.model.name
+    flops = flops_per_sample(cost, captions=case.captions)
     loads = clock.loads(elapsed_s)
     rate = seen / elapsed_s
     return {
@@ -164,25 +167,6 @@ def run_case(case: Case, kind: str, options: argparse.Namespace, peak: float) ->
         "startup_s": round(road.startup_s, 1),
         "seconds": round(elapsed_s, 1),
     }
-
-
-def image_flops(engine: Any) -> float:
-    """Counted by torch over the image tower that runs, one picture."""
-    import numpy as np
-    from torch.utils.flop_counter import FlopCounterMode
-
-    height, width = engine.fingerprint.preprocess.size_HW
-    with FlopCounterMode(display=False) as counter:
-        engine.encode_images(np.zeros((1, 3, height, width), np.uint8))
-    return float(counter.get_total_flops())
-
-
-def token_flops(case: Case) -> float:
-    from jobs.arithmetic import model_cost
-
-    cost = model_cost(case.model)
-    assert cost is not None, case
-    return cost.token_flops
 
 
 def _model_name(case: Case, folder: Path) -> str:
