@@ -41,12 +41,20 @@ def main() -> int:
         parser.error(f"ratios need {OURS} among --tools")
     bench = Bench(given)
     path = machine.dated(given.out, "peers") if given.out else None
-    result = machine.load(path) if path and given.add and path.exists() else bench.facts()
+    result = bench.facts()
+    if path and given.add and path.exists():
+        result = joined(machine.load(path), result)
     for number in range(given.rounds):
         bench.round(len(result["rounds"]), result, path)
         print(f"round {number + 1} of {given.rounds}", file=sys.stderr)
     print(as_markdown(result["summary"], result["vectors"]))
     return 0
+
+
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Today's earlier result with the facts of the tools that are new in this call."""
+    both = ("versions", "settings", "could_not_be_installed", "failed")
+    return {**old, **{name: {**old[name], **new[name]} for name in both}}
 
 
 class Bench:
