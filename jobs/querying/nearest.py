@@ -1,11 +1,9 @@
-"""The vector search itself: which road to take, and true cosines on the way back.
+"""The vector search itself, by the road that `jobs.querying.roads` chooses, and true cosines on the way back.
 
-D: dimension. P: partitions of the index. Unrefined distances of a quantised index are not cosines (they are
-estimates of another quantity), so every road re-ranks with the stored vectors.
+D: dimension. Unrefined distances of a quantised index are not cosines (they are estimates of another quantity), so
+every road re-ranks with the stored vectors.
 """
 
-import math
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,46 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.querying.filters import filter_errors
-from jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
-from jobs.querying.warm import EXACT_ROWS, WarmVectors
-
-# Up to this many matching rows just those are compared, exactly. From the table that takes some 16 us a row, up to
-# three times what the index takes, but among so few the index misses a tenth to a quarter of the nearest.
-EXACT_MATCHES = 6000
-BASE_PROBES = 24
-MAX_WIDENING = 16.0
-# From this share of matching rows on it is cheaper to filter what the unfiltered search found.
-POSTFILTER_SELECTIVITY = 0.2
-REFINE = {5: 4, 1: 16}  # by bits of IVF_RQ; other kinds 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Road:
-    """How one search is done. `overfetch`: hits fetched per hit wanted, where the filter comes after."""
-
-    use_index: bool
-    probes: int | None = None
-    refine: int | None = None
-    ef: int | None = None
-    overfetch: int = 0
-
-
-def choose_road(index: VectorIndex | None, *, matches: int | None, total: int, depth: int, exact: bool) -> Road:
-    """Pure. `matches`: rows that pass the filter, None without one.
-
-    A filter thins out every partition alike, so the nearest `depth` matches lie as deep as the nearest
-    depth / selectivity rows: probes grow with the square root of that. Depths beyond 100 widen it the same way.
-    """
-    if exact or index is None or (matches is not None and matches <= max(EXACT_MATCHES, depth)):
-        return Road(use_index=False)
-    refine = REFINE.get(index.bits, 4)
-    if index.kind.startswith("IVF_HNSW"):
-        return Road(use_index=True, probes=index.num_partitions, refine=refine, ef=max(128, 2 * depth * refine))
-    selectivity = 1.0 if matches is None else max(matches / max(total, 1), 1e-6)
-    widening = min(MAX_WIDENING, selectivity**-0.5) * max(1.0, depth / 100) ** 0.5
-    probes = min(math.ceil(BASE_PROBES * widening), index.num_partitions)
-    after = selectivity >= POSTFILTER_SELECTIVITY and matches is not None
-    return Road(use_index=True, probes=probes, refine=refine, overfetch=math.ceil(2 / selectivity + 2) if after else 0)
+from jobs.querying.roads import POSTFILTER_SELECTIVITY, Road, choose_road, widest
+from jobs.querying.snapshot import ROW_ID, Snapshot
+from jobs.querying.warm import EXACT_ROWS, EXACT_ROWS_FAR, fits, passing, subset
 
 
 def nearest(
@@ -66,56 +27,69 @@ def nearest(
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
-    if warm is not None and (few or exact or index is None):
-        return _from_memory(snapshot, warm, vector_D, depth, predicate)
+    if warm is not None and not few and (exact or index is None):
+        return _best(*warm.cosines(vector_D, passing(snapshot, predicate) if predicate else None), depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
-    if road.overfetch:
-        found = _scan(snapshot, column, vector_D, depth, predicate, road)
-        if len(found) == depth:
+    if predicate and few and (warm is not None or not road.use_index) and fits(snapshot, column):
+        return _best(*subset(snapshot, column, predicate).cosines(vector_D), depth)
+    if road.proposed:
+        found = _proposed(snapshot, column, vector_D, depth, predicate, road)
+        if found is not None:
             return found
-        # The filter and the query are at odds: what is near does not pass. Look through what passes instead.
-        road = replace(road, overfetch=0)
-    return _scan(snapshot, column, vector_D, depth, predicate, road)
+        # What is near does not pass: look through everything that does.
+        if warm is not None and matches is not None and matches <= EXACT_ROWS_FAR and predicate:
+            return _best(*warm.cosines(vector_D, passing(snapshot, predicate)), depth)
+        assert index is not None
+        road = widest(index)
+    found = _scan(snapshot, column, vector_D, depth, predicate, road)
+    return _hits(found[ROW_ID], _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])))
+
+
+def _proposed(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, road: Road
+) -> pa.Table | None:
+    """What the index proposes, filtered and re-ranked; None where too little of it passes to be trusted."""
+    by_lance = predicate and snapshot.count(predicate) >= POSTFILTER_SELECTIVITY * snapshot.num_rows
+    found = _scan(snapshot, column, vector_D, road.proposed, predicate if by_lance else None, road)
+    if road.refine:
+        found = _hits(found[ROW_ID], _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])))
+        return found.slice(0, depth) if len(found) >= road.least else None
+    row_ids = found[ROW_ID].to_numpy()
+    if predicate and not by_lance:
+        allowed = passing(snapshot, predicate)
+        place = np.minimum(np.searchsorted(allowed, row_ids), len(allowed) - 1)
+        row_ids = row_ids[allowed[place] == row_ids]
+    if len(row_ids) < max(road.least, min(depth, snapshot.num_rows)):
+        return None
+    row_ids = row_ids[: 2 * road.least or road.proposed]
+    return _best(row_ids, cosines(snapshot, column, vector_D, row_ids), depth)
+
+
+def _best(row_ids: npt.NDArray[np.uint64], score: npt.NDArray[np.float32], depth: int) -> pa.Table:
+    best = np.argpartition(-score, depth)[:depth] if len(score) > depth else np.arange(len(score))
+    best = best[np.argsort(-score[best], kind="stable")]
+    return _hits(pa.array(row_ids[best], pa.uint64()), pa.array(score[best], pa.float32()))
 
 
 def _scan(
-    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, road: Road
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], rows: int, predicate: str | None, road: Road
 ) -> pa.Table:
-    with filter_errors(predicate):
-        found = snapshot.dataset.scanner(
-            columns=["_distance"],
-            nearest=_arguments(column, vector_D, depth * max(1, road.overfetch), road),
-            filter=predicate,
-            prefilter=not road.overfetch,
-            with_row_id=True,
-            limit=depth,
-        ).to_table()
-    score = pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])
-    return _hits(found[ROW_ID], _clamped(score))
-
-
-def _from_memory(
-    snapshot: Snapshot, warm: WarmVectors, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None
-) -> pa.Table:
-    wanted = None
-    if predicate:
-        with filter_errors(predicate):
-            passing = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
-        wanted = passing[ROW_ID].to_numpy()
-    ids, score = warm.cosines(vector_D, wanted)
-    best = np.argpartition(-score, depth)[:depth] if len(score) > depth else np.arange(len(score))
-    best = best[np.argsort(-score[best], kind="stable")]
-    return _hits(pa.array(ids[best]), pa.array(score[best]))
-
-
-def _arguments(column: str, vector_D: npt.NDArray[np.float32], depth: int, road: Road) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"column": column, "q": vector_D, "k": depth, "metric": "cosine"}
+    """Columns _rowid and _distance, best first. The filter comes before the search unless the road proposes."""
+    arguments: dict[str, Any] = {"column": column, "q": vector_D, "k": rows, "metric": "cosine"}
     arguments["use_index"] = road.use_index
     if road.use_index:
         arguments |= {"refine_factor": road.refine, "nprobes": road.probes}
     if road.ef is not None:
         arguments["ef"] = road.ef
-    return arguments
+    with filter_errors(predicate):
+        return snapshot.dataset.scanner(
+            columns=["_distance"],
+            nearest=arguments,
+            filter=predicate,
+            prefilter=not road.proposed,
+            with_row_id=True,
+            limit=rows,
+        ).to_table()
 
 
 def cosines(

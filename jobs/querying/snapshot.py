@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.querying.filters import filter_errors
+from jobs.querying.remembered import Remembered
 from jobs.tables import Tables
 from schemas.columns import FINGERPRINT_KEY
 from schemas.config import Storage
@@ -44,6 +47,8 @@ class Snapshot:
         self.version: int = dataset.version
         self.schema: pa.Schema = dataset.schema
         self.warm: dict[str, WarmVectors] = {}
+        self.passing: Remembered[npt.NDArray[np.uint64]] = Remembered(32_000_000, lambda ids: ids.nbytes)
+        self.subsets: Remembered[WarmVectors] = Remembered(128_000_000, lambda vectors: vectors.nbytes)
         self._counts: OrderedDict[str | None, int] = OrderedDict()
 
     @cached_property

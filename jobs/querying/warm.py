@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jobs.querying.filters import filter_errors
 from jobs.querying.snapshot import ROW_ID, Snapshot
 
 # Rows up to which an exact scan in memory beats the index at equal or better recall.
 EXACT_ROWS = 12_000
+# The same beside a search through every partition, which is what a filter at odds with the query needs.
+EXACT_ROWS_FAR = 120_000
 _BLOCK = 2048
 
 
@@ -28,16 +31,26 @@ class WarmVectors:
         self.row_ids_N = row_ids_N if in_order else row_ids_N[order]
         self.vectors_ND = vectors_ND if in_order else vectors_ND[order]
 
+    @property
+    def nbytes(self) -> int:
+        return self.row_ids_N.nbytes + self.vectors_ND.nbytes
+
+    def take(self, row_ids_M: npt.NDArray[np.uint64]) -> "WarmVectors":
+        """A copy of the rows asked for that have a vector."""
+        places_M = self._places(row_ids_M)
+        return WarmVectors(self.row_ids_N[places_M], self.vectors_ND[places_M])
+
+    def _places(self, row_ids_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        wanted_M = np.sort(row_ids_M)
+        found_M = np.searchsorted(self.row_ids_N, wanted_M)
+        found_M[found_M == len(self.row_ids_N)] = 0
+        return found_M[self.row_ids_N[found_M] == wanted_M] if len(self.row_ids_N) else found_M[:0]
+
     def cosines(
         self, vector_D: npt.NDArray[np.float32], row_ids_M: npt.NDArray[np.uint64] | None = None
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
         """Row ids and cosines with a unit vector, of all rows or of those asked for that have a vector."""
-        places = None
-        if row_ids_M is not None:
-            wanted = np.sort(row_ids_M)
-            found = np.searchsorted(self.row_ids_N, wanted)
-            found[found == len(self.row_ids_N)] = 0
-            places = found[self.row_ids_N[found] == wanted] if len(self.row_ids_N) else found[:0]
+        places = None if row_ids_M is None else self._places(row_ids_M)
         ids = self.row_ids_N if places is None else self.row_ids_N[places]
         score = np.empty(len(ids), dtype=np.float32)
         for start in range(0, len(ids), _BLOCK):
@@ -64,18 +77,53 @@ def to_float32(half: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 def load(snapshot: Snapshot, column: str, memory_bytes: int) -> WarmVectors | None:
     """Read the column once; None where it would take more than `memory_bytes`."""
-    dim = snapshot.dim(column)
-    fits = snapshot.num_rows * (2 * dim + 8) <= memory_bytes
-    if not fits or not pa.types.is_float16(snapshot.schema.field(column).type.value_type):
+    if not fits(snapshot, column) or snapshot.num_rows * (2 * snapshot.dim(column) + 8) > memory_bytes:
         return None
-    row_ids_N = np.empty(snapshot.num_rows, dtype=np.uint64)
-    vectors_ND = np.empty((snapshot.num_rows, dim), dtype=np.float16)
+    return _read(snapshot, column, None, snapshot.num_rows)
+
+
+def fits(snapshot: Snapshot, column: str) -> bool:
+    return bool(pa.types.is_float16(snapshot.schema.field(column).type.value_type))
+
+
+def subset(snapshot: Snapshot, column: str, predicate: str) -> WarmVectors:
+    """The vectors of the rows that pass a filter; kept, because pages and facets ask again and again."""
+
+    def make() -> WarmVectors:
+        if (warm := snapshot.warm.get(column)) is not None:
+            return warm.take(passing(snapshot, predicate))
+        return _read(snapshot, column, predicate, snapshot.count(predicate))
+
+    return snapshot.subsets.get((column, predicate), make)
+
+
+def passing(snapshot: Snapshot, predicate: str) -> npt.NDArray[np.uint64]:
+    """Row ids that pass a filter, sorted; kept like `subset`."""
+
+    def make() -> npt.NDArray[np.uint64]:
+        with filter_errors(predicate):
+            found = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
+        row_ids: npt.NDArray[np.uint64] = np.sort(found[ROW_ID].to_numpy())
+        return row_ids
+
+    return snapshot.passing.get(predicate, make)
+
+
+def _read(snapshot: Snapshot, column: str, predicate: str | None, rows: int) -> WarmVectors:
+    """`rows`: at least as many as will come."""
+    dim = snapshot.dim(column)
+    row_ids_N = np.empty(rows, dtype=np.uint64)
+    vectors_ND = np.empty((rows, dim), dtype=np.float16)
     count = 0
-    for batch in snapshot.dataset.scanner(columns=[column], with_row_id=True, batch_size=8192).to_batches():
-        stored: Any = batch.column(column)
-        valid = np.asarray(stored.is_valid())
-        rows = np.asarray(stored.drop_null().flatten()).reshape(-1, dim)
-        vectors_ND[count : count + len(rows)] = rows
-        row_ids_N[count : count + len(rows)] = batch.column(ROW_ID).to_numpy()[valid]
-        count += len(rows)
+    with filter_errors(predicate):
+        batches = snapshot.dataset.scanner(
+            columns=[column], filter=predicate, with_row_id=True, batch_size=8192
+        ).to_batches()
+        for batch in batches:
+            stored: Any = batch.column(column)
+            valid = np.asarray(stored.is_valid())
+            rows_BD = np.asarray(stored.drop_null().flatten()).reshape(-1, dim)
+            vectors_ND[count : count + len(rows_BD)] = rows_BD
+            row_ids_N[count : count + len(rows_BD)] = batch.column(ROW_ID).to_numpy()[valid]
+            count += len(rows_BD)
     return WarmVectors(row_ids_N[:count], vectors_ND[:count])

@@ -10,14 +10,16 @@ import pytest
 
 import jobs.indexing.segments as segments
 from jobs.index import IndexOptions, build_index, stored_report
+from jobs.indexing import plan
 from jobs.indexing.kmeans import train
 from jobs.indexing.plan import VectorPlan
 from jobs.indexing.recall import brute_force
 from jobs.indexing.vector import existing_plan, normalise, sample
 from jobs.query import open_table
+from jobs.querying import nearest, roads
 from schemas.config import Storage
 from schemas.errors import UserError
-from tests.tables import TableOptions, append, make_table
+from tests.tables import TableOptions, WordEngine, append, make_table
 
 
 def test_kmeans_leaves_no_partition_empty_and_finds_clear_clusters() -> None:
@@ -183,3 +185,24 @@ def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
         cluster.shutdown()
     assert report.vectors[0].done == "built"
     check_complete(uri)
+
+
+def test_tags_that_lie_far_from_the_query_are_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with such a tag may be nearest in any partition, and those near the query hold none of them."""
+    monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 50)
+    uri = make_table(tmp_path, TableOptions(rows=3000))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    # So small a table would never need its index, and would search most of it.
+    for module, name, value in ((roads, "EXACT_MATCHES", 16), (roads, "BASE_PROBES", 3), (roads, "MAX_WIDENING", 1.0)):
+        monkeypatch.setattr(module, name, value)
+    for name in ("EXACT_ROWS", "EXACT_ROWS_FAR"):
+        monkeypatch.setattr(nearest, name, 16)
+    table = open_table(uri, engine=WordEngine())
+    hits = 0
+    for words, tag in (("red shoe", "boat"), ("blue hat", "tree"), ("green dog", "car"), ("white house", "black")):
+        found = table.search(words, any_tags=(tag,), columns=("id",))["id"].to_pylist()
+        truth = table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
+        hits += len(set(found) & set(truth))
+    assert hits / 40 >= 0.95

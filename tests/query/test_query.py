@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.query import Examples, Query, Table, open_table
-from jobs.querying import nearest
+from jobs.querying import roads
 from schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, batch, make_table, picture
 
@@ -17,7 +17,7 @@ def table(request: pytest.FixtureRequest, engine: WordEngine, monkeypatch: pytes
         request.getfixturevalue("plain_uri" if request.param == "plain" else "indexed_uri"), engine=engine
     )
     if request.param == "indexed":
-        monkeypatch.setattr(nearest, "EXACT_MATCHES", 16)  # else so small a table would never need its index
+        monkeypatch.setattr(roads, "EXACT_MATCHES", 16)  # else so small a table would never need its index
     if request.param == "warm":
         assert opened.warm(("vector", "caption_vector"))
     return opened

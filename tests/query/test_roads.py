@@ -1,12 +1,15 @@
 """The choice of the road and the arithmetic of vectors in memory, without a table."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jobs.indexing.plan import VectorPlan, plan_vector_index
-from jobs.querying.nearest import choose_road
+from jobs.querying.remembered import Remembered
+from jobs.querying.roads import choose_road
 from jobs.querying.snapshot import VectorIndex
 from jobs.querying.warm import WarmVectors, to_float32
 
@@ -37,7 +40,26 @@ def test_a_narrower_filter_never_probes_less(matches: int, total: int, depth: in
     free = choose_road(RQ, matches=None, total=total, depth=depth, exact=False)
     assert not road.use_index or (road.probes or 0) >= (free.probes or 0)
     assert (free.probes or 0) <= RQ.num_partitions
-    assert free.refine, "unrefined distances of a quantised index are not cosines"
+    assert free.refine or free.proposed >= 2 * depth, "estimates of a quantised index are not cosines"
+
+
+def test_beside_rows_that_are_in_no_index_lance_ranks_all() -> None:
+    """Their distances are true ones, the index's are estimates on another scale: cut off together, those would win."""
+    index = replace(RQ, unindexed_rows=1)
+    for matches in (None, 10_000, 400_000):
+        assert choose_road(index, matches=matches, total=10**6, depth=10, exact=False).refine
+
+
+def test_what_is_remembered_stays_within_its_bytes() -> None:
+    kept: Remembered[bytes] = Remembered(10, len)
+    assert kept.get("a", lambda: b"12345") == b"12345"
+    kept.get("b", lambda: b"1234")
+    kept.get("a", lambda: b"?")
+    kept.get("c", lambda: b"123")  # b is the one longest unused
+    assert kept.get("a", lambda: b"?") == b"12345"
+    assert kept.get("b", lambda: b"new") == b"new"
+    assert kept.get("huge", lambda: bytes(11)) == bytes(11)
+    assert kept.get("b", lambda: b"?") == b"new"
 
 
 def test_few_matches_and_exact_leave_the_index_alone() -> None:

@@ -1,0 +1,70 @@
+"""Which road a vector search takes. Pure: numbers in, a frozen road out.
+
+Measured at a million rows (docs/querying.md): of an indexed search with Lance's own re-ranking three quarters of the
+time is the re-ranking. So where it can be done here, the index only proposes rows, by its estimates; which of them
+pass the filter and how near they truly are is settled afterwards.
+"""
+
+import math
+from dataclasses import dataclass
+
+from jobs.querying.snapshot import VectorIndex
+
+# Up to this many matching rows just those are compared, exactly. From the table that takes some 10 us a row at the
+# first question with a filter (they are kept for the next), but among so few the index misses a quarter of the nearest.
+EXACT_MATCHES = 6000
+BASE_PROBES = 24
+MAX_WIDENING = 16.0
+# Where Lance re-ranks: from this share of matching rows on it is cheaper to filter what the unfiltered search found.
+POSTFILTER_SELECTIVITY = 0.2
+REFINE = {5: 4, 1: 16}  # rows looked at for each that is wanted, by bits of IVF_RQ; other kinds 4
+MAX_PROPOSED = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Road:
+    """How one search is done.
+
+    `probes`: partitions looked into. `refine`: Lance re-ranks this many times what is wanted; None: its distances are
+    estimates. `proposed`: rows fetched before the filter is applied; 0: the filter comes first. `least`: of those,
+    how many must pass for the answer to be trusted: fewer mean that the filter and the query are at odds.
+    """
+
+    use_index: bool
+    probes: int | None = None
+    refine: int | None = None
+    ef: int | None = None
+    proposed: int = 0
+    least: int = 0
+
+
+def choose_road(index: VectorIndex | None, *, matches: int | None, total: int, depth: int, exact: bool) -> Road:
+    """`matches`: rows that pass the filter, None without one. `depth`: rows wanted.
+
+    A filter that has nothing to do with the vectors thins out every partition alike, so the nearest `depth` matches
+    lie as deep as the nearest depth / selectivity rows: probes grow with the square root of that. Depths beyond 100
+    widen it the same way.
+    """
+    if exact or index is None or (matches is not None and matches <= max(EXACT_MATCHES, depth)):
+        return Road(use_index=False)
+    refine = REFINE.get(index.bits, 4)
+    if index.kind.startswith("IVF_HNSW"):
+        return Road(use_index=True, probes=index.num_partitions, refine=refine, ef=max(128, 2 * depth * refine))
+    selectivity = 1.0 if matches is None else max(matches / max(total, 1), 1e-6)
+    widening = min(MAX_WIDENING, selectivity**-0.5) * max(1.0, depth / 100) ** 0.5
+    probes = min(math.ceil(BASE_PROBES * widening), index.num_partitions)
+    if index.unindexed_rows:  # their true distances cannot be ranked together with the index's estimates
+        after = matches is not None and selectivity >= POSTFILTER_SELECTIVITY
+        proposed = depth * math.ceil(2 / selectivity + 2) if after else 0
+        return Road(use_index=True, probes=probes, refine=refine, proposed=proposed, least=depth if after else 0)
+    proposed = math.ceil(depth * refine / selectivity)
+    if matches is not None and proposed > MAX_PROPOSED:
+        return Road(use_index=True, probes=probes, refine=refine)
+    # Half of what passes of a filter that has nothing to do with the query.
+    least = 0 if matches is None else depth * refine // 2
+    return Road(use_index=True, probes=probes, proposed=proposed, least=least)
+
+
+def widest(index: VectorIndex) -> Road:
+    """Every partition, the filter first: for a filter whose rows lie far from the query, in any partition."""
+    return Road(use_index=True, probes=index.num_partitions, refine=REFINE.get(index.bits, 4))
