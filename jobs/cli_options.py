@@ -36,3 +36,8 @@ def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
     from schemas.config import Storage
 
     return Storage(endpoint_url=endpoint_url, region=region)
+
+
+def version_from(text: str | None) -> int | str | None:
+    """A version's number or a tag, as `open_table` takes it."""
+    return int(text) if text and text.isdigit() else text

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import json_option, storage_from, table_options
+from jobs.cli_options import json_option, storage_from, table_options, version_from
 
 where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 
@@ -255,8 +255,7 @@ def serve(table: str, endpoint_url: str | None, region: str | None, version: str
         warm_bytes=_size(options["memory"]),
         originals=not options["no_originals"],
     )
-    wanted = int(version) if version and version.isdigit() else version
-    run(table, settings, storage_from(endpoint_url, region), version=wanted, tell=note)
+    run(table, settings, storage_from(endpoint_url, region), version=version_from(version), tell=note)
 
 
 commands: list[click.Command] = [index, tags, dedup, export, evaluate, score, serve]

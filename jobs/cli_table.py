@@ -4,7 +4,15 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import json_option, storage_from, table_options
+from jobs.cli_options import json_option, storage_from, table_options, version_from
+
+
+class _Picture(click.Path):
+    """A file that is there, or an address."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
 
 _SHOWN = ("score", "caption", "tags", "id")
 
@@ -13,36 +21,43 @@ _SHOWN = ("score", "caption", "tags", "id")
 @table_options
 @click.argument("text", required=False)
 @click.option(
-    "--image", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Find pictures like this one."
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    type=_Picture(exists=True, dir_okay=False),
+    help="Like this picture: a file or an s3:// address.",
 )
-@click.option("--like", metavar="ID", help="Find pictures like the row with this id.")
+@click.option("--like", metavar="ID", multiple=True, help="Like the row with this id. Examples may be several, mixed.")
+@click.option("--not", "unlike", metavar="TEXT", multiple=True, help="Away from what these words say.")
 @click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 @click.option(
-    "--tag", "tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
+    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
 )
+@click.option("--any-tag", "any_tags", metavar="LABEL", multiple=True, help="Only rows with at least one of these.")
+@click.option("--no-tag", "no_tags", metavar="LABEL", multiple=True, help="Only rows with none of these.")
+@click.option("--min-score", type=click.FloatRange(-1, 1), metavar="COSINE", help="Only hits at least so near.")
 @click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
+@click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
+@click.option("--offset", default=0, show_default=True, type=click.IntRange(0, 9_999), help="Skip so many first.")
+@click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
 @json_option
-def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, k: int, **query: Any) -> None:
+def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`.
 
     With a filter alone it lists the rows that pass.
     """
     from jobs.output import print_rows
-    from jobs.query import open_table
+    from jobs.query import Examples, open_table
     from schemas.errors import UserError
 
-    if not any(query.values()):
+    examples = {"text": options.pop("text"), "image": options.pop("images"), "like": options.pop("like")}
+    filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
+    if not any(examples.values()) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
-    found = open_table(table, storage=storage_from(endpoint_url, region)).search(
-        text=query["text"],
-        image=query["image"],
-        like=query["like"],
-        where=query["where"],
-        all_tags=query["tags"],
-        hybrid=query["hybrid"],
-        k=k,
-    )
+    opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
+    found = opened.search(**examples, negative=Examples(texts=options.pop("unlike")), **options)
     print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names])
 
 
