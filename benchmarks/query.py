@@ -44,8 +44,10 @@ def main() -> None:
             _note(uri, step).write_text(json.dumps(built))
     if options.prepare:
         return
-    results = {step: json.loads(_note(uri, step).read_text()) for step in ("build", *_peers(options, "build LanceDB"))}
-    for step in ("clipmill", *_peers(options, *QUERIES[1:])):
+    notes = {step: _note(uri, step) for step in ("build", *_peers(options, "build LanceDB"))}
+    results = {step: json.loads(note.read_text()) for step, note in notes.items() if note.exists()}
+    peers = [step for step in QUERIES[1:] if step != "LanceDB defaults" or "build LanceDB" in results]
+    for step in ("clipmill", *_peers(options, *peers)):
         results[step] = in_process(step, uri, options)
     put_recall(results, in_process("truth", uri, options))
     print(as_markdown(results))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from benchmarks.query_data import ADJECTIVES, NOUNS, Mixture
 
 K = 10
-WARM_UP = 20  # queries before the clock starts, with filters of their own
+WARM_UP = 10  # queries before the clock starts, with filters of their own
 HYBRID_DEPTH = 100
 WORDS = ("red", "old thing100", "small thing044", "scene 12", "wet")
 

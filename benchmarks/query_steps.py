@@ -12,7 +12,7 @@ import numpy.typing as npt
 from benchmarks.query_cases import CASES, WARM_UP, WORDS, K, predicate_of, query_vectors, true_answers
 from benchmarks.query_data import bench_fingerprint
 
-BRUTE_QUERIES = 20  # a third of a second and more each
+BRUTE_QUERIES = 10  # a third of a second and more each
 
 
 def build(uri: str, queries: int, dim: int) -> dict[str, Any]:

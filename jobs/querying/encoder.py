@@ -14,6 +14,7 @@ import numpy.typing as npt
 from schemas.config import Limits, Storage
 from schemas.errors import UserError
 from schemas.model import Fingerprint, ModelSpec
+from schemas.rejects import Reason
 from schemas.samples import BadImage
 from workers.engine import Engine
 
@@ -64,11 +65,18 @@ def encode_images(
         try:
             pictures.append(engine.prepare(image_bytes(image, limits=limits, storage=storage), limits).pixels_CHW)
         except BadImage as bad:
-            detail = f" ({bad.detail})" if bad.detail else ""
-            raise UserError(
-                f"the query image cannot be used: {bad.reason}{detail}", "give a JPEG, PNG, WebP or GIF picture"
-            ) from None
+            raise _unusable(bad, limits) from None
     return _finite(engine.encode_images(np.stack(pictures)), "image")
+
+
+def _unusable(bad: BadImage, limits: Limits) -> UserError:
+    if bad.reason == Reason.TOO_MANY_PIXELS:
+        return UserError(
+            f"the query image has more than {limits.max_pixels:,} pixels",
+            "give a smaller picture; the model sees only a few hundred pixels a side",
+        )
+    detail = f" ({bad.detail})" if bad.detail else ""
+    return UserError(f"the query image cannot be used: {bad.reason}{detail}", "give a JPEG, PNG, WebP or GIF picture")
 
 
 def image_bytes(image: Any, *, limits: Limits = QUERY_LIMITS, storage: Storage = NO_STORAGE) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import difflib
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from jobs.query import Table
+from jobs.serving import models
 from jobs.serving.api import Services, router
 from jobs.serving.guard import COOKIE, Guard, Metrics
 from jobs.serving.pictures import NoPicture, Pictures
@@ -92,6 +94,12 @@ async def _page(request: Request) -> Response:
     return Response(page, media_type="text/html", headers={"cache-control": "no-cache"})
 
 
+def _nearest_field(name: str) -> str:
+    known = sorted({*models.SearchRequest.model_fields, *models.FacetsRequest.model_fields})
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "the fields are described at /openapi.json"
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     """Every refusal has the shape of `models.Problem`. What a client sent is never echoed whole."""
 
@@ -111,6 +119,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(422, "the body is not JSON", "the fields are described at /openapi.json")
+        if first["type"] == "extra_forbidden":
+            name = str(first["loc"][-1])[:64]
+            return answer(422, f"there is no field {name}", _nearest_field(name))
         where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         return answer(422, f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json")
 
@@ -123,7 +136,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return answer(503, "too many queries are waiting", "try again in a moment", {"retry-after": "1"})
 
     @app.exception_handler(TooSlow)
-    async def _slow(_: Request, error: TooSlow) -> JSONResponse:
+    async def _slow(request: Request, error: TooSlow) -> JSONResponse:
+        if request.app.state.services.encoder[0] == "loading":
+            return answer(503, "the model is still loading", "try again in a moment", {"retry-after": "5"})
         return answer(504, "the query took too long", "narrow the filter, or run `clipmill index`")
 
     @app.exception_handler(Exception)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from jobs.querying.request import Examples, Query
+from jobs.querying.request import Examples, Query, as_tuple
 from schemas.errors import UserError
 
 MAX_K = 1000
@@ -26,6 +26,8 @@ def _unicode(value: str) -> str:
 Words = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_unicode)]
 Id = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_unicode)]
 Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
+SeveralWords = Annotated[list[Words], Field(max_length=16)] | Words
+SeveralIds = Annotated[list[Id], Field(max_length=16)] | Id
 ColumnName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -47,10 +49,10 @@ class Filters(Strict):
 class Question(Filters):
     """Examples to be like or unlike, and filters. Without examples, the rows that pass the filters."""
 
-    text: list[Words] = Field(default=[], max_length=16)
-    like: list[Id] = Field(default=[], max_length=16, description="Ids of rows to be like.")
-    not_text: list[Words] = Field(default=[], max_length=16)
-    not_like: list[Id] = Field(default=[], max_length=16)
+    text: SeveralWords = Field(default=[], description="Words to look for: one text or several.")
+    like: SeveralIds = Field(default=[], description="Ids of rows to be like.")
+    not_text: SeveralWords = []
+    not_like: SeveralIds = []
     vector: str | None = Field(
         default=None,
         max_length=24_000,
@@ -151,8 +153,8 @@ def to_query(question: Question, **page: Any) -> Query:
     """Raises UserError for a vector that is none."""
     vectors = (decode_vector(question.vector),) if question.vector else ()
     return Query(
-        positive=Examples(texts=tuple(question.text), ids=tuple(question.like), vectors=vectors),
-        negative=Examples(texts=tuple(question.not_text), ids=tuple(question.not_like)),
+        positive=Examples(texts=as_tuple(question.text), ids=as_tuple(question.like), vectors=vectors),
+        negative=Examples(texts=as_tuple(question.not_text), ids=as_tuple(question.not_like)),
         where=question.where or None,
         any_tags=tuple(question.any_tags),
         all_tags=tuple(question.all_tags),

@@ -13,9 +13,11 @@ from pathlib import Path
 import httpx
 import lance
 import pytest
+from starlette.testclient import TestClient
 
 from jobs.query import open_table
 from jobs.serve import check
+from jobs.serving.app import create_app
 from jobs.serving.settings import Settings
 from schemas.errors import UserError
 from tests.query.serving import running
@@ -172,7 +174,7 @@ def bomb(side_px: int = 60_000) -> bytes:
         ({"text": ["a"], "k": "5"}, 422, "k"),
         ({"text": ["a"], "offset": 10**18}, 422, "offset"),
         ({"text": [""]}, 422, "text"),
-        ({"text": "a"}, 422, "text"),
+        ({"text": 5}, 422, "text"),
         ({"text": ["a" * 5000]}, 422, "text"),
         ({"text": ["a"] * 100}, 422, "text"),
         ({"nope": 1}, 422, "nope"),
@@ -253,6 +255,30 @@ def test_a_body_without_a_length_is_counted_while_it_streams(client: httpx.Clien
     with contextlib.suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):  # or refused while sending
         answer = client.post("/api/search", content=pieces(), headers={"content-type": "application/json"})
         problem(answer, 413)
+
+
+def test_one_text_needs_no_list_and_a_mistyped_field_is_named(client: httpx.Client) -> None:
+    one = client.post("/api/search", json={"text": "red shoe", "k": 3}).json()["hits"]
+    assert one == client.post("/api/search", json={"text": ["red shoe"], "k": 3}).json()["hits"]
+    refused = client.post("/api/search", json={"texts": ["red"]})
+    assert "no field texts" in problem(refused, 422)
+    assert refused.json()["hint"] == "did you mean text?"
+    assert "not JSON" in problem(
+        client.post("/api/search", content=b'{"text":', headers={"content-type": "application/json"}), 422
+    )
+
+
+def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
+    class Late(WordEngine):
+        def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+            time.sleep(0.5)
+            return super().encode_texts(texts)
+
+    app = create_app(open_table(uri, engine=Late()), Settings(query_s=0.1))
+    client = TestClient(app, base_url="http://localhost")  # without its context nothing is started, so nothing loads
+    answer = client.post("/api/search", json={"text": "red"})
+    assert "still loading" in problem(answer, 503)
+    assert "retry-after" in answer.headers
 
 
 def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
