@@ -79,6 +79,8 @@ async function search() {
     if (error.name === "AbortError" || mine !== running) return;
     const isFilter = error.message.startsWith("the filter");
     $(isFilter ? "where-error" : "problem").textContent = [error.message, error.hint].filter(Boolean).join(" — ");
+    if (isFilter) $("filters").open = true; // on a phone it is folded
+    if (!shown.length) $("grid").replaceChildren(element("li", { className: "empty", textContent: isFilter ? "The filter is not understood." : "Nothing to show." }));
     $("status").textContent = ""; // the pictures of the last question that was understood stay, dimmed
     $("more").hidden = true;
   }

@@ -28,7 +28,7 @@ function picture(id, alt) {
 
 function tagList(tags, act) {
   return (tags ?? []).map((tag) =>
-    element("li", {}, element("button", { type: "button", textContent: tag, onclick: () => act.tag(tag) })));
+    element("li", {}, element("button", { type: "button", textContent: tag, title: tag, onclick: () => act.tag(tag) })));
 }
 
 export function card(hit, act) {
