@@ -6,6 +6,8 @@ Shards, table and job are on a local S3 server (moto, in a process of its own). 
 seconds per sample, of all its threads. Stages on a CPU share the cores, so the bound is cores / sum of their CPU
 seconds per sample; on a CPU the server shares them too, and `bound_with_server` counts its CPU time as measured during
 the job. The wire is a bound of its own. A round measures stages and job one after the other and takes their quotient.
+On a machine that does other things the quotient says little; `stages_share_of_job_cpu` compares CPU times instead, and
+says what the job adds to its stages, though not where it waits.
 """
 
 import argparse
@@ -123,9 +125,18 @@ def _write(road: Any, samples: Any, pictures_: Any, vectors: Any, texts: Any, ta
 
 def job(options: argparse.Namespace) -> dict[str, Any]:
     """The main job through Ray, S3 and Lance, start-up left out."""
-    from jobs import embed
+    from jobs import dispatch, embed
 
-    server_cpu_s = _cpu_s(options.server_pid)
+    server_cpu_s, used_s = _cpu_s(options.server_pid), 0.0
+    run = dispatch.Dispatcher.run
+
+    def counted(self: dispatch.Dispatcher, on_tick: Callable[[], None] = lambda: None) -> None:
+        nonlocal used_s
+        before_s = _tree_cpu_s()
+        run(self, on_tick)
+        used_s = _tree_cpu_s() - before_s
+
+    dispatch.Dispatcher.run = counted  # type: ignore[method-assign]
     summary = embed.run(job_of(options, f"job_{os.getpid()}"), embed.Options(num_cpus=options.threads))
     assert not summary.failed_units, summary
     return {
@@ -136,9 +147,18 @@ def job(options: argparse.Namespace) -> dict[str, Any]:
         "startup_s": summary.startup_s,
         "first_rows_s": summary.first_rows_s,
         "limited_by": summary.limited_by,
+        "cpu_ms_per_sample": 1000 * used_s / summary.seen,
         # Of the whole run, start-up included: a little more than the work took.
         "server_cpu_ms_per_sample": 1000 * (_cpu_s(options.server_pid) - server_cpu_s) / summary.seen,
     }
+
+
+def _tree_cpu_s() -> float:
+    """CPU seconds so far of this process and all below it: the driver, Ray's own processes, the workers."""
+    import psutil
+
+    me = psutil.Process()
+    return sum(_cpu_s(process.pid) for process in (me, *me.children(recursive=True)))
 
 
 def _cpu_s(pid: int) -> float:
@@ -161,12 +181,14 @@ def bound(one: dict[str, Any], cores: int, *, server_cpu_ms: float = 0.0) -> flo
 
 
 def summarise(rounds: list[dict[str, Any]], cores: int) -> dict[str, Any]:
-    shares, with_server = [], []
+    shares, with_server, cpu_shares = [], [], []
     for one in rounds:
         rate = one["job"]["samples_per_s"]
         shares.append(rate / bound(one["stages"], cores))
         server = one["job"]["server_cpu_ms_per_sample"]
         with_server.append(rate / bound(one["stages"], cores, server_cpu_ms=server))
+        alone_ms = sum(one["stages"][stage]["cpu_ms_per_sample"] for stage in STAGES)
+        cpu_shares.append(alone_ms / one["job"]["cpu_ms_per_sample"])
     return {
         "stages": {
             stage: {
@@ -180,6 +202,11 @@ def summarise(rounds: list[dict[str, Any]], cores: int) -> dict[str, Any]:
         "first_rows_s": round(median(one["job"]["first_rows_s"] for one in rounds), 1),
         "startup_s": round(median(one["job"]["startup_s"] for one in rounds), 1),
         "share_of_bound": {"median": round(median(shares), 3), "all": [round(x, 3) for x in shares]},
+        "job_cpu_ms_per_sample": round(median(one["job"]["cpu_ms_per_sample"] for one in rounds), 2),
+        "stages_share_of_job_cpu": {
+            "median": round(median(cpu_shares), 3),
+            "all": [round(x, 3) for x in cpu_shares],
+        },
         "share_of_bound_with_server": {
             "median": round(median(with_server), 3),
             "all": [round(x, 3) for x in with_server],

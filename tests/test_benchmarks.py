@@ -68,11 +68,13 @@ def test_the_share_of_the_bound_is_of_the_same_round():
     def round_of(cpu_ms: float, rate: float) -> dict[str, object]:
         alone = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": cpu_ms} for stage in stages.STAGES}
         job = {"samples_per_s": rate, "server_cpu_ms_per_sample": 0.0, "first_rows_s": 9.0, "startup_s": 5.0}
+        job["cpu_ms_per_sample"] = 8 * cpu_ms
         return {"stages": alone, "job": job}
 
     rounds = [round_of(5.0, 60.0), round_of(10.0, 30.0), round_of(20.0, 12.0)]
     found = stages.summarise(rounds, cores=2)
     assert found["share_of_bound"] == {"median": 0.9, "all": [0.9, 0.9, 0.72]}
+    assert found["stages_share_of_job_cpu"]["median"] == 0.75  # six stages
     assert found["stages"]["decode"]["cpu_ms_per_sample"] == 10.0
 
 
