@@ -37,6 +37,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
     parser.add_argument("--add", action="store_true", help="add rounds to today's result")
     given = parser.parse_args()
+    if given.peer_samples < 2 * pictures.SHARD_SAMPLES:
+        parser.error("clip-retrieval needs a tar for each of its two readers: --peer-samples 128 or more")
     if OURS not in given.tools:
         parser.error(f"ratios need {OURS} among --tools")
     bench = Bench(given)
