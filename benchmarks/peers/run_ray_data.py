@@ -23,7 +23,7 @@ class Preprocess:
         self.transform, self.tokenizer = transform, open_clip.get_tokenizer(given_.model)
 
     def __call__(self, batch):
-        captions = [text.decode() for text in batch["txt"]]
+        captions = [str(text) for text in batch["txt"]]  # Ray has decoded them, for all that it was asked not to
         return {
             "key": batch["__key__"],
             "caption": np.array(captions),
