@@ -18,10 +18,11 @@ def best_batch_size(
     budget_s: float = _BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int | None:
-    """The smallest of the ascending `sizes` that no larger one beats by 5 %; None where not even the first has room.
+    """The smallest of the ascending `sizes` that no larger one beats by 5 %; None where nothing was found out: not even
+    the first has room, or the next would pass the budget (a slow model, or a machine that is busy with other things).
 
-    Each is encoded once to warm up and once by the clock. Ends where the next would pass the budget (for a model that
-    slow, size hardly matters), where memory does not suffice, and where two sizes in a row brought nothing.
+    Each is encoded once to warm up and once by the clock, until memory does not suffice or two sizes in a row brought
+    nothing.
     """
     start = clock()
     best: int | None = None
@@ -39,6 +40,8 @@ def best_batch_size(
         else:
             in_vain += 1
         larger_s = 2 * 2 * took_s  # twice the size, twice
-        if in_vain == 2 or clock() - start + larger_s > budget_s:
+        if in_vain == 2:
             break
+        if size != sizes[-1] and clock() - start + larger_s > budget_s:
+            return None
     return best
