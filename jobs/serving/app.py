@@ -118,13 +118,15 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+        # Of a field that takes one text or several, the other kind's refusal says nothing.
+        found = error.errors()
+        first = next((e for e in found if e["type"] not in ("list_type", "string_type")), found[0])
         if first["type"] == "json_invalid":
             return answer(422, "the body is not JSON", "the fields are described at /openapi.json")
         if first["type"] == "extra_forbidden":
             name = str(first["loc"][-1])[:64]
             return answer(422, f"there is no field {name}", _nearest_field(name))
-        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        where = ".".join(str(part) for part in first["loc"][1:] if "[" not in str(part)) or str(first["loc"][0])
         return answer(422, f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json")
 
     @app.exception_handler(HTTPException)

@@ -263,6 +263,9 @@ def test_one_text_needs_no_list_and_a_mistyped_field_is_named(client: httpx.Clie
     refused = client.post("/api/search", json={"texts": ["red"]})
     assert "no field texts" in problem(refused, 422)
     assert refused.json()["hint"] == "did you mean text?"
+    lone = client.post("/api/search", content=b'{"text": "\\ud800"}', headers={"content-type": "application/json"})
+    assert problem(lone, 422).startswith("text: ")
+    assert "unicode" in problem(lone, 422)
     assert "not JSON" in problem(
         client.post("/api/search", content=b'{"text":', headers={"content-type": "application/json"}), 422
     )
