@@ -93,7 +93,8 @@ def run_tool(tool: Tool, python: str, given: Given) -> Outcome:
     done = watch(command, env=env, cwd=out, timeout_s=TIMEOUT_S)
     if done.returncode:
         raise Failed(f"exit {done.returncode}: {done.stderr.strip()[-1500:]}")
-    said = json.loads(done.stdout.strip().splitlines()[-1])
+    # clip-retrieval's logger may print after the report.
+    said = json.loads([line for line in done.stdout.splitlines() if line.startswith('{"ready_at"')][-1])
     if said["samples"] != given.samples:
         raise Failed(f"{said['samples']} samples came out of {given.samples}")
     return Outcome(
