@@ -49,7 +49,7 @@ def _equal(scene: Scene, kind: str, count: int) -> bool:
 
 
 SEARCHES = (
-    Search(text="a red car", shows="a colour and a thing", is_true=lambda s: _has(s, "car", "red")),
+    Search(text="a green car", shows="a colour and a thing", is_true=lambda s: _has(s, "car", "green")),
     Search(
         text="a heart at night",
         shows="a thing and where it is",
