@@ -53,7 +53,7 @@ def test_reading_straight_on_asks_for_every_byte_once_and_ahead_of_need(monkeypa
 
     def fetch(start: int, stop: int) -> bytes:
         asked.append((start, stop))
-        if start < 7 * KB:
+        if start < 5 * KB:
             under_way.wait()
         return data[start:stop]
 

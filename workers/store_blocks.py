@@ -27,8 +27,8 @@ class Blocks(io.BufferedIOBase):
     """Bytes up to `end` of what `fetch(start, stop)` gives. Blocks grow from 1 to 16 MB while reading goes straight
     on, so that a tar streams and a parquet footer costs little.
 
-    Holds one block; with `ahead` up to that many more, asked for before they are needed. What a request raises is
-    raised at the read that needs its bytes.
+    Holds one block; with `ahead` up to that many more, asked for before they are needed, and each half as large, for
+    they add up. What a request raises is raised at the read that needs its bytes.
     """
 
     def __init__(self, fetch: Fetch, *, end: int, ahead: int = 0) -> None:
@@ -36,6 +36,7 @@ class Blocks(io.BufferedIOBase):
         self._fetch, self.end, self._ahead = fetch, end, ahead
         self._block = memoryview(b"")
         self._block_start = 0
+        self._largest = BLOCK_BYTES // 2 if ahead else BLOCK_BYTES
         self._next_size = FIRST_BLOCK_BYTES
         self._position = 0
         self._coming: deque[tuple[int, int, Future[bytes]]] = deque()  # (start, stop, bytes), each after the last
@@ -112,7 +113,7 @@ class Blocks(io.BufferedIOBase):
             self._coming.append((start, stop, _pool().submit(self._fetch, start, stop)))
 
     def _grown(self) -> int:
-        return min(self._next_size * 2, BLOCK_BYTES)
+        return min(self._next_size * 2, self._largest)
 
     def _forget_coming(self) -> None:
         while self._coming:
