@@ -27,7 +27,7 @@ def test_a_thousand_units() -> None:
         timeout=880,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)
     assert found["units"] == UNITS
     assert found["driver_growth_mb"] <= found["bound_mb"], found
     assert found["driver_cpu_ms_per_unit"] + found["worker_cpu_ms_per_unit"] <= CPU_MS_PER_UNIT, found
