@@ -143,7 +143,7 @@ quick = settings(max_examples=2, deadline=None, suppress_health_check=list(Healt
 begins = st.tuples(contents, contents, contents)
 
 
-# The first three fail where that part of the protocol is taken out (tried); in the last, a source is written again while
+# The first three fail where that part of the protocol is taken out (tried); in the last a source is written again while
 # a crash waits to be healed. Drawn lives come on top.
 @example((("a", "b", "c"), ("d",), ("e",)), [("crash", "after_rows", 0, False)])  # healing
 @example((("a",), ("b",), ("a",)), [("run", True), ("put", "x", ("c",))])  # a duplicate, and the loser's turn
