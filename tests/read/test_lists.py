@@ -1,6 +1,7 @@
 """Parquet files and manifests: images inside or elsewhere, each row once, and no reach beyond what a list may name."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,26 @@ def test_what_is_accepted_can_be_stored_as_its_type(kind: str, value: Any) -> No
 )
 def test_values_that_mean_the_type_are_taken(value: Any, kind: str, expected: Any) -> None:
     assert coerce("field", value, kind) == expected
+
+
+def test_images_larger_than_expected_stay_within_the_memory_of_a_worker(tmp_path: Path) -> None:
+    """Twenty of 12 MB where 40 MB may be held: none is lost, the order stays, and they are not held side by side."""
+    for number in range(20):
+        with (tmp_path / f"{number}.jpg").open("wb") as image:
+            image.truncate(12_000_000)
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps({"url": f"{n}.jpg"}) + "\n" for n in range(20)))
+    source = Source(format="manifest", uri=f"{tmp_path}/m.jsonl", image="url")
+    limits = Limits(worker_memory=640_000_000)
+    (unit,) = survey(source, LOCAL, limits)
+    found = []
+    tracemalloc.start()
+    try:
+        for item in read_unit(unit, source, LOCAL, limits):
+            assert isinstance(item, Sample)
+            found.append((item.uri, len(item.image)))
+            del item
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == [(f"{tmp_path}/{number}.jpg", 12_000_000) for number in range(20)]
+    assert peak_bytes < 30_000_000, f"{peak_bytes:,} bytes"

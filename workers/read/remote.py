@@ -99,23 +99,30 @@ def _is_private(host: str) -> bool:
 def read_rows(
     rows: Iterable[Row], listed_in: str, source: Source, storage: Storage, limits: Limits
 ) -> Iterator[Sample | Reject]:
-    """The sample or reject of each row, in order; images are fetched at once within a share of worker_memory."""
+    """The sample or reject of each row, in order; images are fetched at once within a share of worker_memory.
 
+    A list does not say how large its images are, and were each taken for the largest allowed, few would be under way.
+    So each is expected to be at most twice as large as the largest so far; one that is larger is fetched in its turn.
+    """
     largest = _USUAL_IMAGE_BYTES
 
-    def fetch(row: Row) -> Sample | Reject:
+    def read(row: Row, most: int) -> Sample | Reject:
         nonlocal largest
-        found = _read_row(row, listed_in, source, storage, limits)
+        found = _read_row(row, listed_in, source, storage, limits.model_copy(update={"max_image_bytes": most}))
         if isinstance(found, Sample):
             largest = max(largest, len(found.image))
         return found
 
-    def weigh(row: Row) -> int:
-        # A list does not say how large its images are. Were each taken for the largest allowed, five would be under
-        # way where thirty-two can be.
-        return min(2 * largest, limits.max_image_bytes)
+    def fetch(expected: tuple[Row, int]) -> Sample | Reject | Row:
+        row, most = expected
+        found = read(row, most)
+        too_large = isinstance(found, Reject) and found.reason == Reason.TOO_MANY_BYTES
+        return row if too_large and most < limits.max_image_bytes else found
 
-    yield from ordered_map(rows, fetch, weigh=weigh, max_bytes=memory_share(limits))
+    expected = ((row, min(2 * largest, limits.max_image_bytes)) for row in rows)
+    budget = memory_share(limits)
+    for found in ordered_map(expected, fetch, weigh=lambda one: one[1], max_bytes=budget):
+        yield read(found, limits.max_image_bytes) if isinstance(found, Row) else found
 
 
 def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits: Limits) -> Sample | Reject:
