@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from workers.flow import Recent, Turns
+from workers.flow import Turns
 
 
 def test_the_oldest_goes_first_whoever_waited_longest() -> None:
@@ -63,14 +63,3 @@ def test_a_turn_ends_with_an_error_too() -> None:
         raise ValueError("no")
     with turns.turn(turns.rank()):
         pass
-
-
-def test_what_was_used_last_is_remembered_within_the_bound() -> None:
-    recent: Recent[str, bytes] = Recent(lambda key, value: len(value), max_bytes=30)
-    for key in "abc":
-        recent.put(key, bytes(10))
-    assert recent.get("a") == bytes(10)
-    recent.put("d", bytes(10))
-    assert [recent.get(key) is not None for key in "abcd"] == [True, False, True, True]
-    recent.put("huge", bytes(100))
-    assert recent.get("huge") is None, "what is larger than the bound is not kept"

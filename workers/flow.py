@@ -7,8 +7,8 @@ import heapq
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from itertools import count
@@ -120,37 +120,6 @@ class Turns:
             with self._changed:
                 self._free += 1
                 self._changed.notify_all()
-
-
-K = TypeVar("K", bound=Hashable)
-
-
-class Recent(Generic[K, R]):
-    """The values that were looked up or put in last, up to about `max_bytes` of weight. Thread-safe."""
-
-    def __init__(self, weigh: Callable[[K, R], int], *, max_bytes: int) -> None:
-        self._weigh, self._max_bytes = weigh, max_bytes
-        self._values: OrderedDict[K, R] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> R | None:
-        with self._lock:
-            value = self._values.get(key)
-            if value is not None:
-                self._values.move_to_end(key)
-            return value
-
-    def put(self, key: K, value: R) -> None:
-        weight = self._weigh(key, value)
-        with self._lock:
-            if key in self._values or weight > self._max_bytes:
-                return
-            self._values[key] = value
-            self._bytes += weight
-            while self._bytes > self._max_bytes:
-                old, dropped = self._values.popitem(last=False)
-                self._bytes -= self._weigh(old, dropped)
 
 
 def map_ahead(pool: Executor | None, work: Callable[[T], R], items: Iterable[T], *, window: int) -> Iterator[R]:

@@ -25,8 +25,9 @@ from schemas.rejects import Reason, Reject
 from schemas.samples import BadImage, Picture, Sample
 from schemas.tasks import Task, WorkContext
 from workers.engine import Engine, OutOfMemory
-from workers.flow import ReadAhead, Recent, Turns, map_ahead
+from workers.flow import ReadAhead, Turns, map_ahead
 from workers.read import read_unit
+from workers.recent import Recent
 from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter
 

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.querying.filters import filter_errors
-from jobs.querying.remembered import Remembered
 from jobs.tables import Tables
 from schemas.columns import FINGERPRINT_KEY
 from schemas.config import Storage
 from schemas.errors import UserError
 from schemas.model import Fingerprint
+from workers.recent import Recent
 
 if TYPE_CHECKING:
     from jobs.querying.warm import WarmVectors
@@ -47,8 +47,8 @@ class Snapshot:
         self.version: int = dataset.version
         self.schema: pa.Schema = dataset.schema
         self.warm: dict[str, WarmVectors] = {}
-        self.passing: Remembered[npt.NDArray[np.uint64]] = Remembered(32_000_000, lambda ids: ids.nbytes)
-        self.subsets: Remembered[WarmVectors] = Remembered(128_000_000, lambda vectors: vectors.nbytes)
+        self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
+        self.subsets: Recent[tuple[str, str], WarmVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self._counts: OrderedDict[str | None, int] = OrderedDict()
 
     @cached_property

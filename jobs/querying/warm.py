@@ -94,7 +94,7 @@ def subset(snapshot: Snapshot, column: str, predicate: str) -> WarmVectors:
             return warm.take(passing(snapshot, predicate))
         return _read(snapshot, column, predicate, snapshot.count(predicate))
 
-    return snapshot.subsets.get((column, predicate), make)
+    return snapshot.subsets.get_or_make((column, predicate), make)
 
 
 def passing(snapshot: Snapshot, predicate: str) -> npt.NDArray[np.uint64]:
@@ -106,7 +106,7 @@ def passing(snapshot: Snapshot, predicate: str) -> npt.NDArray[np.uint64]:
         row_ids: npt.NDArray[np.uint64] = np.sort(found[ROW_ID].to_numpy())
         return row_ids
 
-    return snapshot.passing.get(predicate, make)
+    return snapshot.passing.get_or_make(predicate, make)
 
 
 def _read(snapshot: Snapshot, column: str, predicate: str | None, rows: int) -> WarmVectors:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jobs.indexing.plan import VectorPlan, plan_vector_index
-from jobs.querying.remembered import Remembered
 from jobs.querying.roads import choose_road
 from jobs.querying.snapshot import VectorIndex
 from jobs.querying.warm import WarmVectors, to_float32
@@ -48,18 +47,6 @@ def test_beside_rows_that_are_in_no_index_lance_ranks_all() -> None:
     index = replace(RQ, unindexed_rows=1)
     for matches in (None, 10_000, 400_000):
         assert choose_road(index, matches=matches, total=10**6, depth=10, exact=False).refine
-
-
-def test_what_is_remembered_stays_within_its_bytes() -> None:
-    kept: Remembered[bytes] = Remembered(10, len)
-    assert kept.get("a", lambda: b"12345") == b"12345"
-    kept.get("b", lambda: b"1234")
-    kept.get("a", lambda: b"?")
-    kept.get("c", lambda: b"123")  # b is the one longest unused
-    assert kept.get("a", lambda: b"?") == b"12345"
-    assert kept.get("b", lambda: b"new") == b"new"
-    assert kept.get("huge", lambda: bytes(11)) == bytes(11)
-    assert kept.get("b", lambda: b"?") == b"new"
 
 
 def test_few_matches_and_exact_leave_the_index_alone() -> None:
