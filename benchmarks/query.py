@@ -9,17 +9,15 @@ Recall@10 is against exact cosines of the stored float16 vectors under the same 
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.query_cases import CASES
 from benchmarks.query_data import write
 from benchmarks.query_steps import STEPS
@@ -40,7 +38,7 @@ def main() -> None:
     )
     for who in wanted:
         for step in BUILDS[who]:
-            built = in_process(step, uri, options) | {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}"}
+            built = in_process(step, uri, options) | {"at": machine.now()}
             _note(uri, step).write_text(json.dumps(built))
     if options.prepare:
         return
@@ -52,10 +50,14 @@ def main() -> None:
     put_recall(results, in_process("truth", uri, options))
     print(as_markdown(results))
     if options.out:
-        report = {"machine": machine(), "rows": options.rows, "dim": options.dim, "queries": options.queries}
-        options.out.mkdir(parents=True, exist_ok=True)
-        name = f"{datetime.now(UTC):%Y-%m-%d}-query-{options.rows}.json"
-        (options.out / name).write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+        report = {
+            "machine": machine.machine(("pylance", "lancedb")),
+            "rows": options.rows,
+            "dim": options.dim,
+            "queries": options.queries,
+        }
+        path = machine.dated(options.out, f"query-{options.rows}")
+        machine.save(path, report | {"results": results})
 
 
 def _arguments() -> argparse.Namespace:
@@ -127,21 +129,6 @@ def _cell(timing: dict[str, float] | None) -> str:
         return "-"
     recall = f", {timing['recall']:.3f}" if "recall" in timing else ""
     return f"{timing['p50_ms']:.1f} / {timing['p95_ms']:.1f}{recall}"
-
-
-def machine() -> dict[str, str]:
-    import lance
-    import lancedb
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": f"{os.cpu_count()} x {cpu or platform.processor()}",
-        "load": f"{os.getloadavg()[0]:.1f}",
-        "python": platform.python_version(),
-        "pylance": lance.__version__,
-        "lancedb": lancedb.__version__,
-    }
 
 
 if __name__ == "__main__":

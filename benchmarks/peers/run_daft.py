@@ -1,21 +1,16 @@
 """Daft: read_webdataset, a class with open_clip as a batch function, write_lance."""
 
 import io
-import time
-from pathlib import Path
 
 import daft
-import lance
-import numpy as np
 import open_clip
 import torch
-from clock import Clock, given
+from clock import Clock, given, note_ready
 from daft import DataType
 from PIL import Image
 
 given_ = given()
 clock = Clock()
-READY = Path(given_.out) / "ready"
 VECTORS = DataType.struct(
     {name: DataType.fixed_size_list(DataType.float32(), given_.options["dim"]) for name in ("image", "text")}
 )
@@ -29,7 +24,7 @@ class OpenClip:
         )
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(given_.model)
-        READY.write_text(str(time.time()))
+        note_ready(given_)
 
     @daft.method.batch(return_dtype=VECTORS, batch_size=given_.batch_size, unnest=True)
     def embed(self, jpegs, captions):
@@ -53,10 +48,7 @@ def main():
     uri = f"{given_.out}/images.lance"
     rows.write_lance(uri)
     clock.done()
-    clock.ready_at = float(READY.read_text())
-    table = lance.dataset(uri).to_table()
-    columns = [np.stack(table[name].combine_chunks().to_pylist()) for name in ("image", "text")]
-    clock.report(table["key"].to_pylist(), *columns, given_)
+    clock.report_lance(uri, ("image", "text"), given_)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,16 @@
 write_lance. `options.stages: one` preprocesses in the actor instead."""
 
 import io
-import time
-from pathlib import Path
 
-import lance
 import numpy as np
 import open_clip
 import ray
 import torch
-from clock import Clock, given
+from clock import Clock, given, note_ready
 from PIL import Image
 
 given_ = given()
 clock = Clock()
-READY = Path(given_.out) / "ready"
 
 
 class Preprocess:
@@ -38,7 +34,7 @@ class Embed:
         self.model, _, transform = open_clip.create_model_and_transforms(given_.model, pretrained=given_.checkpoint)
         self.model.eval()
         self.preprocess = Preprocess(transform) if preprocess else None
-        READY.write_text(str(time.time()))
+        note_ready(given_)
 
     def __call__(self, batch):
         if self.preprocess is not None:
@@ -69,10 +65,7 @@ def main():
     uri = f"{given_.out}/images.lance"
     rows.write_lance(uri)
     clock.done()
-    clock.ready_at = float(READY.read_text())
-    table = lance.dataset(uri).to_table()
-    columns = [np.stack(table[name].combine_chunks().to_pylist()) for name in ("vector", "caption_vector")]
-    clock.report(table["key"].to_pylist(), *columns, given_)
+    clock.report_lance(uri, ("vector", "caption_vector"), given_)
     ray.shutdown()
 
 

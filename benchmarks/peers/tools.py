@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.clock import Given
+from benchmarks.peers.clock import Given, report_of
 from benchmarks.process import watch
 
 HERE = Path(__file__).parent
@@ -93,8 +93,7 @@ def run_tool(tool: Tool, python: str, given: Given) -> Outcome:
     done = watch(command, env=env, cwd=out, timeout_s=TIMEOUT_S)
     if done.returncode:
         raise Failed(f"exit {done.returncode}: {done.stderr.strip()[-1500:]}")
-    # clip-retrieval's logger may print after the report.
-    said = json.loads([line for line in done.stdout.splitlines() if line.startswith('{"ready_at"')][-1])
+    said = json.loads(report_of(given).read_text())
     if said["samples"] != given.samples:
         raise Failed(f"{said['samples']} samples came out of {given.samples}")
     return Outcome(
