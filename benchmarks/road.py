@@ -11,10 +11,11 @@ from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
+from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
 from workers.tag import Tagger, load_vocabulary
-from workers.unit import Bench, UnitRun
+from workers.unit import UnitRun
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,14 +59,6 @@ class Road:
             thumbnails=job.thumbnails,
         )
         rows = tables.create("", schema)
-        bench = Bench(
-            engine=engine,
-            tagger=tagger,
-            pool=ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode"),
-            decode_window=max(2 * engine.batch_size, 4 * threads),
-            batch_size=engine.batch_size,
-            turns=Turns(engine.callers),
-        )
         context = WorkContext(
             run="bench",
             rows_uri=tables.rows,
@@ -76,6 +69,14 @@ class Road:
             limits=job.limits,
             units_in_flight=job.workers.units_in_flight,
             options=tables.options,
+        )
+        bench = Bench(
+            engine=engine,
+            tagger=tagger,
+            pool=ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode"),
+            decode_window=max(2 * engine.batch_size, 4 * threads),
+            batch_size=engine.batch_size,
+            turns=Turns(context.at_the_model(engine.callers)),
         )
         units = list(survey(job.source, job.storage, job.limits))
         return Road(

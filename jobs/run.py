@@ -146,8 +146,8 @@ class Run:
         committer = Committer(self.tables, self.lease, hook=self.options.hook)
         compactor = Compactor(self.tables, self.lease)
         collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added)
-        in_flight = self.job.workers.units_in_flight
-        clock = StageClock(force.shape.num, force.shape.threads, in_flight, callers=min(force.callers, in_flight))
+        shape, in_flight = force.shape, context.units_in_flight
+        clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.callers))
 
         def on_receipt(receipt: Receipt) -> None:
             clock.add(receipt)
@@ -158,7 +158,7 @@ class Run:
             self.job.limits,
             start_actor=force.add,
             on_receipt=on_receipt,
-            units_in_flight=self.job.workers.units_in_flight,
+            units_in_flight=in_flight,
         )
         for slot in force.attach(context):
             dispatcher.adopt(slot)

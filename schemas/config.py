@@ -144,7 +144,7 @@ class Workers(Strict):
     gpus: float | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     cpus: float | Literal["auto"] = "auto"
-    units_in_flight: int = Field(default=2, ge=1, le=8)
+    units_in_flight: int = Field(default=3, ge=1, le=8)
 
     @field_validator("num", "batch_size", "gpus", "cpus")
     @classmethod

@@ -22,8 +22,12 @@ class WorkContext:
     storage: Storage
     limits: Limits
     thumbnails: bool = False
-    units_in_flight: int = 2
+    units_in_flight: int = 3
     options: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def at_the_model(self, callers: int) -> int:
+        """Units that use a model at once, of a device that serves `callers`; one more reads and decodes meanwhile."""
+        return max(1, min(callers, self.units_in_flight - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """How an engine cuts its work into batches: by what fits, what pays, and the length of texts."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "é
 
 
 def load(folder: Path, **options: Any) -> ClipEngine:
-    engine = load_engine(ModelSpec(name=str(folder), precision="fp32"), device="cpu", threads=1, **options)
+    options = {"threads": 1, **options}
+    engine = load_engine(ModelSpec(name=str(folder), precision="fp32"), device="cpu", **options)
     assert isinstance(engine, ClipEngine)
     return engine
 
@@ -55,6 +58,31 @@ def test_batches_stay_smaller_after_memory_ran_out(vit: Path, monkeypatch: pytes
     assert engine.batch_size == 2
     np.testing.assert_allclose(engine.encode_images(pixels_BCHW), expected, atol=1e-5)
     assert failed == [8, 4], "the size that failed was tried again"
+
+
+def test_callers_compute_side_by_side_and_divide_the_threads(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(vit, batch_size=8, threads=4)
+    pixels_BCHW = np.stack([engine.prepare(encoded(picture(s)), Limits()).pixels_CHW for s in range(2)])
+    expected, real, seen = engine.encode_images(pixels_BCHW), engine._parts.image_tower.visual.forward, list[int]()
+    together = threading.Barrier(2, timeout=20)
+
+    def met(batch_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if engine._threads.callers == 2:
+            together.wait()  # raises where one waits for the other to end
+        features_BD: torch.Tensor = real(batch_BCHW)
+        return features_BD
+
+    monkeypatch.setattr(engine._parts.image_tower.visual, "forward", met)
+    with ThreadPoolExecutor(2) as pool:
+        for callers, threads in ((2, 2), (1, 4)):
+            engine.share(callers)
+            for vectors_BD in pool.map(engine.encode_images, [pixels_BCHW] * 2):
+                np.testing.assert_allclose(vectors_BD, expected, atol=1e-5)
+            assert seen == [threads] * 2
+            seen.clear()
+    engine.share(9)
+    assert engine._threads.callers == engine.callers == 4, "no more callers than threads"
 
 
 def test_the_batch_size_is_found_by_trying(vit: Path) -> None:

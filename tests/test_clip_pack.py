@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from schemas.model import ModelSpec
 from tests.models import FAMILIES, save_checkpoint
 from workers import clip_build, clip_pack, selfcheck
-from workers.clip_pack import PackedAttention, PackedLinear, pack
+from workers.clip_pack import PackedAttention, PackedLinear, PackedPatches, pack
 from workers.load import load_engine
 
 WIDTH, HEADS = 64, 2
@@ -58,6 +58,34 @@ def test_a_packed_block_computes_the_same(block: Block, x_BLW: Tensor) -> None:
     assert (after - before).abs().max() <= 0.02 * before.abs().max()  # bf16: 8 bits
     longer = torch.randn(5, 11, WIDTH).to(torch.bfloat16)
     assert torch.equal(block(longer)[:, :4], block(longer[:, :4])), "the mask is not causal"
+
+
+@needs_bf16
+@pytest.mark.parametrize(("height", "width", "bias"), [(32, 48, True), (37, 30, False)])
+def test_patches_are_cut_as_the_convolution_cuts_them(height: int, width: int, bias: bool) -> None:
+    """Also where the picture is no multiple of a patch, as with 384 pixels in patches of 14."""
+    torch.manual_seed(0)
+    tower = nn.Sequential(nn.Conv2d(3, WIDTH, 14 if height == 37 else 16, stride=14 if height == 37 else 16, bias=bias))
+    tower = tower.eval().requires_grad_(False).to(torch.bfloat16)
+    pixels_BCHW = torch.randn(2, 3, height, width).to(torch.bfloat16)
+    before_BWhw = tower(pixels_BCHW)
+    assert pack(tower, lambda: tower(pixels_BCHW).flatten(1)) == 1
+    assert isinstance(tower[0], PackedPatches)
+    after_BWhw = tower(pixels_BCHW)
+    assert after_BWhw.shape == before_BWhw.shape
+    assert (after_BWhw - before_BWhw).abs().max() <= 0.02 * before_BWhw.abs().max()  # bf16: 8 bits
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [nn.Conv2d(3, 8, 16, stride=8), nn.Conv2d(3, 8, 16, stride=16, padding=1), nn.Conv2d(3, 6, 4, stride=4, groups=3)],
+    ids=["overlapping", "padded", "grouped"],
+)
+def test_other_convolutions_stay(conv: nn.Conv2d) -> None:
+    tower = nn.Sequential(conv).eval().requires_grad_(False).to(torch.bfloat16)
+    pixels_BCHW = torch.randn(2, 3, 32, 32).to(torch.bfloat16)
+    assert pack(tower, lambda: tower(pixels_BCHW).flatten(1)) == 0
+    assert tower[0] is conv
 
 
 @pytest.mark.parametrize("damage", ["raises", "wrong"])

@@ -31,11 +31,12 @@ from schemas.receipts import Receipt
 from schemas.samples import Sample
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
+from workers.bench import Bench
 from workers.engine import Engine
 from workers.load import load_engine
 from workers.storage import head
 from workers.tag import Tagger, load_vocabulary
-from workers.unit import Bench, UnitRun
+from workers.unit import UnitRun
 
 SPEC = BucketSpec(number=200)
 STORAGE = Storage()

@@ -14,12 +14,13 @@ from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext, WorkerFacts
 from schemas.vocabulary import Vocabulary
 from workers import probe
+from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
 from workers.load import load_engine
 from workers.origin import origin
 from workers.tag import Tagger
-from workers.unit import Bench, UnitRun
+from workers.unit import UnitRun
 
 
 class EmbedWorker:
@@ -111,7 +112,7 @@ class EmbedWorker:
             pool=ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="decode"),
             decode_window=max(2 * self.engine.batch_size, 4 * self.threads),
             batch_size=self.engine.batch_size,
-            turns=Turns(self.engine.callers),
+            turns=Turns(context.at_the_model(self.engine.callers)),
         )
         return str(ray.get_runtime_context().get_node_id())
 

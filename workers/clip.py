@@ -1,8 +1,9 @@
 """A loaded CLIP model as the unit loop sees it (`workers.engine.Engine`), on a GPU or a CPU by the same code.
 
-Forward passes are started one after the other. On a GPU that only puts them in its queue: a thread copies its next
+On a GPU forward passes are started one after the other, which only puts them in its queue: a thread copies its next
 batch there on a second stream meanwhile, and waits for its own results after the next thread has started. With two
-callers the GPU always has work.
+callers the GPU always has work. On a CPU callers compute side by side, each with its share of the threads: threads that
+work at one batch together wait for one another at every operator.
 
 B batch, C = 3 channels, H and W pixels of the model's input, L tokens, D dimension.
 """
@@ -52,14 +53,14 @@ class Parts:
 
 
 class ClipEngine:
-    """Thread-safe: `prepare` runs on any number of threads at once, forward passes one after the other."""
+    """Thread-safe: `prepare` runs on any number of threads at once."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._batch_size = parts.batch_size
-        self._forward_lock = threading.Lock()
         self._copies = cast(Any, torch.cuda.Stream)(parts.device) if parts.device.type == "cuda" else None
         self._threads = IntraOpThreads(parts.threads)
+        self._passes = threading.Semaphore(self.callers if self._copies is None else 1)
         # fp32 asks for the exact road: no scaling while a JPEG is decoded, and Pillow's own resize.
         self._exact = parts.precision == "fp32"
         self._target_px = None if self._exact else max(parts.fingerprint.preprocess.size_HW)
@@ -79,7 +80,11 @@ class ClipEngine:
 
     @property
     def callers(self) -> int:
-        return 1 if self._copies is None else 2
+        return 2 if self._copies is not None else max(1, self._threads.threads)
+
+    def share(self, callers: int) -> None:
+        """See `workers.engine.Engine.share`."""
+        self._threads.callers = min(max(1, callers), self.callers)
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
@@ -190,8 +195,8 @@ class ClipEngine:
 
     @contextmanager
     def _forward(self) -> Iterator[None]:
-        """One forward pass at a time, with the right threads; running out of memory becomes OutOfMemory."""
-        with self._forward_lock, torch.inference_mode(), self._out_of_memory():
+        """Within the turns of this device, with the right threads; running out of memory becomes OutOfMemory."""
+        with self._passes, torch.inference_mode(), self._out_of_memory():
             self._threads.ensure()
             yield
 

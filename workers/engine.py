@@ -46,8 +46,12 @@ class Engine(Protocol):
 
     @property
     def callers(self) -> int:
-        """How many threads at once keep this device busy: two where one can prepare while the other's results are
-        computed."""
+        """How many units at once it can serve: two on a GPU, where one prepares while the other's results are computed;
+        as many as it has threads on a CPU."""
+        ...
+
+    def share(self, callers: int) -> None:
+        """This many callers, at most `callers`, are at work from now on: a CPU's threads are divided among them."""
         ...
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:

@@ -95,7 +95,7 @@ class Turns:
     """
 
     def __init__(self, at_once: int = 1) -> None:
-        self._free = at_once
+        self.at_once = self._free = at_once
         self._changed = threading.Condition()
         self._waiting: list[int] = []
         self._ranks = count()

@@ -78,6 +78,9 @@ class StubEngine:
     def callers(self) -> int:
         return 1
 
+    def share(self, callers: int) -> None:
+        """It computes on the calling thread."""
+
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
         if sleep_ms := os.environ.get("CLIPMILL_STUB_SLEEP_MS"):

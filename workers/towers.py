@@ -120,13 +120,15 @@ def native_bf16(device: torch.device) -> bool:
 
 class IntraOpThreads:
     """torch's thread count is kept per calling thread, and Ray sets OMP_NUM_THREADS=1: each thread that runs a
-    forward pass sets it once for itself. 0 leaves it as it is."""
+    forward pass sets it for itself. 0 leaves it as it is."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._done = threading.local()
+        self.callers = 1  # at once, among whom the threads are divided
+        self._set = threading.local()
 
     def ensure(self) -> None:
-        if self.threads > 0 and not getattr(self._done, "yes", False):
-            torch.set_num_threads(self.threads)
-            self._done.yes = True
+        threads = max(1, self.threads // self.callers)
+        if self.threads > 0 and getattr(self._set, "threads", 0) != threads:
+            torch.set_num_threads(threads)
+            self._set.threads = threads

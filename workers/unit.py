@@ -10,9 +10,8 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,35 +23,14 @@ from schemas.receipts import Outcome, Receipt
 from schemas.rejects import Reason, Reject
 from schemas.samples import BadImage, Picture, Sample
 from schemas.tasks import Task, WorkContext
-from workers.engine import Engine, OutOfMemory
-from workers.flow import ReadAhead, Turns, map_ahead
+from workers.bench import Bench
+from workers.engine import OutOfMemory
+from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
-from workers.recent import Recent
 from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter
 
-Vector = npt.NDArray[np.float32]  # (D,)
 Vectors = npt.NDArray[np.float32]  # (B, D)
-
-# Vectors of captions that may come again (a class name, an alt text of a shop), for all units of an actor.
-CAPTIONS_MAX_BYTES = 64_000_000
-
-
-def _caption_bytes(caption: str, vector_D: Vector) -> int:
-    return vector_D.nbytes + 2 * len(caption) + 300  # the objects themselves
-
-
-@dataclass(slots=True, kw_only=True)
-class Bench:
-    """What the units of one actor share: the model, the tagger, the decode threads."""
-
-    engine: Engine
-    tagger: Tagger | None
-    pool: Executor | None  # None: decode on the unit's own thread, one sample at a time
-    decode_window: int = 16
-    batch_size: int = 32
-    turns: Turns = field(default_factory=Turns)
-    captions: Recent[str, Vector] = field(default_factory=lambda: Recent(_caption_bytes, max_bytes=CAPTIONS_MAX_BYTES))
 
 
 @dataclass(slots=True)
@@ -88,7 +66,8 @@ class UnitRun:
                 return alias
             writer = RowWriter(self.context, self.task)
             start = time.perf_counter()
-            fragments = writer.write(self._clocked(self._record_batches(writer)))
+            with self.bench.unit():
+                fragments = writer.write(self._clocked(self._record_batches(writer)))
             self.seconds["write"] = time.perf_counter() - start - self._inside_s
             self.rejects.flush()
         except SourceChanged:

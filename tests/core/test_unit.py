@@ -20,10 +20,11 @@ from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
 from tests.build import picture, tar
 from tests.core.tools import take_lease
-from workers.flow import ReadAhead, map_ahead
+from workers.bench import Bench
+from workers.flow import ReadAhead, Turns, map_ahead
 from workers.storage import head
 from workers.stub import StubEngine
-from workers.unit import Bench, UnitRun
+from workers.unit import UnitRun
 
 STORAGE = Storage()
 
@@ -286,3 +287,25 @@ def test_map_ahead_keeps_the_order() -> None:
             return n
 
         assert list(map_ahead(pool, slow, range(50), window=8)) == list(range(50))
+
+
+def test_the_engine_is_told_how_many_units_are_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three in flight, two at the model; the last one has it for itself, also after another failed."""
+    told: list[int] = []
+    road = Road(tmp_path, [])
+    monkeypatch.setattr(StubEngine, "share", lambda self, callers: told.append(callers))
+    bench = Bench(engine=road.engine, tagger=None, pool=None, turns=Turns(road.context.at_the_model(8)))
+    with bench.unit():
+        with pytest.raises(ValueError, match="broken"), bench.unit(), bench.unit():
+            raise ValueError("broken")
+        assert told == [1, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("callers", "in_flight", "expected"), [(1, 3, 1), (2, 3, 2), (16, 3, 2), (16, 8, 7), (2, 1, 1), (4, 2, 1)]
+)
+def test_one_unit_more_than_the_model_takes_prepares(
+    callers: int, in_flight: int, expected: int, tmp_path: Path
+) -> None:
+    context = replace(Road(tmp_path, []).context, units_in_flight=in_flight)
+    assert context.at_the_model(callers) == expected

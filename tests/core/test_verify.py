@@ -22,9 +22,10 @@ from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
 from tests.build import picture, tar
 from tests.core.tools import DIM, entry, make_tables, receipt, rows_table, take_lease
+from workers.bench import Bench
 from workers.storage import head
 from workers.stub import StubEngine
-from workers.unit import Bench, UnitRun
+from workers.unit import UnitRun
 
 
 @pytest.fixture
