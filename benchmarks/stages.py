@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -79,13 +80,23 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     with timed("decode"):
         pictures_ = list(road.bench.pool.map(lambda s: engine.prepare(s.image, road.job.limits), samples))
     batches = [slice(start, start + batch) for start in range(0, len(samples), batch)]
-    engine.encode_images(np.stack([p.pixels_CHW for p in pictures_[:batch]]))  # the first call may compile
-    with timed("image tower"):
-        vectors = [engine.encode_images(np.stack([p.pixels_CHW for p in pictures_[rows]])) for rows in batches]
     captions = [sample.caption or "" for sample in samples]
-    engine.encode_texts(captions[:batch])
-    with timed("text tower"):
-        texts = [engine.encode_texts(captions[rows]) for rows in batches]
+
+    def image_tower(rows: slice) -> Any:
+        return engine.encode_images(np.stack([p.pixels_CHW for p in pictures_[rows]]))
+
+    def text_tower(rows: slice) -> Any:
+        return engine.encode_texts(captions[rows])
+
+    # As many callers as keep all cores busy: fewer callers with more threads each wait for one another.
+    engine.share(engine.callers)
+    with ThreadPoolExecutor(engine.callers) as callers:
+        for tower in (image_tower, text_tower):
+            list(callers.map(tower, batches[: 2 * engine.callers]))  # the first calls choose kernels
+        with timed("image tower"):
+            vectors = list(callers.map(image_tower, batches))
+        with timed("text tower"):
+            texts = list(callers.map(text_tower, batches))
     with timed("tag"):
         tags = [road.tagger.tag(vectors_BD) for vectors_BD in vectors] if road.tagger else []
     with timed("write"):

@@ -61,7 +61,8 @@ def estimate(job: JobFile, tables: "Tables", worker: Worker) -> Estimate | None:
 
 
 def from_last_run(tables: "Tables", worker: Worker) -> Estimate | None:
-    """The last run of this table that embedded something, GPU for GPU and core for core."""
+    """The last run of this table that embedded something, on a GPU where this worker has one, else on none; how many
+    cores or which GPU its workers had is not compared."""
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return None

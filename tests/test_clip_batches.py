@@ -15,7 +15,7 @@ from schemas.config import Limits
 from schemas.model import ModelSpec
 from tests.models import FAMILIES, encoded, picture, save_checkpoint
 from workers.batch_size import CPU_SIZES
-from workers.clip import _FEWEST_TEXTS, ClipEngine, _like_lengths
+from workers.clip import _TEXTS_STEP, ClipEngine, _like_lengths
 from workers.load import load_engine
 from workers.unit import _halving as halving
 
@@ -106,4 +106,4 @@ def test_texts_of_like_length_go_together(lengths: list[int], most: int) -> None
     assert [n for start, stop in spans for n in range(start, stop)] == list(range(len(lengths)))
     assert all(stop - start <= most for start, stop in spans)
     for start, stop in spans:
-        assert stop - start <= _FEWEST_TEXTS or 2 * lengths[stop - 1] <= 3 * lengths[start]
+        assert all(2 * lengths[place] <= 3 * lengths[start] for place in range(start + _TEXTS_STEP, stop, _TEXTS_STEP))

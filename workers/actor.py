@@ -13,7 +13,7 @@ from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext, WorkerFacts
 from schemas.vocabulary import Vocabulary
-from workers import probe
+from workers import probe, process
 from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
@@ -48,6 +48,7 @@ class EmbedWorker:
                     f"the cluster runs clipmill {version} from {path}, which is not the code of this command",
                     "install the same clipmill on every node, and start outside folders named jobs or workers",
                 )
+            process.one_blas_thread()
             engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
             if batch_size == "auto":
                 engine.tune()
@@ -105,6 +106,7 @@ class EmbedWorker:
         tagger = None
         if tagging is not None:
             tagger = Tagger.from_vectors(tagging[0], labels_LD, self.engine.fingerprint, tagging[1])
+        process.freeze_garbage()
         self.context = context
         self.bench = Bench(
             engine=self.engine,

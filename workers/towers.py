@@ -51,7 +51,7 @@ class TextTower:
 
     def __call__(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 on the tower's device to (B, D) features, not normalised. Where the tower `cuts`, the caller
-        has cut: L is the greatest of `lengths`, which a GPU need not be asked for.
+        has cut: L is no less than any of `lengths`, which a GPU need not be asked for.
         """
         if not self.cuts:
             return cast(Tensor, self.model.encode_text(tokens_BL))
