@@ -9,7 +9,7 @@ import gc
 
 
 def one_blas_thread() -> None:
-    """For numpy, whose products are small here; its threads would take cores from the model's, which are torch's own."""
+    """For numpy, whose products are small here; torch has threads of its own."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")

@@ -31,7 +31,7 @@ ENVIRONMENTS = {
         Environment(name="dataloader", packages=(*_COMMON, "numpy==2.4.6"), shown=("torch", "open_clip_torch")),
         Environment(
             name="ray-data",
-            packages=(*_COMMON, "ray[default,data]==2.60.0", "pylance==14.0.2", "lance-ray==0.5.0"),
+            packages=(*_COMMON, "ray[default,data]==2.60.0", "pylance==4.0.0"),
             shown=("ray", "pylance", "torch", "open_clip_torch"),
         ),
         Environment(

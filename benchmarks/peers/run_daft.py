@@ -1,4 +1,8 @@
-"""Daft: read_webdataset, a class with open_clip as a batch function, write_lance."""
+"""Daft: files found by a glob and downloaded, a class with open_clip as a batch function, write_lance.
+
+Its read_webdataset (0.7.26) often stands still on two cores: each of two tars holds a thread of the runtime and waits
+for another one.
+"""
 
 import io
 
@@ -30,11 +34,10 @@ class OpenClip:
     def embed(self, jpegs, captions):
         images = []
         for jpeg in jpegs.to_pylist():
-            with jpeg.open() as opened:
-                images.append(self.preprocess(Image.open(io.BytesIO(opened.read()))))
+            images.append(self.preprocess(Image.open(io.BytesIO(jpeg))))
         with torch.no_grad():
             image_features = self.model.encode_image(torch.stack(images))
-            text_features = self.model.encode_text(self.tokenizer(captions.to_pylist()))
+            text_features = self.model.encode_text(self.tokenizer([text.decode() for text in captions.to_pylist()]))
             image_features /= image_features.norm(dim=-1, keepdim=True)
             text_features /= text_features.norm(dim=-1, keepdim=True)
         pairs = zip(image_features.numpy(), text_features.numpy(), strict=True)
@@ -43,8 +46,9 @@ class OpenClip:
 
 def main():
     model = OpenClip()
-    rows = daft.read_webdataset(given_.tars)
-    rows = rows.select(rows["__key__"].alias("key"), rows["txt"], model.embed(rows["jpg"], rows["txt"]))
+    rows = daft.from_glob_path(f"{given_.folder}/*.jpg")
+    text = rows["path"].replace(".jpg", ".txt").download()
+    rows = rows.select(rows["path"].alias("key"), text.alias("caption"), model.embed(rows["path"].download(), text))
     uri = f"{given_.out}/images.lance"
     rows.write_lance(uri)
     clock.done()

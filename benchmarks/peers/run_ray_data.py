@@ -19,7 +19,7 @@ class Preprocess:
         self.transform, self.tokenizer = transform, open_clip.get_tokenizer(given_.model)
 
     def __call__(self, batch):
-        captions = [str(text) for text in batch["txt"]]  # Ray has decoded them, for all that it was asked not to
+        captions = [text.decode() for text in batch["txt"]]
         return {
             "key": batch["__key__"],
             "caption": np.array(captions),
@@ -55,7 +55,7 @@ class Embed:
 def main():
     ray.init("local", num_cpus=given_.threads, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = ray.data.read_webdataset(given_.tars, decoder=False)
+    rows = ray.data.read_webdataset(given_.tars, decoder=None)
     size = given_.batch_size
     one = given_.options["stages"] == "one"
     if not one:

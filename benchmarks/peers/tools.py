@@ -88,7 +88,7 @@ def run_tool(tool: Tool, python: str, given: Given) -> Outcome:
     (out / "given.json").write_text(json.dumps(asdict(given)))
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     env |= {"DO_NOT_TRACK": "1", "RAY_raylet_start_wait_time_s": "180"}
-    env.pop("PYTHONPATH", None)
+    env["PYTHONPATH"] = str(HERE)  # Daft runs its function in a process of its own
     command = [python, str(HERE / tool.script), str(out / "given.json")]
     done = watch(command, env=env, cwd=out, timeout_s=TIMEOUT_S)
     if done.returncode:
