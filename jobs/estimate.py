@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # clipmill itself has been measured on no GPU; the figure is another program's, and so is meant to be on the safe side.
 GPU_FLOPS = 312 * 162e9
 GPU_SOURCE = "arithmetic, from 312 ViT-L/14 pictures/s per A100 in clip-retrieval's documentation; not measured here"
-# CPU: docs/speed.md, ViT-B/32 does 64 to 70 pictures or 200 to 240 captions per CPU second of a core with native bf16.
+# CPU: docs/speed.md, a job with ViT-B/32 does 49 pictures with captions a second on each core with native bf16.
 CORE_FLOPS = 0.5e12
 CORE_SOURCE = "arithmetic, from idle cores with native bf16 (docs/speed.md); busy ones and others are slower"
 # What a JPEG of 256 px and its caption take of a core around the towers; same page.
