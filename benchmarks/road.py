@@ -11,6 +11,7 @@ from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
+from workers import process
 from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
@@ -39,6 +40,8 @@ class Road:
         from schemas import columns
         from workers.load import load_engine
 
+        process.one_blas_thread()
+        process.short_turns()
         start = time.monotonic()
         spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
         engine = load_engine(spec, device=device, threads=threads, batch_size=job.workers.batch_size)

@@ -18,6 +18,11 @@ def test_numpy_multiplies_on_one_thread() -> None:
     assert told.strip() == "[1]"
 
 
+def test_threads_hand_over_the_interpreter_soon() -> None:
+    told = run("import sys\nfrom workers.process import short_turns\nshort_turns()\nprint(sys.getswitchinterval())")
+    assert float(told) == 0.0005
+
+
 def test_what_is_there_is_frozen_and_what_comes_later_is_collected() -> None:
     told = run(
         "import gc, weakref\n"

@@ -49,6 +49,7 @@ class EmbedWorker:
                     "install the same clipmill on every node, and start outside folders named jobs or workers",
                 )
             process.one_blas_thread()
+            process.short_turns()
             engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
             if batch_size == "auto":
                 engine.tune()

@@ -1,11 +1,14 @@
 """How a worker's process treats threads and garbage, beyond what the model does itself.
 
-Both were seen in a profile of the whole job (two cores, ViT-B-32, tags): threads of OpenBLAS that spin while they wait
-for numpy's next product took 8 % of the worker's time, and are gone; the collector, which looks at every object of
-torch's modules, took 1 %, and takes half of that.
+Measured with ViT-B-32 on two cores. In a profile of the whole job, threads of OpenBLAS that spin while they wait for
+numpy's next product took 8 % of the worker's time, and are gone; the collector, which looks at every object of torch's
+modules, took 1 %, and takes half of that. What short turns bring is in docs/speed.md.
 """
 
 import gc
+import sys
+
+_TURN_S = 0.0005
 
 
 def one_blas_thread() -> None:
@@ -13,6 +16,11 @@ def one_blas_thread() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")
+
+
+def short_turns() -> None:
+    """A thread that starts the model's operators gets the interpreter back after half a millisecond, not five."""
+    sys.setswitchinterval(_TURN_S)
 
 
 def freeze_garbage() -> None:
