@@ -21,6 +21,7 @@ from benchmarks import machine
 from benchmarks.query_cases import CASES
 from benchmarks.query_data import write
 from benchmarks.query_steps import STEPS
+from jobs.indexing.plan import SMALL_BYTES
 
 BUILDS = {"clipmill": ("build",), "lancedb": ("copy", "build LanceDB")}
 QUERIES = ("clipmill", "LanceDB defaults", "brute force")
@@ -72,7 +73,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the dated JSON")
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     parser.add_argument("--uri", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if 2 * options.rows * options.dim < SMALL_BYTES and not options.step:
+        parser.error(f"a table of {options.rows} x {options.dim} is read whole and gets no index; give it more --rows")
+    return options
 
 
 def _peers(options: argparse.Namespace, *steps: str) -> tuple[str, ...]:
