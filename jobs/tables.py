@@ -87,6 +87,11 @@ class Tables:
                 metadata_cache_size_bytes=cache_bytes,
             )
         except (ValueError, OSError) as error:
+            if "Failed to resolve region" in str(error):
+                raise UserError(
+                    f"{self.database}: no S3 server says in which region this bucket is",
+                    "check the bucket's name, or set storage.region or storage.endpoint_url",
+                ) from None
             if not _is_missing(error):
                 raise
             if missing_ok:
