@@ -15,8 +15,10 @@ from workers import process
 from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
+from workers.storage import connect
 from workers.tag import Tagger, load_vocabulary
 from workers.unit import UnitRun
+from workers.write import import_lance
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Road:
         process.one_blas_thread()
         process.short_turns()
         start = time.monotonic()
+        import_lance()
+        connect(job.source.uri[0], job.storage)
         spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
         engine = load_engine(spec, device=device, threads=threads, batch_size=job.workers.batch_size)
         if job.workers.batch_size == "auto":
@@ -77,8 +81,8 @@ class Road:
             engine=engine,
             tagger=tagger,
             pool=ThreadPoolExecutor(max_workers=threads, thread_name_prefix="decode"),
-            decode_window=max(2 * engine.batch_size, 4 * threads),
-            batch_size=engine.batch_size,
+            decode_window=max(2 * engine.samples_at_once, 4 * threads),
+            samples_at_once=engine.samples_at_once,
             turns=Turns(context.at_the_model(engine.callers)),
         )
         units = list(survey(job.source, job.storage, job.limits))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,11 +55,13 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks.road import Road
     from schemas.samples import Sample
+    from schemas.tasks import Task
     from workers.read import read_unit
+    from workers.write import RowWriter
 
     road = Road.build(job_of(options, f"stages_{os.getpid()}"), device="cpu", threads=options.threads)
     units, engine = road.units, road.engine
-    batch = road.bench.batch_size
+    batch = road.bench.samples_at_once
     result: dict[str, Any] = {}
 
     @contextmanager
@@ -69,17 +72,22 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
         result[stage] = {"samples_per_s": len(samples) / wall, "cpu_ms_per_sample": 1000 * cpu / len(samples)}
 
     samples: list[Sample] = []
+    ends = [0]  # of units, in samples: no batch holds those of two
     with timed("read"):
         for unit in units:
             read = read_unit(unit, road.job.source, road.job.storage, road.job.limits)
             samples += [item for item in read if isinstance(item, Sample)]
+            ends.append(len(samples))
     result["read"]["mb_per_s"] = (
         result["read"]["samples_per_s"] * sum(len(s.image) for s in samples) / len(samples) / 1e6
     )
     assert road.bench.pool is not None
     with timed("decode"):
         pictures_ = list(road.bench.pool.map(lambda s: engine.prepare(s.image, road.job.limits), samples))
-    batches = [slice(start, start + batch) for start in range(0, len(samples), batch)]
+    batches_of = [
+        [slice(start, min(start + batch, end)) for start in range(begin, end, batch)] for begin, end in pairwise(ends)
+    ]
+    batches = list(chain.from_iterable(batches_of))
     captions = [sample.caption or "" for sample in samples]
 
     def image_tower(rows: slice) -> Any:
@@ -100,35 +108,29 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     with timed("tag"):
         tags = [road.tagger.tag(vectors_BD) for vectors_BD in vectors] if road.tagger else []
     with timed("write"):
-        _write(road, samples, pictures_, vectors, texts, tags, batches)
+        of_batches = ([all_[rows] for rows in batches] for all_ in (samples, pictures_))
+        embedded = map(_embedded, *of_batches, vectors, texts, tags)
+        for unit, of_unit in zip(units, batches_of, strict=True):
+            writer = RowWriter(road.context, Task(unit=unit, attempt=1))
+            writer.write(map(writer.record_batch, list(islice(embedded, len(of_unit)))))
     return result
 
 
-def _write(road: Any, samples: Any, pictures_: Any, vectors: Any, texts: Any, tags: Any, batches: Any) -> None:
-    """One fragment a unit, as in the job."""
+def _embedded(samples: Any, pictures_: Any, vectors_BD: Any, caption_vectors_BD: Any, tags: Any) -> Any:
     import numpy as np
 
-    from schemas.tasks import Task
-    from workers.write import Embedded, RowWriter
+    from workers.write import Embedded
 
-    def embedded(number: int) -> Embedded:
-        rows = batches[number]
-        return Embedded(
-            samples=samples[rows],
-            pictures=pictures_[rows],
-            hashes=["0" * 32] * len(samples[rows]),
-            vectors_BD=vectors[number],
-            caption_vectors_BD=texts[number],
-            has_caption_B=np.ones(len(samples[rows]), bool),
-            tags=tags[number][0],
-            tag_scores=tags[number][1],
-        )
-
-    per_unit = -(-len(batches) // len(road.units))
-    for place, unit in enumerate(road.units):
-        writer = RowWriter(road.context, Task(unit=unit, attempt=1))
-        numbers = range(place * per_unit, min((place + 1) * per_unit, len(batches)))
-        writer.write(writer.record_batch(embedded(number)) for number in numbers)
+    return Embedded(
+        samples=samples,
+        pictures=pictures_,
+        hashes=["0" * 32] * len(samples),
+        vectors_BD=vectors_BD,
+        caption_vectors_BD=caption_vectors_BD,
+        has_caption_B=np.ones(len(samples), bool),
+        tags=tags[0],
+        tag_scores=tags[1],
+    )
 
 
 # --- the whole job ----------------------------------------------------------------------------------------------------

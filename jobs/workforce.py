@@ -52,6 +52,7 @@ class Workforce:
         )
         actor = remote.remote()
         actor.load.remote(model_spec(self.job), self.shape.threads, self.job.workers.batch_size, origin()[1])
+        actor.get_ready.remote(self.job.source.uri[0], self.job.storage)
         self.actors.append(actor)
         return actor
 
@@ -89,9 +90,14 @@ class Workforce:
         self._reference = ray.put(reference)
 
     def attach(self, context: WorkContext) -> list[Slot]:
-        """Slots of the actors there are; they take units as soon as they answer."""
+        """Slots of the actors there are, of which one has answered: units can be handed out from now on. What it
+        answered, or died of, is for the dispatcher to say."""
+        import ray
+
         self._context = context
-        return [self._slot(actor) for actor in self.actors]
+        slots = [self._slot(actor) for actor in self.actors]
+        ray.wait([slot.ready for slot in slots], num_returns=1)
+        return slots
 
     def add(self) -> Slot:
         """One more actor, for a dead one or a node that joined."""

@@ -1,5 +1,6 @@
 """The Ray actor: one per GPU (or per machine without one), several units at a time. The only ray import of workers."""
 
+import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,8 @@ from typing import Any, Literal
 
 import ray
 
-from schemas.config import Tags
-from schemas.errors import UserError
+from schemas.config import Storage, Tags
+from schemas.errors import ClipmillError, UserError
 from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext, WorkerFacts
@@ -19,8 +20,10 @@ from workers.engine import Engine
 from workers.flow import Turns
 from workers.load import load_engine
 from workers.origin import origin
+from workers.storage import connect
 from workers.tag import Tagger
 from workers.unit import UnitRun
+from workers.write import import_lance
 
 
 class EmbedWorker:
@@ -59,6 +62,12 @@ class EmbedWorker:
             raise
         finally:
             self._loaded.set()
+
+    def get_ready(self, uri: str, storage: Storage) -> None:
+        """What the first unit would wait for with a core idle, done while the model loads."""
+        import_lance()
+        with contextlib.suppress(ClipmillError):  # a store that cannot be reached is for the unit to report
+            connect(uri, storage)
 
     def facts(self) -> WorkerFacts:
         version, digest, path = origin()
@@ -113,8 +122,8 @@ class EmbedWorker:
             engine=self.engine,
             tagger=tagger,
             pool=ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="decode"),
-            decode_window=max(2 * self.engine.batch_size, 4 * self.threads),
-            batch_size=self.engine.batch_size,
+            decode_window=max(2 * self.engine.samples_at_once, 4 * self.threads),
+            samples_at_once=self.engine.samples_at_once,
             turns=Turns(context.at_the_model(self.engine.callers)),
         )
         return str(ray.get_runtime_context().get_node_id())

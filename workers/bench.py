@@ -32,7 +32,7 @@ class Bench:
     tagger: Tagger | None
     pool: Executor | None  # None: decode on the unit's own thread, one sample at a time
     decode_window: int = 16
-    batch_size: int = 32
+    samples_at_once: int = 32  # that take a turn at the model
     turns: Turns = field(default_factory=Turns)
     captions: Recent[str, Vector] = field(default_factory=lambda: Recent(_caption_bytes, max_bytes=CAPTIONS_MAX_BYTES))
     _at_work: int = 0

@@ -38,6 +38,9 @@ _MAX_REMEMBERED_WORDS = 200_000
 # texts are parted at multiples of one number and cut at multiples of another: a hundred shapes instead of a thousand.
 _TEXTS_STEP = 8
 _LENGTH_STEP = 2
+# On a CPU few images fit its caches, while texts pay in great numbers, where more of one length meet (docs/speed.md).
+_CPU_SAMPLES = 128
+_CPU_SAMPLES_PER_IMAGE = 16  # so that a small batch, which may have been asked for to save memory, stays small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,13 @@ class ClipEngine:
     def batch_size(self) -> int:
         """Images in one forward pass; halved for good where the device has no room for so many."""
         return self._batch_size
+
+    @property
+    def samples_at_once(self) -> int:
+        """See `workers.engine.Engine.samples_at_once`."""
+        if self._copies is not None:
+            return self._batch_size
+        return max(self._batch_size, min(_CPU_SAMPLES, _CPU_SAMPLES_PER_IMAGE * self._batch_size))
 
     @property
     def callers(self) -> int:
@@ -125,7 +135,8 @@ class ClipEngine:
         tokens_BL = self._tokens(list(unique.values()))
         lengths_B = tower.lengths(tokens_BL)
         order_B = torch.argsort(lengths_B, stable=True)
-        groups = [order_B[start:stop] for start, stop in _like_lengths(lengths_B[order_B].tolist(), self._batch_size)]
+        spans = _like_lengths(lengths_B[order_B].tolist(), self.samples_at_once)
+        groups = [order_B[start:stop] for start, stop in spans]
         cuts = [_LENGTH_STEP * math.ceil(int(lengths_B[rows].max()) / _LENGTH_STEP) for rows in groups]
         chunks = [self._on_device(tokens_BL[rows, :cut].contiguous()) for rows, cut in zip(groups, cuts, strict=True)]
         vectors_BD = np.empty((len(unique), self.dim), np.float32)
@@ -147,9 +158,9 @@ class ClipEngine:
         """Unit-length features of all chunks, one after the other (B, D)."""
         if not chunks:
             return np.empty((0, self.dim), np.float32)
+        if self._copies is None:
+            return torch.cat([self._on_cpu(tower, chunk) for chunk in chunks]).numpy()
         with self._forward():
-            if self._copies is None:
-                return torch.cat([_unit_length(tower(chunk)) for chunk in chunks]).numpy()
             compute = torch.cuda.current_stream(self._parts.device)
             compute.wait_stream(self._copies)
             for chunk in chunks:
@@ -161,6 +172,11 @@ class ClipEngine:
         done.synchronize()  # outside the lock: the next thread's kernels are put into the queue meanwhile
         return on_host_BD.numpy().copy()
 
+    def _on_cpu(self, tower: Callable[[Tensor], Tensor], chunk: Tensor) -> Tensor:
+        """One chunk a turn, so that threads which another caller leaves are taken up at the next one."""
+        with self._forward():
+            return _unit_length(tower(chunk))
+
     def tune(self) -> None:
         """See `workers.engine.Engine.tune` and `workers.batch_size`."""
         height, width = self.fingerprint.preprocess.size_HW
@@ -170,7 +186,9 @@ class ClipEngine:
             self.encode_images(np.zeros((size, 3, height, width), np.uint8))
 
         before = self._batch_size
+        self.share(self.callers)  # as while units are at work: with all threads other sizes would win
         best = best_batch_size(encode, GPU_SIZES if self._copies is not None else CPU_SIZES)
+        self.share(1)
         self._batch_size = best or before
 
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:

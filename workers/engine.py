@@ -45,6 +45,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def samples_at_once(self) -> int:
+        """Samples that are best handed over together: one batch of images or several, and their texts."""
+        ...
+
+    @property
     def callers(self) -> int:
         """How many units at once it can serve: two on a GPU, where one prepares while the other's results are computed;
         as many as it has threads on a CPU."""

@@ -19,7 +19,7 @@ from workers import store_errors
 from workers.store_blocks import BLOCKS_AHEAD, Blocks
 from workers.store_check import check_store
 from workers.store_errors import TRANSIENT, BadName, StoreUnavailable, TooManyBytes, as_user_error, call, is_transient
-from workers.store_fs import endpoint_url, head_of, open_fs, read_range, region
+from workers.store_fs import connect, endpoint_url, head_of, open_fs, read_range, region
 from workers.store_list import list_keys, resolve
 from workers.store_uri import absolute_uri, join_uri, quote, split_uri, unquote
 
@@ -30,6 +30,7 @@ __all__ = [
     "TooManyBytes",
     "absolute_uri",
     "check_store",
+    "connect",
     "get_bytes",
     "head",
     "is_transient",

@@ -48,6 +48,13 @@ def open_fs(uri: str, storage: Storage) -> tuple[Any, str]:
         return _CACHE[key], path
 
 
+def connect(uri: str, storage: Storage) -> None:
+    """Make the client for `uri` now, which takes an S3 client half a second; it is shared from then on."""
+    fs, _ = open_fs(uri, storage)
+    if is_s3(fs):
+        call(uri, fs.connect)
+
+
 def _make_fs(scheme: str, storage: Storage) -> Any:
     import fsspec
 

@@ -75,6 +75,10 @@ class StubEngine:
         return 32
 
     @property
+    def samples_at_once(self) -> int:
+        return self.batch_size
+
+    @property
     def callers(self) -> int:
         return 1
 

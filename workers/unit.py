@@ -81,12 +81,12 @@ class UnitRun:
         samples = ReadAhead(
             read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits),
             _weight,
-            max_items=4 * self.bench.batch_size,
+            max_items=4 * self.bench.samples_at_once,
             max_bytes=self.context.limits.worker_memory // (8 * self.context.units_in_flight),
         )
         try:
             good = self._good(self._decoded(self._counted(samples)))
-            for batch in _batches(good, self.bench.batch_size):
+            for batch in _batches(good, self.bench.samples_at_once):
                 embedded = self._embedded(batch)
                 if embedded is not None:
                     self.written += len(embedded.samples)

@@ -49,7 +49,7 @@ class Road:
         version = int(self.tables.create("", schema).version)
         self.tar = folder / "a.tar"
         self.tar.write_bytes(tar(members))
-        self.bench = Bench(engine=self.engine, tagger=None, pool=ThreadPoolExecutor(2), batch_size=4)
+        self.bench = Bench(engine=self.engine, tagger=None, pool=ThreadPoolExecutor(2), samples_at_once=4)
         self.context = WorkContext(
             run="r",
             rows_uri=self.tables.rows,
