@@ -89,6 +89,46 @@ def test_the_batch_size_is_found_by_trying(vit: Path) -> None:
     engine = load(vit, batch_size="auto")
     engine.tune()
     assert engine.batch_size in CPU_SIZES
+    assert engine._threads.callers == 1, "tuned with a caller's share of the threads, and left as it was"
+
+
+@pytest.mark.parametrize(("batch_size", "samples"), [(1, 16), (8, 128), (32, 128), (256, 256)])
+def test_a_small_batch_asks_for_few_samples_at_once(vit: Path, batch_size: int, samples: int) -> None:
+    assert load(vit, batch_size=batch_size).samples_at_once == samples
+
+
+def test_texts_go_together_beyond_the_batch_of_images(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(vit, batch_size=2)
+    texts = [f"a photo of {n} dogs" for n in range(10, 40)]
+    one_by_one = np.concatenate([engine.encode_texts([text]) for text in texts])
+    real, sizes = engine._parts.text_tower._encode_cut, list[int]()
+
+    def noted(tokens_BL: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(tokens_BL))
+        return real(tokens_BL)
+
+    monkeypatch.setattr(engine._parts.text_tower, "_encode_cut", noted)
+    np.testing.assert_allclose(engine.encode_texts(texts), one_by_one, atol=1e-5)
+    assert sizes == [30]
+
+
+def test_threads_that_another_caller_leaves_are_taken_up_at_the_next_batch(
+    vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(vit, batch_size=2, threads=4)
+    pixels_BCHW = np.stack([engine.prepare(encoded(picture(s)), Limits()).pixels_CHW for s in range(6)])
+    real, seen = engine._parts.image_tower.visual.forward, list[int]()
+
+    def left_alone(batch_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        engine.share(1)
+        features_BD: torch.Tensor = real(batch_BCHW)
+        return features_BD
+
+    monkeypatch.setattr(engine._parts.image_tower.visual, "forward", left_alone)
+    engine.share(2)
+    engine.encode_images(pixels_BCHW)
+    assert seen == [2, 4, 4]
 
 
 def test_texts_may_come_tokenised(family: str, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from schemas.config import Storage
 from schemas.errors import SourceChanged, UserError
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
-from workers import store_errors
+from workers import store_errors, store_fs
+from workers.actor import EmbedWorker
 from workers.storage import (
     StoreUnavailable,
     TooManyBytes,
     absolute_uri,
     check_store,
+    connect,
     get_bytes,
     head,
     lance_options,
@@ -151,6 +153,24 @@ def test_bytes_ranges_and_limits(s3: S3) -> None:
         get_bytes(uri, s3.storage, max_bytes=10, expected_etag="0" * 32)
     with pytest.raises(FileNotFoundError):
         get_bytes(uri + "x", s3.storage, max_bytes=10)
+
+
+@pytest.mark.s3
+def test_a_client_made_ready_is_the_one_that_is_used(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = s3.put("k", b"1")
+    monkeypatch.setattr(store_fs, "_CACHE", {})
+    connect(uri, s3.storage)
+
+    def another(scheme: str, storage: Storage) -> Any:
+        raise AssertionError("a second client")
+
+    monkeypatch.setattr(store_fs, "_make_fs", another)
+    assert get_bytes(uri, s3.storage, max_bytes=1) == b"1"
+
+
+@pytest.mark.parametrize(("uri", "endpoint"), [("s3://b/x", "http://127.0.0.1:1"), ("s4://b/x", None), ("/no/file", None)])
+def test_a_worker_that_gets_ready_leaves_a_bad_store_to_its_units(uri: str, endpoint: str | None, fake: FakeS3) -> None:
+    EmbedWorker().get_ready(uri, Storage(endpoint_url=endpoint))
 
 
 @pytest.mark.s3
