@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import logging
 import os
+import random
 import shutil
 import socket
 import sys
@@ -15,6 +16,8 @@ from typing import Any, TextIO
 
 from schemas.config import Workers
 from schemas.errors import ClipmillError, UserError
+
+_PORTS = range(20_000, 32_768)  # Linux hands out 32768 and up by itself, other systems higher ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +108,16 @@ def patient_start() -> Iterator[None]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+    """A port that the system hands out by itself may go to a connection of Ray's own before the agent binds it, and
+    the raylet dies a second after the start: these lie below the ones that are handed out."""
+    ports: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            ports.append(port)
+        if len(ports) == count:
+            break
+    return ports
 
 
 def _leave_folder() -> None:

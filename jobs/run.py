@@ -242,6 +242,7 @@ class Run:
             worker_restarts=dispatcher.restarts,
             peak_worker_bytes=clock.peak_rss_bytes,
             driver_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            drained=dispatcher.draining,
             interrupted=interrupted,
             resume=self.options.resume if interrupted else "",
             note=f"stopped early; {left} units are left" if interrupted else "",

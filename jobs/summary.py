@@ -38,6 +38,7 @@ class Summary:
     worker_restarts: int = 0
     peak_worker_bytes: int = 0
     driver_peak_bytes: int = 0
+    drained: bool = False  # a signal asked it to stop; `interrupted` where that left units
     interrupted: bool = False
     resume: str = ""
     note: str = ""

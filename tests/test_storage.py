@@ -168,7 +168,9 @@ def test_a_client_made_ready_is_the_one_that_is_used(s3: S3, monkeypatch: pytest
     assert get_bytes(uri, s3.storage, max_bytes=1) == b"1"
 
 
-@pytest.mark.parametrize(("uri", "endpoint"), [("s3://b/x", "http://127.0.0.1:1"), ("s4://b/x", None), ("/no/file", None)])
+@pytest.mark.parametrize(
+    ("uri", "endpoint"), [("s3://b/x", "http://127.0.0.1:1"), ("s4://b/x", None), ("/no/file", None)]
+)
 def test_a_worker_that_gets_ready_leaves_a_bad_store_to_its_units(uri: str, endpoint: str | None, fake: FakeS3) -> None:
     EmbedWorker().get_ready(uri, Storage(endpoint_url=endpoint))
 

@@ -132,7 +132,7 @@ class _Demo:
         self.console.command(shlex.join([self.called, "embed", self.job]))
         again = shlex.join([self.called, "demo", "--out", self.root])
         summary = embed.run(load_job(self.job), embed.Options(resume=again))
-        if summary.interrupted:
+        if summary.drained:  # though it may have finished its last units: who pressed Ctrl-C wants no page now
             raise KeyboardInterrupt
         if summary.failed_units:
             names = ", ".join(unit["uri"] for unit in summary.failed_units)

@@ -1,7 +1,11 @@
 """How many actors a job gets on which cluster, and what each of them gets."""
 
+import socket
+from pathlib import Path
+
 import pytest
 
+from jobs import cluster
 from jobs.cluster import Node, Shape, shape
 from schemas.config import Workers
 from schemas.errors import UserError
@@ -82,3 +86,18 @@ def test_no_more_actors_than_units_and_at_least_one() -> None:
     assert shape(workers(num=8), [node(8)], 2).num == 2
     assert shape(workers(), [], MANY).num == 1  # a cluster that grows when somebody asks
     assert shape(workers(), [node(0)], MANY) == Shape(num=1, cpus=1, gpus=0, threads=1)
+
+
+def test_ports_for_rays_agents_are_free_and_never_handed_out_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a connection of Ray's own got in the meantime kills the raylet."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(cluster, "_PORTS", range(port, port + 40))
+        assert port not in cluster._free_ports(20)
+    monkeypatch.undo()
+    ports = cluster._free_ports(40)
+    assert len(set(ports)) == 40
+    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(setting.read_text().split()[0]) if setting.exists() else 49152
+    assert max(ports) < first or first < 32768  # a machine whose owner widened the range has no such ports
