@@ -60,7 +60,7 @@ def make_shards(folder: Path, count: int, kind: Kind = Kind(), photos: list[Path
         path = folder / f"{first // kind.samples_per_shard:05d}.tar"
         with tarfile.open(path, "w") as archive:
             for number in range(first, min(first + kind.samples_per_shard, count)):
-                jpeg = _cut(photos[int(random.integers(len(photos)))], kind, random)
+                jpeg = cut(photos[int(random.integers(len(photos)))], kind, random)
                 sizes.append(len(jpeg))
                 _add(archive, f"{number:06d}.jpg", jpeg)
                 _add(archive, f"{number:06d}.txt", caption(number, random).encode())
@@ -80,7 +80,8 @@ def caption(number: int, random: np.random.Generator) -> str:
     return f"photo {number} " + " ".join(random.choice(_WORDS.split(), length - 2))
 
 
-def _cut(photo: Path, kind: Kind, random: np.random.Generator) -> bytes:
+def cut(photo: Path, kind: Kind, random: np.random.Generator) -> bytes:
+    """A JPEG of a part of the photograph."""
     from PIL import Image, ImageOps
 
     with Image.open(photo) as opened:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import gpu, machine, pictures, stages
+from benchmarks import decode, gpu, machine, pictures, stages
 from benchmarks.peers import compare
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.tools import HERE, OURS, TOOLS
@@ -176,3 +177,21 @@ def test_every_stage_is_measured_alone_over_a_store(tmp_path, s3):
         assert stage["samples_per_s"] > 0
         assert stage["cpu_ms_per_sample"] >= 0
     assert stages.bound(found, cores=2) <= found["read"]["samples_per_s"]
+
+
+def test_what_scaling_while_decoding_costs_and_drifts_is_measured_against_pillow(tmp_path, monkeypatch, capsys):
+    (tmp_path / "clothing").mkdir()
+    some_photos(tmp_path / "clothing")
+    monkeypatch.setenv("CLIPMILL_TEST_DATA", str(tmp_path))
+    threads = torch.get_num_threads()
+    try:
+        assert decode.main(["--pictures", "2", "--models", "clipmill-tiny", "--out", str(tmp_path / "results")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(capsys.readouterr().out)["cases"]["clipmill-tiny"]
+    small, large = found["256 px"], found["1920 px"]
+    assert (small["pictures"], large["pictures"]) == (2, 2)
+    assert 2 * large["worker"]["ms"] < large["full size"]["ms"]
+    assert 0.98 < large["worker"]["cosine"]["min"] <= large["full size"]["cosine"]["min"] <= 1.00001
+    assert large["worker"]["levels"] > large["full size"]["levels"]
+    assert len(list((tmp_path / "results").glob("*-decode.json"))) == 1
