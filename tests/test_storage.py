@@ -1,5 +1,6 @@
 """Names, listings, streams, retries and error sentences of object stores and local disks."""
 
+import gc
 import io
 import os
 import pickle
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from schemas.config import Storage
 from schemas.errors import SourceChanged, UserError
+from schemas.model import ModelSpec
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
 from workers import store_errors, store_fs
 from workers.actor import EmbedWorker
+from workers.origin import origin
 from workers.storage import (
     StoreUnavailable,
     TooManyBytes,
@@ -172,7 +175,18 @@ def test_a_client_made_ready_is_the_one_that_is_used(s3: S3, monkeypatch: pytest
     ("uri", "endpoint"), [("s3://b/x", "http://127.0.0.1:1"), ("s4://b/x", None), ("/no/file", None)]
 )
 def test_a_worker_that_gets_ready_leaves_a_bad_store_to_its_units(uri: str, endpoint: str | None, fake: FakeS3) -> None:
-    EmbedWorker().get_ready(uri, Storage(endpoint_url=endpoint))
+    worker = EmbedWorker()
+    worker.load(ModelSpec(name="stub"), 1, 1, origin()[1])
+    worker.get_ready(uri, Storage(endpoint_url=endpoint))
+
+
+def test_a_worker_whose_model_fails_to_load_gets_ready_all_the_same(tmp_path: Path) -> None:
+    """Its call must end: a method that waits for ever would hold one of the actor's threads."""
+    worker = EmbedWorker()
+    with pytest.raises(UserError):
+        worker.load(ModelSpec(name="no-such-model"), 1, 1, origin()[1])
+    worker.get_ready(f"{tmp_path}/x", LOCAL)
+    assert gc.isenabled()
 
 
 @pytest.mark.s3

@@ -18,7 +18,7 @@ from workers import probe, process
 from workers.bench import Bench
 from workers.engine import Engine
 from workers.flow import Turns
-from workers.load import load_engine
+from workers.load import import_code, load_engine
 from workers.origin import origin
 from workers.storage import connect
 from workers.tag import Tagger
@@ -31,6 +31,7 @@ class EmbedWorker:
 
     def __init__(self) -> None:
         """Nothing that can fail: an error here would reach the driver as text, from a method as an exception."""
+        self._imported = threading.Event()  # or there is an error
         self._loaded = threading.Event()
         self._engine: Engine | Exception | None = None
         self._spec: ModelSpec | None = None
@@ -52,8 +53,11 @@ class EmbedWorker:
                     "install the same clipmill on every node, and start outside folders named jobs or workers",
                 )
             process.one_blas_thread()
+            with process.without_collector():
+                import_code(spec)
+                self._imported.set()
+                engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
             process.short_turns()
-            engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
             if batch_size == "auto":
                 engine.tune()
             self._engine = engine
@@ -61,10 +65,13 @@ class EmbedWorker:
             self._engine = error
             raise
         finally:
+            self._imported.set()
             self._loaded.set()
 
     def get_ready(self, uri: str, storage: Storage) -> None:
-        """What the first unit would wait for with a core idle, done while the model loads."""
+        """What the first unit would wait for with a core idle, done while the model loads: not while its code is
+        imported, because imports are Python, and two threads of it get no further than one."""
+        self._imported.wait()
         import_lance()
         with contextlib.suppress(ClipmillError):  # a store that cannot be reached is for the unit to report
             connect(uri, storage)

@@ -92,11 +92,10 @@ def pack(root: nn.Module, probe: Probe) -> int:
     everything is put back and 0 returned.
     """
     with torch.inference_mode():
-        before_BD = probe()
+        with _seen(root) as seen:
+            before_BD = probe()  # once: unpacked it takes a second
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
         try:
-            with _seen(root) as seen:
-                probe()
             for parent, name, new in _replacements(root, seen):
                 replaced.append((parent, name, getattr(parent, name)))
                 setattr(parent, name, new)

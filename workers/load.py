@@ -1,5 +1,6 @@
 """The one door to a model: `load_engine`. Imports torch only for a real model, never for the stub."""
 
+import importlib
 from typing import Literal
 
 from schemas.errors import UserError
@@ -22,10 +23,19 @@ def load_engine(
     """
     if threads < 0 or (batch_size != "auto" and batch_size < 1):
         raise UserError(f"threads {threads}, batch_size {batch_size}", "both are positive, or 0 threads and auto")
-    if spec.name == "stub" or spec.name.startswith("stub:"):
+    if _is_stub(spec):
         from workers.stub import StubEngine
 
         return StubEngine.from_name(spec.name)
     from workers.clip_build import build_engine
 
     return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
+
+
+def import_code(spec: ModelSpec) -> None:
+    """The modules that `load_engine` needs: some seven seconds of one core, before any work on the model itself."""
+    importlib.import_module("workers.stub" if _is_stub(spec) else "workers.clip_build")
+
+
+def _is_stub(spec: ModelSpec) -> bool:
+    return spec.name == "stub" or spec.name.startswith("stub:")
