@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,16 @@ from workers.engine import Engine
 from workers.load import load_engine
 from workers.read import read_unit
 
+T = TypeVar("T")
+
 
 def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate:
     """Each stage alone over the first `count` samples. Raises UserError as the job would, and for no picture."""
     threads = max(1, os.cpu_count() or 1)
     spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
     engine = load_engine(spec, threads=threads, batch_size=job.workers.batch_size)
+    if job.workers.batch_size == "auto":
+        engine.tune()
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     samples = list(islice(_samples(job, units), count))
@@ -38,10 +42,7 @@ def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate
     if not pixels:
         raise UserError("the first samples of the source hold no picture", "look at the source, or drop --measure")
     captions = [sample.caption for sample in samples if sample.caption is not None]
-    _embed(engine, pixels[: engine.batch_size], captions[: engine.batch_size])  # the first batch may compile
-    start = time.perf_counter()
-    _embed(engine, pixels, captions)
-    seconds["embed"] = time.perf_counter() - start
+    seconds["embed"] = _embed_s(engine, pixels, captions)
     device = engine.fingerprint.provenance.get("device", "cpu")
     # On a CPU decoding and embedding share the cores; on a GPU they run side by side, as reading does everywhere.
     busy_s = seconds["decode"] + seconds["embed"] if device == "cpu" else max(seconds["decode"], seconds["embed"])
@@ -69,8 +70,24 @@ def _pixels(engine: Engine, job: JobFile, samples: Sequence[Sample], threads: in
         return [one for one in pool.map(prepare, samples) if one is not None]
 
 
-def _embed(engine: Engine, pixels: list[Any], captions: list[str]) -> None:
-    for start in range(0, len(pixels), engine.batch_size):
-        engine.encode_images(np.stack(pixels[start : start + engine.batch_size]))
-    for start in range(0, len(captions), engine.batch_size):
-        engine.encode_texts(captions[start : start + engine.batch_size])
+def _embed_s(engine: Engine, pixels: list[Any], captions: list[str]) -> float:
+    """Seconds for all of them, by as many callers as a job has at work."""
+    engine.share(engine.callers)
+    images = _parts(pixels, engine.batch_size, engine.callers)
+    texts = _parts(captions, engine.samples_at_once, engine.callers)
+    with ThreadPoolExecutor(engine.callers) as callers:
+
+        def embed(images: list[list[Any]], texts: list[list[str]]) -> None:
+            list(callers.map(lambda part: engine.encode_images(np.stack(part)), images))
+            list(callers.map(engine.encode_texts, texts))
+
+        embed(images[: engine.callers], texts[: engine.callers])  # the first batches choose kernels
+        start = time.perf_counter()
+        embed(images, texts)
+        return time.perf_counter() - start
+
+
+def _parts(items: list[T], most: int, callers: int) -> list[list[T]]:
+    """Of `most` each, or less where few items would leave a caller without any."""
+    size = max(1, min(most, -(-len(items) // callers)))
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -191,7 +191,7 @@ def test_what_scaling_while_decoding_costs_and_drifts_is_measured_against_pillow
     found = json.loads(capsys.readouterr().out)["cases"]["clipmill-tiny"]
     small, large = found["256 px"], found["1920 px"]
     assert (small["pictures"], large["pictures"]) == (2, 2)
-    assert 2 * large["worker"]["ms"] < large["full size"]["ms"]
+    assert large["worker"]["ms"] < large["full size"]["ms"]
     assert 0.98 < large["worker"]["cosine"]["min"] <= large["full size"]["cosine"]["min"] <= 1.00001
     assert large["worker"]["levels"] > large["full size"]["levels"]
     assert len(list((tmp_path / "results").glob("*-decode.json"))) == 1
