@@ -237,13 +237,20 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _is_node_loss(error: BaseException, node_id: str) -> bool:
-    """Preempted, or the node is gone: not the unit's fault. The node table may lag behind the actor's death."""
+def blames_node(error: BaseException) -> bool:
+    """Whether Ray says that the node went, and the actor only with it."""
     import ray
 
     if getattr(error, "preempted", False) or isinstance(error, ray.exceptions.NodeDiedError):
         return True
     text = str(error)
-    if "node" in text and ("died" in text or "dead" in text or "preempt" in text) and "worker process" not in text:
+    return "node" in text and ("died" in text or "dead" in text or "preempt" in text) and "worker process" not in text
+
+
+def _is_node_loss(error: BaseException, node_id: str) -> bool:
+    """Preempted, or the node is gone: not the unit's fault. The node table may lag behind the actor's death."""
+    import ray
+
+    if blames_node(error):
         return True
     return not any(n["Alive"] and n["NodeID"] == node_id for n in ray.nodes())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs import cluster
-from jobs.dispatch import Slot
+from jobs.dispatch import Slot, blames_node
 from jobs.tables import Tables
 from schemas.config import JobFile, Tags
 from schemas.errors import ClipmillError
@@ -57,14 +57,31 @@ class Workforce:
         return actor
 
     def facts(self) -> WorkerFacts:
-        """What the first actor to load says of its model. Raises UserError for a model that cannot be loaded."""
+        """What the first actor says of its model; another takes its place where its node goes meanwhile, which Ray may
+        notice half a minute late. Raises UserError for a model that cannot be loaded."""
+        import ray
+
+        for tries_left in reversed(range(self.job.limits.max_attempts)):
+            try:
+                return self._facts()
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:
+                if not tries_left or not blames_node(error):
+                    raise _died_loading(error) from None
+            self.say("the node of the first worker is gone; another one loads the model")
+            del self.actors[0]
+            self._new_actor()  # behind the others, which may be further on
+        raise AssertionError("at least one attempt")
+
+    def _facts(self) -> WorkerFacts:
         import ray
 
         first = self.actors[0].facts.remote()
         while not ray.wait([first], timeout=WAIT_NOTE_S)[0]:
             need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
             self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
-        facts: WorkerFacts = _get(first)
+        facts: WorkerFacts = _unwrapped(first)
         self.callers = facts.callers
         return facts
 
@@ -118,6 +135,18 @@ class Workforce:
 
 
 def _get(ref: Any) -> Any:
+    """`_unwrapped`, and a worker that died is one clear sentence."""
+    import ray
+
+    try:
+        return _unwrapped(ref)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        raise _died_loading(error) from None
+
+
+def _unwrapped(ref: Any) -> Any:
     """ray.get, with the worker's own exception instead of Ray's wrapping."""
     import ray
 
@@ -126,11 +155,13 @@ def _get(ref: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, BaseException) else error) from None
-    except ray.exceptions.RayError as error:
-        raise ClipmillError(
-            f"the first worker died while it loaded the model: {str(error).strip().splitlines()[0]}",
-            "too little memory is the usual reason; a smaller model or batch_size may fit",
-        ) from None
+
+
+def _died_loading(error: BaseException) -> ClipmillError:
+    return ClipmillError(
+        f"the first worker died while it loaded the model: {str(error).strip().splitlines()[0]}",
+        "too little memory is the usual reason; a smaller model or batch_size may fit",
+    )
 
 
 def _stored_reference(tables: Tables, key: str) -> dict[str, Any] | None:

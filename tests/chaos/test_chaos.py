@@ -95,6 +95,15 @@ def test_raylet_killed_while_the_job_runs(scene: Scene, cluster: Cluster, seed: 
     scene.check()
 
 
+def test_raylet_killed_before_the_job_starts(scene: Scene, cluster: Cluster, seed: int) -> None:
+    """Ray notices late, and gives the first worker a place on the node that is gone."""
+    cluster.kill_a_raylet(random.Random(seed))
+    driver = scene.start()
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err[-3000:]
+    scene.check()
+
+
 def test_a_driver_that_slept_past_its_lease_lands_nothing(scene: Scene, seed: int) -> None:
     """Two drivers overlap: the first is suspended inside a commit, the second takes over and finishes."""
     sleeper = scene.start(f"before_rows:{2 + seed}:sleep=25", CHAOS_LEASE_TTL_S="2", **lasting(2 + seed))
