@@ -10,7 +10,15 @@ from schemas.errors import UserError
 from schemas.model import Fingerprint, ModelSpec
 from workers import selfcheck
 from workers.clip import ClipEngine, Parts
-from workers.clip_fold import first_conv, fold_batchnorm, fold_normalisation, probe_pixels, widen_first_conv
+from workers.clip_fold import (
+    first_conv,
+    fold_batchnorm,
+    fold_normalisation,
+    normalise,
+    probe_pixels,
+    widen_first_conv,
+)
+from workers.clip_last import shorten_image_tower
 from workers.clip_load import Loaded, build_model, load_clip, reference_transform, weights_sha256
 from workers.clip_pack import pack
 from workers.towers import ImageTower, TextTower, native_bf16
@@ -56,10 +64,14 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
 
 
 def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
-    """The model's towers on the device. In low precision what can be folded into the weights is, before they round."""
+    """The model's towers on the device. What no feature needs is left out; in low precision what can be folded into
+    the weights is, before they round."""
     loaded.model.to("cpu")
     tokens_BL = loaded.tokenizer(list(selfcheck.TEXTS))
     text_tower = TextTower(loaded.model, tokens_BL)
+    pixels_BCHW = probe_pixels(loaded.preprocess)
+    normalised_BCHW = normalise(pixels_BCHW, loaded.preprocess)
+    shorten_image_tower(loaded.model.visual, lambda: loaded.model.visual(normalised_BCHW))
     folded, exact = False, None
     if precision == "fp32":
         # TF32 rounds to ten bits, which is not what fp32 was asked for.
@@ -75,7 +87,6 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
         widen_first_conv(loaded.model.visual, exact, dtype)
     image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=exact is not None)
     if device.type == "cpu" and dtype == torch.bfloat16:
-        pixels_BCHW = probe_pixels(loaded.preprocess)
         pack(loaded.model, lambda: torch.cat([image_tower(pixels_BCHW), text_tower(tokens_BL)]))
     return image_tower, text_tower
 

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.clip_last import is_plain
+
 logger = logging.getLogger(__name__)
 
 _ROWS = 1600  # the layout is chosen for about this many rows at a time: 32 pictures of 50 tokens
@@ -137,7 +139,7 @@ def _replacements(root: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[nn.Mo
         for name, child in list(parent.named_children()):
             if child not in seen or getattr(parent, name) is not child:
                 continue
-            if type(child) is nn.MultiheadAttention and _is_plain(child):
+            if type(child) is nn.MultiheadAttention and is_plain(child):
                 yield parent, name, PackedAttention(child)
             elif type(child) is nn.Linear:
                 follower = _gelu_after(parent, name)
@@ -146,15 +148,6 @@ def _replacements(root: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[nn.Mo
                     yield parent, follower[0], nn.Identity()
             elif type(child) is nn.Conv2d and _cuts_patches(child):
                 yield parent, name, PackedPatches(child)
-
-
-def _is_plain(attention: nn.MultiheadAttention) -> bool:
-    return (
-        attention.batch_first
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
-    )
 
 
 def _cuts_patches(conv: nn.Conv2d) -> bool:

@@ -1,7 +1,7 @@
 """The two towers of a loaded model as functions: uint8 pixels or token ids in, features out.
 
 Texts are cut after their last end token where attention is causal; that is tried on numbers when the tower is built
-and left out where the result differs.
+and left out where the result differs. The last block computes one token (`workers.clip_last`), on the same terms.
 
 B batch, C = 3 channels, H and W pixels of the model's input, L tokens, W width of the text tower, D dimension.
 """
@@ -10,11 +10,11 @@ import threading
 from typing import Any, cast
 
 import torch
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from schemas.model import Preprocess
 from workers.clip_fold import CENTRE, differ, normalise
+from workers.clip_last import LastBlock, shorten_text_tower, shorten_transformer
 
 
 class ImageTower:
@@ -30,7 +30,7 @@ class ImageTower:
     def __call__(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 on the tower's device to (B, D) features, not normalised, in the tower's dtype."""
         if self.folded:
-            prepared_BCHW = pixels_BCHW.to(self.dtype) - CENTRE
+            prepared_BCHW = pixels_BCHW.to(self.dtype).sub_(CENTRE)
         else:
             prepared_BCHW = normalise(pixels_BCHW, self.preprocess)
             if not self.wide:
@@ -43,11 +43,16 @@ class TextTower:
     """Token ids to features. Where attention is causal, nothing after the end token matters, and it is cut off."""
 
     def __init__(self, model: nn.Module, tokens_BL: Tensor) -> None:
-        """`tokens_BL`: some tokenised texts of different lengths, on which the cut is proved (fp32 model)."""
+        """`tokens_BL`: tokenised texts of different lengths, on which what is left out is proved (fp32 model)."""
         self.model: Any = model
         owner: Any = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
         self._owner = owner
         self.cuts = self._may_cut(owner) and self._cut_is_exact(tokens_BL)
+        if self.cuts:
+            cut_BL = tokens_BL[:, : int(self.lengths(tokens_BL).max())]
+            self.short = shorten_transformer(owner.transformer, None, lambda: self(cut_BL))
+        else:
+            self.short = owner is not None and shorten_text_tower(owner, lambda: self(tokens_BL))
 
     def __call__(self, tokens_BL: Tensor) -> Tensor:
         """(B, L) int64 on the tower's device to (B, D) features, not normalised. Where the tower `cuts`, the caller
@@ -91,13 +96,22 @@ class TextTower:
         owner = self._owner
         dtype = owner.transformer.get_cast_dtype()
         x_BLW = owner.token_embedding(tokens_BL).to(dtype) + owner.positional_embedding[:length].to(dtype)
-        x_BLW = owner.transformer(x_BLW, attn_mask=owner.attn_mask[:length, :length])
-        x_BLW = owner.ln_final(x_BLW)
-        x_BW: Tensor = text_global_pool(x_BLW, tokens_BL, self._pool_type(), eos_token_id=self._eos_id())
+        x_BW: Tensor = owner.ln_final(self._pooled(x_BLW, owner.attn_mask[:length, :length], tokens_BL))
         projection = owner.text_projection
         if projection is None:
             return x_BW
         return cast(Tensor, projection(x_BW) if isinstance(projection, nn.Linear) else x_BW @ projection)
+
+    def _pooled(self, x_BLW: Tensor, mask_LL: Tensor, tokens_BL: Tensor) -> Tensor:
+        """What the last block gives for the token of each text that is pooled, (B, W)."""
+        rows_B = self._pooled_position(tokens_BL)
+        *before, last = self._owner.transformer.resblocks
+        if not isinstance(last, LastBlock):
+            x_BLW = self._owner.transformer(x_BLW, attn_mask=mask_LL)
+            return x_BLW[torch.arange(len(rows_B), device=rows_B.device), rows_B]
+        for block in before:
+            x_BLW = block(x_BLW, attn_mask=mask_LL)
+        return cast(Tensor, last(x_BLW, mask_LL, rows_B))[:, 0]
 
     def _cut_is_exact(self, tokens_BL: Tensor) -> bool:
         with torch.inference_mode():
