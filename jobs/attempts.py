@@ -17,7 +17,7 @@ class Fate(StrEnum):
 
     WORKER_DIED = "the worker died"
     WORKER_LOST = "its node was lost or preempted"
-    DEADLINE = "it passed its deadline"
+    STOOD_STILL = "it stood still for limits.unit_deadline_s"
     ERROR = "an error"
     SOURCE_CHANGED = "its source changed since the plan was made; run the command again"
 

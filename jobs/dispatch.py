@@ -1,4 +1,4 @@
-"""Hand units to actors as they become free, several in flight each, with a deadline per unit.
+"""Hand units to actors as they become free, several in flight each, and watch that every unit gets on.
 
 The loop knows actors, calls and clocks; what an outcome means for a unit is decided in `jobs.attempts`.
 """
@@ -7,14 +7,16 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jobs.attempts import Attempts, Fate, Item
 from jobs.plan import Plan
+from jobs.watch import Watch
 from schemas.config import Limits
 from schemas.errors import ClipmillError, SourceChanged, UserError
 from schemas.receipts import Outcome, Receipt
-from schemas.tasks import Task
+from schemas.tasks import Task, UnitProgress
 
 LOOK_FOR_NODES_S = 10.0
 TICK_S = 0.5
@@ -25,7 +27,7 @@ class Call:
     """A unit that an actor is working on."""
 
     item: Item
-    deadline: float
+    watch: Watch
     is_probe: bool
 
 
@@ -38,7 +40,7 @@ class Slot:
     node_id: str = ""
     attached: bool = False
     calls: dict[Any, Call] = field(default_factory=dict)
-    overdue: set[str] = field(default_factory=set)  # unit ids whose deadline made us kill the actor
+    stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
 
 
 class Dispatcher:
@@ -86,7 +88,7 @@ class Dispatcher:
                     self._answered(ref)
             else:
                 time.sleep(TICK_S)
-            self._kill_overdue()
+            self._kill_stuck()
             on_tick()
 
     def _finished(self) -> bool:
@@ -119,10 +121,13 @@ class Dispatcher:
         unit = item.unit
         known = self.plan.known.get(unit.unit_id, {})
         task = Task(unit=unit, attempt=item.attempt, skip=dict(item.skip), known=known)
-        method = slot.actor.find_poison if item.probe else slot.actor.run_unit
-        # A probe may use the whole deadline for one sample, and has to get past the model's loading first.
-        allowed_s = self.limits.unit_deadline_s * (20 if item.probe else 1)
-        slot.calls[method.remote(task)] = Call(item, time.monotonic() + allowed_s, item.probe)
+        now_s, deadline_s = time.monotonic(), self.limits.unit_deadline_s
+        if item.probe:  # may use the whole deadline for one sample, and has to get past the model's loading first
+            ref, watch = slot.actor.find_poison.remote(task), Watch(20 * deadline_s, now_s)
+        else:
+            ref = slot.actor.run_unit.remote(task)
+            watch = Watch(deadline_s, now_s, partial(slot.actor.progress.remote, unit.unit_id), _progress)
+        slot.calls[ref] = Call(item, watch, item.probe)
 
     def _answered(self, ref: Any) -> None:
         slot = next((s for s in self.slots if ref in s.calls or ref == s.ready), None)
@@ -196,10 +201,9 @@ class Dispatcher:
         self._drop(slot)
         self.restarts += 1
         for call in calls:
-            overdue = call.item.unit.unit_id in slot.overdue
-            if overdue:
-                self.attempts.ended(call.item, Fate.DEADLINE)
-            elif lost or slot.overdue:  # it only shared the actor with one that was overdue
+            if call.item.unit.unit_id in slot.stuck:
+                self.attempts.ended(call.item, Fate.STOOD_STILL)
+            elif lost or slot.stuck:  # it only shared the actor with one that stood still
                 self.attempts.ended(call.item, Fate.WORKER_LOST)
             else:
                 self.attempts.ended(call.item, Fate.WORKER_DIED, _first_line(error))
@@ -212,15 +216,28 @@ class Dispatcher:
         slot.calls.clear()
         self.slots.remove(slot)
 
-    def _kill_overdue(self) -> None:
+    def _kill_stuck(self) -> None:
         import ray
 
-        now = time.monotonic()
+        now_s = time.monotonic()
         for slot in list(self.slots):
-            late = {call.item.unit.unit_id for call in slot.calls.values() if call.deadline < now}
-            if late:
-                slot.overdue = late
-                self._died(slot, ray.exceptions.RayError(f"killed after {self.limits.unit_deadline_s:g} s"))
+            stuck = {call.item.unit.unit_id for call in slot.calls.values() if call.watch.is_stuck(now_s)}
+            if stuck:
+                slot.stuck = stuck
+                self._died(slot, ray.exceptions.RayError("killed because a unit stood still"))
+
+
+def _progress(question: Any) -> UnitProgress | None:
+    import ray
+
+    ready, _ = ray.wait([question], timeout=0)
+    if not ready:
+        return None
+    try:
+        answer: UnitProgress = ray.get(question)
+    except ray.exceptions.RayError:
+        return UnitProgress(waits=True)  # the actor is gone, which its units' own calls will say, and why
+    return answer
 
 
 def _is_reserved(slot: Slot) -> bool:

@@ -4,9 +4,11 @@
 a node without one.
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.arithmetic import ModelCost, model_cost
@@ -20,9 +22,8 @@ if TYPE_CHECKING:
 # clipmill itself has been measured on no GPU; the figure is another program's, and so is meant to be on the safe side.
 GPU_FLOPS = 312 * 162e9
 GPU_SOURCE = "arithmetic, from 312 ViT-L/14 pictures/s per A100 in clip-retrieval's documentation; not measured here"
-# CPU: docs/speed.md, a job with ViT-B/32 does 49 pictures with captions a second on each core with native bf16.
-CORE_FLOPS = 0.5e12
-CORE_SOURCE = "arithmetic, from idle cores with native bf16 (docs/speed.md); busy ones and others are slower"
+# A core, by what the processor multiplies itself: docs/speed.md, jobs with ViT-B/32 and captions on two idle cores.
+CORE_FLOPS = {"amx_bf16": 0.6e12, "avx512_bf16": 0.4e12, "fp32": 0.08e12}
 # What a JPEG of 256 px and its caption take of a core around the towers; same page.
 DECODE_CORE_S = 0.0009
 CAPTION_TOKENS = 20  # of a web caption, where a batch is cut to its longest
@@ -93,15 +94,29 @@ def from_arithmetic(job: JobFile, worker: Worker) -> Estimate | None:
         sample_s = max(embed_s, decode_s)
         basis = f"{GPU_SOURCE}; {worker.cores:g} cores beside a GPU"
     else:
-        embed_s = flops / (CORE_FLOPS * worker.cores)
+        kind = core_kind(job)
+        embed_s = flops / (CORE_FLOPS[kind] * worker.cores)
         sample_s = embed_s + decode_s  # they share the cores
-        basis = f"{CORE_SOURCE}; {worker.cores:g} cores a worker"
+        basis = (
+            f"arithmetic, from idle cores with {kind} (docs/speed.md), which this machine has; busy ones are slower; "
+            f"{worker.cores:g} cores a worker"
+        )
     return Estimate(
         samples_per_s=round(1 / sample_s, 1),
         gpus=worker.gpus,
         limited_by="embed" if embed_s > decode_s else "decode",
         basis=basis,
     )
+
+
+def core_kind(job: JobFile, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Which of CORE_FLOPS this machine's cores are; fp32 where the job says so, or where nothing is known."""
+    if job.model.precision not in ("auto", "bf16"):
+        return "fp32"
+    with contextlib.suppress(OSError):
+        flags = set(cpuinfo.read_text("utf-8", "replace").split())
+        return next((kind for kind in CORE_FLOPS if kind in flags), "fp32")
+    return "fp32"
 
 
 def flops_per_sample(cost: ModelCost, *, captions: bool) -> float:

@@ -46,6 +46,15 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitProgress:
+    """How far a worker is with a unit. `steps` only grows: with every sample that is read, every one that is decoded
+    and every batch that is embedded. `waits`: other units have the model."""
+
+    steps: int = 0
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerFacts:
     """What an actor says of itself after its model is loaded."""
 

@@ -30,7 +30,14 @@ OWNERS = {
         "workers.selfcheck",
         "jobs.score",
     ),
-    "open_clip": ("workers.clip_load", "workers.clip_names", "workers.clip", "workers.selfcheck", "workers.towers"),
+    "open_clip": (
+        "workers.clip_load",
+        "workers.clip_names",
+        "workers.clip",
+        "workers.selfcheck",
+        "workers.clip_last",
+        "workers.clip_fold",
+    ),
     "s3fs": (
         "workers.storage",
         "workers.store_fs",

@@ -16,8 +16,8 @@ from schemas.model import ModelSpec
 from tests.models import FAMILIES, encoded, picture, save_checkpoint
 from workers.batch_size import CPU_SIZES
 from workers.clip import _TEXTS_STEP, ClipEngine, _like_lengths
+from workers.engine import halving
 from workers.load import load_engine
-from workers.unit import _halving as halving
 
 TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "été 🐘"]
 

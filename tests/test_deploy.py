@@ -114,7 +114,7 @@ def test_the_runbook_quotes_messages_as_they_are() -> None:
         "workers die while they start",
         "but commits are only proven safe with",
         "its source changed since the plan was made",
-        "it passed its deadline",
+        "it stood still for limits.unit_deadline_s",
         "the worker died",
     ):
         assert quoted in (ROOT / "docs/runbook.md").read_text()

@@ -12,7 +12,7 @@ from schemas.config import Storage, Tags
 from schemas.errors import ClipmillError, UserError
 from schemas.model import ModelSpec
 from schemas.receipts import Receipt
-from schemas.tasks import Task, WorkContext, WorkerFacts
+from schemas.tasks import Task, UnitProgress, WorkContext, WorkerFacts
 from schemas.vocabulary import Vocabulary
 from workers import probe, process
 from workers.bench import Bench
@@ -38,6 +38,7 @@ class EmbedWorker:
         self.threads = 1
         self.context: WorkContext | None = None
         self.bench: Bench | None = None
+        self._runs: dict[str, UnitRun] = {}
 
     def load(self, spec: ModelSpec, threads: int, batch_size: int | Literal["auto"], expected_code: str) -> None:
         """Check whose code this is, then load the model; `threads` serve decoding and the model's CPU kernels.
@@ -138,7 +139,16 @@ class EmbedWorker:
     def run_unit(self, task: Task) -> Receipt:
         assert self.context is not None, "prepare first"
         assert self.bench is not None
-        return UnitRun(task, self.context, self.bench).run()
+        run = self._runs[task.unit.unit_id] = UnitRun(task, self.context, self.bench)
+        try:
+            return run.run()
+        finally:
+            del self._runs[task.unit.unit_id]
+
+    def progress(self, unit_id: str) -> UnitProgress:
+        """Of a unit that is at work; of one that is not, no steps."""
+        run = self._runs.get(unit_id)
+        return run.progress if run is not None else UnitProgress()
 
     def find_poison(self, task: Task) -> tuple[int, str] | None:
         """Go through the unit sample by sample in a child process: (ordinal, reason) of the one it dies at."""
@@ -153,7 +163,7 @@ class EmbedWorker:
 def remote_worker(*, num_cpus: float, num_gpus: float, units_in_flight: int) -> Any:
     """The actor class with its resources. No restarts: the driver decides what a death means.
 
-    Two more calls than units may run at once, so that a probe or a ping is never queued behind them.
+    Two more calls than units may run at once, so that a question is never queued behind them.
     """
     return ray.remote(EmbedWorker).options(
         num_cpus=num_cpus,

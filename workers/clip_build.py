@@ -14,6 +14,7 @@ from workers.clip_fold import (
     first_conv,
     fold_batchnorm,
     fold_normalisation,
+    fold_quick_gelu,
     normalise,
     probe_pixels,
     widen_first_conv,
@@ -79,6 +80,7 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         fold_batchnorm(loaded.model, loaded.preprocess)
+        fold_quick_gelu(loaded.model)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
         exact = None if folded else copy.deepcopy(first_conv(loaded.model.visual)[1])
     dtype = _DTYPES[precision]

@@ -30,16 +30,18 @@ Probe = Callable[[], Tensor]
 
 
 class PackedLinear(nn.Linear):
-    """nn.Linear (and a GELU after it), bf16 (..., in) to (..., out). One by inheritance because open_clip asks what a
-    projection is; its own `weight` holds nothing but a dtype, for which open_clip asks too."""
+    """nn.Linear (and a GELU or SiLU after it), bf16 (..., in) to (..., out). One by inheritance because open_clip asks
+    what a projection is; its own `weight` holds nothing but a dtype, for which open_clip asks too."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: nn.GELU | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, after: nn.GELU | nn.SiLU | None = None) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
         self.bias = cast(nn.Parameter, bias)
-        self._after = ("none", "") if gelu is None else ("gelu", gelu.approximate)
+        self._after = ("none", "")
+        if after is not None:
+            self._after = ("gelu", after.approximate) if isinstance(after, nn.GELU) else ("swish", "")
 
     def forward(self, x: Tensor) -> Tensor:
         kind, algorithm = self._after
@@ -142,7 +144,7 @@ def _replacements(root: nn.Module, seen: set[nn.Module]) -> Iterator[tuple[nn.Mo
             if type(child) is nn.MultiheadAttention and is_plain(child):
                 yield parent, name, PackedAttention(child)
             elif type(child) is nn.Linear:
-                follower = _gelu_after(parent, name)
+                follower = _activation_after(parent, name)
                 yield parent, name, PackedLinear(child.weight, child.bias, follower[1] if follower else None)
                 if follower:
                     yield parent, follower[0], nn.Identity()
@@ -161,11 +163,11 @@ def _cuts_patches(conv: nn.Conv2d) -> bool:
     )
 
 
-def _gelu_after(parent: nn.Module, name: str) -> tuple[str, nn.GELU] | None:
-    """The GELU that follows a layer in a Sequential, and its name."""
+def _activation_after(parent: nn.Module, name: str) -> tuple[str, nn.GELU | nn.SiLU] | None:
+    """The activation that follows a layer in a Sequential and that oneDNN computes with it, and its name."""
     if type(parent) is not nn.Sequential:
         return None
     names = list(parent._modules)
     after = names[names.index(name) + 1 :][:1]
     follower = parent._modules[after[0]] if after else None
-    return (after[0], follower) if type(follower) is nn.GELU else None
+    return (after[0], follower) if isinstance(follower, nn.GELU | nn.SiLU) else None

@@ -3,7 +3,7 @@
 Shapes: B batch, C = 3 channels, H and W pixels of the model's input, D dimension of the shared space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,3 +89,14 @@ class Engine(Protocol):
         Raises UserError under the stated cosine.
         """
         ...
+
+
+def halving(encode: Callable[[Any], npt.NDArray[np.float32]], inputs: Any) -> npt.NDArray[np.float32]:
+    """Encode; where the device has no room for so many at once, in halves. Raises OutOfMemory for a single one."""
+    try:
+        return encode(inputs)
+    except OutOfMemory:
+        if len(inputs) <= 1:
+            raise
+        middle = len(inputs) // 2
+        return np.concatenate([halving(encode, inputs[:middle]), halving(encode, inputs[middle:])])

@@ -22,9 +22,9 @@ from schemas.errors import SourceChanged
 from schemas.receipts import Outcome, Receipt
 from schemas.rejects import Reason, Reject
 from schemas.samples import BadImage, Picture, Sample
-from schemas.tasks import Task, WorkContext
+from schemas.tasks import Task, UnitProgress, WorkContext
 from workers.bench import Bench
-from workers.engine import OutOfMemory
+from workers.engine import halving
 from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
 from workers.tag import Tagger
@@ -55,9 +55,15 @@ class UnitRun:
         self.rejects = RejectWriter(context, task, weights[:16])
         self.hasher = xxhash.xxh3_128()
         self.seconds: dict[str, float] = dict.fromkeys(("read", "decode", "embed", "tag", "write"), 0.0)
-        self.seen = self.written = self.bytes_read = 0
+        self.seen = self.written = self.bytes_read = self._steps = 0
+        self._waits = False
         self._inside_s = 0.0  # what the writer spent waiting for rows
         self._rank = bench.turns.rank()
+
+    @property
+    def progress(self) -> UnitProgress:
+        """From any thread."""
+        return UnitProgress(steps=self._steps, waits=self._waits)
 
     def run(self) -> Receipt:
         """The receipt. Lets transient storage errors and bugs raise: the driver decides about another attempt."""
@@ -88,6 +94,7 @@ class UnitRun:
             good = self._good(self._decoded(self._counted(samples)))
             for batch in _batches(good, self.bench.samples_at_once):
                 embedded = self._embedded(batch)
+                self._steps += 1
                 if embedded is not None:
                     self.written += len(embedded.samples)
                     yield writer.record_batch(embedded)
@@ -100,6 +107,7 @@ class UnitRun:
         ordinal = -1
         for item in samples:
             self.seen += 1
+            self._steps += 1
             if isinstance(item, Reject):
                 self.rejects.add(item)
                 continue
@@ -137,6 +145,7 @@ class UnitRun:
         """What has a picture; the content hash sees every sample in order, good or bad."""
         for one in decoded:
             self.seconds["decode"] += one.busy_s
+            self._steps += 1
             _hash_sample(self.hasher, one.sample, one.image_hash)
             if one.reject is not None:
                 self.rejects.add(one.reject)
@@ -182,10 +191,12 @@ class UnitRun:
         new = [caption for caption, vector_D in known.items() if vector_D is None]
         texts = engine.prepare_texts(new)
         new_ND = np.empty((0, engine.dim), np.float32)
+        self._waits = True
         with bench.turns.turn(self._rank), self._timed("embed"):
-            vectors_BD = _halving(engine.encode_images, pixels_BCHW)
+            self._waits = False
+            vectors_BD = halving(engine.encode_images, pixels_BCHW)
             if new:
-                new_ND = _halving(engine.encode_texts, texts)
+                new_ND = halving(engine.encode_texts, texts)
         for caption, vector_D in zip(new, new_ND, strict=True):
             known[caption] = vector_D
             if np.isfinite(vector_D).all():
@@ -201,6 +212,7 @@ class UnitRun:
         reading = read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits)
         hasher = xxhash.xxh3_128()
         for item in reading:
+            self._steps += 1
             if isinstance(item, Sample):
                 image_hash = xxhash.xxh3_128_hexdigest(item.image)
                 _hash_sample(hasher, item if item.id else _with_id(item, image_hash), image_hash)
@@ -278,17 +290,6 @@ def _batches(items: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
             batch = []
     if batch:
         yield batch
-
-
-def _halving(encode: Callable[[Any], npt.NDArray[np.float32]], inputs: Any) -> npt.NDArray[np.float32]:
-    """Encode; where the device has no room for so many at once, in halves. Raises OutOfMemory for a single one."""
-    try:
-        return encode(inputs)
-    except OutOfMemory:
-        if len(inputs) <= 1:
-            raise
-        middle = len(inputs) // 2
-        return np.concatenate([_halving(encode, inputs[:middle]), _halving(encode, inputs[middle:])])
 
 
 def _tagged(tagger: Tagger | None, vectors_BD: npt.NDArray[np.float32]) -> tuple[Any, Any]:

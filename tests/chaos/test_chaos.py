@@ -199,3 +199,19 @@ def test_a_picture_that_hangs_is_found_and_named(scene: Scene) -> None:
     out, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, (out, err[-3000:])
     assert json.loads(out.strip().splitlines()[-1])["rejects"]["timed_out"] == 1
+
+
+def test_a_unit_that_takes_longer_than_its_deadline_but_gets_on_is_left_alone(scene: Scene) -> None:
+    job = scene.folder / "job.yaml"
+    short = job.read_text().replace("unit_deadline_s: 30", "unit_deadline_s: 2")
+    # One unit a worker: several share its decoding thread, and two seconds are less than a turn at it.
+    job.write_text(short.replace("cpus: 1}", "cpus: 1, units_in_flight: 1}"))
+    members = [(f"{i:03d}.jpg", picture(i)) for i in range(80)]
+    (scene.folder / "source" / "005.tar").write_bytes(tar(members))
+    driver = scene.start(CLIPMILL_STUB_SLEEP_MS="100")  # one decoding thread a worker: 8 seconds
+    out, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, (out, err[-3000:])
+    summary = json.loads(out.strip().splitlines()[-1])
+    assert summary["seconds"] > 8
+    assert summary["worker_restarts"] == 0
+    assert summary["seen"] == (UNITS - 1) * SAMPLES + 80

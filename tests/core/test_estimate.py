@@ -6,7 +6,16 @@ import pytest
 
 from jobs import dry_run
 from jobs.arithmetic import ModelCost, model_cost
-from jobs.estimate import CAPTION_TOKENS, Worker, estimate, flops_per_sample, from_arithmetic, from_last_run
+from jobs.estimate import (
+    CAPTION_TOKENS,
+    CORE_FLOPS,
+    Worker,
+    core_kind,
+    estimate,
+    flops_per_sample,
+    from_arithmetic,
+    from_last_run,
+)
 from jobs.summary import Summary, describe
 from jobs.tables import Tables
 from schemas.config import JobFile
@@ -71,6 +80,25 @@ def test_a_small_model_on_a_gpu_is_limited_by_decoding_and_a_large_one_by_itself
     assert (cpu.gpus, cpu.limited_by) == (0.0, "embed")
     assert cpu.samples_per_s < large.samples_per_s / 20
     assert from_arithmetic(job(tmp_path, model={"name": "stub"}), GPU) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "kind"),
+    [
+        ("fpu avx512_bf16 amx_bf16 amx_tile", "auto", "amx_bf16"),
+        ("fpu avx512_bf16", "bf16", "avx512_bf16"),
+        ("fpu avx512_bf16", "fp32", "fp32"),
+        ("fpu avx2", "auto", "fp32"),
+        (None, "auto", "fp32"),
+    ],
+)
+def test_a_processor_is_taken_for_what_it_multiplies(tmp_path, flags, precision, kind):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    made = job(tmp_path, model={"name": "ViT-L-14", "precision": precision})
+    assert core_kind(made, cpuinfo) == kind
+    assert CORE_FLOPS[kind] > 0
 
 
 def test_the_last_run_on_such_a_worker_goes_before_arithmetic(tmp_path):

@@ -54,9 +54,9 @@ def test_a_rate_of_no_time_is_no_rate() -> None:
 def test_failed_units_are_named_with_their_slice() -> None:
     failed = [
         Failed(unit("u1", "s3://b/x.tar"), "the worker died"),
-        Failed(unit("u2", "s3://b/p/", start="a", end="k"), "it passed its deadline"),
+        Failed(unit("u2", "s3://b/p/", start="a", end="k"), "it stood still for limits.unit_deadline_s"),
     ]
     assert failed_units(failed) == [
         {"unit_id": "u1", "uri": "s3://b/x.tar", "reason": "the worker died"},
-        {"unit_id": "u2", "uri": "s3://b/p/ [a, k]", "reason": "it passed its deadline"},
+        {"unit_id": "u2", "uri": "s3://b/p/ [a, k]", "reason": "it stood still for limits.unit_deadline_s"},
     ]
