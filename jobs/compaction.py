@@ -10,12 +10,12 @@ Nothing here sits in memory whole: a task streams `BATCH_ROWS` rows at a time an
 `TARGET_ROWS`.
 """
 
-import ctypes
 import json
 import time
 from datetime import timedelta
 from typing import Any
 
+from jobs import memory
 from jobs.lease import Lease
 from jobs.tables import Tables, lance_module
 
@@ -66,14 +66,7 @@ class Compactor:
             self.conflicts += 1
         self.count = self.floor = len(self.tables.open().get_fragments())
         del rows
-        give_back_memory()
-
-
-def give_back_memory() -> None:
-    """What a pass has freed goes back to the system: glibc would keep it, 40 MB from the first pass on."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-    if trim is not None:
-        trim(0)
+        memory.give_back()
 
 
 def compaction() -> Any:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from jobs import compat, heal
+from jobs import compat, heal, memory
 from jobs.commit import Hook, no_hook
 from jobs.duplicates import units_to_redo
 from jobs.lease import Lease
@@ -50,6 +50,7 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 def run(job: JobFile, options: Options) -> Summary:
     started = time.monotonic()
+    memory.use_little()
     tables = Tables.at(job.table, job.storage)
     vocabulary = _vocabulary(job)
     with Progress() as progress:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GPU_FLOPS = 312 * 162e9
 GPU_SOURCE = "arithmetic, from 312 ViT-L/14 pictures/s per A100 in clip-retrieval's documentation; not measured here"
 # A core, by what the processor multiplies itself: docs/speed.md, jobs with ViT-B/32 and captions on two idle cores.
-CORE_FLOPS = {"amx_bf16": 0.6e12, "avx512_bf16": 0.4e12, "fp32": 0.08e12}
+CORE_FLOPS = {"amx_bf16": 0.6e12, "avx512_bf16": 0.4e12, "fp32": 0.1e12}
 # What a JPEG of 256 px and its caption take of a core around the towers; same page.
 DECODE_CORE_S = 0.0009
 CAPTION_TOKENS = 20  # of a web caption, where a batch is cut to its longest
@@ -98,8 +98,8 @@ def from_arithmetic(job: JobFile, worker: Worker) -> Estimate | None:
         embed_s = flops / (CORE_FLOPS[kind] * worker.cores)
         sample_s = embed_s + decode_s  # they share the cores
         basis = (
-            f"arithmetic, from idle cores with {kind} (docs/speed.md), which this machine has; busy ones are slower; "
-            f"{worker.cores:g} cores a worker"
+            f"arithmetic, from idle cores that compute in {kind} (docs/speed.md), as this machine's do; busy ones are "
+            f"slower; {worker.cores:g} cores a worker"
         )
     return Estimate(
         samples_per_s=round(1 / sample_s, 1),

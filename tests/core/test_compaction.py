@@ -1,17 +1,15 @@
 """Fragments are merged between commits: nothing moves, nothing is lost, and whoever else commits wins."""
 
 import json
-import platform
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import memory_bytes
 from jobs import heal, ledger
 from jobs.commit import Committer
-from jobs.compaction import FILL_KEY, Compactor, give_back_memory, tidy_side_tables
+from jobs.compaction import FILL_KEY, Compactor, tidy_side_tables
 from jobs.tables import Tables
 from schemas.errors import LeaseLost
 from tests.core.tools import entry, fragments, ids, make_tables, take_lease
@@ -182,14 +180,3 @@ def test_side_tables_are_merged_and_their_old_versions_leave(tables: Tables) -> 
     lease.renew()
     lease.release()
     take_lease(tables, "b")
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed and has malloc_trim")
-def test_freed_memory_goes_back_to_the_system() -> None:
-    held = [bytes(2_000) for _ in range(60_000)]  # large enough for malloc, too small for pages of their own
-    full = memory_bytes("VmRSS")
-    del held[:-1]  # the last one keeps the heap from shrinking by itself
-    before = memory_bytes("VmRSS")
-    give_back_memory()
-    assert memory_bytes("VmRSS") < full - 80_000_000
-    assert before > memory_bytes("VmRSS") + 50_000_000
