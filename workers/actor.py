@@ -146,9 +146,9 @@ class EmbedWorker:
             del self._runs[task.unit.unit_id]
 
     def progress(self, unit_id: str) -> UnitProgress:
-        """Of a unit that is at work; of one that is not, no steps."""
+        """Of a unit that is at work. One that is not has just ended, and its receipt is on its way: it waits."""
         run = self._runs.get(unit_id)
-        return run.progress if run is not None else UnitProgress()
+        return run.progress if run is not None else UnitProgress(waits=True)
 
     def find_poison(self, task: Task) -> tuple[int, str] | None:
         """Go through the unit sample by sample in a child process: (ordinal, reason) of the one it dies at."""

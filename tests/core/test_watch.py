@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from jobs.watch import ANSWER_S, Watch
 from schemas.tasks import UnitProgress
+from workers.actor import EmbedWorker
 
 ALLOWED_S = 100.0
 
@@ -69,3 +70,9 @@ def test_it_is_found_between_one_and_two_deadlines_after_its_last_step(last_step
             break
     last = int(last_step_s / every_s) * every_s  # when the last step was made
     assert ALLOWED_S - 1 <= now_s - last <= 2 * ALLOWED_S + every_s + 1
+
+
+def test_a_unit_that_has_just_ended_is_not_stuck():
+    """Its receipt may still be on its way when the driver asks."""
+    watch = Worker(EmbedWorker().progress("u1")).watch()
+    assert not watch.is_stuck(ALLOWED_S)
