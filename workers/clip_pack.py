@@ -169,5 +169,5 @@ def _activation_after(parent: nn.Module, name: str) -> tuple[str, nn.GELU | nn.S
         return None
     names = list(parent._modules)
     after = names[names.index(name) + 1 :][:1]
-    follower = parent._modules[after[0]] if after else None
-    return (after[0], follower) if isinstance(follower, nn.GELU | nn.SiLU) else None
+    follower: Any = parent._modules[after[0]] if after else None
+    return (after[0], follower) if type(follower) in (nn.GELU, nn.SiLU) else None
