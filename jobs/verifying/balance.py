@@ -1,0 +1,31 @@
+"""The ledger added up against the rows and the rejects that are there."""
+
+from collections import Counter
+from typing import Any
+
+from jobs.status import counted_rejects
+from jobs.tables import Tables
+from jobs.verifying.report import Problems
+from schemas.receipts import LedgerEntry
+
+
+def check_units(tables: Tables, rows: Any, alive: dict[str, LedgerEntry], say: Problems) -> None:
+    """seen = written + rejected, written = present, rejected = rejects entered, for every unit."""
+    present: Counter[str] = Counter()
+    for batch in rows.scanner(columns=["unit_id"]).to_batches():
+        for pair in batch.column("unit_id").value_counts().to_pylist():
+            present[pair["values"]] += pair["counts"]
+    rejected: Counter[str] = Counter()
+    for batch in counted_rejects(tables, ["unit_id"]):
+        for pair in batch.column("unit_id").value_counts().to_pylist():
+            rejected[pair["values"]] += pair["counts"]
+    for unit_id, entry in alive.items():
+        name = f"unit {unit_id} ({entry.uri})"
+        if entry.seen != entry.written + entry.rejected:
+            say("balance", f"{name}: seen {entry.seen} != written {entry.written} + rejected {entry.rejected}")
+        if present[unit_id] != entry.written:
+            say("rows", f"{name}: the ledger says {entry.written} rows, the table has {present[unit_id]}")
+        if rejected[unit_id] != entry.rejected:
+            say("rejects", f"{name}: the ledger says {entry.rejected} rejects, {rejected[unit_id]} are named")
+    for unit_id in sorted(set(present) - set(alive)):
+        say("unknown units", f"{present[unit_id]} rows of unit {unit_id}, which the ledger does not have")

@@ -1,0 +1,38 @@
+"""What a check of a table found."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+MAX_NAMED = 20  # problems of one kind that are spelled out
+
+
+@dataclass(kw_only=True)
+class Report:
+    """`problems` is empty for a table that can be trusted."""
+
+    table: str
+    version: int = 0
+    units: int = 0
+    seen: int = 0
+    rows: int = 0
+    rejects: int = 0
+    sampled: int = 0
+    sample_not_checked: int = 0
+    sample_min_cosine: float | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+class Problems:
+    """Names the first few of each kind and counts the rest."""
+
+    def __init__(self, into: list[str]) -> None:
+        self.into = into
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, kind: str, text: str) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= MAX_NAMED:
+            self.into.append(text)
+
+    def close(self) -> None:
+        self.into.extend(f"... and {n - MAX_NAMED} more: {kind}" for kind, n in self.counts.items() if n > MAX_NAMED)
