@@ -12,12 +12,12 @@ from typing import Any
 
 from jobs import ledger
 from jobs.lease import FENCE_FRAGMENT, Lease
-from jobs.tables import Tables, lance_module
+from jobs.tables import MAX_CONFLICTS, Tables, lance_module
+from schemas.columns import table_id
 from schemas.errors import ClipmillError
 from schemas.receipts import LedgerEntry
 
 UNITS_KEY = "clipmill.units"
-MAX_CONFLICTS = 50
 
 # Named so that a test can stop a driver inside each step and see that the kill landed there.
 STEPS = ("before_rejects", "after_rejects", "before_rows", "after_rows", "after_ledger")
@@ -36,6 +36,7 @@ class Committer:
         self.versions: list[int] = []
         self.conflicts = 0
         rows = tables.open()
+        self.table_id = table_id(rows.schema)
         self._field_ids = sorted(_leaf_field_ids(rows.lance_schema.fields()))
 
     def commit(
@@ -56,7 +57,7 @@ class Committer:
         self.hook("after_rejects")
         version = self._commit_rows(entries, [self._checked(text) for text in fragments], remove_units)
         self.hook("after_rows")
-        ledger.append(self.tables, [replace(entry, table_version=version) for entry in entries])
+        ledger.append(self.tables, [replace(entry, table_version=version) for entry in entries], table_id=self.table_id)
         self.hook("after_ledger")
         self.versions.append(version)
         return version
@@ -93,6 +94,11 @@ class Committer:
             rows = self.tables.open()  # first fix the version,
             self.hook("before_rows")
             self.lease.check()  # then read the lease: a later takeover fences after that version
+            if table_id(rows.schema) != self.table_id:
+                raise ClipmillError(
+                    f"the table {self.tables.database}/{self.tables.name} was dropped and made again during the run",
+                    "run the command again",
+                )
             removed, updated = _without_units(rows, remove_units)
             operation = lance.LanceOperation.Update(
                 removed_fragment_ids=[FENCE_FRAGMENT, *removed],

@@ -17,7 +17,7 @@ from typing import Any
 
 from jobs import memory
 from jobs.lease import Lease
-from jobs.tables import Tables, lance_module
+from jobs.tables import SIDE_TABLES, Tables, is_conflict, lance_module
 
 EVERY = 1_000  # fragments that have to come before another pass is worth it
 # A fragment of this many rows is left alone. Larger would mean rewriting the half-full last one at every pass.
@@ -28,7 +28,6 @@ IO_BUFFER_BYTES = 64_000_000
 # are, `compaction_mode="try_binary_copy"`, takes 8 MB and a third of the time, but leaves pages of a row each.)
 CACHE_BYTES = 4_000_000
 BUDGET_S = 10.0  # of one pass: commits wait for it; at least one task is done
-SIDE_TABLES = ("units", "rejects", "runs")
 SIDE_EVERY = 50
 KEEP = timedelta(days=1)  # versions of a side table: as long as a driver may sleep and still find what it read
 FILL_KEY = "clipmill.fill"  # the lease of a long column fill, whose fragments must stay where they are
@@ -93,11 +92,6 @@ def _rewritten(dataset: Any, target_rows: int, budget_s: float) -> list[Any]:
             break
         done.append(task.execute(dataset))
     return done
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether another commit got in the way. Lance raises that as its own class or as a plain OSError."""
-    return isinstance(error, lance_module().commit.CommitConflictError) or "conflict" in str(error).lower()
 
 
 def is_being_filled(tables: Tables) -> bool:

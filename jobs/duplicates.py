@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jobs.commit import units_filter
 from jobs.ledger import Ledger, live
 from jobs.tables import Tables
+from schemas.columns import table_id
 from schemas.config import Source
 from schemas.receipts import LedgerState, Receipt
 from schemas.rejects import Reason, Reject
@@ -109,6 +110,7 @@ class Deduplicator:
             run=receipt.run,
             attempt=receipt.attempt,
             fingerprint=self.fingerprint,
+            table_id=table_id(dataset.schema),
         )
         rejects = write_reject_fragments(table, self.tables.uri("rejects"), self.tables.options)
         counts = {**receipt.rejected, Reason.DUPLICATE_ID: receipt.rejected.get(Reason.DUPLICATE_ID, 0) + len(losers)}

@@ -21,7 +21,7 @@ def heal(tables: Tables, committer: Committer) -> tuple[ledger.Ledger, int]:
     known = max((entry.table_version for entry in latest.values()), default=0)
     found, gap = _unledgered(rows, known)
     if found:
-        ledger.append(tables, found)
+        ledger.append(tables, found, table_id=committer.table_id)
         latest = ledger.fold([*latest.values(), *found])
     if gap:
         orphans = _orphans(rows, latest)
@@ -51,8 +51,7 @@ def _unledgered(rows: Any, known_version: int) -> tuple[list[LedgerEntry], bool]
             gap = gap or version > 1
             continue
         for raw in json.loads(properties.get(UNITS_KEY, "[]")):
-            entry = LedgerEntry(**{**raw, "state": LedgerState(raw["state"])})
-            entries.append(replace(entry, table_version=version))
+            entries.append(replace(ledger.to_entry(raw), table_version=version))
     return entries, gap
 
 

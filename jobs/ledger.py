@@ -4,16 +4,20 @@ The newest `table_version` of a unit wins, so an event that is written twice, or
 nothing. Whoever reads it gets the same answer whatever the order of the appends.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
 
 import pyarrow as pa
 
 from jobs.tables import Tables
 from schemas import columns
+from schemas.columns import TABLE_ID, of_table
 from schemas.receipts import LedgerEntry, LedgerState
 
 Ledger = dict[str, LedgerEntry]
+
+_FIELDS = tuple(one.name for one in fields(LedgerEntry))
 
 _RANK = {LedgerState.RETIRED: 0, LedgerState.ALIAS: 1, LedgerState.COMMITTED: 2}
 
@@ -45,18 +49,29 @@ def _is_live(entry: LedgerEntry, latest: Ledger) -> bool:
 
 
 def read_ledger(tables: Tables) -> Ledger:
-    """Fold the whole `__units` table; empty where there is none. About 1 kB of memory per unit."""
-    dataset = tables.open("units", missing_ok=True)
-    if dataset is None:
+    """Fold what `__units` says of the rows table that is there now; empty where either is missing. About 1 kB of memory
+    per unit."""
+    dataset, table_id = tables.open("units", missing_ok=True), tables.id()
+    if dataset is None or table_id is None:
         return {}
-    return fold(entry for batch in dataset.to_batches() for entry in from_batch(batch))
+    batches = dataset.to_batches(filter=of_table(dataset.schema, table_id))
+    return fold(entry for batch in batches for entry in from_batch(batch))
 
 
 def from_batch(batch: pa.RecordBatch) -> list[LedgerEntry]:
-    return [LedgerEntry(**{**row, "state": LedgerState(row["state"])}) for row in batch.to_pylist()]
+    return [to_entry(row) for row in batch.to_pylist()]
 
 
-def append(tables: Tables, entries: Iterable[LedgerEntry]) -> None:
+def to_entry(row: Mapping[str, Any]) -> LedgerEntry:
+    """What an older or a newer clipmill wrote: a field that is missing or null has its default, an unknown one goes."""
+    known = {name: row[name] for name in _FIELDS if row.get(name) is not None}
+    return LedgerEntry(**{**known, "state": LedgerState(row["state"])})
+
+
+def append(tables: Tables, entries: Iterable[LedgerEntry], *, table_id: str | None = None) -> None:
+    """`table_id`: of the rows table; None reads it there."""
     rows = [asdict(entry) for entry in entries]
     if rows:
+        mine = tables.id() if table_id is None else table_id
+        rows = [{**row, TABLE_ID.name: mine} for row in rows]
         tables.append("units", pa.Table.from_pylist(rows, schema=columns.UNITS))

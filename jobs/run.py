@@ -21,7 +21,7 @@ from jobs.ledger import Ledger
 from jobs.plan import Plan, make_plan
 from jobs.progress import Progress, Snapshot
 from jobs.summary import StageClock, Summary, failed_units, rate
-from jobs.tables import Tables
+from jobs.tables import Tables, new_id
 from jobs.workforce import Workforce
 from schemas import columns
 from schemas.config import JobFile
@@ -54,6 +54,7 @@ class Run:
         self.working_since = started
         self.estimate: Estimate | None = None
         self.device = ""
+        self.table_id = ""
 
     def run(self, units: list[WorkUnit]) -> Summary:
         """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
@@ -77,6 +78,7 @@ class Run:
                     self.tables.ensure_side_tables()
                     self.lease.take(on_wait=self.progress.say)
                     self.lease.keep()
+                self.tables.ensure_side_tables()  # under the lease: an older clipmill's get the columns they lack
                 self.device = facts.device
                 gpus = force.shape.gpus if facts.device != "cpu" else 0.0
                 self.estimate = estimate(self.job, self.tables, Worker(gpus=gpus, cores=force.shape.threads))
@@ -89,18 +91,22 @@ class Run:
         from jobs.jobfile import redacted
         from jobs.output import plain
 
-        command = self.options.command
-        self.tables.log_run(self.lease.run, command, "started", json.dumps(plain(redacted(self.job))))
+        found = self.tables.id()
+        self.table_id = new_id() if found is None else found
+        self._log("started", plain(redacted(self.job)))
         try:
             latest = self._prepare(force, fingerprint)
             plan = make_plan(units, latest, units_to_redo(self.tables, latest))
             summary = self._work(plan, latest, force, fingerprint)
         except BaseException as error:
-            self.tables.log_run(self.lease.run, command, "failed", f"{type(error).__name__}: {str(error)[:500]}")
+            self._log("failed", f"{type(error).__name__}: {str(error)[:500]}")
             raise
-        event = "drained" if summary.interrupted else "finished"
-        self.tables.log_run(self.lease.run, command, event, json.dumps(plain(summary)))
+        self._log("drained" if summary.interrupted else "finished", plain(summary))
         return summary
+
+    def _log(self, event: str, detail: Any) -> None:
+        text = detail if isinstance(detail, str) else json.dumps(detail)
+        self.tables.log_run(self.lease.run, self.options.command, event, text, table_id=self.table_id)
 
     def _prepare(self, force: Workforce, fingerprint: Fingerprint) -> Ledger:
         """Check vectors against the reference, compute labels; heal the table, or create it. Returns the ledger."""
@@ -124,7 +130,8 @@ class Run:
             vocabulary_json=vocabulary_json,
             thumbnails=self.job.thumbnails,
         )
-        return schema.with_metadata(embedding_functions_metadata(fingerprint))
+        mine = {columns.TABLE_ID_KEY: self.table_id.encode()}
+        return schema.with_metadata({**embedding_functions_metadata(fingerprint), **mine})
 
     def _work(self, plan: Plan, latest: Ledger, force: Workforce, fingerprint: Fingerprint) -> Summary:
         rows = self.tables.open()
@@ -138,6 +145,7 @@ class Run:
             limits=self.job.limits,
             thumbnails=self.job.thumbnails,
             units_in_flight=self.job.workers.units_in_flight,
+            table_id=columns.table_id(rows.schema),
             options=self.tables.options,
         )
         deduplicate = None

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from jobs import compat, ledger
 from jobs.tables import Tables
+from schemas.columns import of_table, table_id
 from schemas.config import Storage
 from schemas.receipts import LedgerState
 
@@ -65,7 +66,7 @@ def status(table: str, storage: Storage) -> Status:
         fragments=len(rows.get_fragments()),
         indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
         held_by=_holder(tables),
-        last_runs=_last_runs(tables),
+        last_runs=_last_runs(tables, table_id(rows.schema)),
     )
 
 
@@ -82,11 +83,12 @@ def _holder(tables: Tables) -> str | None:
     return holder.describe() if holder.until > time.time() and not holder.is_dead() else None
 
 
-def _last_runs(tables: Tables) -> list[dict[str, Any]]:
+def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return []
     where = "event IN ('started', 'finished', 'drained', 'failed')"
+    where += f" AND {of_table(runs.schema, table_id)}"
     events = runs.to_table(columns=["run", "command", "event", "at"], filter=where).sort_by("at").to_pylist()
     latest = {event["run"]: event for event in events}  # the last word of each run
     return [{**event, "at": event["at"].isoformat(timespec="seconds")} for event in list(latest.values())[-LAST_RUNS:]]

@@ -4,8 +4,12 @@
 <db>/<name>__units.lance     the ledger
 <db>/<name>__rejects.lance   samples without a row
 <db>/<name>__runs.lance      what ran, the lease, the reference vectors of the self-check
+
+The rows table gets an id when it is made, and what the other three say carries it: whoever drops the rows alone and
+makes them again gets a table of another id, of which the old ledger says nothing.
 """
 
+import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +22,8 @@ from schemas.errors import UserError
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
 PYLANCE = "13.0.0"
+SIDE_TABLES = {"runs": columns.RUNS, "units": columns.UNITS, "rejects": columns.REJECTS}
+MAX_CONFLICTS = 50
 
 
 def lance_module() -> Any:
@@ -102,8 +108,11 @@ class Tables:
             ) from None
 
     def create(self, part: str, schema: pa.Schema) -> Any:
-        """Create an empty table, or open the one that another driver made in the same moment."""
+        """Create an empty table, or open the one that another driver made in the same moment. Rows get a new id, unless
+        the schema brings one."""
         lance = lance_module()
+        if not part:
+            schema = schema.with_metadata({columns.TABLE_ID_KEY: new_id(), **(schema.metadata or {})})
         try:
             return lance.write_dataset(
                 schema.empty_table(),
@@ -118,19 +127,59 @@ class Tables:
                 raise
             return self.open(part)
 
+    def id(self) -> str | None:
+        """Of the rows table as it is now, empty for an old one; None where there is none."""
+        rows = self.open(missing_ok=True)
+        return None if rows is None else columns.table_id(rows.schema)
+
     def ensure_side_tables(self) -> None:
-        for part, schema in (("runs", columns.RUNS), ("units", columns.UNITS), ("rejects", columns.REJECTS)):
-            if not self.exists(part):
-                self.create(part, schema)
+        """Make those that are missing; give those of an older clipmill the columns they lack, all null (a commit of
+        metadata alone). To be called under the lease where the tables exist, because an older writer does not know
+        the columns."""
+        for part, schema in SIDE_TABLES.items():
+            found = self.open(part, missing_ok=True)
+            if found is None:
+                found = self.create(part, schema)
+            lacking = [one for one in schema if one.name not in found.schema.names]
+            if lacking:
+                assert all(one.nullable for one in lacking), lacking
+                self._add_columns(part, lacking)
+
+    def _add_columns(self, part: str, fields: list[pa.Field]) -> None:
+        for _ in range(MAX_CONFLICTS):
+            dataset = self.open(part)
+            lacking = [one for one in fields if one.name not in dataset.schema.names]
+            if not lacking:
+                return
+            try:
+                dataset.add_columns(pa.schema(lacking))
+            except OSError as error:  # a late append of a run that ended, or another driver's same columns
+                if not is_conflict(error):
+                    raise
 
     def append(self, part: str, table: pa.Table) -> None:
         """Plain append, for the side tables only: rows are added by `jobs.commit` and nothing else."""
         assert part, "rows are never appended"
         lance_module().write_dataset(table, self.uri(part), mode="append", storage_options=self.options or None)
 
-    def log_run(self, run: str, command: str, event: str, detail: str) -> None:
+    def log_run(self, run: str, command: str, event: str, detail: str, *, table_id: str | None = None) -> None:
+        """`table_id`: of the rows table it is about; None for what is true of any, or where there is none yet."""
         row = {"run": run, "command": command, "event": event, "at": datetime.now(UTC), "detail": detail}
+        row["table_id"] = table_id
         self.append("runs", pa.Table.from_pylist([row], schema=columns.RUNS))
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether another commit got in the way. Lance raises that as its own class or as a plain OSError."""
+    if isinstance(error, lance_module().commit.CommitConflictError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, OSError) and ("conflict" in text or "incompatible transaction" in text)
+
+
+def new_id() -> str:
+    """Of a rows table, at its making: 16 hex digits."""
+    return secrets.token_hex(8)
 
 
 def _is_missing(error: Exception) -> bool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 # Keys of field metadata.
 FINGERPRINT_KEY = b"clipmill.fingerprint"  # on vector and caption_vector
 VOCABULARY_KEY = b"clipmill.vocabulary"  # on tags: JSON {name, hash, top_k, min_score}
+TABLE_ID_KEY = b"clipmill.table_id"  # metadata of the schema itself: made with the table, never changed
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
 KEEP_TYPES: dict[str, pa.DataType] = {
@@ -56,6 +57,11 @@ def rows_schema(
 
 RESERVED = frozenset(rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True).names)
 
+# Which rows table an entry beside it is of: one that was dropped and made again has another id, and the old entries
+# count for nothing. Null in entries made before tables had ids. A column that an older table lacks must be nullable,
+# because `Tables.ensure_side_tables` adds it.
+TABLE_ID = pa.field("table_id", pa.string())
+
 UNITS = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
@@ -73,6 +79,7 @@ UNITS = pa.schema(
         pa.field("table_version", pa.int64(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("alias_of", pa.string(), nullable=False),
+        TABLE_ID,
     ]
 )
 
@@ -86,6 +93,7 @@ REJECTS = pa.schema(
         pa.field("run", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),  # first 16 hex digits of the weights' hash
+        TABLE_ID,
     ]
 )
 
@@ -96,5 +104,22 @@ RUNS = pa.schema(
         pa.field("event", pa.string(), nullable=False),  # started | finished | drained | failed | reference
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # JSON: job file without secrets, or summary
+        TABLE_ID,
     ]
 )
+
+
+def table_id(schema: pa.Schema) -> str:
+    """The id in a rows table's schema; empty for one that was made before tables had ids."""
+    stored: bytes = (schema.metadata or {}).get(TABLE_ID_KEY, b"")
+    return stored.decode()
+
+
+def of_table(schema: pa.Schema, table_id: str) -> str:
+    """Filter on a table beside the rows, of `schema`: its entries of the rows table with this id."""
+    if TABLE_ID.name not in schema.names:
+        return "false" if table_id else "true"  # an older clipmill's, and so of a table without an id
+    if not table_id:
+        return "(table_id IS NULL OR table_id = '')"
+    assert table_id.isalnum(), table_id
+    return f"table_id = '{table_id}'"

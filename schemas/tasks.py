@@ -23,6 +23,7 @@ class WorkContext:
     limits: Limits
     thumbnails: bool = False
     units_in_flight: int = 3
+    table_id: str = ""  # of the rows table
     options: dict[str, str] = field(default_factory=dict, repr=False)
 
     def at_the_model(self, callers: int) -> int:

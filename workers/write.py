@@ -129,12 +129,15 @@ class RejectWriter:
             run=self.context.run,
             attempt=self.task.attempt,
             fingerprint=self.fingerprint,
+            table_id=self.context.table_id,
         )
         self._pending = []
         self.fragments += write_reject_fragments(table, self.context.rejects_uri, self.context.options)
 
 
-def reject_table(rejects: Sequence[Reject], *, unit_id: str, run: str, attempt: int, fingerprint: str) -> pa.Table:
+def reject_table(
+    rejects: Sequence[Reject], *, unit_id: str, run: str, attempt: int, fingerprint: str, table_id: str = ""
+) -> pa.Table:
     """Rows of `__rejects`; details are cut to a line of 300 characters, because they may quote untrusted bytes."""
     rows = [
         {
@@ -146,6 +149,7 @@ def reject_table(rejects: Sequence[Reject], *, unit_id: str, run: str, attempt: 
             "run": run,
             "attempt": attempt,
             "fingerprint": fingerprint,
+            "table_id": table_id,
         }
         for r in rejects
     ]

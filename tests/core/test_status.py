@@ -92,10 +92,10 @@ def test_a_dead_holder_is_none(tables: Tables) -> None:
 
 def test_the_last_word_of_each_of_the_last_runs(tables: Tables) -> None:
     for number in range(LAST_RUNS + 2):
-        tables.log_run(f"r{number}", "embed", "started", "{}")
+        tables.log_run(f"r{number}", "embed", "started", "{}", table_id=tables.id())
         if number % 2:
-            tables.log_run(f"r{number}", "embed", "finished", "{}")
-    tables.log_run("r6", "self-check", "reference", "{}")
+            tables.log_run(f"r{number}", "embed", "finished", "{}", table_id=tables.id())
+    tables.log_run("r6", "self-check", "reference", "{}", table_id=tables.id())
     runs = look(tables).last_runs
     assert [(r["run"], r["event"]) for r in runs] == [
         ("r2", "started"),
