@@ -98,8 +98,3 @@ class Attempts:
         else:
             item.skip[poison[0]] = poison[1]
         self.suspects.appendleft(item)
-
-    def put_back(self, item: Item) -> None:
-        """Handed out, but not started."""
-        self.in_flight -= 1
-        (self.suspects if item.alone else self.waiting).appendleft(item)

@@ -39,7 +39,6 @@ class Totals:
     source_bytes: int = 0
     retired_units: int = 0
     commits: int = 0
-    commit_s: float = 0.0
     first_commit_at: float = 0.0
 
 
@@ -131,7 +130,6 @@ class Collector:
             return
         receipts, leaving = self.ready, self.leaving
         self.ready, self.leaving = [], []
-        start = time.monotonic()
         if self.deduplicate is not None:
             receipts = self.deduplicate(receipts, leaving)
         retired = [replace(self.latest[u], state=LedgerState.RETIRED, table_version=0) for u in leaving]
@@ -144,7 +142,7 @@ class Collector:
             remove_units=leaving,
         )
         self._last_commit = time.monotonic()
-        self._count(receipts, len(retired), self._last_commit - start)
+        self._count(receipts, len(retired))
         self.after_commit(len(fragments))
 
     def _entry(self, receipt: Receipt) -> LedgerEntry:
@@ -167,12 +165,11 @@ class Collector:
             alias_of=receipt.alias_of,
         )
 
-    def _count(self, receipts: list[Receipt], retired: int, seconds: float) -> None:
+    def _count(self, receipts: list[Receipt], retired: int) -> None:
         t = self.totals
         if not t.commits:
             t.first_commit_at = time.time()
         t.commits += 1
-        t.commit_s += seconds
         t.retired_units += retired
         for receipt in receipts:
             t.units += 1

@@ -18,7 +18,6 @@ from schemas.errors import ClipmillError, SourceChanged, UserError
 from schemas.receipts import Outcome, Receipt
 from schemas.tasks import Task, UnitProgress
 
-LOOK_FOR_NODES_S = 10.0
 TICK_S = 0.5
 
 

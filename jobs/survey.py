@@ -5,7 +5,7 @@ manifest is cut is decided by its content (DESIGN: a key added to 300,000 change
 survey of a grown bucket names the same units again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from jobs.survey_cut import cut_tar
@@ -30,29 +30,17 @@ _SUFFIXES = {
     "manifest": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"),
 }
 
-Progress = Callable[[int], None]
 
-
-def survey(
-    source: Source, storage: Storage, limits: Limits, *, on_progress: Progress | None = None
-) -> Iterator[WorkUnit]:
+def survey(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
     """Every unit of the source, in listing order; each object, key and line belongs to exactly one.
 
-    `on_progress` gets the number of units so far. Raises UserError where a source is missing, refused or empty, or
-    lacks a column that the job file names.
+    Raises UserError where a source is missing, refused or empty, or lacks a column that the job file names.
     """
     cutters = {"webdataset": _tars, "parquet": _parquets, "manifest": _manifests, "files": _files}
-    units = enumerate(cutters[source.format](source, storage, limits), start=1)
-    while True:
-        try:
-            count, unit = next(units)
-        except StopIteration:
-            return
-        except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
-            raise as_user_error(error, ", ".join(source.uri)) from error
-        if on_progress is not None:
-            on_progress(count)
-        yield unit
+    try:
+        yield from cutters[source.format](source, storage, limits)
+    except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
+        raise as_user_error(error, ", ".join(source.uri)) from error
 
 
 def reader_options(source: Source) -> dict[str, Any]:

@@ -60,12 +60,6 @@ class WorkerFacts:
     """What an actor says of itself after its model is loaded."""
 
     fingerprint_json: str
-    dim: int
     batch_size: int
     callers: int
-    node_id: str
-    pid: int
     device: str
-    version: str
-    code_digest: str
-    code_path: str

@@ -1,7 +1,6 @@
 """The Ray actor: one per GPU (or per machine without one), several units at a time. The only ray import of workers."""
 
 import contextlib
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -78,19 +77,12 @@ class EmbedWorker:
             connect(uri, storage)
 
     def facts(self) -> WorkerFacts:
-        version, digest, path = origin()
         fingerprint = self.engine.fingerprint
         return WorkerFacts(
             fingerprint_json=fingerprint.to_json(),
-            dim=self.engine.dim,
             batch_size=self.engine.batch_size,
             callers=self.engine.callers,
-            node_id=ray.get_runtime_context().get_node_id(),
-            pid=os.getpid(),
             device=fingerprint.provenance.get("device", "cpu"),
-            version=version,
-            code_digest=digest,
-            code_path=path,
         )
 
     @property
@@ -155,9 +147,6 @@ class EmbedWorker:
         assert self.context is not None, "prepare first"
         assert self._spec is not None, "load first"
         return probe.find_poison(task, self.context, self._spec)
-
-    def ping(self) -> bool:
-        return True
 
 
 def remote_worker(*, num_cpus: float, num_gpus: float, units_in_flight: int) -> Any:

@@ -12,7 +12,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,3 @@ def main() -> None:
         engine.encode_images(picture.pixels_CHW[None])
         if sample.caption is not None:
             engine.encode_texts([sample.caption])
-
-
-def with_skip(task: Task, found: tuple[int, str]) -> Task:
-    """The task again, passing over one more sample."""
-    ordinal, reason = found
-    return replace(task, skip={**task.skip, ordinal: reason})

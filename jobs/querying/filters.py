@@ -68,8 +68,8 @@ def quote(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def ids_predicate(ids: Sequence[str], *, negate: bool = False) -> str:
-    return f"id {'NOT IN' if negate else 'IN'} ({', '.join(quote(i) for i in ids)})"
+def ids_predicate(ids: Sequence[str]) -> str:
+    return f"id IN ({', '.join(quote(i) for i in ids)})"
 
 
 def tags_predicates(
