@@ -41,6 +41,7 @@ ci:
 
 lock: install
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev --extra demo pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra hf -c requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -3,7 +3,7 @@
 A commit rewrites the table's manifest, about 0.6 kB per fragment, so ten thousand units of a picture each would make
 every commit 6 MB. Between two commits the committer therefore merges small fragments once enough of them have come.
 Compaction is always the loser: it conflicts with whatever rewrites the same fragments, loses its work, and the next
-pass tries again. It moves no row to another version's readers: versions stay until `clipmill maintain` cleans them, so
+pass tries again. It moves no row to another version's readers: versions stay until a cleanup removes them, so
 what workers write against (the run's pinned version) and what healing reads (the properties of commits) stay too.
 
 Nothing here sits in memory whole: a task streams `BATCH_ROWS` rows at a time and makes one fragment of at most

@@ -60,7 +60,7 @@ def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
         raise UserError(
             f"the table holds vectors of {theirs.model} ({theirs.pretrained}), not of {mine.model} "
             f"({mine.pretrained}): {differences[0]}",
-            "use the table's model, or add this one side by side with `clipmill reembed`",
+            "use the table's model, or give the job another table name",
         )
 
 
@@ -73,5 +73,5 @@ def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None) -> None:
         changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
         raise UserError(
             f"the table's tags were made with {was}, the job names {now}{changed}",
-            "keep the vocabulary, or tag all rows again with `clipmill retag`",
+            "keep the vocabulary, or give the job another table name",
         )

@@ -20,7 +20,7 @@ from jobs.demo import bucket, files, server
 from jobs.demo.findings import FacetFound, Findings, Found, Hit
 from jobs.demo.page import render_page
 from jobs.demo.run import Options, demo
-from jobs.demo.searches import SEARCHES
+from jobs.demo.searches import SEARCHES, suggestions
 from jobs.jobfile import load_job
 from jobs.status import Status, status
 from schemas.config import Storage
@@ -152,6 +152,7 @@ def a_page(caption: str) -> str:
         ),
         table="db/scenes",
         called="clipmill",
+        tries=["clipmill search db/scenes 'two <b>boats'"],
     )
 
 
@@ -167,6 +168,18 @@ def test_the_page_is_self_contained_and_captions_are_only_text() -> None:
 def test_the_printed_searches_are_commands_that_exist(search) -> None:
     name, *words = shlex.split(search.command("clipmill", "demo-out/db/scenes", "s3://demo/scenes/0.tar#1.jpg"))[1:]
     cli.build().commands[name].make_context(name, words).close()
+
+
+@pytest.mark.parametrize("number", [50, 300, 2000])
+def test_what_to_try_next_is_in_the_bucket_and_is_a_command(number: int) -> None:
+    """`two yellow boats` used to be the first thing proposed, and was in none of the pictures."""
+    scenes = bucket.choose_scenes(bucket.BucketSpec(number=number))
+    tries = suggestions(scenes)
+    assert [bool(one.where) for one in tries] == [False, True]
+    for one in tries:
+        assert any(map(one.is_true, scenes)), one.text
+        name, *words = shlex.split(one.command("clipmill", "demo-out/db/scenes", k=None))[1:]
+        cli.build().commands[name].make_context(name, words).close()
 
 
 # -- the whole command ---------------------------------------------------------------------------------------------

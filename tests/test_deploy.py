@@ -32,10 +32,27 @@ def test_the_image_holds_every_package_of_the_project() -> None:
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
     packages = {name.split(".")[0] for name in project()["tool"]["setuptools"]["packages"]}
     assert packages <= copied
-    assert {"requirements.lock", "pyproject.toml", project()["project"]["readme"]} <= copied
+    assert {"deploy/requirements.lock", "pyproject.toml", project()["project"]["readme"]} <= copied
     assert all((ROOT / name).exists() for name in copied)
     user, folder = (next(i for i, line in enumerate(lines) if line.startswith(word)) for word in ("USER", "WORKDIR"))
     assert user < folder, "the folder that Ray starts in is nobody's"
+
+
+def locked(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), re.M))
+
+
+def test_the_image_has_what_models_of_the_hub_need_and_nothing_for_developers() -> None:
+    image, everything = locked("deploy/requirements.lock"), locked("requirements.lock")
+    extras = project()["project"]["optional-dependencies"]
+    names = {kind: {re.split(r"[^A-Za-z0-9_-]", one)[0].lower() for one in extras[kind]} for kind in ("hf", "dev")}
+    own = {
+        re.split(r"[^A-Za-z0-9_-]", one)[0].lower().replace("_", "-") for one in project()["project"]["dependencies"]
+    }
+    assert own | names["hf"] <= set(image)
+    assert not set(image) & {"pytest", "ruff", "mypy", "moto", "boto3", "hypothesis", "playwright", "schemathesis"}
+    differ = {name for name in set(image) & set(everything) if image[name] != everything[name]}
+    assert not differ, "what is tested is what the image has: run `make lock`"
 
 
 def test_all_nodes_are_of_one_image_and_one_ray() -> None:

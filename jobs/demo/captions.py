@@ -92,7 +92,7 @@ def _article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _plural(kind: str) -> str:
+def plural(kind: str) -> str:
     if kind == "fish":
         return kind
     return kind + ("es" if kind == "cross" else "s")
@@ -135,7 +135,7 @@ def _single(scene: Scene, rng: np.random.Generator, complete: bool) -> str:
 
 def _counted(scene: Scene, rng: np.random.Generator) -> str:
     item = scene.objects[0]
-    return f"{COUNTS[scene.count - 1]} {item.colour} {_plural(item.kind)}"
+    return f"{COUNTS[scene.count - 1]} {item.colour} {plural(item.kind)}"
 
 
 def _pair(scene: Scene, rng: np.random.Generator, complete: bool) -> str:
@@ -202,7 +202,7 @@ def shape_caption(scene: Scene, rng: np.random.Generator) -> str:
         thing = _pick(rng, (kinds[0], kinds[0], "an object", "something"))
         return f"{lead}{thing} {_pick(rng, PLACES[scene.position])}" if rng.random() < 0.6 else f"{lead}{kinds[0]}"
     if scene.layout == "count":
-        noun = _plural(scene.objects[0].kind)
+        noun = plural(scene.objects[0].kind)
         number = COUNTS[scene.count - 1]
         return lead + _pick(rng, (f"{number} {noun}", f"{number} {noun}", noun, f"{number} objects", kinds[0]))
     if rng.random() < 0.2:
@@ -239,8 +239,8 @@ def _about_things(scene: Scene, rng: np.random.Generator) -> str:
     lead = _lead(scene, rng)
     if scene.layout == "count":
         forms = (
-            f"{lead}{_plural(item.kind)}",
-            f"{lead}{item.colour} {_plural(item.kind)}",
+            f"{lead}{plural(item.kind)}",
+            f"{lead}{item.colour} {plural(item.kind)}",
             f"{lead}{item.colour} things",
             item.colour,
             item.kind,
@@ -267,7 +267,7 @@ def _about_count(scene: Scene, rng: np.random.Generator) -> str:
     nouns = ["object" if one else "objects", "thing" if one else "things"]
     if scene.layout in ("single", "count"):
         kind = scene.objects[0].kind
-        nouns.append(kind if one else _plural(kind))
+        nouns.append(kind if one else plural(kind))
     return f"{_lead(scene, rng)}{number} {nouns[int(rng.integers(len(nouns)))]}"
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.demo.findings import Findings
@@ -9,8 +10,8 @@ from jobs.demo.findings import Findings
 _TEMPLATE = "page.html.j2"
 
 
-def render_page(findings: Findings, *, table: str, called: str) -> str:
-    """HTML; captions and labels are strangers' text, so everything is escaped."""
+def render_page(findings: Findings, *, table: str, called: str, tries: Sequence[str]) -> str:
+    """HTML; `tries`: command lines to try next. Captions and labels are strangers' text, so everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -21,13 +22,13 @@ def render_page(findings: Findings, *, table: str, called: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    return environment.get_template(_TEMPLATE).render(found=findings, table=table, called=called)
+    return environment.get_template(_TEMPLATE).render(found=findings, table=table, called=called, tries=tries)
 
 
-def write_page(findings: Findings, path: Path, *, table: str, called: str) -> None:
+def write_page(findings: Findings, path: Path, *, table: str, called: str, tries: Sequence[str]) -> None:
     """Written beside and put in place, so that a reader never sees half a page."""
     part = path.with_suffix(".part")
-    part.write_text(render_page(findings, table=table, called=called), encoding="utf-8")
+    part.write_text(render_page(findings, table=table, called=called, tries=tries), encoding="utf-8")
     os.replace(part, path)
 
 

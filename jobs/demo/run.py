@@ -18,6 +18,7 @@ from jobs.demo.files import DemoFolder, claimed, drop_outdated, write_jobs
 from jobs.demo.findings import Findings, Found, count_facets, filling_run, search_all
 from jobs.demo.page import write_page
 from jobs.demo.scene_types import Scene
+from jobs.demo.searches import suggestions
 from schemas.config import Storage
 from schemas.errors import UnitsFailed
 
@@ -94,9 +95,10 @@ class _Demo:
             new_rows = self._embed(storage)
         scenes = bucket.choose_scenes(self.spec)
         findings = self._look(scenes)
-        write_page(findings, self.folder.page, table=self.table, called=self.called)
+        tries = [search.command(self.called, self.table, k=None) for search in suggestions(scenes)]
+        write_page(findings, self.folder.page, table=self.table, called=self.called, tries=tries)
         self.console.say(f"all of this as one page: {self.page} (nothing was opened)")
-        self._what_next()
+        self._what_next(tries)
         return Report(
             table=str(self.folder.table),
             page=str(self.folder.page),
@@ -188,14 +190,14 @@ class _Demo:
         rest = len(found.hits) - _SHOWN_HITS
         self.console.data(f"… and {rest} more; {found.num_right} of {len(found.hits)} right")
 
-    def _what_next(self) -> None:
+    def _what_next(self, tries: Sequence[str]) -> None:
         from jobs.output import note
 
+        searches = "\n  ".join(tries)
         note(
             f"""
 Try next:
-  {self.called} search {self.table} "two yellow boats"
-  {self.called} search {self.table} "a star" --where "objects = 1 AND background = 'snow'"
+  {searches}
   {self.called} status {self.table}
   {self.called} serve {self.table}        pictures and search in the browser
 On your own bucket, with a real model: fill in two addresses in {self.yours}, then

@@ -5,10 +5,11 @@ six to figures.
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from jobs.demo.captions import LABELS, label_of
+from jobs.demo.captions import LABELS, label_of, plural
 from jobs.demo.scene_types import Scene
 
 HITS = 6
@@ -25,12 +26,12 @@ class Search:
     shows: str  # what it demonstrates, for a person
     is_true: Callable[[Scene], bool]
 
-    def command(self, program: str, table: str, like_id: str = "") -> str:
-        """The command line that runs it."""
+    def command(self, program: str, table: str, like_id: str = "", *, k: int | None = HITS) -> str:
+        """The command line that runs it; `k` None: with the command's own number of answers."""
         words = [program, "search", table, *(["--like", like_id] if self.like else [self.text])]
         if self.where:
             words += ["--where", self.where]
-        return " ".join(_quoted(word) for word in [*words, "-k", str(HITS)])
+        return " ".join(_quoted(word) for word in [*words, *(["-k", str(k)] if k else [])])
 
 
 def _quoted(word: str) -> str:
@@ -69,6 +70,33 @@ SEARCHES = (
         is_true=lambda s: _has(s, "flower") and s.style == "sketch" and s.background == "meadow",
     ),
 )
+
+
+def suggestions(scenes: Sequence[Scene]) -> list[Search]:
+    """Searches to try next: what was drawn most often of each form, so that there is always something to find."""
+    pairs = Counter((s.objects[0].colour, s.objects[0].kind) for s in scenes if s.layout == "count" and s.count == 2)
+    singles = Counter((s.objects[0].kind, s.background) for s in scenes if s.count == 1)
+    found = []
+    if pairs:
+        colour, kind = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        found.append(
+            Search(
+                text=f"two {colour} {plural(kind)}",
+                shows="a number and a colour",
+                is_true=lambda s: _equal(s, kind, 2) and s.objects[0].colour == colour,
+            )
+        )
+    if singles:
+        thing, ground = min(singles, key=lambda single: (-singles[single], single))
+        found.append(
+            Search(
+                text=f"a {thing}",
+                where=f"objects = 1 AND background = '{ground}'",
+                shows="words within a filter over the metadata",
+                is_true=lambda s: s.count == 1 and s.objects[0].kind == thing and s.background == ground,
+            )
+        )
+    return found
 
 
 def facet_accuracy(

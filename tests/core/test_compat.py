@@ -87,7 +87,7 @@ def test_a_second_models_columns_are_no_kept_ones() -> None:
 def test_vectors_of_another_model_or_other_pixels(other: Any) -> None:
     with pytest.raises(UserError, match="the table holds vectors of stub:4") as error:
         compat.check_fingerprint(schema(), other)
-    assert "reembed" in error.value.hint
+    assert "another table name" in error.value.hint
 
 
 def test_another_precision_or_path_is_the_same_model() -> None:
@@ -106,7 +106,7 @@ def test_another_precision_or_path_is_the_same_model() -> None:
 def test_tags_of_another_vocabulary(stored: Vocabulary | None, mine: Vocabulary | None, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         compat.check_vocabulary(schema(vocabulary=stored), mine)
-    assert "retag" in error.value.hint
+    assert "another table name" in error.value.hint
 
 
 def test_the_vocabularys_name_alone_is_no_difference() -> None:
