@@ -18,8 +18,8 @@ from jobs.cli_options import EXIT_INTERRUPTED, address_option, job_argument, jso
 )
 @json_option
 def plan(job_file: str, price_per_gpu_hour: float | None, measure: int | None, as_json: bool) -> None:
-    """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed or
-    gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
+    """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed, moved
+    or gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
     `basis` says which. Writes nothing."""
     from jobs.jobfile import load_job
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from jobs.commit import Committer
 from jobs.ledger import Ledger
+from jobs.moves import IsGone, Moves
 from jobs.plan import Plan, Replacement
 from schemas.config import Commit
 from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
@@ -38,6 +39,7 @@ class Totals:
     aliases: int = 0
     source_bytes: int = 0
     retired_units: int = 0
+    moved_units: int = 0
     commits: int = 0
     first_commit_at: float = 0.0
 
@@ -53,7 +55,9 @@ class Collector:
         options: Commit,
         deduplicate: Deduplicate | None = None,
         after_commit: AfterCommit = lambda fragments: None,
+        is_gone: IsGone = lambda entry: False,
     ) -> None:
+        """`is_gone`: whether nothing is left where a unit that is no longer listed came from."""
         self.committer, self.options = committer, options
         self.deduplicate, self.after_commit = deduplicate, after_commit
         self.units: dict[str, WorkUnit] = {unit.unit_id: unit for unit in plan.todo}
@@ -62,6 +66,7 @@ class Collector:
         self.held: dict[str, Receipt] = {}
         self.ready: list[Receipt] = []
         self.leaving: list[str] = [old for group in plan.replacements if not group.new for old in sorted(group.old)]
+        self.moves = Moves(plan.gone, plan.moved, is_gone)
         self.totals = Totals()
         self.error: BaseException | None = None
         self._queue: queue.Queue[Receipt | None] = queue.Queue()
@@ -115,14 +120,21 @@ class Collector:
             self._first_ready = time.monotonic()
         group = self.groups.get(receipt.unit_id)
         if group is None:
-            self.ready.append(receipt)
+            self._is_ready(receipt)
             return
         self.held[receipt.unit_id] = receipt
         if all(unit_id in self.held for unit_id in group.new):
             for unit_id in sorted(group.new):
-                self.ready.append(self.held.pop(unit_id))
+                self._is_ready(self.held.pop(unit_id))
             if self.ready[-1].outcome != Outcome.ALIAS:  # an alias keeps the old unit's rows
                 self.leaving += sorted(group.old)
+
+    def _is_ready(self, receipt: Receipt) -> None:
+        self.ready.append(receipt)
+        old = self.moves.left_by(receipt)
+        if old is not None:
+            self.leaving.append(old)
+            self.totals.moved_units += 1
 
     def _commit(self) -> None:
         self._last_commit = time.monotonic()

@@ -118,8 +118,13 @@ class Dispatcher:
 
     def _start(self, slot: Slot, item: Item) -> None:
         unit = item.unit
-        known = self.plan.known.get(unit.unit_id, {})
-        task = Task(unit=unit, attempt=item.attempt, skip=dict(item.skip), known=known)
+        task = Task(
+            unit=unit,
+            attempt=item.attempt,
+            skip=dict(item.skip),
+            known=self.plan.known.get(unit.unit_id, {}),
+            moved_from=self.plan.moved.get(unit.unit_id, ""),
+        )
         now_s, deadline_s = time.monotonic(), self.limits.unit_deadline_s
         if item.probe:  # may use the whole deadline for one sample, and has to get past the model's loading first
             ref, watch = slot.actor.find_poison.remote(task), Watch(20 * deadline_s, now_s)

@@ -7,6 +7,7 @@ from jobs import compat
 from jobs.duplicates import units_to_redo
 from jobs.estimate import Estimate, Worker, estimate
 from jobs.ledger import read_ledger
+from jobs.moves import count_gone
 from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
@@ -20,6 +21,9 @@ LOOK_AT = 1000
 class DryRun:
     """`samples` is None where a source does not say how many it holds (a tar does not).
 
+    `moved`: units whose content seems to be that of units whose place is empty now; their rows follow, and they are not
+    counted as `gone`. `gone`: units that are no longer listed; their rows stay.
+
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
     there is nothing to go by they are None. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
     only of the former.
@@ -30,6 +34,7 @@ class DryRun:
     units: int
     new: int
     changed: int
+    moved: int
     done: int
     gone: int
     samples: int | None
@@ -54,6 +59,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     units = list(survey(job.source, job.storage, job.limits))
     latest = read_ledger(tables)
     plan = make_plan(units, latest, units_to_redo(tables, latest))
+    moved = count_gone(plan.moves.values(), job.storage)
     samples = plan.num_samples
     estimated = samples is None
     if samples is None:
@@ -65,10 +71,11 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         table=f"{tables.database}/{tables.name}",
         exists=rows is not None,
         units=len(units),
-        new=plan.new,
+        new=plan.new + len(plan.moves) - moved,
         changed=plan.changed,
+        moved=moved,
         done=len(plan.done),
-        gone=len(plan.gone),
+        gone=len(plan.gone) - moved,
         samples=samples,
         samples_estimated=estimated,
         bytes=plan.size_bytes,

@@ -23,13 +23,15 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Printable and frozen. `gone` are units of sources that the listing no longer shows; they stay."""
+    """Printable and frozen. `gone` are units of sources that the listing no longer shows; they stay, unless their
+    content turns up at a new place. Where the listing hints at that, `moved` says: new unit id -> gone unit id."""
 
     todo: tuple[WorkUnit, ...]
     done: tuple[str, ...]
     replacements: tuple[Replacement, ...] = ()
     gone: tuple[LedgerEntry, ...] = ()
     known: dict[str, dict[str, str]] = field(default_factory=dict)  # unit id -> {content hash: old unit id}
+    moved: dict[str, str] = field(default_factory=dict)
 
     @property
     def changed(self) -> int:
@@ -37,7 +39,14 @@ class Plan:
 
     @property
     def new(self) -> int:
-        return len(self.todo) - self.changed
+        return len(self.todo) - self.changed - len(self.moves)
+
+    @property
+    def moves(self) -> dict[str, LedgerEntry]:
+        """New unit -> the gone unit it seems to have been, for those that replace nothing at their new place."""
+        replacing = {new for group in self.replacements for new in group.new}
+        gone = {entry.unit_id: entry for entry in self.gone}
+        return {new: gone[old] for new, old in self.moved.items() if new not in replacing}
 
     @property
     def size_bytes(self) -> int:
@@ -70,7 +79,8 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
     ]
     groups, gone = _replacements(stale, todo, list(planned.values()))
     known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
-    return Plan(todo=tuple(todo), done=done, replacements=groups, gone=tuple(gone), known=known)
+    moved = _moved(gone, [unit for unit in todo if unit.unit_id not in redo], alive)
+    return Plan(todo=tuple(todo), done=done, replacements=groups, gone=tuple(gone), known=known, moved=moved)
 
 
 def _replacements(
@@ -130,6 +140,29 @@ def _overlapping(olds: Sequence[LedgerEntry], news: Sequence[WorkUnit]) -> tuple
     if run:
         close()
     return groups, gone
+
+
+def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger) -> dict[str, str]:
+    """New unit -> gone unit, where the store says that they are equal: the same etag and range. One to one.
+
+    Etags of one content may differ (uploads in parts), so a unit without a hint may have moved too.
+    """
+    names: dict[str, list[LedgerEntry]] = defaultdict(list)  # a unit may be listed under a newer etag, as an alias
+    for entry in alive.values():
+        names[entry.alias_of if entry.state == LedgerState.ALIAS else entry.unit_id].append(entry)
+    olds: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for old in gone:
+        for entry in names[old.unit_id]:
+            olds[entry.format, entry.etag, entry.start, entry.end].append(old.unit_id)
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for unit in todo:
+        for old_id in olds.get((unit.format, unit.etag, unit.start, unit.end), ()):
+            if old_id not in taken:
+                found[unit.unit_id] = old_id
+                taken.add(old_id)
+                break
+    return found
 
 
 def _known_content(groups: Sequence[Replacement], alive: Ledger) -> dict[str, dict[str, str]]:

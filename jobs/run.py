@@ -18,6 +18,7 @@ from jobs.estimate import Estimate, Worker, estimate
 from jobs.finish import finish_table
 from jobs.lease import Lease
 from jobs.ledger import Ledger
+from jobs.moves import gone_from
 from jobs.plan import Plan, make_plan
 from jobs.progress import Progress, Snapshot
 from jobs.summary import StageClock, Summary, failed_units, rate
@@ -153,7 +154,8 @@ class Run:
             deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16])
         committer = Committer(self.tables, self.lease, hook=self.options.hook)
         compactor = Compactor(self.tables, self.lease)
-        collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added)
+        is_gone = gone_from(self.job.storage)
+        collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added, is_gone)
         shape, in_flight = force.shape, context.units_in_flight
         clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.callers))
 
@@ -231,7 +233,8 @@ class Run:
             failed_units=failed_units(dispatcher.attempts.failed),
             already_done=len(plan.done),
             aliases=totals.aliases,
-            replaced_units=totals.retired_units,
+            replaced_units=totals.retired_units - totals.moved_units,
+            moved_units=totals.moved_units,
             healed_units=self.healed,
             seconds=round(time.monotonic() - self.started, 3),
             startup_s=round(self.working_since - self.started, 3),

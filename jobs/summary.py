@@ -22,6 +22,7 @@ class Summary:
     already_done: int = 0
     aliases: int = 0
     replaced_units: int = 0
+    moved_units: int = 0  # whose rows followed them to a new place
     healed_units: int = 0
     seconds: float = 0.0
     startup_s: float = 0.0
@@ -55,6 +56,7 @@ def describe(s: Summary) -> str:
     for count, what in (
         (s.already_done, "were in the table already"),
         (s.replaced_units, "replaced"),
+        (s.moved_units, "moved, and their rows with them"),
         (s.aliases, "unchanged under a new etag"),
         (s.healed_units, "entered that an earlier run had left"),
         (len(s.failed_units), "failed"),

@@ -37,13 +37,15 @@ class Task:
 
     `skip`: ordinals (0-based, among the samples the reader yields) that are rejected unread, with the reason: they
     killed or hung an earlier attempt. `known`: content hash -> unit id of the units this one would replace; equal
-    content under a new etag is an alias and is not embedded again.
+    content under a new etag is an alias and is not embedded again. `moved_from`: the unit that seems to have been what
+    this one is, at another place; what its rows know of the same pictures is not computed again.
     """
 
     unit: WorkUnit
     attempt: int
     skip: dict[int, str] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
+    moved_from: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

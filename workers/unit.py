@@ -27,6 +27,8 @@ from workers.bench import Bench
 from workers.engine import halving
 from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
+from workers.read.keys import folder_of
+from workers.reuse import Remembered
 from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter
 
@@ -57,8 +59,10 @@ class UnitRun:
         self.seconds: dict[str, float] = dict.fromkeys(("read", "decode", "embed", "tag", "write"), 0.0)
         self.seen = self.written = self.bytes_read = self._steps = 0
         self._waits = False
+        self._remembered: Remembered | None = None
         self._inside_s = 0.0  # what the writer spent waiting for rows
         self._rank = bench.turns.rank()
+        self._folder = folder_of(task.unit.uri) if task.unit.format == "files" else ""
 
     @property
     def progress(self) -> UnitProgress:
@@ -71,6 +75,8 @@ class UnitRun:
             if self.task.known and (alias := self._alias()) is not None:
                 return alias
             writer = RowWriter(self.context, self.task)
+            if self.task.moved_from:
+                self._remembered = Remembered(writer.dataset, self.task.moved_from)
             start = time.perf_counter()
             with self.bench.unit():
                 fragments = writer.write(self._clocked(self._record_batches(writer)))
@@ -146,7 +152,7 @@ class UnitRun:
         for one in decoded:
             self.seconds["decode"] += one.busy_s
             self._steps += 1
-            _hash_sample(self.hasher, one.sample, one.image_hash)
+            _hash_sample(self.hasher, one.sample, one.image_hash, self._folder)
             if one.reject is not None:
                 self.rejects.add(one.reject)
             else:
@@ -154,6 +160,10 @@ class UnitRun:
 
     def _embedded(self, batch: list[Decoded]) -> Embedded | None:
         """Run the model and the tagger; rows that come back as NaN become rejects. None where none is left."""
+        if self._remembered is not None:
+            rows = self._remembered.rows_of([(d.image_hash, d.sample.caption) for d in batch])
+            if rows is not None:
+                return self._remembered.embedded(rows, *_described(batch))
         vectors_BD, caption_vectors_BD, has_caption_B = self._encode(batch)
         finite_B = np.isfinite(np.concatenate([vectors_BD, caption_vectors_BD], axis=1)).all(axis=1)
         if not finite_B.all():
@@ -168,10 +178,11 @@ class UnitRun:
             return None
         with self._timed("tag"):
             tags, scores = _tagged(self.bench.tagger, vectors_BD)
+        samples, pictures, hashes = _described(batch)
         return Embedded(
-            samples=[d.sample for d in batch],
-            pictures=[d.picture for d in batch if d.picture is not None],
-            hashes=[d.image_hash for d in batch],
+            samples=samples,
+            pictures=pictures,
+            hashes=hashes,
             vectors_BD=vectors_BD,
             caption_vectors_BD=caption_vectors_BD,
             has_caption_B=has_caption_B,
@@ -215,7 +226,7 @@ class UnitRun:
             self._steps += 1
             if isinstance(item, Sample):
                 image_hash = xxhash.xxh3_128_hexdigest(item.image)
-                _hash_sample(hasher, item if item.id else _with_id(item, image_hash), image_hash)
+                _hash_sample(hasher, item if item.id else _with_id(item, image_hash), image_hash, self._folder)
         content = hasher.hexdigest()
         if content not in self.task.known:
             return None
@@ -263,6 +274,10 @@ def _weight(item: Sample | Reject) -> int:
     return len(item.image) + 1000 if isinstance(item, Sample) else 1000
 
 
+def _described(batch: list[Decoded]) -> tuple[list[Sample], list[Picture], list[str]]:
+    return [d.sample for d in batch], [d.picture for d in batch if d.picture is not None], [d.image_hash for d in batch]
+
+
 def _pixels(decoded: Decoded) -> npt.NDArray[np.uint8]:
     assert decoded.picture is not None
     return decoded.picture.pixels_CHW
@@ -274,9 +289,9 @@ def _with_id(sample: Sample, image_hash: str) -> Sample:
     return replace(sample, id=image_hash)
 
 
-def _hash_sample(hasher: Any, sample: Sample, image_hash: str) -> None:
-    """Key, bytes, caption and metadata: what makes two readings of an object the same content."""
-    key = sample.uri.rpartition("#")[2]
+def _hash_sample(hasher: Any, sample: Sample, image_hash: str, folder: str) -> None:
+    """Key, bytes, caption and metadata: what makes two readings of an object, wherever it is, the same content."""
+    key = sample.uri.rpartition("#")[2].removeprefix(folder)
     text = json.dumps([key, image_hash, sample.caption, sample.metadata], default=str, sort_keys=True)
     hasher.update(text.encode())
 

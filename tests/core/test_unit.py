@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs import ledger
@@ -309,3 +310,36 @@ def test_one_unit_more_than_the_model_takes_prepares(
 ) -> None:
     context = replace(Road(tmp_path, []).context, units_in_flight=in_flight)
     assert context.at_the_model(callers) == expected
+
+
+def test_what_moved_is_not_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors, tags and scores are those of the old place's rows; what is not among them goes through the model."""
+    road = Road(tmp_path, [*pictures(6), ("x.jpg", picture(99))])
+    before = road.land(road.run())
+    road.context = replace(road.context, rows_version=int(road.tables.open().version))
+    counted: list[int] = []
+    encode = road.engine.encode_images
+
+    def counting(pixels_BCHW: Any) -> Any:
+        counted.append(len(pixels_BCHW))
+        return encode(pixels_BCHW)
+
+    monkeypatch.setattr(road.engine, "encode_images", counting)
+    moved = road.run(moved_from="u1", unit={"unit_id": "u2"})
+    assert (moved.seen, moved.written, counted) == (7, 7, [])
+    batch = pa.Table.from_batches(list(batches_of(road, moved)))
+    for row, was in zip(batch.sort_by("id").to_pylist(), before, strict=True):
+        assert row == {**was, "unit_id": "u2", "caption_score": pytest.approx(was["caption_score"], abs=1e-3)}
+
+    road.tar.write_bytes(tar([*pictures(4), ("new.jpg", picture(50))]))
+    changed = road.run(moved_from="u1", unit={"unit_id": "u3", "etag": ""})
+    assert (changed.written, counted) == (5, [1]), "one batch of four is known, the other is not"
+
+
+def batches_of(road: Road, receipt: Receipt) -> Any:
+    from lance.file import LanceFileReader
+    from lance.fragment import FragmentMetadata
+
+    for fragment in receipt.fragments:
+        for file in FragmentMetadata.from_json(fragment).files:
+            yield from LanceFileReader(f"{road.tables.rows}/data/{file.path}").read_all().to_batches()

@@ -32,6 +32,12 @@ def pattern_of(uri: str) -> Pattern:
     return parse_pattern(*split_uri(uri))
 
 
+def folder_of(uri: str) -> str:
+    """The folder that the keys of a unit with this uri are relative to, spelled as in their own URIs."""
+    pattern = pattern_of(uri)
+    return join_uri(pattern.scheme, pattern.root)
+
+
 def uri_of(pattern: Pattern, typed: str) -> str:
     """The other way round: the spelling of a resolved pattern that `pattern_of` understands."""
     if pattern.regex is None:

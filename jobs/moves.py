@@ -1,0 +1,73 @@
+"""Sources that moved: a unit whose place is gone, and whose content is back under another name.
+
+The listing gives a hint (a new unit with the etag and range of one that is gone). The proof is the content hash, which
+the worker takes while it reads the new unit. Then the old unit's rows leave in the commit that brings the new ones. A
+source that is merely gone keeps its rows, and so does one that is still where it was, though this job no longer lists
+it: beside that one, the new place holds a copy.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import xxhash
+
+from schemas.config import Storage
+from schemas.errors import ClipmillError
+from schemas.receipts import LedgerEntry, Outcome, Receipt
+from workers.read.fetch import ordered_map
+from workers.read.keys import pattern_of
+from workers.store_errors import FIRST_CONTACT_ATTEMPTS
+from workers.store_fs import head_of
+from workers.store_list import list_keys
+
+NOTHING = xxhash.xxh3_128_hexdigest(b"")  # the content of a unit without one readable sample
+_THREADS = 16
+
+IsGone = Callable[[LedgerEntry], bool]
+
+
+class Moves:
+    """Which gone unit a finished one takes the place of; each at most once. `is_gone` looks at the old place."""
+
+    def __init__(self, gone: Iterable[LedgerEntry], hinted: dict[str, str], is_gone: IsGone) -> None:
+        self._hinted, self._is_gone = hinted, is_gone
+        self._by_content: dict[str, list[LedgerEntry]] = defaultdict(list)
+        for entry in gone:
+            if entry.content_hash not in ("", NOTHING):
+                self._by_content[entry.content_hash].append(entry)
+
+    def left_by(self, receipt: Receipt) -> str | None:
+        """The unit whose content this receipt's unit has at its new place."""
+        candidates = self._by_content.get(receipt.content_hash)
+        if not candidates or receipt.outcome != Outcome.DONE:
+            return None
+        hint = self._hinted.get(receipt.unit_id)
+        for entry in sorted(candidates, key=lambda e: (e.unit_id != hint, e.unit_id)):
+            candidates.remove(entry)  # also one that is still there: it will be so for the next receipt
+            if self._is_gone(entry):
+                return entry.unit_id
+        return None
+
+
+def gone_from(storage: Storage) -> IsGone:
+    """Whether nothing is left where a unit came from. A store that refuses to say, or is away, counts as still there:
+    a copy too many is kept rather than rows lost."""
+
+    def is_gone(entry: LedgerEntry) -> bool:
+        try:
+            if entry.format == "files":
+                keys = list_keys(pattern_of(entry.uri), storage, start_after=entry.start, end=entry.end)
+                return next(keys, None) is None
+            head_of(entry.uri, storage, attempts=FIRST_CONTACT_ATTEMPTS)
+        except FileNotFoundError:
+            return True
+        except (ClipmillError, OSError):
+            return False
+        return False
+
+    return is_gone
+
+
+def count_gone(entries: Iterable[LedgerEntry], storage: Storage) -> int:
+    """How many of these places hold nothing any more."""
+    return sum(ordered_map(entries, gone_from(storage), weigh=lambda _: 0, max_bytes=1, threads=_THREADS))

@@ -1,0 +1,97 @@
+"""A source that is renamed: its rows follow it to the new place, nothing is there twice, and no model runs for it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.dry_run import dry_run
+from tests.build import picture
+from tests.integration.help import job, problems, rejects, rows, run, write_tar
+
+pytestmark = pytest.mark.ray
+
+
+def write_files(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for seed in range(4):
+        (folder / f"{seed}.jpg").write_bytes(picture(seed))
+        (folder / f"{seed}.txt").write_text(f"picture {seed}")
+    return folder
+
+
+def write_parquet(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = {"image": [picture(seed) for seed in range(4)], "caption": [f"picture {seed}" for seed in range(4)]}
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+def write_list(path: Path) -> Path:
+    folder = write_files(path.parent / "pics")
+    lines = [f"{folder}/{seed}.jpg,picture {seed}" for seed in range(4)]
+    path.write_text("\n".join(["image,caption", *lines]) + "\n")
+    return path
+
+
+KINDS: dict[str, tuple[Callable[[Path], Path], str, str, dict[str, str]]] = {
+    # name: (writes it, where it is, where it goes, how the job names it)
+    "webdataset": (
+        lambda p: write_tar(p, range(4), bad=1),
+        "raw/a.tar",
+        "raw/b/z.tar",
+        {"uri": "raw/**", "caption": "txt"},
+    ),
+    "files": (write_files, "raw/old", "raw/new", {"uri": "", "caption": "txt"}),
+    "parquet": (write_parquet, "raw/a.parquet", "raw/b.parquet", {"uri": "raw/*.parquet", "caption": "caption"}),
+    "manifest": (write_list, "raw/a.csv", "raw/b.csv", {"uri": "raw/*.csv", "caption": "caption"}),
+}
+
+
+FAST = {("webdataset", "uri"), ("files", "key")}
+CASES = [
+    pytest.param(kind, id_, marks=[] if (kind, id_) in FAST else pytest.mark.slow)
+    for kind in KINDS
+    for id_ in ("uri", "key")
+]
+
+
+@pytest.mark.parametrize(("kind", "id_"), CASES)
+def test_rows_follow_a_source_that_was_renamed(kind: str, id_: str, here: Path) -> None:
+    write, old, new, named = KINDS[kind]
+    write(here / old)
+
+    def made(place: str) -> Any:
+        uri = f"{here}/{named['uri']}" if named["uri"] else f"{here}/{place}/"
+        return job(here, {"format": kind, "id": id_, **named, "uri": uri})
+
+    first = run(made(old))
+    assert first.rows == 4
+    before = {row["caption"]: row for row in rows(made(old))}
+    (here / new).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(here / old, here / new)
+
+    planned = dry_run(made(new))
+    assert (planned.moved, planned.new, planned.gone) == (1, 0, 0)
+    moved = run(made(new))
+    assert (moved.units, moved.moved_units, moved.replaced_units, moved.rows) == (1, 1, 0, 4)
+    assert problems(made(new)) == []
+    after = {row["caption"]: row for row in rows(made(new))}
+    assert after.keys() == before.keys()
+    assert len(rows(made(new), "id")) == 4, "and each of them once"
+    for caption, row in after.items():
+        was = before[caption]
+        expected = was["uri"] if kind == "manifest" else was["uri"].replace(str(here / old), str(here / new))
+        assert row["uri"] == expected
+        assert row["id"] == (row["uri"] if id_ == "uri" else was["id"])
+        assert row["vector"] == was["vector"]
+        assert row["caption_vector"] == was["caption_vector"]
+        assert row["unit_id"] != was["unit_id"]
+    assert all(str(here / new) in reject["uri"] for reject in rejects(made(new)))
+    assert moved.rejects == first.rejects
+    assert run(made(new)).note.startswith("nothing to do")
+    assert dry_run(made(new)).moved == 0

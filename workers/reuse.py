@@ -1,0 +1,68 @@
+"""What the table knows of pictures already: a unit that moved need not go through the model again."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.samples import Picture, Sample
+from workers.write import Embedded
+
+MAX_BYTES = 256_000_000  # of vectors held for one unit; the rows beyond are embedded again
+_COLUMNS = ["image_hash", "caption", "vector", "caption_vector", "tags", "tag_scores"]
+
+
+class Remembered:
+    """Rows of one unit by picture and caption, as the pinned version of the table has them.
+
+    The table has one model and one vocabulary, so what was computed from equal bytes and an equal caption is what would
+    be computed again, to the rounding of float16.
+    """
+
+    def __init__(self, dataset: Any, unit_id: str) -> None:
+        batches: list[pa.RecordBatch] = []
+        size = 0
+        for batch in dataset.scanner(columns=_COLUMNS, filter=f"unit_id = '{unit_id}'").to_batches():
+            size += batch.nbytes
+            if size > MAX_BYTES:
+                break
+            batches.append(batch)
+        self._rows = pa.Table.from_batches(batches, schema=dataset.schema.empty_table().select(_COLUMNS).schema)
+        usable = self._rows["vector"].is_valid().to_pylist()
+        names = zip(self._rows["image_hash"].to_pylist(), self._rows["caption"].to_pylist(), usable, strict=True)
+        self._row_of = {(image_hash, caption): row for row, (image_hash, caption, ok) in enumerate(names) if ok}
+
+    def rows_of(self, pictures: list[tuple[str, str | None]]) -> list[int] | None:
+        """Row numbers for (image hash, caption) of a batch; None unless every one is known."""
+        found = [self._row_of.get(picture) for picture in pictures]
+        known = [row for row in found if row is not None]
+        return known if len(known) == len(found) else None
+
+    def embedded(self, rows: list[int], samples: list[Sample], pictures: list[Picture], hashes: list[str]) -> Embedded:
+        """The batch as the model would give it back, with vectors (B, D) and tags of these rows."""
+        table = self._rows.take(rows)
+        caption_vectors_BD, has_caption_B = _vectors(table["caption_vector"])
+        return Embedded(
+            samples=samples,
+            pictures=pictures,
+            hashes=hashes,
+            vectors_BD=_vectors(table["vector"])[0],
+            caption_vectors_BD=caption_vectors_BD,
+            has_caption_B=has_caption_B,
+            tags=_whole(table["tags"]),
+            tag_scores=_whole(table["tag_scores"]),
+        )
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _vectors(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """(vectors (B, D), zeros where there is none; where there is one (B,))."""
+    array = _whole(column)
+    there_B = np.asarray(array.is_valid())
+    vectors_BD = np.zeros((len(array), array.type.list_size), np.float32)
+    vectors_BD[there_B] = np.asarray(array.flatten()).astype(np.float32).reshape(-1, array.type.list_size)
+    return vectors_BD, there_B
