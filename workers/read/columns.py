@@ -17,7 +17,7 @@ def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]
 
 
 def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: Sequence[str]) -> tuple[str, list[str]]:
-    """(image column, all columns to read). Raises UserError that names the column which is missing."""
+    """(image column, all columns to read). Raises UserError that names the column which is missing or there twice."""
     there = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     image = image_column(names, source, candidates)
     if image is None:
@@ -36,4 +36,7 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
             raise UserError(f"{uri} has no column {path}, which {option} names", f"its columns are {there}")
         if column not in wanted:
             wanted.append(column)
+    for column in wanted:
+        if names.count(column) > 1:
+            raise UserError(f"{uri} has {names.count(column)} columns called {column}", "rename all but one of them")
     return image, wanted

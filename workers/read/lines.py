@@ -3,16 +3,17 @@
 Each row is first seen as bytes (`raw`), which is what slices are cut and digested by; then as a record.
 """
 
-import csv
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, cast
 
 from schemas.config import Source, Storage
 from schemas.errors import UserError
 from workers.read.columns import LINK_NAMES, needed_columns
+from workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from workers.read.fields import BadField, decode_json, decode_text
 from workers.storage import open_stream
 
@@ -27,6 +28,7 @@ class Rows(Protocol):
     header: bytes
     unit: str  # what positions count: "byte" or "row"
     start: int
+    continued: int  # lines so far that went on with the row before them, inside its quotes
 
     def raw(self) -> Iterator[tuple[bytes, int]]:
         """(row, position after it) from `start` to the end asked for. Raises UserError for a row over 1 MB."""
@@ -72,17 +74,64 @@ class _TextRows:
     ) -> None:
         self._uri, self._kind = uri, kind
         self._stream = io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER_BYTES)
+        self._looked_at: deque[bytes] = deque()  # lines that were read to see where a row before them ends
         self._end = span[1]
         self.header = b""
-        self.start = 0
+        self.start = self.continued = 0
         self._names: list[str] = []
+        self._shape: Shape | None = None
+        if span[0] is None:
+            self._refuse_other_text()
         if kind in ("csv", "tsv"):
-            self.header, self.start = next(self._rows(0), (b"", 0))
-            self._names = self._split(self.header.removeprefix(_BOM)) if self.header.strip() else []
-            if self._names:
-                needed_columns(self._names, source, uri, LINK_NAMES)
+            self._read_header(source)
         if span[0] is not None:
             self.start = span[0]
+
+    def _refuse_other_text(self) -> None:
+        """One sentence for a file of which every row, or none, would be a reject. Raises UserError."""
+        sample = self._stream.read(MAX_ROW_BYTES)
+        self._stream.seek(0)
+        first = sample.removeprefix(_BOM).lstrip()
+        if sample.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in sample[:4096]:
+            wide = sample.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in sample[:2]
+            what = "is UTF-16 text" if wide else "holds zero bytes, so it is no text"
+            hint = (
+                f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 LIST > NEW.{self._kind}" if wide else "give the right file"
+            )
+            raise UserError(f"manifest {self._uri} {what}", hint)
+        if b"\n" not in sample and b"\r" in sample.rstrip():
+            raise self._old_line_ends()
+        if self._kind == "json" and first.startswith(b"["):
+            raise UserError(
+                f"manifest {self._uri} holds a JSON array, and a list is one JSON object a line",
+                "rewrite it: jq -c '.[]' LIST > NEW.jsonl",
+            )
+        if self._kind == "json" and first.partition(b"\n")[0].strip() == b"{":
+            raise UserError(
+                f"manifest {self._uri} spreads a JSON object over several lines, and a list is one object a line",
+                "rewrite it: jq -c . LIST > NEW.jsonl",
+            )
+
+    def _old_line_ends(self) -> UserError:
+        return UserError(
+            f"manifest {self._uri} ends its lines with a carriage return alone",
+            "end them with a line feed: tr '\\r' '\\n' < LIST > NEW",
+        )
+
+    def _read_header(self, source: Source) -> None:
+        delimiter = b"\t" if self._kind == "tsv" else b","
+        self._shape = Shape(delimiter=delimiter)
+        self.header, self.start = next(self._rows(0), (b"", 0))
+        try:
+            self._names = self._split(self.header.removeprefix(_BOM)) if self.header.strip() else []
+        except BadField as error:
+            hint = "save the list as UTF-8"
+            raise UserError(f"manifest {self._uri} has no readable header line: {error}", hint) from error
+        if any("\r" in name for name in self._names):
+            raise self._old_line_ends()
+        if self._names:
+            link = needed_columns(self._names, source, self._uri, LINK_NAMES)[0]
+            self._shape = Shape(delimiter=delimiter, num_columns=len(self._names), link_column=self._names.index(link))
 
     def __enter__(self) -> "_TextRows":
         return self
@@ -92,35 +141,36 @@ class _TextRows:
 
     def raw(self) -> Iterator[tuple[bytes, int]]:
         self._stream.seek(self.start)
+        self._looked_at.clear()
+        self.continued = 0
         for row, position in self._rows(self.start):
             if self._end is not None and position > self._end:
                 return
             yield row, position
 
+    def _next_line(self) -> bytes:
+        return self._looked_at.popleft() if self._looked_at else self._stream.readline(MAX_ROW_BYTES + 1)
+
     def _rows(self, position: int) -> Iterator[tuple[bytes, int]]:
         """A CSV record goes on to the next line while a quote is open (RFC 4180, 2.6)."""
-        quoted = self._kind in ("csv", "tsv")
-        while row := self._stream.readline(MAX_ROW_BYTES + 1):
-            while quoted and row.count(b'"') % 2 and len(row) <= MAX_ROW_BYTES:
-                more = self._stream.readline(MAX_ROW_BYTES + 1)
-                if not more:
-                    break
-                row += more
+        while row := self._next_line():
             if len(row) > MAX_ROW_BYTES:
                 raise UserError(
                     f"manifest {self._uri} has a row of more than {MAX_ROW_BYTES:,} bytes at byte {position}",
-                    "is a quote missing there, or is it another format than its name says?",
+                    "is it another format than its name says?",
                 )
+            if self._shape is not None and b'"' in row:
+                count, lines = lines_of_record(row, self._next_line, self._shape, MAX_ROW_BYTES)
+                self._looked_at.extendleft(reversed(lines[count:]))
+                self.continued += count - 1
+                row = b"".join(lines[:count])
             position += len(row)
             yield row, position
 
     def _split(self, row: bytes) -> list[str]:
-        text = decode_text(row, "the row")
-        try:
-            found = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if self._kind == "tsv" else ","))
-        except csv.Error as error:
-            raise BadField(f"the row cannot be read as {self._kind}: {error}") from error
-        return found[0] if found else []
+        assert self._shape is not None
+        decode_text(row, "the row")
+        return [field.decode() for field in split_fields(strip_end(row), self._shape.delimiter)[0]]
 
     def record(self, raw: bytes) -> dict[str, Any]:
         if self._kind == "json":
@@ -128,8 +178,11 @@ class _TextRows:
         if self._kind == "plain":
             return {"uri": decode_text(raw, "the row").strip()}
         values = self._split(raw)
+        shown = f"{raw[:60].decode(errors='replace').rstrip()}{'…' if len(raw) > 60 else ''}"
         if len(values) != len(self._names):
-            raise BadField(f"the row has {len(values)} values for {len(self._names)} columns")
+            raise BadField(f"the row has {len(values)} values for {len(self._names)} columns: {shown}")
+        if values == self._names:
+            raise BadField("the row is the header once more")
         return dict(zip(self._names, values, strict=True))
 
 
@@ -141,6 +194,7 @@ class _ParquetRows:
         import pyarrow.parquet as pq
 
         self.unit = "row"
+        self.continued = 0
         self._stream = stream
         try:
             self._file = pq.ParquetFile(stream, pre_buffer=False)
