@@ -182,13 +182,44 @@ def test_a_prefix_of_many_keys_is_cut_with_flat_memory(count: int, monkeypatch: 
 # --- tars, parquet, manifests -----------------------------------------------------------------------------------
 
 
-def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "1.jpg").write_bytes(b"x")
-    (tmp_path / "d" / "up").symlink_to(tmp_path)
-    (tmp_path / "other").symlink_to(tmp_path / "d")
-    found = read_all(str(tmp_path), "files")
-    assert [s.uri.removeprefix(f"{tmp_path}/") for s in found] == ["d/1.jpg", "other/1.jpg"]
+def linked(folder: Path, names: tuple[str, ...], links: dict[str, str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "links", "below", "expected"),
+    [
+        (("d/1.jpg",), {"d/up": "..", "other": "d"}, "/", ["d/1.jpg"]),
+        (("a/1.jpg", "b/2.jpg"), {"a/x": "../b", "b/y": "../a"}, "/", ["a/1.jpg", "b/2.jpg"]),
+        (("a/1.jpg", "b/2.jpg"), {"a/x": "../b", "b/y": "../a"}, "/**/*.jpg", ["a/1.jpg", "b/2.jpg"]),
+        (("a/1.jpg", "b/2.jpg"), {"a/x": "../b", "b/y": "../a"}, "/a/", ["a/1.jpg", "a/x/2.jpg"]),
+        (("a/1.jpg", "b/2.jpg"), {"a/x": "../b", "b/y": "../a"}, "/a/**/*.jpg", ["a/1.jpg", "a/x/2.jpg"]),
+        (("train2/1.jpg", "train/2.jpg"), {"train2/b": "../train"}, "/train2/", ["train2/1.jpg", "train2/b/2.jpg"]),
+        (("v3/1.jpg", "v3/2.jpg"), {"now": "v3"}, "/n*/*.jpg", ["now/1.jpg", "now/2.jpg"]),
+        (("v3/1.jpg", "v3/2.jpg"), {"v4": "v3"}, "/*4/*.jpg", ["v4/1.jpg", "v4/2.jpg"]),
+        (("a/1.jpg",), {"a/self": "self", "a/one": "two", "a/two": "one", "a/gone.jpg": "none.jpg"}, "/", ["a/1.jpg"]),
+        (("a/1.jpg",), {"a/2.jpg": "1.jpg"}, "/", ["a/1.jpg", "a/2.jpg"]),
+    ],
+    ids=["up", "circle", "circle by name", "from a", "glob from a", "prefix", "glob", "suffix", "to itself", "file"],
+)  # fmt: skip
+def test_links_between_folders_give_each_picture_once(
+    tmp_path: Path, names: tuple[str, ...], links: dict[str, str], below: str, expected: list[str]
+) -> None:
+    folder = linked(tmp_path / "source", names, links)
+    found = read_all(f"{folder}{below}", "files")
+    assert [s.uri.removeprefix(f"{folder}/") for s in found] == expected
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed_and_ends(tmp_path: Path) -> None:
+    linked(tmp_path, ("source/1.jpg", "elsewhere/2.jpg"), {"source/out": "../elsewhere", "elsewhere/in": "../source"})
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path)
+    found = read_all(f"{tmp_path}/source/", "files")
+    assert [s.uri.removeprefix(f"{tmp_path}/source/") for s in found] == ["1.jpg", "out/2.jpg"]
 
 
 def test_tars_once_each_with_names_that_new_shards_do_not_change(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Order is by the UTF-8 bytes of the raw key everywhere: S3 lists so, and a local 
 sorts as `name/`), so that a slice (start_after, end_key] means the same on both.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def list_keys(pattern: Pattern, storage: Storage, *, start_after: str = "", end:
     uri = join_uri(pattern.scheme, pattern.root)
     if pattern.scheme == "file":
         call(uri, lambda: os.stat(root))  # a sentence where the folder itself is missing
-        found = _walk_local(root, "", pattern, _raw(start_after))
+        found = _walk_local(root, "", pattern, _raw(start_after), ())
     elif is_s3(fs):
         found = _list_s3(fs, pattern, uri, start_after)
     else:
@@ -75,10 +76,15 @@ def _raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _walk_local(root: str, folder: str, pattern: Pattern, start_after: bytes) -> Iterator[Key]:
-    """Depth first, in the order of whole keys. Folders that lie before `start_after` are not entered."""
+def _walk_local(
+    root: str, folder: str, pattern: Pattern, start_after: bytes, inside: tuple[tuple[int, int], ...]
+) -> Iterator[Key]:
+    """Depth first, in the order of whole keys. Folders that lie before `start_after` are not entered. `inside`: device
+    and inode of the folders that lead here."""
+    here = os.stat(root + folder)
+    inside = (*inside, (here.st_dev, here.st_ino))
     with os.scandir(root + folder) as entries:
-        found = sorted((_raw(e.name + ("/" if e.is_dir() else "")), e) for e in entries)
+        found = sorted((_raw(e.name + ("/" if _is(e, folder=True) else "")), e) for e in entries)
     for name_bytes, entry in found:
         name = folder + os.fsdecode(name_bytes)
         raw = _raw(name)
@@ -86,13 +92,51 @@ def _walk_local(root: str, folder: str, pattern: Pattern, start_after: bytes) ->
             # Everything below sorts with `name` as its prefix: skip what cannot hold a key after start_after.
             wanted = _raw(pattern.prefix)
             may_match = raw.startswith(wanted) or wanted.startswith(raw)
-            if entry.is_symlink() and os.path.realpath(root + folder).startswith(os.path.realpath(entry.path)):
-                continue  # a link to a folder that holds it would go on for ever
-            if pattern.deep and may_match and (raw > start_after or start_after.startswith(raw)):
-                yield from _walk_local(root, name, pattern, start_after)
-        elif raw > start_after and entry.is_file() and name.startswith(pattern.prefix):
+            may_be_after = raw > start_after or start_after.startswith(raw)
+            if (
+                pattern.deep
+                and may_match
+                and may_be_after
+                and not _is_met_elsewhere(root, folder, entry, pattern, inside)
+            ):
+                yield from _walk_local(root, name, pattern, start_after, inside)
+        elif raw > start_after and _is(entry, folder=False) and name.startswith(pattern.prefix):
             stat = entry.stat()
             yield Key(name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
+
+
+def _is(entry: "os.DirEntry[str]", *, folder: bool) -> bool:
+    """Whether it is, or links to, a folder (else a file); a link to itself, or to nothing, is neither."""
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
+def _is_met_elsewhere(
+    root: str, folder: str, entry: "os.DirEntry[str]", pattern: Pattern, inside: tuple[tuple[int, int], ...]
+) -> bool:
+    """Whether a folder need not be entered, because what it holds is listed under another name.
+
+    That is so for a folder the walk is in already; for a link to one that holds the link; and, where all folders below
+    `root` count alike, for a link to one of them. A glob such as `new*/*.jpg` may match the link and not its target.
+    """
+    found = entry.stat()
+    if (found.st_dev, found.st_ino) in inside:
+        return True
+    if not entry.is_symlink():
+        return False
+    target = os.path.realpath(entry.path)
+    if pattern.everywhere and _holds(os.path.realpath(root), target):
+        return True
+    return _holds(target, os.path.realpath(root + folder))
+
+
+def _holds(folder: str, path: str) -> bool:
+    """By path components: `/a/b` holds `/a/b/c` and itself, not `/a/bc`."""
+    return os.path.commonpath((folder, path)) == folder
 
 
 def _list_s3(fs: Any, pattern: Pattern, uri: str, start_after: str) -> Iterator[Key]:

@@ -95,13 +95,15 @@ def expand_braces(pattern: str) -> list[str]:
 class Pattern:
     """A pattern taken apart: `root` is the raw folder that names are relative to (empty or ending in `/`),
     `prefix` the literal start of the names below it, `regex` what a relative name must match (None: anything),
-    `deep` whether names may lie in sub-folders."""
+    `deep` whether names may lie in sub-folders, `everywhere` whether the last part of a name alone decides about it, in
+    whatever sub-folder it lies."""
 
     scheme: str
     root: str
     prefix: str
     regex: re.Pattern[str] | None
     deep: bool
+    everywhere: bool = False
 
     def matches(self, name: str) -> bool:
         return self.regex is None or self.regex.fullmatch(name) is not None
@@ -116,11 +118,12 @@ def parse_pattern(scheme: str, path: str) -> Pattern:
     match = _MAGIC.search(path)
     if not match:
         assert path.endswith("/"), path
-        return Pattern(scheme, path, "", None, True)
+        return Pattern(scheme, path, "", None, True, everywhere=True)
     from fsspec.utils import glob_translate
 
     literal = path[: match.start()]
     root = literal[: literal.rfind("/") + 1]
     below = path[len(root) :]
     regex = re.compile(glob_translate(below))
-    return Pattern(scheme, root, literal[len(root) :], regex, "/" in below or "**" in below)
+    everywhere = below.startswith("**/") and "/" not in below[3:]
+    return Pattern(scheme, root, literal[len(root) :], regex, "/" in below or "**" in below, everywhere)

@@ -19,7 +19,7 @@ from workers.read import read_unit
 from workers.read.fields import BadField
 from workers.read.lines import open_rows
 
-# Without / and . : a caption with a line that is a whole row by itself, link and all, is the one that is read otherwise.
+# Without / and . : a line of a caption that is a whole row by itself, link and all, is read as a row.
 _CELLS = st.text(st.sampled_from('ab",\t\n\r é'), max_size=8)
 
 

@@ -6,6 +6,7 @@ beside it (`.txt`, `.json`, as the job file says) are its sidecars. Other files,
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from schemas.config import Source, Storage
@@ -62,7 +63,7 @@ def wanted_keys(
     wanted = Wanted.of(source)
     # `b.jp*` lists from `b`, or `b.txt` would not be met.
     prefix = split_key(pattern.prefix)[0] if "." in pattern.prefix.rpartition("/")[2] else pattern.prefix
-    listed = Pattern(pattern.scheme, pattern.root, prefix, None, pattern.deep)
+    listed = replace(pattern, prefix=prefix, regex=None)
     for key in list_keys(listed, storage, start_after=start_after, end=end):
         extension = split_key(key.name)[1]
         if not is_wanted(extension, wanted):
