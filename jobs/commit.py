@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs import ledger
 from jobs.lease import FENCE_FRAGMENT, Lease
+from jobs.table_errors import writing
 from jobs.tables import MAX_CONFLICTS, Tables, lance_module
 from schemas.columns import table_id
 from schemas.errors import ClipmillError
@@ -81,7 +82,8 @@ class Committer:
         lance = lance_module()
         rejects = self.tables.open("rejects")
         operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
-        lance.LanceDataset.commit(rejects, lance.Transaction(rejects.version, operation))
+        with writing(self.tables.uri("rejects")):
+            lance.LanceDataset.commit(rejects, lance.Transaction(rejects.version, operation))
 
     def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], remove_units: Sequence[str]) -> int:
         lance = lance_module()
@@ -107,7 +109,8 @@ class Committer:
             )
             transaction = lance.Transaction(rows.version, operation, transaction_properties=properties)
             try:
-                return int(lance.LanceDataset.commit(rows, transaction).version)
+                with writing(self.tables.rows):
+                    return int(lance.LanceDataset.commit(rows, transaction).version)
             except lance.commit.CommitConflictError:
                 self.conflicts += 1
         raise ClipmillError(

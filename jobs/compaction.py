@@ -10,14 +10,15 @@ Nothing here sits in memory whole: a task streams `BATCH_ROWS` rows at a time an
 `TARGET_ROWS`.
 """
 
-import json
 import time
 from datetime import timedelta
 from typing import Any
 
 from jobs import memory
+from jobs.holder import Holder
 from jobs.lease import Lease
-from jobs.tables import SIDE_TABLES, Tables, is_conflict, lance_module
+from jobs.table_errors import is_conflict
+from jobs.tables import SIDE_TABLES, Tables, lance_module
 
 EVERY = 1_000  # fragments that have to come before another pass is worth it
 # A fragment of this many rows is left alone. Larger would mean rewriting the half-full last one at every pass.
@@ -41,6 +42,8 @@ class Compactor:
         self.count = len(tables.open().get_fragments())
         self.floor = 0  # what the last pass left: large fragments are no reason for another
         self.passes = self.conflicts = 0
+        self._fill: Holder | None = None
+        self._fill_since_s = 0.0
 
     def added(self, fragments: int) -> None:
         """Note what a commit brought; compact where that was enough. Raises LeaseLost."""
@@ -50,7 +53,7 @@ class Compactor:
 
     def compact(self) -> None:
         """One pass within the time budget: the tasks that save the most fragments first."""
-        if is_being_filled(self.tables):
+        if self._is_being_filled():
             return
         rows = self.tables.open(cache_bytes=CACHE_BYTES)
         try:
@@ -66,6 +69,16 @@ class Compactor:
         self.count = self.floor = len(self.tables.open().get_fragments())
         del rows
         memory.give_back()
+
+    def _is_being_filled(self) -> bool:
+        """Whether somebody may hold the fill lease: always, unless it was given back, its process is gone, or its value
+        has stayed the same for a term by our clock. A pass that is left out costs nothing."""
+        holder = Holder.parse(self.tables.open("runs").config().get(FILL_KEY))
+        if holder is None or holder.is_released() or holder.is_dead():
+            return False
+        if holder != self._fill:
+            self._fill, self._fill_since_s = holder, time.monotonic()
+        return time.monotonic() - self._fill_since_s < holder.ttl_s
 
 
 def compaction() -> Any:
@@ -92,13 +105,6 @@ def _rewritten(dataset: Any, target_rows: int, budget_s: float) -> list[Any]:
             break
         done.append(task.execute(dataset))
     return done
-
-
-def is_being_filled(tables: Tables) -> bool:
-    """Whether somebody holds the fill lease right now."""
-    runs = tables.open("runs", missing_ok=True)
-    text = runs.config().get(FILL_KEY) if runs is not None else None
-    return text is not None and float(json.loads(text)["until"]) > time.time()
 
 
 def tidy_side_tables(tables: Tables, lease: Lease, *, every: int = SIDE_EVERY, keep: timedelta = KEEP) -> None:

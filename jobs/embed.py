@@ -72,11 +72,11 @@ def run(job: JobFile, options: Options) -> Summary:
         lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
         if not is_new:
             lease.take(on_wait=progress.say)
-            lease.keep()
+            lease.keep(progress.say)
         try:
             return Run(job, options, tables, lease, progress, vocabulary, started).run(units)
         finally:
-            lease.release()
+            lease.release(progress.say)
 
 
 def _vocabulary(job: JobFile) -> Vocabulary | None:

@@ -3,65 +3,31 @@
 The lease is a compare-and-swap on one config key. It decides who tries; it is the fence that keeps the table right.
 A fence is an Update of the rows table that names a fragment no table has as removed: two such Updates conflict with
 each other and with nothing else. Whoever takes the lease commits one, so a transaction that an earlier holder
-prepared before it cannot land after it. The order (fix the version, then read the lease) is the proof; clocks only
-decide how long a dead holder is waited for.
+prepared before it cannot land after it. The order (fix the version, then read the lease) is the proof; how long a
+silent holder is waited for is measured by the waiter's own monotonic clock (`jobs.holder` says what is trusted).
 """
 
-import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
+from jobs.holder import TTL_S, Holder, boot_id, pid_namespace, process_start
+from jobs.table_errors import is_conflict, one_line, writing
 from jobs.tables import Tables, lance_module
-from schemas.errors import LeaseHeld, LeaseLost
+from schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 
 KEY = "clipmill.lease"
 FENCE_TAG = "clipmill-fence"
 FENCE_FRAGMENT = 2**32 - 1  # an id no table reaches
-TTL_S = 30.0
+RENEWALS = 3  # per term
 
 
-def _boot_id() -> str:
-    """Names this boot of this machine, so that a process id on it can be trusted."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _process_start(pid: int) -> str:
-    """The process's start time in clock ticks, so that a reused pid is not taken for the old process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The value of the lease key."""
-
-    run: str
-    epoch: int
-    until: float
-    host: str = ""
-    pid: int = 0
-    boot: str = ""
-    started: str = ""
-    command: str = ""
-
-    def is_dead(self) -> bool:
-        """True only where it can be known: same boot of the same machine, and that process is gone."""
-        here = bool(self.boot) and self.boot == _boot_id() and self.host == socket.gethostname()
-        return here and _process_start(self.pid) != self.started
-
-    def describe(self) -> str:
-        return f"`clipmill {self.command}` (run {self.run}, process {self.pid} on {self.host})"
+def _silent(text: str) -> None:
+    pass
 
 
 class Lease:
@@ -70,60 +36,76 @@ class Lease:
     def __init__(self, tables: Tables, run: str, command: str, *, ttl_s: float = TTL_S, key: str = KEY) -> None:
         self.tables, self.run, self.command, self.ttl_s, self.key = tables, run, command, ttl_s, key
         self.epoch = 0
+        self.beat = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost: Exception | None = None
 
     def _read(self) -> tuple[Any, Holder | None]:
         dataset = self.tables.open("runs")
-        text = dataset.config().get(self.key)
-        return dataset, Holder(**json.loads(text)) if text else None
+        return dataset, Holder.parse(dataset.config().get(self.key))
 
-    def _swap(self, dataset: Any, until: float) -> bool:
-        """Write our claim if nobody wrote the key since `dataset` was opened."""
+    def _swap(self, dataset: Any, *, released: bool = False) -> bool:
+        """Write our claim if nobody wrote the key since `dataset` was opened. Raises what the store says, if it does
+        not take it: only a conflict means that somebody was first."""
         pid = os.getpid()
+        self.beat += 1
         mine = Holder(
-            self.run,
-            self.epoch,
-            until,
-            socket.gethostname(),
-            pid,
-            _boot_id(),
-            _process_start(pid),
-            self.command,
+            run=self.run,
+            epoch=self.epoch,
+            beat=self.beat,
+            ttl_s=self.ttl_s,
+            until=0.0 if released else None,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            host=socket.gethostname(),
+            pid=pid,
+            pid_ns=pid_namespace(),
+            boot=boot_id(),
+            started=process_start(pid),
+            command=self.command,
         )
-        text = json.dumps({f: getattr(mine, f) for f in Holder.__dataclass_fields__})
         try:
-            dataset.update_config({self.key: text})
-        except OSError:  # an incompatible transaction: somebody was first
+            with writing(self.tables.uri("runs")):
+                dataset.update_config({self.key: mine.text()})
+        except OSError as error:
+            if not is_conflict(error):
+                raise
             return False
         return True
 
-    def take(self, *, on_wait: Callable[[str], None] = lambda _: None, poll_s: float = 1.0) -> None:
+    def take(self, *, on_wait: Callable[[str], None] = _silent, poll_s: float = 1.0) -> None:
         """Take the lease, waiting out a holder that may be dead.
 
-        A holder that renews is alive: LeaseHeld. One whose process is gone on this machine is replaced at once,
-        one that stops renewing when its lease runs out.
+        One that gave it back, or whose process is known to be gone, is replaced at once; another when its value has
+        stayed the same for a term of its own by this process's clock. One whose value changes is alive: LeaseHeld.
+        UserError where the table cannot be written to.
         """
-        first: Holder | None = None
+        watched: Holder | None = None
+        since_s = 0.0
         while True:
             dataset, holder = self._read()
-            free = holder is None or holder.until <= time.time() or holder.run == self.run or holder.is_dead()
-            if free:
+            if holder is None or self._may_take(holder, watched, since_s):
                 self.epoch = holder.epoch + 1 if holder else 1
-                if self._swap(dataset, time.time() + self.ttl_s):
+                if self._swap(dataset):
                     return
                 continue
-            assert holder is not None
-            if first is None:
-                first = holder
-                on_wait(f"the table is held by {holder.describe()}; waiting to see whether it is alive")
-            elif (holder.run, holder.until) != (first.run, first.until):
+            if watched is None:
+                watched, since_s = holder, time.monotonic()
+                on_wait(
+                    f"the table is held by {holder.describe()}; waiting up to {holder.ttl_s:.0f} s to see whether it "
+                    "is alive"
+                )
+            elif holder != watched:
                 raise LeaseHeld(
                     f"{self.tables.database}/{self.tables.name} is being written by {holder.describe()}",
                     "wait for it to finish, or stop it; running this command again then resumes",
                 )
             time.sleep(poll_s)
+
+    def _may_take(self, holder: Holder, watched: Holder | None, since_s: float) -> bool:
+        if holder.is_released() or holder.run == self.run or holder.is_dead():
+            return True
+        return holder == watched and time.monotonic() - since_s >= holder.ttl_s
 
     def check(self) -> None:
         """Raise LeaseLost unless the lease is still ours. Read after the version of the rows was fixed."""
@@ -137,41 +119,54 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """One compare-and-swap that moves the end of the lease."""
+        """One compare-and-swap that shows that we are alive. Raises LeaseLost, or what the store says."""
         for _ in range(5):
             dataset, holder = self._read()
             if holder is None or (holder.run, holder.epoch) != (self.run, self.epoch):
                 self.check()
-            if self._swap(dataset, time.time() + self.ttl_s):
+            if self._stop.is_set() or self._swap(dataset):
                 return
         self.check()
 
-    def keep(self) -> None:
-        """Renew in a daemon thread, three times per term, until `release` or loss."""
+    def keep(self, say: Callable[[str], None] = _silent) -> None:
+        """Renew in a daemon thread, three times per term, until `release` or loss. Whatever else goes wrong is told
+        once and tried again: that thread must not die, and the rows are safe behind the fence."""
 
         def loop() -> None:
-            while not self._stop.wait(self.ttl_s / 3):
+            failing = False
+            wait_s = self.ttl_s / RENEWALS
+            while not self._stop.wait(wait_s / RENEWALS if failing else wait_s):
                 try:
                     self.renew()
                 except LeaseLost as error:
                     self.lost = error
                     return
-                except OSError:
-                    continue  # the store is away for a moment: the next turn tries again, the fence guards the rows
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may do better
+                    if not failing:
+                        say(f"the lease on the table could not be renewed, trying on: {one_line(error)}")
+                    failing = True
+                else:
+                    if failing:
+                        say("the lease on the table is renewed again")
+                    failing = False
 
         self._thread = threading.Thread(target=loop, name="lease", daemon=True)
         self._thread.start()
 
-    def release(self) -> None:
-        """Give the lease back; a lost one is left alone."""
+    def release(self, say: Callable[[str], None] = _silent) -> None:
+        """Give the lease back; a lost one is left alone. A store that does not answer is told, not raised: it would
+        hide how the run ended, and the lease runs out by itself."""
         self._stop.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(timeout=self.ttl_s)
         if not self.epoch:
             return  # never taken: there may not even be a table
-        dataset, holder = self._read()
-        if holder is not None and (holder.run, holder.epoch) == (self.run, self.epoch):
-            self._swap(dataset, 0.0)
+        try:
+            dataset, holder = self._read()
+            if holder is not None and (holder.run, holder.epoch) == (self.run, self.epoch):
+                self._swap(dataset, released=True)
+        except (OSError, ValueError, ClipmillError) as error:
+            say(f"the lease on the table could not be given back, it runs out by itself: {one_line(error)}")
 
     def fence(self) -> int:
         """Commit the fence that earlier holders' transactions die at, and tag it; returns its version.
@@ -188,7 +183,8 @@ class Lease:
                 transaction_properties={"clipmill.epoch": str(self.epoch), "clipmill.run": self.run},
             )
             try:
-                rows = lance.LanceDataset.commit(rows, transaction)
+                with writing(self.tables.rows):
+                    rows = lance.LanceDataset.commit(rows, transaction)
                 break
             except lance.commit.CommitConflictError:
                 continue

@@ -78,7 +78,7 @@ class Run:
                 if not self.lease.epoch:
                     self.tables.ensure_side_tables()
                     self.lease.take(on_wait=self.progress.say)
-                    self.lease.keep()
+                    self.lease.keep(self.progress.say)
                 self.tables.ensure_side_tables()  # under the lease: an older clipmill's get the columns they lack
                 self.device = facts.device
                 gpus = force.shape.gpus if facts.device != "cpu" else 0.0

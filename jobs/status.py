@@ -1,6 +1,5 @@
 """What is in a table and how fresh it is; and the samples that are not in it."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,16 +70,15 @@ def status(table: str, storage: Storage) -> Status:
 
 
 def _holder(tables: Tables) -> str | None:
-    import time
-
-    from jobs.lease import KEY, Holder
+    from jobs.holder import Holder
+    from jobs.lease import KEY
 
     runs = tables.open("runs", missing_ok=True)
     text = runs.config().get(KEY) if runs is not None else None
-    if not text:
+    holder = Holder.parse(text)
+    if holder is None or holder.is_released() or holder.is_dead():
         return None
-    holder = Holder(**json.loads(text))
-    return holder.describe() if holder.until > time.time() and not holder.is_dead() else None
+    return holder.describe() + (f", last renewed at {holder.at} by its clock" if holder.at else "")
 
 
 def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:

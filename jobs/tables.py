@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.table_errors import is_conflict, writing
 from schemas import columns
 from schemas.config import Storage
 from schemas.errors import UserError
@@ -114,14 +115,15 @@ class Tables:
         if not part:
             schema = schema.with_metadata({columns.TABLE_ID_KEY: new_id(), **(schema.metadata or {})})
         try:
-            return lance.write_dataset(
-                schema.empty_table(),
-                self.uri(part),
-                schema=schema,
-                mode="create",
-                enable_stable_row_ids=True,
-                storage_options=self.options or None,
-            )
+            with writing(self.uri(part)):
+                return lance.write_dataset(
+                    schema.empty_table(),
+                    self.uri(part),
+                    schema=schema,
+                    mode="create",
+                    enable_stable_row_ids=True,
+                    storage_options=self.options or None,
+                )
         except OSError as error:
             if "already exists" not in str(error):
                 raise
@@ -152,7 +154,8 @@ class Tables:
             if not lacking:
                 return
             try:
-                dataset.add_columns(pa.schema(lacking))
+                with writing(self.uri(part)):
+                    dataset.add_columns(pa.schema(lacking))
             except OSError as error:  # a late append of a run that ended, or another driver's same columns
                 if not is_conflict(error):
                     raise
@@ -160,21 +163,14 @@ class Tables:
     def append(self, part: str, table: pa.Table) -> None:
         """Plain append, for the side tables only: rows are added by `jobs.commit` and nothing else."""
         assert part, "rows are never appended"
-        lance_module().write_dataset(table, self.uri(part), mode="append", storage_options=self.options or None)
+        with writing(self.uri(part)):
+            lance_module().write_dataset(table, self.uri(part), mode="append", storage_options=self.options or None)
 
     def log_run(self, run: str, command: str, event: str, detail: str, *, table_id: str | None = None) -> None:
         """`table_id`: of the rows table it is about; None for what is true of any, or where there is none yet."""
         row = {"run": run, "command": command, "event": event, "at": datetime.now(UTC), "detail": detail}
         row["table_id"] = table_id
         self.append("runs", pa.Table.from_pylist([row], schema=columns.RUNS))
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether another commit got in the way. Lance raises that as its own class or as a plain OSError."""
-    if isinstance(error, lance_module().commit.CommitConflictError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, OSError) and ("conflict" in text or "incompatible transaction" in text)
 
 
 def new_id() -> str:

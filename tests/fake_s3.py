@@ -53,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
+        self.send_header("Last-Modified", "Sun, 01 Nov 2026 00:00:00 GMT")
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -129,7 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         page, more = found[:_PAGE_KEYS], len(found) > _PAGE_KEYS
         items = "".join(
             f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects.get(k, b'x'))}</Size>"
-            f'<ETag>"{hashlib.md5(k.encode()).hexdigest()}"</ETag></Contents>'
+            f'<ETag>"{hashlib.md5(k.encode()).hexdigest()}"</ETag>'
+            "<LastModified>2026-11-01T00:00:00.000Z</LastModified></Contents>"
             for k in page
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""

@@ -1,6 +1,5 @@
 """Fragments are merged between commits: nothing moves, nothing is lost, and whoever else commits wins."""
 
-import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +9,8 @@ import pytest
 from jobs import heal, ledger
 from jobs.commit import Committer
 from jobs.compaction import FILL_KEY, Compactor, tidy_side_tables
+from jobs.holder import Holder
+from jobs.lease import Lease
 from jobs.tables import Tables
 from schemas.errors import LeaseLost
 from tests.core.tools import entry, fragments, ids, make_tables, take_lease
@@ -141,11 +142,27 @@ def test_a_holder_that_lost_its_lease_merges_nothing(tables: Tables) -> None:
 def test_fragments_that_a_column_is_being_filled_into_stay(tables: Tables) -> None:
     lease = take_lease(tables, "a")
     fill(tables, Committer(tables, lease), range(4))
-    tables.open("runs").update_config({FILL_KEY: json.dumps({"until": time.time() + 60})})
-    Compactor(tables, lease).compact()
+    compactor = Compactor(tables, lease)
+    fill_lease = Lease(tables, "f", "reembed", key=FILL_KEY)
+    fill_lease.take()
+    compactor.compact()
     assert num_fragments(tables) == 4
-    tables.open("runs").update_config({FILL_KEY: json.dumps({"until": 0})})
-    Compactor(tables, lease).compact()
+    fill_lease.release()
+    compactor.compact()
+    assert num_fragments(tables) == 1
+
+
+def test_a_fill_that_died_elsewhere_stops_it_for_one_term(tables: Tables) -> None:
+    """By the own clock: what its machine took the time for says nothing."""
+    lease = take_lease(tables, "a")
+    fill(tables, Committer(tables, lease), range(4))
+    gone = Holder(run="f", epoch=1, ttl_s=0.3, until=9e9, boot="another machine", pid=1)
+    tables.open("runs").update_config({FILL_KEY: gone.text()})
+    compactor = Compactor(tables, lease)
+    compactor.compact()
+    assert num_fragments(tables) == 4
+    time.sleep(0.3)
+    compactor.compact()
     assert num_fragments(tables) == 1
 
 

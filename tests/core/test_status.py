@@ -1,7 +1,6 @@
 """What a table says of itself, and which rejects count."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +84,6 @@ def test_a_dead_holder_is_none(tables: Tables) -> None:
     take_lease(tables, "b", ttl_s=3600)
     runs = tables.open("runs")
     holder = json.loads(runs.config()[KEY])
-    assert holder["until"] > time.time()
     runs.update_config({KEY: json.dumps({**holder, "pid": 2**22 + 1})})
     assert look(tables).held_by is None
 
