@@ -118,6 +118,7 @@ def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
         "driver_growth_mb": round((seen["peak"] - idle) / 1e6, 1),
         "driver_growth_with_indexing_mb": round((peak - idle) / 1e6, 1),
         "bound_mb": round(150 + units / 1000 + _manifest_bytes(tables.rows) / 1e6, 1),
+        "indices": sorted(str(index.name) for index in rows.describe_indices()),
         "commits": summary.commits,
         "fragments": len(rows.get_fragments()),
         "ledger_fragments": len(tables.open("units").get_fragments()),

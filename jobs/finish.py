@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jobs import memory
 from jobs.lease import Lease
 from jobs.tables import Tables
 
@@ -19,6 +20,7 @@ def finish_table(tables: Tables, lease: Lease, *, publish: bool, say: Callable[[
     if rows.count_rows() >= SMALL:
         from jobs.index import IndexOptions, build_index
 
+        memory.give_back()  # what the units took is not added to what the indices take
         say("updating indices")
         build_index(
             f"{tables.database}/{tables.name}", IndexOptions(measure_recall=False), tables.storage, tell=lambda _: None

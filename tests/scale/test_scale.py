@@ -1,6 +1,7 @@
-"""A thousand units through the main job in a process of its own: flat memory, and little time beside the pictures.
+"""Six thousand units through the main job in a process of its own: flat memory, and little time beside the pictures.
 
-`python -m benchmarks.scale` does the same with ten thousand.
+`python -m benchmarks.scale` does the same with ten thousand. Enough rows that the run ends with building indices, whose
+memory counts too: it once passed the bound, and only the figure without it was compared.
 """
 
 import json
@@ -11,14 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-UNITS = 1_000
+UNITS = 6_000
 CPU_MS_PER_UNIT = 40.0  # driver and worker together; measured 13, and 2 to 3 times that where the machine is busy
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_thousand_units() -> None:
+def test_thousands_of_units_and_their_indices() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", "--units", str(UNITS)],
         cwd=ROOT,
@@ -29,7 +30,8 @@ def test_a_thousand_units() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     (found,) = json.loads(done.stdout)
     assert found["units"] == UNITS
-    assert found["driver_growth_mb"] <= found["bound_mb"], found
+    assert found["driver_growth_mb"] <= found["driver_growth_with_indexing_mb"] <= found["bound_mb"], found
+    assert found["indices"], found
     assert found["driver_cpu_ms_per_unit"] + found["worker_cpu_ms_per_unit"] <= CPU_MS_PER_UNIT, found
     assert found["fragments"] <= UNITS
     assert found["nothing_to_do_s"] < 30
