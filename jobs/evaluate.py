@@ -31,8 +31,9 @@ _PLOTTED_LABELS = 40
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
     """`labels`, `captions`: CSV files with a column id or uri, and label or caption. Without either, the table's own
-    captions are used. `label_column`: a column of the table that holds labels. `templates`: prompts with {label}.
-    `max_rows`: more are sampled, the same ones each time. `column`: the vectors judged."""
+    captions are used; a picture may be named several times. `label_column`: a column of the table that holds a label
+    or a list of them. `templates`: prompts with {label}. `max_rows`: of more pictures as many are sampled, the same
+    ones each time. `column`: the vectors judged."""
 
     labels: str | None = None
     label_column: str | None = None
@@ -107,14 +108,17 @@ def _column_pairs(table: Table, column: str, options: EvaluateOptions) -> Pairs:
     dataset = table.snapshot.dataset
     ids = dataset.scanner(columns=["id", column], filter=f"{column} IS NOT NULL AND {options.column} IS NOT NULL")
     found = ids.to_table().to_pylist()
-    return _sampled([(row["id"], str(row[column])) for row in found], options.max_rows)
+    values = ((row["id"], row[column] if isinstance(row[column], list) else [row[column]]) for row in found)
+    return _sampled([(row_id, str(value)) for row_id, several in values for value in several], options.max_rows)
 
 
 def _sampled(pairs: Pairs, wanted: int) -> Pairs:
-    if len(pairs) <= wanted:
+    """Everything that is said of `wanted` pictures."""
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    if len(names) <= wanted:
         return pairs
-    chosen = np.sort(np.random.default_rng(0).choice(len(pairs), wanted, replace=False))
-    return [pairs[i] for i in chosen]
+    chosen = {names[i] for i in np.random.default_rng(0).choice(len(names), wanted, replace=False)}
+    return [pair for pair in pairs if pair[0] in chosen]
 
 
 def _read_pairs(table: Table, path: str, value: str, wanted: int) -> Pairs:
@@ -167,12 +171,12 @@ def _zero_shot(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[Ze
     from workers.tag import embed_labels
 
     places, images_ND = _vectors(table, [row_id for row_id, _ in pairs], options.column)
-    known = {row_id: label for row_id, label in pairs if row_id in places}
-    names = sorted(set(known.values()))
+    known = [(row_id, label) for row_id, label in pairs if row_id in places]
+    names = sorted({label for _, label in known})
     if len(names) > MAX_LABELS:
         raise UserError(f"there are {len(names):,} different labels", f"at most {MAX_LABELS:,} are compared")
     if not names:
-        return zero_shot(images_ND, images_ND, np.zeros(0, np.int64), []), len(pairs)
+        return zero_shot(images_ND, images_ND, np.zeros((0, 0), np.bool_), []), len(pairs)
     vocabulary = Vocabulary(
         name="evaluation",
         labels=tuple(Label(name=name.replace("_", " ")) for name in names),
@@ -180,10 +184,10 @@ def _zero_shot(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[Ze
     )
     labels_LD = embed_labels(vocabulary, table.engine(options.column))
     number = {name: n for n, name in enumerate(names)}
-    truth_N = np.zeros(len(places), dtype=np.int64)
-    for row_id, place in places.items():
-        truth_N[place] = number[known[row_id]]
-    return zero_shot(images_ND, labels_LD, truth_N, names), len(pairs) - len(known)
+    truth_NL = np.zeros((len(places), len(names)), dtype=np.bool_)
+    for row_id, label in known:
+        truth_NL[places[row_id], number[label]] = True
+    return zero_shot(images_ND, labels_LD, truth_NL, names), len(pairs) - len(known)
 
 
 def _retrieval(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[Retrieval, int]:

@@ -14,9 +14,13 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroShot:
-    """`confusion[t][p]`: images of label t that were taken for p. `per_label`: top-1 accuracy. `chance`: 1 / L."""
+    """`confusion[t][p]`: images of label t that were taken for p. `per_label`: top-1 accuracy. `chance`: of a guess.
+
+    An image with several labels is right where its nearest label is any of them; for `confusion` its label is the
+    nearest of its own. `several`: how many images have more than one."""
 
     rows: int
+    several: int
     labels: list[str]
     top1: float
     top5: float
@@ -43,30 +47,35 @@ class Retrieval:
     image_to_text: Direction
 
 
-def zero_shot(images_ND: Floats, labels_LD: Floats, truth_N: npt.NDArray[np.int64], names: list[str]) -> ZeroShot:
-    """Each image takes the label whose vector is nearest (Radford et al. 2021, section 3.1.2). Ties go to the label
-    that is wrong, so that vectors without any difference score 0 and not by luck of the order."""
+def zero_shot(images_ND: Floats, labels_LD: Floats, truth_NL: npt.NDArray[np.bool_], names: list[str]) -> ZeroShot:
+    """Each image takes the label whose vector is nearest (Radford et al. 2021, section 3.1.2). `truth_NL`: the labels
+    of each image, at least one. Ties go to the label that is wrong, so that vectors without any difference score 0 and
+    not by luck of the order."""
     count = len(names)
     confusion_LL = np.zeros((count, count), dtype=np.int64)
-    in_five = 0
+    right_L = np.zeros(count, dtype=np.int64)
+    in_five = num_right = 0
     for start in range(0, len(images_ND), _BLOCK):
-        truth_B = truth_N[start : start + _BLOCK]
+        truth_BL = truth_NL[start : start + _BLOCK]
         cosine_BL = images_ND[start : start + _BLOCK] @ labels_LD.T
-        own_B = cosine_BL[np.arange(len(truth_B)), truth_B]
-        ahead_B = (cosine_BL >= own_B[:, None]).sum(axis=1) - 1
+        own_BL = np.where(truth_BL, cosine_BL, -np.inf)
+        others_BL = np.where(truth_BL, -np.inf, cosine_BL)
+        ahead_B = (others_BL >= own_BL.max(axis=1, keepdims=True)).sum(axis=1)
         in_five += int((ahead_B < 5).sum())
-        others_BL = cosine_BL.copy()
-        others_BL[np.arange(len(truth_B)), truth_B] = -np.inf
-        taken_B = np.where(ahead_B == 0, truth_B, others_BL.argmax(axis=1))
-        np.add.at(confusion_LL, (truth_B, taken_B), 1)
-    totals_L = confusion_LL.sum(axis=1)
-    right_L = np.diag(confusion_LL)
+        num_right += int((ahead_B == 0).sum())
+        right_L += truth_BL[ahead_B == 0].sum(axis=0)
+        label_B = own_BL.argmax(axis=1)
+        taken_B = np.where(ahead_B == 0, label_B, others_BL.argmax(axis=1))
+        np.add.at(confusion_LL, (label_B, taken_B), 1)
+    totals_L = truth_NL.sum(axis=0)
+    rows = len(images_ND)
     return ZeroShot(
-        rows=len(images_ND),
+        rows=rows,
+        several=int((truth_NL.sum(axis=1) > 1).sum()),
         labels=names,
-        top1=float(right_L.sum() / max(len(images_ND), 1)),
-        top5=in_five / max(len(images_ND), 1),
-        chance=1 / max(count, 1),
+        top1=num_right / max(rows, 1),
+        top5=in_five / max(rows, 1),
+        chance=float(truth_NL.sum() / max(truth_NL.size, 1)),
         per_label={n: float(r / t) for n, r, t in zip(names, right_L, totals_L, strict=True) if t},
         confusion=confusion_LL.tolist(),
     )

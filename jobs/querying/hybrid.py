@@ -1,7 +1,12 @@
-"""Full text and vectors together: reciprocal rank fusion.
+"""Full text and vectors together: reciprocal rank fusion, as one ranking whose pages do not overlap.
 
 Cormack, Clarke and Buettcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
 SIGIR 2009: score(d) = sum over rankings of weight / (60 + rank(d)).
+
+Neither ranking is read to its end, so how deep a row lies in the other one is known only near the top. Were that
+depth to follow the page, each page would be cut from another ranking, and rows would repeat or never show. So a row
+earns the sum only where it is within `WINDOW` of both rankings; else the larger of its two shares. Then the first n of
+the fused ranking follow from the first n >= `WINDOW` of each: whatever comes deeper has at least n rows before it.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -9,38 +14,63 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.querying.filters import filter_errors
 from jobs.querying.nearest import cosines, nearest
-from jobs.querying.request import Query
+from jobs.querying.request import MAX_HITS, Query
 from jobs.querying.snapshot import ROW_ID, Snapshot
 from schemas.errors import UserError
 
 RRF_K = 60
-MIN_CANDIDATES = 100
+WINDOW = 100
+MAX_TIES = 10_000
 TEXT_COLUMN = "caption"
 
 _beside = ThreadPoolExecutor(8, thread_name_prefix="full-text")  # both halves of a query run in Lance, without the GIL
 
 
-def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], predicate: str | None) -> pa.Table:
-    """Columns _rowid, score (true cosine), bm25 (null where the words do not occur) and rank_score, best first.
+def hybrid(
+    snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], predicate: str | None, depth: int
+) -> pa.Table:
+    """The `depth` best or fewer, without those under `query.min_score`: columns _rowid, score (true cosine), bm25 (null
+    where the words do not occur) and rank_score, best first.
 
     Raises UserError where the captions have no full-text index.
     """
-    depth = max(MIN_CANDIDATES, 2 * query.depth)
-    words = _beside.submit(full_text, snapshot, query.positive.texts[0], depth, predicate)
-    by_vector = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
+    looked = WINDOW
+    while looked < depth:  # in steps, so that neighbouring pages mostly ask the index the same
+        looked *= 2
+    while True:
+        hits, whole = _ranked(snapshot, query, vector_D, predicate, looked)
+        if query.min_score is not None:
+            hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
+        if whole or len(hits) >= depth or looked >= 2 * MAX_HITS:
+            return hits.slice(0, depth)
+        looked *= 2
+
+
+def _ranked(
+    snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], predicate: str | None, looked: int
+) -> tuple[pa.Table, bool]:
+    """The fused ranking as far as `looked` of each half settle it, and whether that is all of it."""
+    words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate)
+    by_vector = nearest(snapshot, query.column, vector_D, looked, predicate, query.exact)
     by_text = words.result()
-    fused = fuse(by_vector[ROW_ID].to_pylist(), by_text[ROW_ID].to_pylist(), query.text_weight)
-    score = dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
-    if missing := [row_id for row_id in fused if row_id not in score]:
-        found = cosines(snapshot, query.column, vector_D, np.asarray(missing, dtype=np.uint64))
-        score.update(zip(missing, found.tolist(), strict=True))
+    # All of them from the stored vectors: by another road they would differ in the last digits, and so in their order.
+    near_N = cosines(snapshot, query.column, vector_D, by_text[ROW_ID].to_numpy())
     bm25 = dict(zip(by_text[ROW_ID].to_pylist(), by_text["bm25"].to_pylist(), strict=True))
-    ranked = sorted(fused, key=lambda row_id: (-fused[row_id], row_id))
-    ranked = [row_id for row_id in ranked if score[row_id] == score[row_id]]  # NaN: the row has no vector, so is hidden
-    return pa.table(
+    text_score = {i: s for i, s in zip(bm25, near_N.tolist(), strict=True) if s == s}  # NaN: no vector, so hidden
+    # Of captions with the same words, which tell nothing, those nearer to the query come first.
+    text_ids = sorted(text_score, key=lambda i: (-bm25[i], -text_score[i], i))
+    score = text_score | dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
+    fused = fuse(by_vector[ROW_ID].to_pylist(), text_ids, query.text_weight)
+    # A half that did not end settles as many places as it has rows; one that ended hides nothing.
+    settled = [
+        len(rows) for rows, all_of_them in ((by_vector, by_vector), (text_ids, bm25)) if len(all_of_them) >= looked
+    ]
+    ranked = sorted(fused, key=lambda i: (-fused[i], -score[i], i))[: min(settled, default=None)]
+    hits = pa.table(
         {
             ROW_ID: pa.array(ranked, pa.uint64()),
             "score": pa.array([score[i] for i in ranked], pa.float32()),
@@ -48,31 +78,45 @@ def hybrid(snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], 
             "rank_score": pa.array([fused[i] for i in ranked], pa.float32()),
         }
     )
+    return hits, not settled
 
 
 def fuse(by_vector: list[int], by_text: list[int], text_weight: float) -> dict[int, float]:
-    """Score by row id of two rankings of row ids, best first."""
+    """Score by row id of two rankings of row ids, best first: the sum within `WINDOW` of both, else the larger one."""
+    near = set(by_vector[:WINDOW]) & set(by_text[:WINDOW])
     fused: dict[int, float] = {}
     for ranking, weight in ((by_vector, 1 - text_weight), (by_text, text_weight)):
         for rank, row_id in enumerate(ranking, start=1):
-            fused[row_id] = fused.get(row_id, 0.0) + weight / (RRF_K + rank)
+            share, so_far = weight / (RRF_K + rank), fused.get(row_id, 0.0)
+            fused[row_id] = so_far + share if row_id in near else max(so_far, share)
     return fused
 
 
 def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None) -> pa.Table:
-    """Columns _rowid and bm25 of the captions that hold any of the words, best first."""
+    """Columns _rowid and bm25 of the captions that hold any of the words, best first: `depth`, and those as good as the
+    last of them (up to `MAX_TIES`), or all there are."""
     from lance.query import MatchQuery
 
     if not snapshot.index_names(TEXT_COLUMN):
         raise UserError("the captions have no full-text index", "run `clipmill index TABLE`, then search again")
-    with filter_errors(predicate):
-        found = snapshot.dataset.scanner(
-            columns=["_score"],
-            full_text_query=MatchQuery(text, TEXT_COLUMN),
-            filter=predicate,
-            prefilter=True,
-            limit=depth,
-            with_row_id=True,
-        ).to_table()
-    found = found.sort_by([("_score", "descending")])
+    wanted = depth + 1
+    while True:
+        with filter_errors(predicate):
+            found = snapshot.dataset.scanner(
+                columns=["_score"],
+                full_text_query=MatchQuery(text, TEXT_COLUMN),
+                filter=predicate,
+                prefilter=True,
+                limit=wanted,
+                with_row_id=True,
+            ).to_table()
+        found = found.sort_by([("_score", "descending"), (ROW_ID, "ascending")])
+        scores = found["_score"].to_numpy()
+        if len(found) < wanted or wanted >= MAX_TIES:
+            break
+        # Which captions of the last score are among them is Lance's choice, so it is all of them or none.
+        if scores[-1] < scores[depth - 1]:
+            found = found.slice(0, int((scores > scores[-1]).sum()))
+            break
+        wanted *= 4
     return pa.table({ROW_ID: found[ROW_ID], "bm25": found["_score"]})

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.querying.filters import filter_errors
-from jobs.querying.roads import POSTFILTER_SELECTIVITY, Road, choose_road, widest
+from jobs.querying.roads import MAX_PROPOSED, POSTFILTER_SELECTIVITY, Road, choose_road, widest
 from jobs.querying.snapshot import ROW_ID, Snapshot
 from jobs.querying.warm import EXACT_ROWS, EXACT_ROWS_FAR, fits, passing, subset
+
+_TIES = 16  # more rows than are wanted, to see whether the last of them has equals
 
 
 def nearest(
@@ -41,8 +43,22 @@ def nearest(
             return _best(*warm.cosines(vector_D, passing(snapshot, predicate)), depth)
         assert index is not None
         road = widest(index)
-    found = _scan(snapshot, column, vector_D, depth, predicate, road)
-    return _hits(found[ROW_ID], _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])))
+    return _by_lance(snapshot, column, vector_D, depth, predicate, road)
+
+
+def _by_lance(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, road: Road
+) -> pa.Table:
+    """As Lance ranks; where rows as near as the last one are cut off, it is asked again until all of them are there,
+    because which of them it gives differs from depth to depth, and pages would repeat some and miss others."""
+    wanted = depth + _TIES
+    while True:
+        found = _scan(snapshot, column, vector_D, wanted, predicate, road)
+        distance = found["_distance"].to_numpy()
+        if len(found) < wanted or distance[depth - 1] < distance[-1] or wanted > MAX_PROPOSED:
+            score = _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"]))
+            return _best(found[ROW_ID].to_numpy(), np.asarray(score), depth)
+        wanted *= 4
 
 
 def _proposed(
@@ -66,8 +82,11 @@ def _proposed(
 
 
 def _best(row_ids: npt.NDArray[np.uint64], score: npt.NDArray[np.float32], depth: int) -> pa.Table:
-    best = np.argpartition(-score, depth)[:depth] if len(score) > depth else np.arange(len(score))
-    best = best[np.argsort(-score[best], kind="stable")]
+    """The first `depth` by score; of equal ones, as copies of a picture are, by row id, whatever the depth."""
+    if len(score) > depth:
+        least = np.partition(score, len(score) - depth)[len(score) - depth]
+        row_ids, score = row_ids[score >= least], score[score >= least]
+    best = np.lexsort((row_ids, -score))[:depth]
     return _hits(pa.array(row_ids[best], pa.uint64()), pa.array(score[best], pa.float32()))
 
 

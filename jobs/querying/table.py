@@ -137,11 +137,11 @@ class Table:
 
     def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
         vector_D = self.query_vector(query)
+        # The examples themselves are no answer to "more like this", so look as much deeper and drop them.
+        depth = query.depth + len(query.positive.ids)
         if query.hybrid:
-            hits = hybrid(snapshot, query, vector_D, predicate)
+            hits = hybrid(snapshot, query, vector_D, predicate, depth)
         else:
-            # The examples themselves are no answer to "more like this", so look as much deeper and drop them.
-            depth = query.depth + len(query.positive.ids)
             hits = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
         if query.positive.ids:
             own = _row_ids(snapshot, query.positive.ids)

@@ -20,11 +20,24 @@ from tests.tables import TableOptions, WordEngine, batch, make_table, normalised
 def test_zero_shot_by_hand() -> None:
     labels = np.eye(3, dtype=np.float32)
     images = normalised(np.array([[9, 1, 0], [1, 9, 0], [9, 2, 1], [0, 1, 9]], np.float32))
-    found = zero_shot(images, labels, np.array([0, 1, 1, 2]), ["a", "b", "c"])
+    found = zero_shot(images, labels, np.eye(3, dtype=bool)[[0, 1, 1, 2]], ["a", "b", "c"])
     assert found.top1 == 0.75
     assert found.top5 == 1.0
     assert found.confusion == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     assert found.per_label == {"a": 1.0, "b": 0.5, "c": 1.0}
+
+
+def test_several_labels_of_a_picture_by_hand() -> None:
+    """Right where the nearest label is any of its own; a second of its own is nothing that stands before it."""
+    labels = np.eye(4, dtype=np.float32)
+    images = normalised(np.array([[9, 8, 1, 0], [1, 9, 8, 0], [8, 1, 0, 9]], np.float32))
+    truth = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]], bool)
+    found = zero_shot(images, labels, truth, ["a", "b", "c", "d"])
+    assert (found.rows, found.several) == (3, 2)
+    assert found.top1 == pytest.approx(2 / 3)
+    assert found.per_label == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0}
+    assert found.confusion == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    assert found.chance == pytest.approx(5 / 12)
 
 
 def test_retrieval_by_hand() -> None:
@@ -42,7 +55,7 @@ def test_a_model_that_says_the_same_of_everything_scores_nothing() -> None:
     found = retrieval(same, same, np.arange(100))
     assert found.text_to_image.recall["10"] == 0
     assert found.image_to_text.recall["10"] == 0
-    shot = zero_shot(same, same[:10], np.arange(100) % 10, [str(n) for n in range(10)])
+    shot = zero_shot(same, same[:10], np.eye(10, dtype=bool)[np.arange(100) % 10], [str(n) for n in range(10)])
     assert (shot.top1, shot.top5) == (0, 0)
 
 
@@ -74,6 +87,23 @@ def test_labels_from_a_file_and_from_a_column(uri: str, engine: WordEngine, tmp_
     licenses = evaluate(table, EvaluateOptions(label_column="license"))
     assert licenses.zero_shot is not None
     assert licenses.zero_shot.top1 < 0.6, "licences have nothing to do with the pictures"
+
+
+def test_every_label_of_a_picture_counts(uri: str, engine: WordEngine, tmp_path: Path) -> None:
+    """Colour and thing, a line each, in any order, or a column of lists: all of them count, none is absent."""
+    table = open_table(uri, engine=engine)
+    rows = table.snapshot.dataset.to_table(columns=["id", "tags"], filter="vector IS NOT NULL").to_pylist()
+    lines = [(row["id"], tag) for row in rows for tag in row["tags"]]
+    files = [write_csv(tmp_path / f"{order[0][1]}.csv", ("id", "label"), order) for order in (lines, lines[::-1])]
+    for where in ({"labels": files[0]}, {"labels": files[1]}, {"label_column": "tags"}):
+        found = evaluate(table, EvaluateOptions(templates=("{label}",), **where))
+        assert found.zero_shot is not None
+        assert (found.rows, found.absent, found.zero_shot.several) == (237, 0, 237)
+        assert found.zero_shot.top1 > 0.95, "the last label of each alone would be the nearest in half of them"
+        assert len(found.zero_shot.labels) == 16
+    fewer = evaluate(table, EvaluateOptions(label_column="tags", max_rows=50))
+    assert fewer.zero_shot is not None
+    assert (fewer.rows, fewer.zero_shot.several) == (50, 50), "a picture is sampled with all of its labels"
 
 
 def test_captions_of_the_table_and_of_a_file(uri: str, engine: WordEngine, tmp_path: Path) -> None:

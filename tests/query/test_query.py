@@ -72,6 +72,20 @@ def test_pages_join_into_one_ranking(table: Table) -> None:
     assert pa.concat_tables(pages)["id"].to_pylist() == whole
 
 
+def test_copies_of_a_picture_are_each_on_one_page(tmp_path, engine: WordEngine) -> None:
+    """Thirty rows with one vector, which tie: which of them a page ends with must not depend on the page."""
+    uri = make_table(tmp_path, TableOptions(rows=30, noise=0.0))
+    for start in range(30, 240, 30):
+        append(uri, TableOptions(rows=30, noise=0.0, start=start))
+    opened = open_table(uri, engine=engine)
+    for _ in range(2):
+        pages = [opened.search("red shoe", k=7, offset=n, columns=("id",))["id"].to_pylist() for n in range(0, 70, 7)]
+        found = [row_id for page in pages for row_id in page]
+        assert len(set(found)) == 70
+        assert found == opened.search("red shoe", k=70, columns=("id",))["id"].to_pylist()
+        assert opened.warm()  # once more, from memory
+
+
 def test_min_score_cuts_the_tail(table: Table) -> None:
     scores = table.search("red shoe", k=50)["score"].to_pylist()
     cut = table.search("red shoe", k=50, min_score=scores[4])["score"].to_pylist()

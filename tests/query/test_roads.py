@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jobs.indexing.plan import VectorPlan, plan_vector_index
-from jobs.querying.roads import choose_road
+from jobs.querying.roads import Road, choose_road, widest
 from jobs.querying.snapshot import VectorIndex
 from jobs.querying.warm import WarmVectors, to_float32
 
@@ -49,9 +49,62 @@ def test_beside_rows_that_are_in_no_index_lance_ranks_all() -> None:
         assert choose_road(index, matches=matches, total=10**6, depth=10, exact=False).refine
 
 
+def test_what_each_kind_of_index_is_asked() -> None:
+    """Deeper re-ranking where a bit says less; HNSW looks into every graph, with a queue for all that is re-ranked."""
+    one_bit, hnsw = replace(RQ, bits=1), replace(RQ, kind="IVF_HNSW_SQ", bits=0, num_partitions=4)
+
+    def road(index: VectorIndex, matches: int | None = None, depth: int = 10) -> Road:
+        return choose_road(index, matches=matches, total=10**6, depth=depth, exact=False)
+
+    assert road(RQ) == Road(use_index=True, probes=24, proposed=40)
+    assert road(one_bit) == Road(use_index=True, probes=24, proposed=160)
+    assert road(hnsw) == Road(use_index=True, probes=4, refine=4, ef=128)
+    assert road(hnsw, depth=100).ef == 800
+    assert road(hnsw, matches=50_000) == road(hnsw)
+    assert widest(RQ) == Road(use_index=True, probes=1000, refine=4)
+    assert (widest(one_bit).refine, widest(hnsw).refine) == (16, 4)
+
+
+def test_probes_grow_with_the_question_and_no_further() -> None:
+    """At a million rows 24 partitions are a fortieth; a tenth as many matches need the root of ten as many."""
+
+    def probes(matches: int | None, depth: int = 10, index: VectorIndex = RQ) -> int | None:
+        return choose_road(index, matches=matches, total=10**6, depth=depth, exact=False).probes
+
+    assert [probes(m) for m in (None, 10**6, 250_000, 10_000)] == [24, 24, 48, 240]
+    assert probes(6_001) == 310
+    assert probes(6_001, index=replace(RQ, num_partitions=65_536)) == 310
+    assert choose_road(RQ, matches=6_001, total=10**9, depth=10, exact=False).probes == 24 * 16
+    assert [probes(None, depth) for depth in (1, 100, 400, 10_000)] == [24, 24, 48, 240]
+    assert probes(10_000, index=replace(RQ, num_partitions=100)) == 100
+
+
+def test_what_is_proposed_holds_enough_that_passes() -> None:
+    """Four times what is wanted, were the filter blind to the vectors; half of that must pass to be trusted."""
+
+    def road(matches: int | None, depth: int = 10, unindexed: int = 0, bits: int = 5) -> Road:
+        index = replace(RQ, unindexed_rows=unindexed, bits=bits)
+        return choose_road(index, matches=matches, total=10**6, depth=depth, exact=False)
+
+    assert (road(250_000).proposed, road(250_000).least, road(250_000).refine) == (160, 20, None)
+    assert (road(250_000, bits=1).proposed, road(250_000, bits=1).least) == (640, 80)
+    assert road(10_000, 25).proposed == 10_000
+    deep = road(10_000, 26)  # too many to propose: the filter comes first
+    assert (deep.proposed, deep.least, deep.refine) == (0, 0, 4)
+    # Beside rows that no index holds Lance ranks; of many matches it ranks first and the filter follows.
+    assert (road(None, unindexed=1).proposed, road(None, unindexed=1).least) == (0, 0)
+    beside = road(250_000, unindexed=1)
+    assert (beside.proposed, beside.least, beside.refine) == (100, 10, 4)
+    assert road(200_000, unindexed=1).proposed == 120
+    assert (road(199_999, unindexed=1).proposed, road(199_999, unindexed=1).least) == (0, 0)
+
+
 def test_few_matches_and_exact_leave_the_index_alone() -> None:
     assert not choose_road(RQ, matches=5000, total=10**6, depth=10, exact=False).use_index
     assert not choose_road(RQ, matches=None, total=10**6, depth=10, exact=True).use_index
+    assert not choose_road(RQ, matches=6000, total=10**6, depth=10, exact=False).use_index
+    assert choose_road(RQ, matches=6001, total=10**6, depth=10, exact=False).use_index
+    assert not choose_road(RQ, matches=9000, total=10**6, depth=9000, exact=False).use_index
     assert not choose_road(None, matches=None, total=10**6, depth=10, exact=False).use_index
 
 

@@ -1,0 +1,82 @@
+"""Full text and vectors as one ranking: its pages join, its filters hold, and nothing of it is missing."""
+
+import pytest
+
+from jobs.query import Table, open_table
+from jobs.querying.hybrid import RRF_K, WINDOW, fuse
+from tests.tables import TableOptions, WordEngine, make_table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """1,000 rows of which 989 have a vector; captions indexed, vectors compared one by one."""
+    from jobs.index import build_index
+
+    uri = make_table(tmp_path_factory.mktemp("hybrid"), TableOptions(rows=1000))
+    build_index(uri)
+    return open_table(uri, engine=WordEngine())
+
+
+@pytest.mark.parametrize("text_weight", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("page", [10, 70])
+def test_pages_are_of_one_ranking(table: Table, page: int, text_weight: float) -> None:
+    """Every row once, in the order of one deep question."""
+    fields = {"hybrid": True, "text_weight": text_weight, "columns": ("id",)}
+    whole = table.search("red shoe", k=420, **fields)
+    pages = [
+        row for n in range(0, 420, page) for row in table.search("red shoe", k=page, offset=n, **fields).to_pylist()
+    ]
+    assert [row["id"] for row in pages] == whole["id"].to_pylist()
+    assert len({row["id"] for row in pages}) == 420
+    ranks = [row["rank_score"] for row in pages]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_the_pages_hold_every_row_there_is(table: Table) -> None:
+    found = [
+        i
+        for n in range(0, 1100, 100)
+        for i in table.search("red shoe", hybrid=True, k=100, offset=n, columns=("id",))["id"].to_pylist()
+    ]
+    assert len(found) == len(set(found)) == table.count() - 11  # rows without a vector are hidden
+
+
+@pytest.mark.parametrize("k", [1, 99, 100, 101, 400])
+def test_as_many_hits_as_were_asked_for(table: Table, k: int) -> None:
+    assert len(table.search("red shoe", hybrid=True, k=k, columns=("id",))) == k
+
+
+def test_a_least_score_is_applied_to_the_whole_ranking_and_not_to_its_first_rows(table: Table) -> None:
+    """With the captions' weight alone the first hundreds are rows whose vectors may be far."""
+    fields = {"hybrid": True, "text_weight": 1.0, "columns": ("id",)}
+    whole = table.search("number", k=989, **fields).to_pylist()
+    least = sorted(row["score"] for row in whole)[-60]
+    expected = [row["id"] for row in whole if row["score"] >= least]
+    assert len(expected) == 60
+    pages = [
+        i
+        for n in (0, 20, 40)
+        for i in table.search("number", k=20, offset=n, min_score=least, **fields)["id"].to_pylist()
+    ]
+    assert pages == expected
+
+
+def test_the_filter_comes_before_the_limit_of_the_words(table: Table) -> None:
+    """Of a thousand captions with the word, those that pass may be none of the first hundred."""
+    found = table.search(
+        "number", hybrid=True, text_weight=1.0, where="views >= 940", k=60, columns=("views", "caption")
+    )
+    rows = found.to_pylist()
+    with_word = [row for row in rows if row["bm25"] is not None]
+    assert len(rows) >= 58
+    assert len(with_word) >= 55
+    assert all(row["views"] >= 940 for row in rows)
+    assert all("number" in row["caption"] for row in with_word)
+
+
+def test_shares_add_up_only_where_both_ranks_are_known() -> None:
+    near, deep = list(range(WINDOW)), list(range(1000, 1000 + WINDOW))
+    fused = fuse([*near, 7000], [0, *deep, 1], 0.5)
+    assert fused[0] == 0.5 / (RRF_K + 1) + 0.5 / (RRF_K + 1)
+    assert fused[1] == 0.5 / (RRF_K + 2), "it is deep in the captions' ranking, which another page would not know"
+    assert fused[7000] == 0.5 / (RRF_K + WINDOW + 1)
