@@ -84,6 +84,8 @@ class Run:
                 gpus = force.shape.gpus if facts.device != "cpu" else 0.0
                 self.estimate = estimate(self.job, self.tables, Worker(gpus=gpus, cores=force.shape.threads))
                 self.progress.phase(f"{fingerprint.model} on {facts.device}, batches of {facts.batch_size}")
+                if note := fingerprint.provenance.get("precision_note"):
+                    self.progress.say(f"the vectors are computed in fp32, which is slower: {note}")
                 return self._logged(units, force, fingerprint)
             finally:
                 force.stop()

@@ -11,16 +11,18 @@ from schemas.model import Fingerprint, ModelSpec
 from workers import selfcheck
 from workers.clip import ClipEngine, Parts
 from workers.clip_fold import (
-    first_conv,
+    ROAD_ERRORS,
     fold_batchnorm,
     fold_normalisation,
     fold_quick_gelu,
+    image_features,
     normalise,
+    pixel_convs,
     probe_pixels,
-    widen_first_conv,
+    widen_pixel_convs,
 )
 from workers.clip_last import shorten_image_tower
-from workers.clip_load import Loaded, build_model, load_clip, reference_transform, weights_sha256
+from workers.clip_load import Loaded, build_model, load_clip, one_line, reference_transform, weights_sha256
 from workers.clip_pack import pack
 from workers.towers import ImageTower, TextTower, native_bf16
 
@@ -37,13 +39,13 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
     loaded = load_clip(spec)
     weights = weights_sha256(loaded.model)
 
-    def engine_in(precision: str, reference: selfcheck.Reference | None) -> ClipEngine:
+    def engine_in(precision: str, reference: selfcheck.Reference | None, note: str = "") -> ClipEngine:
         image_tower, text_tower = _towers(loaded, where, precision)
         parts = Parts(
             image_tower=image_tower,
             text_tower=text_tower,
             tokenizer=loaded.tokenizer,
-            fingerprint=_fingerprint(spec, loaded, weights, _provenance(where, precision)),
+            fingerprint=_fingerprint(spec, loaded, weights, _provenance(where, precision, note)),
             device=where,
             precision=precision,
             batch_size=_batch_size(batch_size, where),
@@ -53,15 +55,26 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
         return ClipEngine(parts)
 
     precision = _precision(spec.precision, where)
-    if spec.precision != "auto" or precision == "fp32":
+    if precision == "fp32":
         return engine_in(precision, None)
-    reference = _reference(loaded.model, loaded, where)
-    engine = engine_in(precision, reference)
-    if selfcheck.least_cosine(reference, selfcheck.fast_vectors(engine)) >= selfcheck.AUTO_MIN_COSINE:
-        return engine
-    # Some models, most of all untrained ones, amplify rounding.
+    reference = _reference(loaded.model, loaded, where) if spec.precision == "auto" else None
+    try:
+        engine = engine_in(precision, reference)
+        fast = selfcheck.fast_vectors(engine)
+    except ROAD_ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = f"{spec.name} does not run in {precision} ({type(error).__name__}: {one_line(error)})"
+        if reference is None:
+            raise UserError(reason, "set `precision: auto` or fp32, which every model runs in") from error
+    else:
+        cosine = 1.0 if reference is None else selfcheck.least_cosine(reference, fast)
+        if cosine >= selfcheck.AUTO_MIN_COSINE:
+            return engine
+        # Some models, most of all untrained ones, amplify rounding.
+        reason = f"in {precision} its least cosine to reference open_clip is {cosine:.5f}"
     loaded = load_clip(spec)
-    return engine_in("fp32", reference)
+    return engine_in("fp32", reference, reason)
 
 
 def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
@@ -72,8 +85,8 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     text_tower = TextTower(loaded.model, tokens_BL)
     pixels_BCHW = probe_pixels(loaded.preprocess)
     normalised_BCHW = normalise(pixels_BCHW, loaded.preprocess)
-    shorten_image_tower(loaded.model.visual, lambda: loaded.model.visual(normalised_BCHW))
-    folded, exact = False, None
+    shorten_image_tower(loaded.model.visual, lambda: image_features(loaded.model.visual, normalised_BCHW))
+    folded, exact = False, {}
     if precision == "fp32":
         # TF32 rounds to ten bits, which is not what fp32 was asked for.
         torch.backends.cudnn.allow_tf32 = False
@@ -82,12 +95,11 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
         fold_batchnorm(loaded.model, loaded.preprocess)
         fold_quick_gelu(loaded.model)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
-        exact = None if folded else copy.deepcopy(first_conv(loaded.model.visual)[1])
+        exact = {} if folded else copy.deepcopy(pixel_convs(loaded.model.visual, loaded.preprocess))
     dtype = _DTYPES[precision]
     loaded.model.to(device=device, dtype=dtype)
-    if exact is not None:
-        widen_first_conv(loaded.model.visual, exact, dtype)
-    image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=exact is not None)
+    widen_pixel_convs(loaded.model.visual, exact, dtype)
+    image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=bool(exact))
     if device.type == "cpu" and dtype == torch.bfloat16:
         pack(loaded.model, lambda: torch.cat([image_tower(pixels_BCHW), text_tower(tokens_BL)]))
     return image_tower, text_tower
@@ -133,8 +145,10 @@ def _fingerprint(spec: ModelSpec, loaded: Loaded, weights: str, provenance: dict
     )
 
 
-def _provenance(device: torch.device, precision: str) -> dict[str, str]:
+def _provenance(device: torch.device, precision: str, note: str) -> dict[str, str]:
+    """`note`: why `precision: auto` came to be fp32 on a device that has a faster one."""
     return {
+        **({"precision_note": note} if note else {}),
         "precision": precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "open_clip": importlib.metadata.version("open_clip_torch"),

@@ -6,6 +6,7 @@ B batch, C = 3 channels, H and W pixels of the model's input, D dimension.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,22 @@ from schemas.model import Preprocess
 CENTRE = 128.0
 _QUICK = 1.702  # the factor of open_clip's QuickGELU
 _PROBE_TOLERANCE = 1e-3  # of the features' norm, in fp32; a wrong shortcut is off by 1e-1 and more
+# What an architecture that nobody tried may raise on a road that was not made for it.
+ROAD_ERRORS = (
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    AssertionError,
+    NotImplementedError,
+    LookupError,
+)
+
+
+def image_features(visual: nn.Module, pixels_BCHW: Tensor) -> Tensor:
+    """(B, D) of a tower that may give its tokens too, as CoCa's does."""
+    features = visual(pixels_BCHW)
+    return cast(Tensor, features[0] if isinstance(features, tuple) else features)
 
 
 def fold_batchnorm(model: nn.Module, preprocess: Preprocess) -> int:
@@ -33,13 +50,13 @@ def fold_batchnorm(model: nn.Module, preprocess: Preprocess) -> int:
         return 0
     pixels_BCHW = normalise(probe_pixels(preprocess), preprocess)
     with torch.inference_mode():
-        before_BD = visual(pixels_BCHW)
+        before_BD = image_features(visual, pixels_BCHW)
     for parent, conv_name, bn_name in pairs:
         conv, bn = getattr(parent, conv_name), getattr(parent, bn_name)
         setattr(parent, conv_name, fuse_conv_bn_eval(conv, bn))
         setattr(parent, bn_name, nn.Identity())
     with torch.inference_mode():
-        after_BD = visual(pixels_BCHW)
+        after_BD = image_features(visual, pixels_BCHW)
     # The layout of the model decides whether this is right, never the weights: a difference is a bug.
     assert not differ(before_BD, after_BD), "merging BatchNorm changed the features"
     return len(pairs)
@@ -95,12 +112,15 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
     b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
     """
     visual = cast(nn.Module, model.visual)
-    name, conv = first_conv(visual)
-    if conv is None or conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
-        return False
     pixels_BCHW = probe_pixels(preprocess)
+    convs = pixel_convs(visual, preprocess)
+    if len(convs) != 1:
+        return False
+    ((name, conv),) = convs.items()
+    if conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
+        return False
     with torch.inference_mode():
-        before_BD = visual(normalise(pixels_BCHW, preprocess))
+        before_BD = image_features(visual, normalise(pixels_BCHW, preprocess))
     std_C = torch.tensor(preprocess.std, dtype=torch.float64)
     shift_C = (CENTRE / 255.0 - torch.tensor(preprocess.mean, dtype=torch.float64)) / std_C
     weight = conv.weight.detach().double()
@@ -114,7 +134,7 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
     folded.bias = nn.Parameter(bias.float(), requires_grad=False)
     visual.set_submodule(name, folded)
     with torch.inference_mode():
-        after_BD = visual(pixels_BCHW.float() - CENTRE)
+        after_BD = image_features(visual, pixels_BCHW.float() - CENTRE)
     if differ(before_BD, after_BD):
         visual.set_submodule(name, conv)
         return False
@@ -136,17 +156,36 @@ class WideConv(nn.Module):
         return cast(Tensor, self.conv(pixels_BCHW)).to(self.dtype)
 
 
-def widen_first_conv(visual: nn.Module, exact: nn.Conv2d, dtype: torch.dtype) -> None:
-    """Put the fp32 convolution `exact`, a copy made before the rounding, where `visual` meets its pixels."""
-    name, rounded = first_conv(visual)
-    assert rounded is not None, "a tower with a copy of its first convolution has one"
-    visual.set_submodule(name, WideConv(exact.to(rounded.weight.device), dtype))
+def widen_pixel_convs(visual: nn.Module, exact: dict[str, nn.Conv2d], dtype: torch.dtype) -> None:
+    """Put the fp32 convolutions `exact`, copies made before the rounding, where `visual` meets its pixels."""
+    for name, conv in exact.items():
+        rounded = cast(nn.Conv2d, visual.get_submodule(name))
+        visual.set_submodule(name, WideConv(conv.to(rounded.weight.device), dtype))
 
 
-def first_conv(visual: nn.Module) -> tuple[str, nn.Conv2d | None]:
-    """The convolution that takes the pixels, and its name; ("", None) where there is none of 3 channels."""
-    name, conv = next(((n, m) for n, m in visual.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
-    return (name, conv) if conv is not None and conv.in_channels == 3 else ("", None)
+def pixel_convs(visual: nn.Module, preprocess: Preprocess) -> dict[str, nn.Conv2d]:
+    """The convolutions that take the pixels themselves, by name: one as a rule, two side by side in MobileCLIP's stem.
+    Empty where another kind of layer takes them too, so that they cannot all be given another dtype.
+    """
+    pixels_BCHW = normalise(probe_pixels(preprocess), preprocess)
+    met: dict[str, nn.Module] = {}
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, module in visual.named_modules():
+            if not any(module.children()):
+                hooks.callback(module.register_forward_pre_hook(_note_pixels(name, pixels_BCHW, met)).remove)
+        image_features(visual, pixels_BCHW)
+    convs = {name: module for name, module in met.items() if isinstance(module, nn.Conv2d)}
+    return convs if len(convs) == len(met) else {}
+
+
+def _note_pixels(name: str, pixels_BCHW: Tensor, met: dict[str, nn.Module]) -> Any:
+    """A hook that enters its module into `met` if it is given the pixels, or a view of them."""
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].data_ptr() == pixels_BCHW.data_ptr():
+            met[name] = module
+
+    return note
 
 
 def normalise(pixels_BCHW: Tensor, preprocess: Preprocess) -> Tensor:

@@ -92,7 +92,7 @@ def build_model(resolved: Resolved) -> Any:
             ) from error
         except _MODEL_SOURCE_ERRORS as error:
             raise UserError(
-                f"open_clip cannot build {resolved.open_clip_name}: {_one_line(error)}",
+                f"open_clip cannot build {resolved.open_clip_name}: {one_line(error)}",
                 "check its open_clip_config.json",
             ) from error
     if resolved.checkpoint is not None:
@@ -154,10 +154,10 @@ def _load_weights(model: nn.Module, checkpoint: Path, name: str) -> None:
             "save its state_dict as safetensors",
         ) from error
     except (SafetensorError, EOFError) as error:
-        raise UserError(f"the checkpoint {checkpoint} is damaged: {_one_line(error)}", "copy it again") from error
+        raise UserError(f"the checkpoint {checkpoint} is damaged: {one_line(error)}", "copy it again") from error
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"the checkpoint {checkpoint} does not fit the architecture {name}: {_one_line(error)}",
+            f"the checkpoint {checkpoint} does not fit the architecture {name}: {one_line(error)}",
             "name the architecture that the checkpoint was trained with",
         ) from error
 
@@ -220,12 +220,12 @@ def _load_tokenizer(resolved: Resolved) -> Tokenizer:
             return cast(Tokenizer, open_clip.get_tokenizer(resolved.open_clip_name))
     except ImportError as error:
         raise UserError(
-            f"the tokenizer of {resolved.open_clip_name} needs another library: {_one_line(error)}",
+            f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error)}",
             "pip install clipmill[hf] (transformers and sentencepiece)",
         ) from error
     except Exception as error:  # transformers, the hub's client and its transport raise some twenty kinds
         raise UserError(
-            f"the tokenizer of {resolved.open_clip_name} could not be loaded: {_one_line(error)}",
+            f"the tokenizer of {resolved.open_clip_name} could not be loaded: {one_line(error)}",
             "without a network, put the tokenizer's files into the model folder",
         ) from error
 
@@ -251,7 +251,7 @@ def _scalar(value: Tensor) -> float:
     return float(value.detach().reshape(-1)[0])
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:300] + " ..."
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from schemas.model import Preprocess
-from workers.clip_fold import CENTRE, differ, normalise
+from workers.clip_fold import CENTRE, ROAD_ERRORS, differ, image_features, normalise
 from workers.clip_last import LastBlock, shorten_text_tower, shorten_transformer
 
 
 class ImageTower:
-    """uint8 pixels to features. `folded` says that `fold_normalisation` changed the model, `wide` that its first
-    convolution takes fp32 (`WideConv`)."""
+    """uint8 pixels to features. `folded` says that `fold_normalisation` changed the model, `wide` that the
+    convolutions that meet the pixels take fp32 (`WideConv`)."""
 
     def __init__(
         self, model: nn.Module, preprocess: Preprocess, *, dtype: torch.dtype, folded: bool, wide: bool
@@ -35,8 +35,7 @@ class ImageTower:
             prepared_BCHW = normalise(pixels_BCHW, self.preprocess)
             if not self.wide:
                 prepared_BCHW = prepared_BCHW.to(self.dtype)
-        features = self.visual(prepared_BCHW)
-        return cast(Tensor, features[0] if isinstance(features, tuple) else features)  # CoCa also gives its tokens
+        return image_features(self.visual, prepared_BCHW)
 
 
 class TextTower:
@@ -47,7 +46,7 @@ class TextTower:
         self.model: Any = model
         owner: Any = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
         self._owner = owner
-        self.cuts = self._may_cut(owner) and self._cut_is_exact(tokens_BL)
+        self.cuts = self._may_cut(owner) and self._cut_works(tokens_BL)
         if self.cuts:
             cut_BL = tokens_BL[:, : int(self.lengths(tokens_BL).max())]
             self.short = shorten_transformer(owner.transformer, None, lambda: self(cut_BL))
@@ -112,6 +111,12 @@ class TextTower:
         for block in before:
             x_BLW = block(x_BLW, attn_mask=mask_LL)
         return cast(Tensor, last(x_BLW, mask_LL, rows_B))[:, 0]
+
+    def _cut_works(self, tokens_BL: Tensor) -> bool:
+        try:
+            return self._cut_is_exact(tokens_BL)
+        except ROAD_ERRORS:  # a tower that looks like one that may be cut, and is another
+            return False
 
     def _cut_is_exact(self, tokens_BL: Tensor) -> bool:
         with torch.inference_mode():
