@@ -15,6 +15,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+allow_source_option = click.option(
+    "--allow-source",
+    "allow_sources",
+    metavar="URI",
+    multiple=True,
+    help="Also read images here: an object, a folder and all below it, or a glob. Default: only the table's source.",
+)
 address_option = click.option(
     "--address", metavar="ADDRESS", help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine."
 )

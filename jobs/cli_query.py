@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import json_option, storage_from, table_options, version_from
+from jobs.cli_options import allow_source_option, json_option, storage_from, table_options, version_from
+from schemas.errors import EXIT_UNITS_FAILED
 
 where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 
@@ -144,9 +145,11 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     "--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Only these ids, a line each."
 )
 @click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
+@allow_source_option
 @json_option
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
-    """Write what a filter, a search or a list of ids selects from TABLE."""
+    """Write what a filter, a search or a list of ids selects from TABLE. Exit code 3 where something that was asked for
+    is not there, or nothing was selected."""
     from pathlib import Path
 
     from jobs.export import ExportOptions
@@ -167,9 +170,14 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         query=query,
         ids=tuple(Path(listed).read_text("utf-8").splitlines()) if listed else None,
         columns=options["columns"] or None,
+        allow_sources=options["allow_sources"],
     )
     storage = storage_from(endpoint_url, region)
-    print_record(write(open_table(table, storage=storage), chosen, storage, tell=note), as_json=as_json)
+    report = write(open_table(table, storage=storage), chosen, storage, tell=note)
+    print_record(report, as_json=as_json)
+    if report.left_out:
+        note(f"left out: {report.left_out}")
+        raise SystemExit(EXIT_UNITS_FAILED)
 
 
 @click.command(short_help="Zero-shot accuracy and retrieval recall.")
@@ -239,6 +247,7 @@ def score(
     "--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors, so that filters are fast."
 )
 @click.option("--no-originals", is_flag=True, help="Only thumbnails, never the full images.")
+@allow_source_option
 def serve(table: str, endpoint_url: str | None, region: str | None, version: str | None, **options: Any) -> None:
     """Serve TABLE until interrupted. CLIPMILL_SERVE_TOKEN holds the token that clients must send; it is needed where
     --host is not this machine."""
@@ -254,6 +263,7 @@ def serve(table: str, endpoint_url: str | None, region: str | None, version: str
         token=os.environ.get("CLIPMILL_SERVE_TOKEN") or None,
         warm_bytes=_size(options["memory"]),
         originals=not options["no_originals"],
+        allow_sources=options["allow_sources"],
     )
     run(table, settings, storage_from(endpoint_url, region), version=version_from(version), tell=note)
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import json_option, storage_from, table_options, version_from
+from jobs.cli_options import allow_source_option, json_option, storage_from, table_options, version_from
+from schemas.errors import EXIT_UNITS_FAILED
 
 
 class _Picture(click.Path):
@@ -91,19 +92,26 @@ def rejects(
 @click.command(short_help="Check that nothing was lost and nothing is there twice.")
 @table_options
 @click.option(
-    "--sample", metavar="N", type=click.IntRange(min=0), default=0, help="Also embed N rows again and compare."
+    "--sample",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also read N rows' images again, embed and compare; and compare all tags with the model.",
 )
+@click.option("--seed", type=click.IntRange(min=0), help="Draw the same rows as before; default: by chance, printed.")
+@allow_source_option
 @json_option
-def verify(table: str, endpoint_url: str | None, region: str | None, sample: int, as_json: bool) -> None:
-    """Check the balance of TABLE: for every unit seen = written + rejected, every row belongs to a unit, every id is
-    there once, every vector has unit length. Exit code 1 where a check fails."""
+def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Check TABLE from what is stored: for every unit seen = written + rejected; every file and row is there, once;
+    vectors, scores, tags, hashes and places are what they can be; indices give what a scan gives. Exit code 3 where a
+    check fails, or something that was to be checked could not be."""
     from jobs.output import print_record
     from jobs.verify import verify as run_verify
 
-    report = run_verify(table, storage_from(endpoint_url, region), sample=sample)
+    report = run_verify(table, storage_from(endpoint_url, region), **options)
     print_record(report, as_json=as_json)
-    if report.problems:
-        raise SystemExit(1)
+    if report.problems or report.sample_not_checked:
+        raise SystemExit(EXIT_UNITS_FAILED)
 
 
 commands: list[click.Command] = [search, status, rejects, verify]

@@ -5,12 +5,13 @@ webdataset      00000.tar ... with KEY.jpg, KEY.txt, KEY.json              the i
 clip-retrieval  img_emb/img_emb_0.npy, text_emb/..., metadata/...parquet   as `clip-retrieval index` expects it
 
 Every file is written whole or not at all, and `_export.json` last: where it is, the export is complete. Memory is one
-file's rows. Failed images are left out and named in `_rejects.jsonl`.
+file's rows. Images that could not be read are left out, counted by reason and named in `_rejects.jsonl`.
 """
 
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -20,12 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.originals import COLUMNS, Originals, why
 from jobs.output import plain
 from jobs.query import Query, Table
 from jobs.querying.filters import conjunction, filter_errors, ids_predicate
 from jobs.serving.pictures import sniff
+from jobs.tables import Tables
 from schemas.config import Storage
-from schemas.errors import SourceChanged, UserError
+from schemas.errors import UserError
 
 Format = Literal["parquet", "webdataset", "clip-retrieval"]
 MARKER = "_export.json"
@@ -39,7 +42,8 @@ _IDS_AT_A_TIME = 5_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: only these.
-    `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None: by format."""
+    `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None: by format. `allow_sources`:
+    places beside the table's own source that images may be read from, see `jobs.originals`."""
 
     to: str
     format: Format = "parquet"
@@ -47,11 +51,13 @@ class ExportOptions:
     ids: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     rows_per_file: int | None = None
+    allow_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """`missing`: images that could not be read (webdataset only)."""
+    """`missing`: images that could not be read (webdataset only), by reason in `missing_by_reason`. `unknown_ids`: of
+    the ids asked for, those that no row has."""
 
     table: str
     version: int
@@ -60,6 +66,21 @@ class ExportReport:
     rows: int
     files: int
     missing: int = 0
+    missing_by_reason: dict[str, int] = field(default_factory=dict)
+    unknown_ids: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """What is not there although it was asked for, in one sentence; empty where nothing is missing."""
+        parts = [f"{n:,} images are {reason}" for reason, n in self.missing_by_reason.items()]
+        parts = [part.replace("are cannot", "cannot") for part in parts]
+        if self.missing:
+            parts.append(f"they are named in {self.to.rstrip('/')}/{REJECTS}")
+        if self.unknown_ids:
+            parts.append(f"{self.unknown_ids:,} of the ids asked for are in no row")
+        if not self.rows and not parts:
+            parts.append("no row passes, so nothing was written")
+        return "; ".join(parts)
 
 
 def export(
@@ -72,12 +93,15 @@ def export(
     """Write the selected rows. Raises UserError where the destination already holds something."""
     storage = storage or table.storage
     _check_empty(options.to, storage)
-    rows, files, missing = 0, 0, []
+    rows, files = 0, 0
+    missing: list[dict[str, str]] = []
     write = {"parquet": _parquet, "webdataset": _webdataset, "clip-retrieval": _clip_retrieval}[options.format]
+    originals = Originals(Tables.at(table.uri, table.storage), options.allow_sources)
     for part in _parts(table, options):
-        missing += write(table, part, files, options.to, storage)
-        rows += len(part)
-        files += 1
+        left_out = write(_Part(table, part, originals), files, options.to, storage)
+        missing += left_out
+        rows += len(part) - len(left_out)
+        files += len(part) > len(left_out)
         tell(f"{rows:,} rows in {files} files")
     if missing:
         _put(options.to, REJECTS, "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in missing).encode(), storage)
@@ -86,12 +110,23 @@ def export(
         version=table.version,
         to=options.to,
         format=options.format,
-        rows=rows - len(missing),
+        rows=rows,
         files=files,
         missing=len(missing),
+        missing_by_reason=dict(Counter(one["reason"] for one in missing)),
+        unknown_ids=max(0, len(set(options.ids or ())) - rows - len(missing)) if options.ids else 0,
     )
     _put(options.to, MARKER, json.dumps(asdict(report), indent=1).encode(), storage)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one file, of which table, and where their images are."""
+
+    table: Table
+    rows: pa.Table
+    originals: Originals
 
 
 def _check_empty(to: str, storage: Storage) -> None:
@@ -116,7 +151,7 @@ def _put(to: str, name: str, data: bytes, storage: Storage) -> None:
 
 def _columns(table: Table, options: ExportOptions) -> list[str]:
     if options.format == "webdataset":
-        return list(table.snapshot.default_columns())
+        return list(dict.fromkeys((*table.snapshot.default_columns(), *COLUMNS)))
     if options.format == "clip-retrieval":
         vectors = [name for name in ("vector", "caption_vector") if name in table.schema.names]
         return [*table.snapshot.default_columns(), *vectors]
@@ -158,21 +193,22 @@ def _batches(table: Table, options: ExportOptions, columns: list[str], size: int
             ).to_batches()
 
 
-def _parquet(table: Table, part: pa.Table, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
+def _parquet(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
     out = io.BytesIO()
-    pq.write_table(part.replace_schema_metadata(None), out, compression="zstd")
+    pq.write_table(part.rows.replace_schema_metadata(None), out, compression="zstd")
     _put(to, f"part-{number:05d}.parquet", out.getvalue(), storage)
     return []
 
 
-def _clip_retrieval(table: Table, part: pa.Table, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
+def _clip_retrieval(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
     """Vectors as float16 (N, D) and the rest beside them, row by row. A row without a vector is a row of zeros,
     which is near nothing, because clip-retrieval matches its files by position."""
     names = {"vector": "img_emb", "caption_vector": "text_emb"}
     for column, folder in names.items():
-        if column in part.column_names:
-            _put(to, f"{folder}/{folder}_{number}.npy", _npy(part[column], table.snapshot.dim(column)), storage)
-    metadata = part.drop_columns([c for c in names if c in part.column_names])
+        if column in part.rows.column_names:
+            vectors = _npy(part.rows[column], part.table.snapshot.dim(column))
+            _put(to, f"{folder}/{folder}_{number}.npy", vectors, storage)
+    metadata = part.rows.drop_columns([c for c in names if c in part.rows.column_names])
     metadata = metadata.append_column("image_path", metadata["uri"])
     out = io.BytesIO()
     pq.write_table(metadata.replace_schema_metadata(None), out, compression="zstd")
@@ -190,37 +226,37 @@ def _npy(column: pa.ChunkedArray, dim: int) -> bytes:
     return out.getvalue()
 
 
-def _webdataset(table: Table, part: pa.Table, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
+def _webdataset(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
     """One tar. Keys are running numbers, because ids may hold dots and slashes, which mean something in a tar; the
     id is in the JSON."""
-    rows = part.to_pylist()
+    rows = part.rows.to_pylist()
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        images = list(pool.map(lambda row: _image(row, table.storage), rows))
+        images = list(pool.map(lambda row: _image(row, part.originals), rows))
     missing = []
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for place, (row, image) in enumerate(zip(rows, images, strict=True)):
-            if isinstance(image, str):
-                missing.append({"id": row["id"], "uri": row["uri"], "detail": image})
+            if not isinstance(image, bytes):
+                missing.append(
+                    {"id": row["id"], "uri": row["uri"], "reason": why(image), "detail": image.message[:200]}
+                )
                 continue
             key = f"{number:05d}{place:05d}"
             _member(tar, f"{key}.{_SUFFIXES.get(sniff(image) or '', 'img')}", image)
             if row.get("caption") is not None:
                 _member(tar, f"{key}.txt", str(row["caption"]).encode("utf-8", "replace"))
             _member(tar, f"{key}.json", json.dumps(plain(row), ensure_ascii=False).encode("utf-8", "replace"))
-    _put(to, f"{number:05d}.tar", out.getvalue(), storage)
+    if len(missing) < len(rows):
+        _put(to, f"{number:05d}.tar", out.getvalue(), storage)
     return missing
 
 
-def _image(row: dict[str, Any], storage: Storage) -> bytes | str:
+def _image(row: dict[str, Any], originals: Originals) -> bytes | UserError:
     """The encoded image, or why there is none."""
-    from workers.fetch import fetch_image
-    from workers.storage import StoreUnavailable, TooManyBytes
-
     try:
-        return fetch_image(str(row["uri"]), storage, offset=row["image_offset"], size=row["image_size"])
-    except (OSError, KeyError, TooManyBytes, StoreUnavailable, SourceChanged, UserError) as error:
-        return f"{type(error).__name__}: {error}"[:200]
+        return originals.read(row)
+    except UserError as error:
+        return error
 
 
 def _member(tar: tarfile.TarFile, name: str, data: bytes) -> None:

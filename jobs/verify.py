@@ -3,34 +3,71 @@
 Every check is made from what is stored, never from what a run remembered, so the balance can fail and be seen to.
 """
 
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
 from jobs import compat, ledger
+from jobs.runs import last_source
 from jobs.tables import Tables
+from jobs.verifying import tags
 from jobs.verifying.balance import check_units
+from jobs.verifying.files import SIDE, check_files, readable
+from jobs.verifying.ids import check_ids
+from jobs.verifying.indices import check_indices
 from jobs.verifying.report import MAX_NAMED, Problems, Report
-from jobs.verifying.rows import check_ids, check_vectors
-from jobs.verifying.sample import check_sample
+from jobs.verifying.sample import Sample, check_sample
+from jobs.verifying.values import check_values
 from schemas.config import Storage
-from schemas.receipts import LedgerState
+from schemas.receipts import LedgerEntry, LedgerState
 
 __all__ = ["MAX_NAMED", "Report", "verify"]
 
 
-def verify(table: str, storage: Storage, *, sample: int = 0, seed: int = 0) -> Report:
-    """Raises UserError where there is no such table."""
+def verify(
+    table: str, storage: Storage, *, sample: int = 0, seed: int | None = None, allow_sources: Sequence[str] = ()
+) -> Report:
+    """Raises UserError where there is no such table.
+
+    `sample`: also fetch so many rows again, embed them, and tag all rows again; drawn by `seed`, by chance where None.
+    `allow_sources`: places beside the table's own source that may be read, see `jobs.originals`.
+    """
     tables = Tables.at(table, storage)
     rows = tables.open()
     fingerprint = compat.stored_fingerprint(rows.schema)
-    latest = ledger.read_ledger(tables)
-    alive = {u: e for u, e in ledger.live(latest).items() if e.state == LedgerState.COMMITTED}
-    report = Report(table=f"{tables.database}/{tables.name}", version=int(rows.version), units=len(alive))
-    report.rows = rows.count_rows()
-    report.seen = sum(e.seen for e in alive.values())
-    report.rejects = sum(e.rejected for e in alive.values())
+    report = Report(table=f"{tables.database}/{tables.name}", version=int(rows.version), rows=rows.count_rows())
+    seed = secrets.randbelow(2**32) if seed is None else seed
     say = Problems(report.problems)
-    check_units(tables, rows, alive, say)
-    check_ids(rows, say)
-    check_vectors(rows, say)
-    if sample:
-        check_sample(tables, rows, fingerprint, report, say, (sample, seed))
+    whole = _check_files(tables, rows, say)
+    alive: dict[str, LedgerEntry] = {}
+    with readable("the ledger", say):
+        alive = _alive(tables)
+        report.units = len(alive)
+        report.seen = sum(e.seen for e in alive.values())
+        report.rejects = sum(e.rejected for e in alive.values())
+        check_units(tables, rows, whole, alive, say)
+    with readable("the rows", say):
+        check_ids(rows, whole, say)
+        rules = tags.rules(tables, rows)
+        check_values(rows, whole, alive, last_source(tables), tags.TagCheck(rules), say)
+    if len(whole) == len(rows.get_fragments()):
+        check_indices(tables, rows, report, seed, say)
+        if sample:
+            check_sample(tables, rows, fingerprint, report, say, Sample(size=sample, seed=seed, allow=allow_sources))
+    elif sample:
+        report.sample_not_checked = min(sample, report.rows)
+        report.not_checked.append("the sample and the indices: files of the table are gone")
     say.close()
     return report
+
+
+def _check_files(tables: Tables, rows: Any, say: Problems) -> list[Any]:
+    """The fragments of the rows whose files are there; the side tables are looked at too."""
+    for part in SIDE:
+        if (dataset := tables.open(part, missing_ok=True)) is not None:
+            check_files(tables, part, dataset, say)
+    return check_files(tables, "", rows, say)
+
+
+def _alive(tables: Tables) -> dict[str, LedgerEntry]:
+    return {u: e for u, e in ledger.live(ledger.read_ledger(tables)).items() if e.state == LedgerState.COMMITTED}

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 
+from jobs import ledger
+from jobs.tables import Tables
 from schemas.columns import rows_schema
 from schemas.config import Limits
 from schemas.model import Fingerprint, Preprocess
+from schemas.receipts import LedgerEntry, LedgerState
 from schemas.samples import Picture
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -139,7 +143,7 @@ def batch(options: TableOptions = TableOptions()) -> pa.Table:
         "image_size": [None] * options.rows,
         "source_etag": ["etag"] * options.rows,
         "unit_id": [f"unit{i % 4}" for i in index],
-        "image_hash": [hashlib.sha256(b"%d" % (i % 500)).hexdigest()[:32] for i in index],
+        "image_hash": [_image_hash(options, int(i), c) for i, c in zip(index, colours, strict=True)],
         "caption": captions,
         "width": [48 + int(i) % 3 for i in index],
         "height": [48] * options.rows,
@@ -168,6 +172,29 @@ def _image_uri(options: TableOptions, index: int, colour: str) -> str:
     return str(path)
 
 
+def _image_hash(options: TableOptions, index: int, colour: str) -> str:
+    return xxhash.xxh3_128_hexdigest(picture(colour) if options.images else b"%d" % (index % 500))
+
+
+def ledger_entry(unit_id: str, uri: str, *, form: str = "files", rows: int = 0) -> LedgerEntry:
+    """A committed unit of a source at `uri`."""
+    return LedgerEntry(
+        unit_id=unit_id,
+        state=LedgerState.COMMITTED,
+        uri=uri,
+        etag="etag",
+        start="",
+        end="",
+        format=form,
+        run="test",
+        attempt=1,
+        seen=rows,
+        written=rows,
+        rejected=0,
+        table_version=1,
+    )
+
+
 def make_table(folder: Path, options: TableOptions = TableOptions(), *, name: str = "images") -> str:
     """Write a table with stable row ids; returns `<folder>/<name>`, as every command takes it."""
     import lance
@@ -175,6 +202,10 @@ def make_table(folder: Path, options: TableOptions = TableOptions(), *, name: st
     lance.write_dataset(
         batch(options), str(folder / f"{name}.lance"), enable_stable_row_ids=True, data_storage_version="2.2"
     )
+    if options.images is not None:
+        tables = Tables.at(f"{folder}/{name}")
+        tables.ensure_side_tables()
+        ledger.append(tables, [ledger_entry(f"unit{n}", f"{options.images}/") for n in range(4)])
     return str(folder / name)
 
 

@@ -8,6 +8,8 @@ import hashlib
 import os
 import threading
 from datetime import datetime
+from io import FileIO
+from stat import S_ISREG
 from typing import Any
 
 from schemas.config import Storage
@@ -146,7 +148,7 @@ def read_range(fs: Any, path: str, start: int, end: int | None, *, max_bytes: in
 
 
 def _read_local(path: str, start: int, end: int | None, max_bytes: int, etag: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
+    with _open_regular(path) as file:
         stat = os.fstat(file.fileno())
         length = max(0, min(stat.st_size if end is None else end, stat.st_size) - start)
         _check(path, length, max_bytes, etag, f"{stat.st_size}-{stat.st_mtime_ns}")
@@ -156,6 +158,18 @@ def _read_local(path: str, start: int, end: int | None, max_bytes: int, etag: st
             parts.append(part)
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _open_regular(path: str) -> FileIO:
+    """A plain file. A pipe would be waited for, and opening a device may do something: FileNotFoundError for both."""
+    if not S_ISREG(os.stat(path).st_mode):
+        raise FileNotFoundError(path)
+    # Without blocking, should it have become a pipe since; on a plain file the flag does nothing.
+    file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(path)
+    return file
 
 
 async def _read_s3(fs: Any, path: str, span: tuple[int, int | None], max_bytes: int, etag: str) -> bytes:

@@ -1,16 +1,19 @@
 """Pictures of rows: a small one for the grid, the original for a closer look. Only bytes that are a picture leave.
 
-The originals come from the objects that the table names, by one ranged GET where the byte range is known.
+The originals come from the table's own source and nowhere else (`jobs.originals`), by one ranged GET where the byte
+range is known.
 """
 
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from jobs.originals import COLUMNS, Originals, why
 from jobs.query import Table
 from jobs.serving.settings import Settings
+from jobs.tables import Tables
 from schemas.config import Limits
-from schemas.errors import SourceChanged, UserError
+from schemas.errors import UserError
 from schemas.samples import BadImage
 
 CACHE_BYTES = 64_000_000
@@ -45,6 +48,7 @@ class Pictures:
         self._limits = Limits(max_image_bytes=50_000_000, max_pixels=settings.max_pixels)
         self._cache: OrderedDict[tuple[int, str], Encoded] = OrderedDict()
         self._cached_bytes = 0
+        self._originals = Originals(Tables.at(table.uri, table.storage), settings.allow_sources)
         self._lock = threading.Lock()
 
     def thumbnail(self, row_id: str) -> Encoded:
@@ -71,24 +75,14 @@ class Pictures:
         return Encoded(data, media_type)
 
     def _fetched(self, row_id: str) -> bytes:
-        from workers.fetch import fetch_image
-        from workers.storage import StoreUnavailable, TooManyBytes
-
-        found = self._table.get([row_id], ("uri", "image_offset", "image_size")).to_pylist()
+        found = self._table.get([row_id], COLUMNS).to_pylist()
         if not found:
             raise NoPicture("there is no such row")
-        (row,) = found
         try:
-            return fetch_image(
-                str(row["uri"]),
-                self._table.storage,
-                offset=row["image_offset"],
-                size=row["image_size"],
-                max_bytes=self._limits.max_image_bytes,
-            )
-        except (OSError, KeyError, TooManyBytes, StoreUnavailable, SourceChanged, UserError) as error:
+            return self._originals.read(found[0], max_bytes=self._limits.max_image_bytes)
+        except UserError as error:
             # The message of a store may name endpoints and paths, which are not for whoever asks over HTTP.
-            raise NoPicture(f"the original cannot be read ({type(error).__name__})") from error
+            raise NoPicture(f"the original is not shown: {why(error)}") from error
 
     def _stored(self, row_id: str) -> Encoded | None:
         if "thumbnail" not in self._table.schema.names:

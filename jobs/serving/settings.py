@@ -11,7 +11,8 @@ class Settings:
     `max_image_bytes`, `max_pixels`: of an uploaded picture, and of an original that is passed on. `query_s`: after
     that a query is answered 504. `threads`: queries at a time; `queue`: those that may wait, further ones get 503.
     `refresh_s`: how often the table is looked at for a newer version. `warm_bytes`: memory for vectors.
-    `originals`: whether full images are passed on."""
+    `originals`: whether full images are passed on. `allow_sources`: places beside the table's own source that images
+    may be read from, see `jobs.originals`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -25,6 +26,7 @@ class Settings:
     refresh_s: float = 15.0
     warm_bytes: int = 2_000_000_000
     originals: bool = True
+    allow_sources: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:

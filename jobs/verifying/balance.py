@@ -9,10 +9,10 @@ from jobs.verifying.report import Problems
 from schemas.receipts import LedgerEntry
 
 
-def check_units(tables: Tables, rows: Any, alive: dict[str, LedgerEntry], say: Problems) -> None:
+def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
     """seen = written + rejected, written = present, rejected = rejects entered, for every unit."""
     present: Counter[str] = Counter()
-    for batch in rows.scanner(columns=["unit_id"]).to_batches():
+    for batch in rows.scanner(columns=["unit_id"], fragments=fragments).to_batches():
         for pair in batch.column("unit_id").value_counts().to_pylist():
             present[pair["values"]] += pair["counts"]
     rejected: Counter[str] = Counter()

@@ -8,7 +8,9 @@ MAX_NAMED = 20  # problems of one kind that are spelled out
 
 @dataclass(kw_only=True)
 class Report:
-    """`problems` is empty for a table that can be trusted."""
+    """`problems` is empty for a table that can be trusted. `seed` draws the same sample again. `not_checked`: what was
+    to be checked and could not be, and why; `sample_not_checked` counts its rows. `recall`: of the vector index,
+    against brute force; None without one."""
 
     table: str
     version: int = 0
@@ -16,9 +18,12 @@ class Report:
     seen: int = 0
     rows: int = 0
     rejects: int = 0
+    recall: float | None = None
+    seed: int | None = None
     sampled: int = 0
     sample_not_checked: int = 0
     sample_min_cosine: float | None = None
+    not_checked: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 

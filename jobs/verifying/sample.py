@@ -1,79 +1,110 @@
-"""Rows fetched again from where they came from, and embedded again."""
+"""Rows fetched again from where they came from, and embedded again; and the tags of all rows, now that the model is
+loaded."""
 
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from jobs.originals import COLUMNS, Originals, why
 from jobs.tables import Tables
+from jobs.verifying import tags
 from jobs.verifying.report import Problems, Report
 from schemas.config import Limits
+from schemas.errors import UserError
+from schemas.model import Fingerprint, ModelSpec
+from schemas.samples import BadImage
+from workers.engine import Engine
+from workers.fetch import NotTheBytes
 
-MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture in fp32
+MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture or text in fp32
+_ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Which rows: `size` of them, drawn by `seed`; `allow`: further places that may be read, see `jobs.originals`."""
+
+    size: int
+    seed: int
+    allow: Sequence[str] = ()
 
 
 def check_sample(
-    tables: Tables, rows: Any, fingerprint: Any, report: Report, say: Problems, drawn: tuple[int, int]
+    tables: Tables, rows: Any, fingerprint: Fingerprint, report: Report, say: Problems, drawn: Sample
 ) -> None:
-    """Fetch `drawn[0]` random rows again from their uri and embed them with the table's model, in fp32."""
-    from schemas.model import ModelSpec
-    from workers.load import load_engine
-
-    engine = load_engine(ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None, precision="fp32"))
-    differences = engine.fingerprint.differences(fingerprint)
-    if differences:
-        say("model", f"the model that loads here is not the table's: {differences[0]}")
+    """Fetch `drawn.size` random rows again from their uri and embed them with the table's model, in fp32."""
+    report.seed = drawn.seed
+    engine = _engine(fingerprint, report, say)
+    if engine is None:
+        report.sample_not_checked = min(drawn.size, report.rows)
         return
     lowest = 1.0
-    for row, image in _sampled(tables, rows, drawn, report):
-        if xxhash.xxh3_128_hexdigest(image) != row["image_hash"]:
-            say("bytes", f"row {row['id']}: the bytes at {row['uri']} are no longer those it was made from")
-            continue
-        pixels_1CHW = engine.prepare(image, Limits()).pixels_CHW[None]
-        cosine = float(engine.encode_images(pixels_1CHW)[0] @ np.asarray(row["vector"], np.float32))
-        lowest = min(lowest, cosine)
-        report.sampled += 1
-        if cosine < MIN_COSINE:
-            say("vectors", f"row {row['id']}: embedding it again gives cosine {cosine:.5f}")
-    report.sample_min_cosine = round(lowest, 6) if report.sampled else None
-
-
-def _sampled(
-    tables: Tables, rows: Any, drawn: tuple[int, int], report: Report
-) -> Iterator[tuple[dict[str, Any], bytes]]:
-    from schemas.errors import UserError
-    from workers.fetch import fetch_image
-
-    count, seed = drawn
-    total = rows.count_rows()
-    picks = np.random.default_rng(seed).choice(total, size=min(count, total), replace=False)
-    names = ["id", "uri", "image_offset", "image_size", "image_hash", "vector"]
-    column = _image_column(tables)
-    for row in rows.take(sorted(int(i) for i in picks), columns=names).to_pylist():
+    reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    originals = Originals(tables, drawn.allow)
+    for row in _drawn(rows, drawn):
+        _check_caption(row, engine, say)
         try:
-            yield (
-                row,
-                fetch_image(
-                    row["uri"],
-                    tables.storage,
-                    offset=row["image_offset"],
-                    size=row["image_size"],
-                    image_column=column,
-                ),
-            )
-        except UserError:  # the source is gone or unreadable from here: not the table's fault, but said
-            report.sample_not_checked += 1
+            image = originals.read(row)
+            picture = engine.prepare(image, Limits())
+        except NotTheBytes as error:
+            say("bytes", f"row {row['id']}: {error.message}")
+            continue
+        except UserError as error:  # gone, not of the source, or unreadable from here: not the table's fault, but said
+            reasons[why(error)] += 1
+            first.setdefault(why(error), f"{error.message} ({error.hint})")
+            continue
+        except BadImage as bad:
+            say("pictures", f"row {row['id']}: its picture does not decode here ({bad.reason})")
+            continue
+        report.sampled += 1
+        if row["vector"] is None:
+            continue  # named already
+        cosine = float(engine.encode_images(picture.pixels_CHW[None])[0] @ np.asarray(row["vector"], np.float32))
+        lowest = min(lowest, cosine)
+        if not cosine >= MIN_COSINE:
+            say("vectors", f"row {row['id']}: embedding it again gives cosine {cosine:.5f}")
+        if (row["width"], row["height"]) != (picture.width, picture.height):
+            stored = f"{row['width']}x{row['height']}"
+            say("sizes", f"row {row['id']}: it is said to be {stored}, the picture is {picture.width}x{picture.height}")
+    report.sample_min_cosine = round(lowest, 6) if report.sampled and np.isfinite(lowest) else None
+    report.sample_not_checked = sum(reasons.values())
+    report.not_checked += [f"{n} of the sample: {reason}, such as {first[reason]}" for reason, n in reasons.items()]
+    tags.check_against_model(tables, rows, engine, report, say)
 
 
-def _image_column(tables: Tables) -> str:
-    """`source.image` of the last run that said so; parquet rows need it."""
-    runs = tables.open("runs", missing_ok=True)
-    if runs is None:
-        return "image"
-    for row in runs.to_table(columns=["detail"], filter="event = 'started'").to_pylist()[::-1]:
-        names = json.loads(row["detail"]).get("source", {}).get("image") or []
-        if names:
-            return str(names[0])
-    return "image"
+def _engine(fingerprint: Fingerprint, report: Report, say: Problems) -> Engine | None:
+    """The table's model; None, and a word about it, where another one or none loads here."""
+    from workers.load import load_engine
+
+    spec = ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None, precision="fp32")
+    try:
+        engine = load_engine(spec)
+    except UserError as error:
+        report.not_checked.append(f"the sample: {error.message} ({error.hint})")
+        return None
+    if differences := engine.fingerprint.differences(fingerprint):
+        say("model", f"the model that loads here is not the table's: {differences[0]}")
+        return None
+    return engine
+
+
+def _check_caption(row: dict[str, Any], engine: Engine, say: Problems) -> None:
+    if row["caption"] is None or row["caption_vector"] is None:
+        return
+    vector_D = engine.encode_texts(engine.prepare_texts([row["caption"]]))[0]
+    cosine = float(vector_D @ np.asarray(row["caption_vector"], np.float32))
+    if not cosine >= MIN_COSINE:
+        say("captions", f"row {row['id']}: embedding its caption again gives cosine {cosine:.5f}")
+
+
+def _drawn(rows: Any, drawn: Sample) -> Iterator[dict[str, Any]]:
+    total = rows.count_rows()
+    picks = np.random.default_rng(drawn.seed).choice(total, size=min(drawn.size, total), replace=False)
+    picks.sort()
+    names = [*COLUMNS, "caption", "vector", "caption_vector", "width", "height"]
+    for start in range(0, len(picks), _ROWS_AT_ONCE):
+        yield from rows.take(picks[start : start + _ROWS_AT_ONCE].tolist(), columns=names).to_pylist()

@@ -105,13 +105,13 @@ class World:
         lease.release()  # stands for the term that runs out
 
     def work(self, one: WorkUnit, run: str, known: dict[str, str]) -> Receipt:
-        names = self.units()[one.unit_id][1]
+        of, names = self.units()[one.unit_id]
         content = repr(names)
         if content in known:
             old = known[content]
             alias = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=old)
             return replace(alias, content_hash=content)
-        made = receipt(self.tables, run, one.unit_id, names, bad=len(names) % 2)
+        made = receipt(self.tables, run, one.unit_id, names, bad=len(names) % 2, of=of)
         return replace(made, content_hash=content)
 
     def check(self) -> None:

@@ -70,7 +70,7 @@ def test_the_later_of_two_in_one_commit_loses(desk: Desk) -> None:
     first, second = desk.commit([desk.offer("u1", ["1", "2"]), desk.offer("u2", ["2", "3"])])
     assert ids(desk.tables) == ["1", "2", "3"]
     assert (first.written, second.written, second.rejected) == (2, 1, {"duplicate_id": 1})
-    assert desk.losers() == {"2": "the id belongs to file:///u1/2"}
+    assert desk.losers() == {"2": "the id belongs to file:///u1.tar#2"}
 
 
 def test_the_later_of_two_in_one_unit_loses(desk: Desk) -> None:
@@ -84,7 +84,7 @@ def test_a_row_of_the_table_wins(desk: Desk) -> None:
     (late,) = desk.commit([desk.offer("u2", ["3", "1"])])
     assert ids(desk.tables) == ["1", "2", "3"]
     assert late.written == 1
-    assert desk.losers() == {"1": "the id belongs to file:///u1/1"}
+    assert desk.losers() == {"1": "the id belongs to file:///u1.tar#1"}
 
 
 def test_a_unit_of_nothing_but_duplicates_has_no_fragment(desk: Desk) -> None:
@@ -131,7 +131,7 @@ def test_vectors_and_values_of_the_rows_that_stay_are_their_own(desk: Desk) -> N
     desk.commit([desk.offer("u1", ["b", "d"])])
     desk.commit([desk.offer("u2", ["a", "b", "c", "d", "e"])])
     found = desk.tables.open().to_table(columns=["id", "uri"], filter="unit_id = 'u2'").to_pylist()
-    assert [(r["id"], r["uri"]) for r in found] == [(x, f"file:///u2/{x}") for x in "ace"]
+    assert [(r["id"], r["uri"]) for r in found] == [(x, f"file:///u2.tar#{x}") for x in "ace"]
 
 
 def test_the_losers_turn_comes_when_the_winner_has_left(desk: Desk) -> None:

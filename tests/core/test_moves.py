@@ -65,7 +65,7 @@ class World:
         if content in known:
             alias = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=known[content])
             return replace(alias, content_hash=content)
-        made = receipt(self.tables, run, one.unit_id, [f"{one.uri}#{content}.{n}" for n in range(2)], bad=1)
+        made = receipt(self.tables, run, one.unit_id, [f"{one.uri}#{content}.{n}" for n in range(2)], bad=1, of=one)
         return replace(made, content_hash=content)
 
     def run(self, *, die_at: tuple[str, int] | None = None) -> Plan:

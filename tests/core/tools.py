@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from jobs.lease import Lease
 from jobs.tables import Tables
@@ -43,15 +44,17 @@ def take_lease(tables: Tables, run: str, *, ttl_s: float = 30.0) -> Lease:
     return lease
 
 
-def rows_table(tables: Tables, unit_id: str, ids: Sequence[str]) -> pa.Table:
+def rows_table(tables: Tables, unit_id: str, ids: Sequence[str], *, of: WorkUnit | None = None) -> pa.Table:
+    """`of`: the unit whose uri and etag the rows carry; None: as `entry` has them."""
     n = len(ids)
+    source, etag = (of.uri, of.etag) if of else (f"file:///{unit_id}.tar", "e")
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(n * DIM, 0.5, np.float16)), DIM)
     values = {
         "id": pa.array(ids),
-        "uri": pa.array([f"file:///{unit_id}/{i}" for i in ids]),
-        "source_etag": pa.array(["e"] * n),
+        "uri": pa.array([f"{source}#{i}" for i in ids]),
+        "source_etag": pa.array([etag] * n),
         "unit_id": pa.array([unit_id] * n),
-        "image_hash": pa.array([f"{hash(i):x}" for i in ids]),
+        "image_hash": pa.array([xxhash.xxh3_128_hexdigest(i.encode()) for i in ids]),
         "width": pa.array([1] * n, pa.int32()),
         "height": pa.array([1] * n, pa.int32()),
         "vector": vectors,
@@ -61,11 +64,13 @@ def rows_table(tables: Tables, unit_id: str, ids: Sequence[str]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def fragments(tables: Tables, unit_id: str, ids: Sequence[str], *, version: int | None = None) -> tuple[str, ...]:
+def fragments(
+    tables: Tables, unit_id: str, ids: Sequence[str], *, version: int | None = None, of: WorkUnit | None = None
+) -> tuple[str, ...]:
     if not ids:
         return ()
     dataset = tables.open(version=version)
-    batches = rows_table(tables, unit_id, ids).to_batches()
+    batches = rows_table(tables, unit_id, ids, of=of).to_batches()
     return tuple(map(fragment_json, write_row_fragments(batches, dataset, tables.options)))
 
 
@@ -94,7 +99,16 @@ def entry(
     )
 
 
-def receipt(tables: Tables, run: str, unit_id: str, ids: Sequence[str], *, bad: int = 0, attempt: int = 1) -> Receipt:
+def receipt(
+    tables: Tables,
+    run: str,
+    unit_id: str,
+    ids: Sequence[str],
+    *,
+    bad: int = 0,
+    attempt: int = 1,
+    of: WorkUnit | None = None,
+) -> Receipt:
     rejects: tuple[str, ...] = ()
     if bad:
         named = [Reject(id=f"bad{i}", uri=f"file:///{unit_id}/bad{i}", reason=Reason.CORRUPT) for i in range(bad)]
@@ -108,7 +122,7 @@ def receipt(tables: Tables, run: str, unit_id: str, ids: Sequence[str], *, bad: 
         seen=len(ids) + bad,
         written=len(ids),
         rejected={"corrupt": bad} if bad else {},
-        fragments=fragments(tables, unit_id, ids),
+        fragments=fragments(tables, unit_id, ids, of=of),
         reject_fragments=rejects,
         content_hash=f"hash-{unit_id}",
     )

@@ -5,10 +5,12 @@ import json
 import tarfile
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import cli
 from jobs.export import ExportOptions, export
 from jobs.query import Examples, Query, Table, open_table
 from schemas.errors import UserError
@@ -67,6 +69,45 @@ def test_a_webdataset_has_the_images_captions_and_rows(table: Table, tmp_path: P
     assert samples["row-000001"]["png"] == picture("green")
     assert samples["row-000007"]["txt"].decode().startswith("<script>")
     assert "txt" not in samples["row-000005"]
+
+
+def test_what_is_not_of_the_source_is_left_out_and_counted(table: Table, tmp_path: Path, engine: WordEngine) -> None:
+    """A row that names a file of this machine, of which whoever wrote the row knows the bytes."""
+    (tmp_path / "secret.png").write_bytes(picture("red"))
+    lance.dataset(f"{table.uri}.lance").update({"uri": f"'{tmp_path}/secret.png'"}, where="id = 'row-000006'")
+    (tmp_path / "pictures" / "000010.png").write_bytes(picture("red"))
+    (tmp_path / "pictures" / "000011.png").unlink()
+    opened = open_table(table.uri, engine=engine)
+    report = export(opened, ExportOptions(to=str(tmp_path / "out"), format="webdataset"))
+    assert (report.rows, report.missing) == (247, 3)
+    assert report.missing_by_reason == {
+        "not of this table's source": 1,
+        "no longer the bytes it was made from": 1,
+        "cannot be read": 1,
+    }
+    assert "1 images are not of this table's source" in report.left_out
+    allowed = ExportOptions(to=str(tmp_path / "more"), format="webdataset", allow_sources=(str(tmp_path),))
+    assert export(opened, allowed).rows == 248
+
+
+def test_an_export_of_nothing_or_of_fewer_says_so_and_ends_with_3(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(to: str, *options: str) -> tuple[int, str]:
+        code = cli.run(["export", table.uri, "--to", str(tmp_path / to), *options])
+        return code, capsys.readouterr().err
+
+    (tmp_path / "ids").write_text("row-000001\nnobody\n")
+    assert run("a", "--where", "license = 'cc0'")[0] == 0
+    code, said = run("b", "--where", "width > 9000")
+    assert (code, "left out: no row passes" in said) == (3, True)
+    code, said = run("c", "--ids", str(tmp_path / "ids"))
+    assert (code, "1 of the ids asked for are in no row" in said) == (3, True)
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    code, said = run("d", "--format", "webdataset")
+    assert (code, "250 images cannot be read" in said) == (3, True)
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["_export.json", "_rejects.jsonl"]
 
 
 def test_clip_retrievals_layout_lines_up_by_position(table: Table, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import struct
 import time
 import zlib
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import lance
 import pytest
+import xxhash
 from starlette.testclient import TestClient
 
 from jobs.query import open_table
@@ -138,6 +140,25 @@ def test_what_is_no_picture_is_never_passed_on(client: httpx.Client, folder: Pat
     path.unlink()
     message = problem(client.get("/api/image", params={"id": "row-000004", "size": "original"}), 404)
     assert str(folder) not in message
+
+
+def test_a_row_that_names_a_file_of_this_machine_is_not_shown(tmp_path: Path, engine: WordEngine) -> None:
+    (tmp_path / "pictures").mkdir()
+    uri = make_table(tmp_path, TableOptions(rows=10, images=tmp_path / "pictures"))
+    (tmp_path / "secret.png").write_bytes(picture("red"))
+    os.mkfifo(tmp_path / "pictures" / "pipe.png")
+    for name, place in (("row-000000", "secret.png"), ("row-000006", "pictures/pipe.png")):
+        lance.dataset(f"{uri}.lance").update({"uri": f"'{tmp_path}/{place}'"}, where=f"id = '{name}'")
+    lance.dataset(f"{uri}.lance").update({"uri": "'unknown://a'"}, where="id = 'row-000001'")
+    with running(open_table(uri, engine=engine)) as base, httpx.Client(base_url=base) as client:
+        for name, said in (("0", "not of this table's source"), ("1", "not of this"), ("6", "cannot be read")):
+            for size in ("thumbnail", "original"):
+                message = problem(client.get("/api/image", params={"id": f"row-00000{name}", "size": size}), 404)
+                assert said in message
+    allowing = Settings(refresh_s=0.2, allow_sources=(f"{tmp_path}/secret.png",))
+    with running(open_table(uri, engine=engine), allowing) as base, httpx.Client(base_url=base) as client:
+        found = client.get("/api/image", params={"id": "row-000000", "size": "original"})
+        assert found.content == picture("red")
 
 
 def test_table_health_metrics_and_openapi(client: httpx.Client) -> None:
@@ -384,12 +405,18 @@ def test_values_that_json_has_no_word_for(tmp_path: Path, engine: WordEngine) ->
         assert item["caption"].startswith("<script>")
 
 
-def test_pictures_of_many_kinds_come_out_as_small_webp(base: str, folder: Path, client: httpx.Client) -> None:
+def test_pictures_of_many_kinds_come_out_as_small_webp(tmp_path: Path, engine: WordEngine) -> None:
     from PIL import Image
 
+    (tmp_path / "pictures").mkdir()
+    uri = make_table(tmp_path, TableOptions(rows=10, images=tmp_path / "pictures"))
     for number, (kind, mode) in enumerate((("JPEG", "L"), ("PNG", "RGBA"), ("GIF", "P"), ("WEBP", "RGB"))):
         out = io.BytesIO()
         Image.new(mode, (1000, 500)).save(out, kind)
-        (folder / "pictures" / f"{20 + number:06d}.png").write_bytes(out.getvalue())
-        small = client.get("/api/image", params={"id": f"row-{20 + number:06d}"})
-        assert Image.open(io.BytesIO(small.content)).size == (256, 128)
+        (tmp_path / "pictures" / f"{number:06d}.png").write_bytes(out.getvalue())
+        image_hash = xxhash.xxh3_128_hexdigest(out.getvalue())
+        lance.dataset(f"{uri}.lance").update({"image_hash": f"'{image_hash}'"}, where=f"id = 'row-{number:06d}'")
+    with running(open_table(uri, engine=engine)) as base, httpx.Client(base_url=base) as client:
+        for number in range(4):
+            small = client.get("/api/image", params={"id": f"row-{number:06d}"})
+            assert Image.open(io.BytesIO(small.content)).size == (256, 128)

@@ -65,7 +65,7 @@ def allowed_uri(text: str, listed_in: str) -> str:
     target = split_uri(text)[0]
     if target in ("http", "https"):
         if not local:
-            _refuse_private(text)
+            refuse_private(text)
         return text
     if target == "file":
         if not local:
@@ -75,7 +75,7 @@ def allowed_uri(text: str, listed_in: str) -> str:
     return absolute_uri(text)
 
 
-def _refuse_private(url: str) -> None:
+def refuse_private(url: str) -> None:
     try:
         host = urlsplit(url).hostname
     except ValueError as error:

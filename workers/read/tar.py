@@ -166,6 +166,11 @@ class TarReader:
                 raise BadTar(Reason.TRUNCATED, self._position, f"the tar ends inside the member before byte {offset}")
 
 
+def plain_name(name: str) -> str:
+    """A member's name as rows spell it: without the `./` or `/` that some programs put first."""
+    return name.removeprefix("./").lstrip("/")
+
+
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 

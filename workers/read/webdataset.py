@@ -20,7 +20,7 @@ from schemas.units import WorkUnit
 from workers.read.fetch import memory_share, ordered_map
 from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
 from workers.read.held import Held, Part
-from workers.read.tar import BadTar, Member, TarReader
+from workers.read.tar import BadTar, Member, TarReader, plain_name
 from workers.storage import open_stream, quote
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -53,7 +53,7 @@ class Group:
 def split_name(name: str) -> tuple[str, str] | None:
     """(key, lower-case extension) of a member, or None for what is no part of a sample: dot files, macOS `._` files
     and `__MACOSX` folders, webdataset's own `__name__` entries, names without an extension."""
-    name = name.removeprefix("./").lstrip("/")
+    name = plain_name(name)
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or not extension or (base.startswith("__") and base.endswith("__")):
@@ -246,4 +246,4 @@ class _Assembly:
         return Reject(id=reject_id(self._source, uri, key), uri=uri, reason=reason, detail=detail)
 
     def _uri(self, member: str) -> str:
-        return f"{self._unit.uri}#{quote(member.removeprefix('./').lstrip('/'))}"
+        return f"{self._unit.uri}#{quote(plain_name(member))}"

@@ -1,0 +1,157 @@
+"""Tags and their scores: ranges and order, the labels of the vocabulary, and, where the model is loaded, what the
+stored vectors would be tagged with.
+
+The label vectors are not stored, and making them takes the text tower, so without a model a tag can be of the wrong
+label and not be found; `verify --sample` loads it and then looks at the tags of every row.
+
+B: rows of a batch. L: labels. D: dimension.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import compat
+from jobs.runs import last_job
+from jobs.tables import Tables
+from jobs.verifying.report import Problems, Report
+from schemas.errors import ClipmillError
+from schemas.vocabulary import Vocabulary
+from workers.engine import Engine
+
+# Of a cosine between a stored vector and a label's, when either was computed in bf16 and the other in fp32.
+COSINE_TOLERANCE = 4e-3
+SCORE_TOLERANCE = 1e-4
+_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the tags of a row must be like. `vocabulary`: None where its file is not found or is another one now."""
+
+    tagged: bool
+    min_score: float = 0.0
+    top_k: int = 0
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def facet_of(self) -> dict[str, str]:
+        return {label.name: label.facet for label in self.vocabulary.labels} if self.vocabulary else {}
+
+
+def rules(tables: Tables, rows: Any) -> Rules:
+    """From what the column's metadata says, and the vocabulary where it is found: built in, or as the last job names
+    it."""
+    stored = compat.stored_vocabulary(rows.schema)
+    if stored is None:
+        return Rules(tagged=False)
+    found = _vocabulary(tables, stored)
+    return Rules(tagged=True, min_score=stored["min_score"], top_k=stored["top_k"], vocabulary=found)
+
+
+def _vocabulary(tables: Tables, stored: dict[str, Any]) -> Vocabulary | None:
+    from workers.tag import load_vocabulary
+
+    named = (last_job(tables).get("tags") or {}).get("vocabulary")
+    for name in dict.fromkeys(n for n in (stored["name"], named) if isinstance(n, str)):
+        try:
+            found = load_vocabulary(name, tables.storage)
+        except (ClipmillError, OSError):
+            continue
+        if found.hash == stored["hash"]:
+            return found
+    return None
+
+
+class TagCheck:
+    """Of every row, without a model."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._facet_of = rules.facet_of
+
+    def __call__(self, batch: pa.RecordBatch, say: Problems) -> None:
+        names = zip(batch["id"].to_pylist(), batch["tags"].to_pylist(), batch["tag_scores"].to_pylist(), strict=True)
+        for row_id, tags, scores in names:
+            if wrong := self._wrong(tags, scores):
+                say("tags", f"row {row_id}: {wrong}")
+
+    def _wrong(self, tags: list[str | None] | None, scores: list[float | None] | None) -> str:
+        """What is wrong with the tags of a row, empty where nothing is."""
+        if not self.rules.tagged:
+            return "it has tags, the table has no vocabulary" if tags or scores else ""
+        if tags is None or scores is None:
+            return "tags or tag_scores is null, the table has a vocabulary"
+        if len(tags) != len(scores):
+            return "tags and tag_scores differ in length"
+        if not tags:
+            return ""
+        low = self.rules.min_score - SCORE_TOLERANCE
+        if bad := [s for s in scores if s is None or not max(low, 0.0) <= s <= 1 + SCORE_TOLERANCE]:
+            shown = "null" if bad[0] is None else f"{bad[0]:.4g}"
+            return f"the tag score {shown} is not between {self.rules.min_score} and 1"
+        if any(a < b for a, b in pairwise(scores)):  # type: ignore[operator]
+            return "tags are not ordered by score"
+        if len(set(tags)) < len(tags):
+            return "a tag is there twice"
+        return self._beside_vocabulary(tags)
+
+    def _beside_vocabulary(self, tags: list[str | None]) -> str:
+        if self.rules.vocabulary is None:
+            return ""
+        if unknown := [tag for tag in tags if tag not in self._facet_of]:
+            return f"the tag '{unknown[0]}' is no label of the vocabulary '{self.rules.vocabulary.name}'"
+        facets = [self._facet_of[str(tag)] for tag in tags]
+        most = max(facets.count(facet) for facet in set(facets))
+        return f"{most} tags of one facet, at most {self.rules.top_k} are given" if most > self.rules.top_k else ""
+
+
+def check_against_model(tables: Tables, rows: Any, engine: Engine, report: Report, say: Problems) -> None:
+    """Tag every row again from its stored vector. Scores may differ as far as precision explains: the log-odds of a
+    softmax or sigmoid change by at most twice the change of a logit."""
+    found = rules(tables, rows)
+    if not found.tagged:
+        return
+    if found.vocabulary is None:
+        report.not_checked.append("tags against the model: the vocabulary is not found here, or was changed since")
+        return
+    from schemas.config import Tags
+    from workers.tag import Tagger, embed_labels
+
+    vectors_LD = embed_labels(found.vocabulary, engine)
+    every = Tags(top_k=min(100, len(found.vocabulary.labels)), min_score=0.0)
+    tagger = Tagger.from_vectors(found.vocabulary, vectors_LD, engine.fingerprint, every)
+    tolerance = 2 * COSINE_TOLERANCE * engine.fingerprint.logit_scale
+    columns = ["id", "vector", "tags", "tag_scores"]
+    scanner = rows.scanner(columns=columns, filter="vector IS NOT NULL AND tags IS NOT NULL", batch_size=_ROWS)
+    for batch in scanner.to_batches():
+        dim = batch["vector"].type.list_size
+        vectors_BD = np.asarray(batch["vector"].flatten()).reshape(-1, dim)
+        again_tags, again_scores = tagger.tag(vectors_BD)
+        both = zip(batch.to_pylist(), again_tags.to_pylist(), again_scores.to_pylist(), strict=True)
+        for row, tags, scores in both:
+            if wrong := _differs(row, dict(zip(tags, scores, strict=True)), found, tolerance):
+                say("tags", f"row {row['id']}: {wrong}")
+
+
+def _differs(row: dict[str, Any], again: dict[str, float], rules: Rules, tolerance: float) -> str:
+    """`again`: score by label from the row's own vector, the best hundred of each facet."""
+    for tag, score in zip(row["tags"], row["tag_scores"] or [], strict=False):
+        now = again.get(tag, 0.0)
+        if score is not None and abs(_log_odds(score) - _log_odds(now)) > tolerance + 0.05:
+            return f"its vector is '{tag}' with score {now:.2f}, {score:.2f} is stored"
+    stored = set(row["tags"])
+    best = max(again.items(), key=lambda item: item[1], default=("", 0.0))
+    certain = float(1 / (1 + np.exp(tolerance - _log_odds(best[1]))))  # what remains of it in the worst case
+    if best[0] not in stored and certain > max(rules.min_score, 0.5):
+        return f"its vector is '{best[0]}' with score {best[1]:.2f}, which is not among its tags"
+    return ""
+
+
+def _log_odds(score: float) -> float:
+    """Within what float32 tells from 0 and 1 in a softmax over many labels."""
+    p = float(np.clip(score, 1e-3, 1 - 1e-3))
+    return float(np.log(p / (1 - p)))

@@ -1,0 +1,57 @@
+"""What a list names: which images the rows of one of its units may have been made from."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.config import Source, Storage
+from schemas.units import WorkUnit
+from workers.read.fields import BadField
+from workers.read.lines import open_rows
+from workers.read.remote import BadUri, allowed_uri
+from workers.storage import open_stream
+
+
+def linked_uris(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[str]:
+    """Every URI that a column of text names in the unit's rows: those of a manifest's slice or of a parquet file's row
+    groups. As the reader spells them, and only those that it would have opened. Raises what reading the list raises.
+    """
+    for record in _records(unit, source, storage):
+        for value in record.values():
+            if isinstance(value, str) and value.strip():
+                try:
+                    yield allowed_uri(value.strip(), unit.uri)
+                except BadUri:
+                    continue
+
+
+def _records(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[dict[str, Any]]:
+    if unit.format == "parquet":
+        yield from _parquet_records(unit, storage)
+        return
+    with open_rows(
+        unit.uri, source, storage, start=int(unit.start or 0), end=int(unit.end) if unit.end else None
+    ) as rows:
+        for raw, _ in rows.raw():
+            try:
+                yield rows.record(raw)
+            except BadField:
+                continue
+
+
+def _parquet_records(unit: WorkUnit, storage: Storage) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with open_stream(unit.uri, storage) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=False)
+        texts = [f.name for f in file.schema_arrow if _is_text(f.type)]
+        groups = range(int(unit.start or 0), min(int(unit.end or file.num_row_groups), file.num_row_groups))
+        for batch in file.iter_batches(1000, row_groups=list(groups), columns=texts, use_threads=False):
+            yield from batch.to_pylist()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
