@@ -36,6 +36,8 @@ class Totals:
     seen: int = 0
     rows: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    unread_first: dict[str, str] = field(default_factory=dict)
     aliases: int = 0
     source_bytes: int = 0
     retired_units: int = 0
@@ -191,3 +193,6 @@ class Collector:
             t.rows += receipt.written
             for reason, n in receipt.rejected.items():
                 t.rejects[reason] = t.rejects.get(reason, 0) + n
+            for column, n in receipt.unread.items():
+                t.unread[column] = t.unread.get(column, 0) + n
+            t.unread_first = {**receipt.unread_first, **t.unread_first}

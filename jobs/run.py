@@ -232,6 +232,8 @@ class Run:
             seen=totals.seen,
             rows=totals.rows,
             rejects=dict(sorted(totals.rejects.items())),
+            unread=dict(sorted(totals.unread.items())),
+            unread_first=dict(sorted(totals.unread_first.items())),
             failed_units=failed_units(dispatcher.attempts.failed),
             already_done=len(plan.done),
             aliases=totals.aliases,

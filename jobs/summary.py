@@ -10,7 +10,8 @@ from schemas.receipts import Receipt
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The closing word of a run. `seen == rows + sum(rejects.values())`; `rows` and `rejects` are of this run."""
+    """The closing word of a run. `seen == rows + sum(rejects.values())`; `rows` and `rejects` are of this run. `unread`
+    counts by column the values that could not be read and are null for that; `unread_first` tells the first of each."""
 
     run: str
     table: str
@@ -18,6 +19,8 @@ class Summary:
     seen: int = 0
     rows: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    unread_first: dict[str, str] = field(default_factory=dict)
     failed_units: list[dict[str, str]] = field(default_factory=list)
     already_done: int = 0
     aliases: int = 0
@@ -52,6 +55,10 @@ def describe(s: Summary) -> str:
     rejected = sum(s.rejects.values())
     reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
     lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
+    for column, count in s.unread.items():
+        first = f"; the first: {s.unread_first[column]}" if column in s.unread_first else ""
+        what = f"{count:,} values of {column}" if count > 1 else f"1 value of {column}"
+        lines.append(f"{what} could not be read and {'are' if count > 1 else 'is'} null{first}")
     units = f"{s.units:,} units in {s.commits:,} commits"
     for count, what in (
         (s.already_done, "were in the table already"),

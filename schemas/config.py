@@ -45,10 +45,16 @@ class Strict(BaseModel):
 
 
 class Keep(Strict):
-    """A kept metadata column: its type, and the source's field where that has another name."""
+    """A kept metadata column: its type, and the source's field where that has another name. A value that cannot be read
+    as the type is null and counted; with `required` a sample without a readable value is rejected."""
 
     type: Literal["string", "bool", "int32", "int64", "float32", "float64", "timestamp", "list<string>"]
     source: str | None = Field(default=None, alias="from")
+    required: bool = False
+
+    def field(self, name: str) -> str:
+        """The source's field for the column `name`; `json:label` is `label`, as it is for captions."""
+        return (self.source or name).removeprefix("json:")
 
 
 class Source(Strict):
@@ -107,6 +113,11 @@ class Source(Strict):
         return self
 
     @property
+    def id_field(self) -> str:
+        """The field that names the rows where `id` is `column:NAME`; empty where it is not."""
+        return self.id.removeprefix("column:").removeprefix("json:") if self.id.startswith("column:") else ""
+
+    @property
     def keep_types(self) -> dict[str, str]:
         assert all(k.type in KEEP_TYPES for k in self.keep.values())
         return {name: k.type for name, k in self.keep.items()}
@@ -116,7 +127,9 @@ class Source(Strict):
         return {
             "image": list(self.image),
             "caption": self.caption,
-            "keep": {name: [k.type, k.source] for name, k in sorted(self.keep.items())},
+            "keep": {
+                name: [k.type, k.source, *(["required"] if k.required else [])] for name, k in sorted(self.keep.items())
+            },
             "id": self.id,
         }
 

@@ -18,6 +18,7 @@ class Receipt:
 
     `fragments` and `reject_fragments` are `FragmentMetadata.to_json()` texts, invisible until committed.
     `rejected` counts by reason. `seen == written + sum(rejected.values())`. `seconds` is by stage name.
+    `unread` counts by column the values that could not be read and are null for that; `unread_first` tells the first.
     `content_hash` covers key, bytes, caption and metadata of every sample in order.
     """
 
@@ -28,6 +29,8 @@ class Receipt:
     seen: int = 0
     written: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    unread_first: dict[str, str] = field(default_factory=dict)
     fragments: tuple[str, ...] = ()
     reject_fragments: tuple[str, ...] = ()
     content_hash: str = ""

@@ -17,7 +17,7 @@ class Reason(StrEnum):
     NOT_FOUND = "not_found"  # the URI of a manifest or a parquet row does not exist
     FORBIDDEN = "forbidden"  # the store refuses the object of that URI
     BAD_URI = "bad_uri"  # the URI cannot be understood or its scheme is not allowed
-    BAD_METADATA = "bad_metadata"  # a caption or kept field that cannot be read as its type
+    BAD_METADATA = "bad_metadata"  # a text that cannot be read, or a required value that is not there
     DUPLICATE_ID = "duplicate_id"  # another row already has this id; detail names its uri
     DUPLICATE_MEMBER = "duplicate_member"  # two image members under one key of a tar
     KILLED_WORKER = "killed_worker"  # decoding or embedding it killed the process

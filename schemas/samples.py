@@ -19,7 +19,8 @@ class Sample:
 
     `id` follows the job file's `source.id`; for `content` the reader leaves it empty and the unit loop sets it
     from the hash of the bytes. `image_offset` and `image_size` give the byte range inside the object that `uri`
-    points into, null where the bytes are not stored as they are (gzip, parquet).
+    points into, null where the bytes are not stored as they are (gzip, parquet). `unread`: for each column whose value
+    could not be read as its type, and is null for that, one sentence that says so.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Sample:
     metadata: Metadata = field(default_factory=dict)
     image_offset: int | None = None
     image_size: int | None = None
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

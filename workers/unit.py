@@ -56,6 +56,8 @@ class UnitRun:
         weights = bench.engine.fingerprint.weights_sha256
         self.rejects = RejectWriter(context, task, weights[:16])
         self.hasher = xxhash.xxh3_128()
+        self.unread: dict[str, int] = {}
+        self.unread_first: dict[str, str] = {}
         self.seconds: dict[str, float] = dict.fromkeys(("read", "decode", "embed", "tag", "write"), 0.0)
         self.seen = self.written = self.bytes_read = self._steps = 0
         self._waits = False
@@ -124,6 +126,9 @@ class UnitRun:
                 detail = f"sample {ordinal} of its unit; found by going through the unit one by one"
                 self.rejects.add(Reject(id=item.id, uri=item.uri, reason=Reason(reason), detail=detail))
                 continue
+            for column, problem in item.unread.items():
+                self.unread[column] = self.unread.get(column, 0) + 1
+                self.unread_first.setdefault(column, f"{problem}, at {item.uri}"[:400])
             yield ordinal, item
 
     def _decoded(self, samples: Iterable[tuple[int, Sample]]) -> Iterator[Decoded]:
@@ -243,6 +248,8 @@ class UnitRun:
             seen=self.seen,
             written=self.written,
             rejected=dict(self.rejects.counts),
+            unread=dict(self.unread),
+            unread_first=dict(self.unread_first),
             fragments=fragments,
             reject_fragments=tuple(self.rejects.fragments),
             content_hash=content_hash or self.hasher.hexdigest(),

@@ -132,7 +132,7 @@ def _bomb() -> bytes:
 def broken_samples(scene: Scene) -> list[list[Member]]:
     """What buckets really hold: uploads cut off, error pages saved as pictures, bombs, orphans, wrong metadata."""
     good = _jpeg(render(scene, SIDE_PX))
-    facts = json.dumps({"objects": "many", "background": scene.background, "style": scene.style}).encode()
+    facts = b'{"objects": 2, "background": "meadow" "style": "photo"}'  # a comma is missing
     return [
         [("broken-upload-cut-off.jpg", good[: len(good) // 2]), ("broken-upload-cut-off.txt", b"half a picture")],
         [("broken-empty.jpg", b""), ("broken-empty.txt", b"nothing at all")],

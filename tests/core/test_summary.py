@@ -1,7 +1,7 @@
 """What limited a run: the stage that was busy for the largest share of the time it had."""
 
 from jobs.attempts import Failed
-from jobs.summary import StageClock, failed_units, rate
+from jobs.summary import StageClock, Summary, describe, failed_units, rate
 from schemas.receipts import Outcome, Receipt
 from tests.core.tools import unit
 
@@ -60,3 +60,12 @@ def test_failed_units_are_named_with_their_slice() -> None:
         {"unit_id": "u1", "uri": "s3://b/x.tar", "reason": "the worker died"},
         {"unit_id": "u2", "uri": "s3://b/p/ [a, k]", "reason": "it stood still for limits.unit_deadline_s"},
     ]
+
+
+def test_values_that_could_not_be_read_are_told_by_column_with_the_first() -> None:
+    unread = {"taken": 1200, "n": 1}
+    first = {"taken": "taken = 'x' is not timestamp, at a.tar#1.jpg"}
+    told = describe(Summary(run="r", table="t", seen=1300, rows=1300, unread=unread, unread_first=first))
+    assert "1,200 values of taken could not be read and are null; the first: taken = 'x' is not timestamp" in told
+    assert "1 values of n" not in told
+    assert "1 value of n could not be read and is null" in told

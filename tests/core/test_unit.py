@@ -139,6 +139,15 @@ def test_bad_images_are_named_and_their_batch_is_whole(tmp_path: Path) -> None:
     assert road.rejects() == {"002.jpg": "unknown_format", "004.jpg": "empty", "006.jpg": "truncated"}
 
 
+def test_a_value_that_cannot_be_read_is_null_counted_and_named(tmp_path: Path) -> None:
+    members = [("a.jpg", picture(1)), ("a.json", b'{"n": "x"}'), ("b.jpg", picture(2)), ("b.json", b'{"n": "y"}')]
+    road = Road(tmp_path, [*members, ("c.jpg", picture(3)), ("c.json", b'{"n": 3}')], keep={"n": "int32"})
+    receipt = road.run()
+    assert (receipt.written, receipt.unread) == (3, {"n": 2})
+    assert receipt.unread_first == {"n": f"n = 'x' is not int32, at {road.tar}#a.jpg"}
+    assert [row["n"] for row in road.land(receipt)] == [None, None, 3]
+
+
 def test_a_vector_that_is_not_finite_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMILL_STUB_NAN", "NANNAN")
     members = pictures(6)

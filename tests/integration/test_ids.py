@@ -96,9 +96,11 @@ def test_ids_from_a_column_and_kept_metadata_have_their_types(here: Path) -> Non
         },
     )
     summary = run(made)
-    assert (summary.seen, summary.rows) == (5, 2)
+    assert (summary.seen, summary.rows, summary.unread) == (5, 3, {"views": 1})
+    assert "views = 1099511627776 is not int32" in summary.unread_first["views"]
     found = {row["id"]: row for row in rows(made)}
-    assert found.keys() == {"a'1", "b2"}
+    assert found.keys() == {"a'1", "b2", "e5"}
+    assert found["e5"]["views"] is None
     assert (found["a'1"]["license"], found["a'1"]["views"], found["a'1"]["labels"]) == ("CC0", 1, ["x", "y"])
     assert (found["b2"]["license"], found["b2"]["views"], found["b2"]["labels"]) == (None, 2**31 - 1, [])
     assert found["b2"]["when"] == datetime(2026, 1, 2, tzinfo=UTC)
@@ -106,7 +108,6 @@ def test_ids_from_a_column_and_kept_metadata_have_their_types(here: Path) -> Non
     assert {place: reject["reason"] for place, reject in reasons.items()} == {
         "row=2": "duplicate_id",
         "row=3": "bad_metadata",
-        "row=4": "bad_metadata",
     }
     assert reasons["row=2"]["detail"].endswith("list.parquet#row=1")
     assert problems(made) == []

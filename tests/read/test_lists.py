@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ def test_rows_keep_their_number_in_the_whole_file(tmp_path: Path) -> None:
         pa.array([b"abc", b"def"], pa.binary(3)),
         pa.array([{"bytes": b"abc", "path": "x/1.jpg"}, {"bytes": b"def", "path": None}]),
         pa.array([b"abc", b"def"]).dictionary_encode(),
+        pa.array([b"abc", b"def"], pa.binary_view()),
     ],
-    ids=["large", "fixed", "hugging face", "dictionary"],
+    ids=["large", "fixed", "hugging face", "dictionary", "view"],
 )
 def test_image_columns_of_every_kind(tmp_path: Path, column: Any) -> None:
     (tmp_path / "a.parquet").write_bytes(parquet({"jpg": column}))
@@ -137,7 +139,7 @@ def test_every_row_of_a_manifest_is_a_sample_or_says_why_not(tmp_path: Path) -> 
         "no_image",
         "bad_metadata",
         "bad_uri",
-        "bad_metadata",
+        b"ok",
         "bad_uri",
         "not_found",
         "bad_metadata",
@@ -145,6 +147,8 @@ def test_every_row_of_a_manifest_is_a_sample_or_says_why_not(tmp_path: Path) -> 
     ]
     assert found[1].uri == f"{tmp_path}/blå %231%25.jpg"
     assert found[1].metadata == {"n": 2}
+    assert found[9].metadata == {"n": None}
+    assert found[9].unread == {"n": "n = 'many' is not int32"}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,21 @@ def test_what_is_accepted_can_be_stored_as_its_type(kind: str, value: Any) -> No
         (0, "bool", False),
         (" 7 ", "int32", 7),
         (7.0, "int64", 7),
+        ("512.0", "int32", 512),
+        ("1e3", "int32", 1000),
+        ("9007199254740993.00", "int64", 9007199254740993),
+        (Decimal("3.00"), "int32", 3),
+        (Decimal("3.25"), "float32", 3.25),
+        (Decimal("3.25"), "string", "3.25"),
+        (1.0, "bool", True),
+        (float("nan"), "string", None),
+        (float("nan"), "int32", None),
+        (float("nan"), "float64", None),
+        (float("nan"), "bool", None),
+        (float("nan"), "timestamp", None),
+        (Decimal("nan"), "float32", None),
+        ("NaN", "int64", None),
+        ("nan", "string", "nan"),
         ("1e3", "float64", 1000.0),
         ("2024-01-02T03:04:05+02:00", "timestamp", datetime(2024, 1, 2, 1, 4, 5, tzinfo=UTC)),
         ("2024-01-02", "timestamp", datetime(2024, 1, 2, tzinfo=UTC)),
@@ -293,6 +312,46 @@ def test_what_is_accepted_can_be_stored_as_its_type(kind: str, value: Any) -> No
 )
 def test_values_that_mean_the_type_are_taken(value: Any, kind: str, expected: Any) -> None:
     assert coerce("field", value, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("512.5", "int32"),
+        (float("inf"), "int64"),
+        ("1e999999999", "int64"),
+        (Decimal("0.5"), "int32"),
+        (Decimal("sNaN"), "float64"),
+        (["a", float("nan")], "list<string>"),
+        ("2024:05:06 07:08:09", "timestamp"),
+        (1714979289000, "timestamp"),
+    ],
+)
+def test_values_that_do_not_mean_the_type_are_refused(value: Any, kind: str) -> None:
+    with pytest.raises(BadField, match=r"^field = .* is not "):
+        coerce("field", value, kind)
+
+
+@pytest.mark.parametrize("format", ["parquet", "manifest"])
+def test_values_of_parquet_that_python_has_no_type_for_cost_themselves(tmp_path: Path, format: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    columns = {
+        "uri": pa.array(["a.jpg"] * 3, pa.string_view()),
+        "far": pa.array([0, 10**15, None], pa.timestamp("s")),
+        "fine": pa.array([0, 1_500_001_001, None], pa.timestamp("ns")),
+        "price": pa.array([Decimal("1.50"), Decimal("2.00"), None]),
+    }
+    (tmp_path / "l.parquet").write_bytes(parquet(columns))
+    keep = {"far": "timestamp", "fine": "timestamp", "price": "float64"}
+    found = read_all(f"{tmp_path}/l.parquet", format, keep=keep, image="uri")
+    zero = datetime(1970, 1, 1, tzinfo=UTC)
+    assert [s.metadata for s in found] == [
+        {"far": zero, "fine": zero, "price": 1.5},
+        {"far": None, "fine": zero.replace(second=1, microsecond=500_001), "price": 2.0},
+        {"far": None, "fine": None, "price": None},
+    ]
+    assert [list(s.unread) for s in found] == [[], ["far"], []]
+    assert "out of range" in found[1].unread["far"]
 
 
 def test_images_larger_than_expected_stay_within_the_memory_of_a_worker(tmp_path: Path) -> None:

@@ -126,18 +126,10 @@ def test_ids(tmp_path: Path) -> None:
         (("a.txt", b"\xff\xfe"), {"caption": "txt"}, "caption is not UTF-8 at byte 0"),
         (("a.txt", b"x" * 1_000_001), {"caption": "txt"}, "1,000,001 bytes"),
         (("a.json", b"[1]"), {"caption": "json:c"}, "a list, not an object"),
-        (("a.json", b'{"c": ["x"]}'), {"caption": "json:c"}, "caption = ['x'] is not string"),
-        (("a.json", b'{"c": "\\ud800"}'), {"caption": "json:c"}, "is not string"),
         (("a.json", b"[" * 100_000), {"caption": "json:c"}, "json cannot be read"),
-        (("a.json", b'{"w": 3000000000}'), {"keep": {"w": "int32"}}, "w = 3000000000 is not int32"),
-        (("a.json", b'{"w": 1.5}'), {"keep": {"w": "int64"}}, "w = 1.5 is not int64"),
-        (("a.json", b'{"w": "yes?"}'), {"keep": {"w": "bool"}}, "w = 'yes?' is not bool"),
-        (("a.json", b'{"w": "gestern"}'), {"keep": {"w": "timestamp"}}, "is not timestamp"),
-        (("a.json", b'{"w": 1e39}'), {"keep": {"w": "float32"}}, "is not float32"),
-        (("a.json", b'{"w": [1, {}]}'), {"keep": {"w": "list<string>"}}, "is not list<string>"),
     ],
 )
-def test_a_text_that_cannot_be_read_as_its_type_is_named(
+def test_a_text_that_cannot_be_read_is_named(
     tmp_path: Path, member: tuple[str, bytes], options: dict[str, Any], detail: str
 ) -> None:
     found = read_tar(write(tmp_path, [("a.jpg", b"A"), member, ("b.jpg", b"B")]), **options)
@@ -145,6 +137,47 @@ def test_a_text_that_cannot_be_read_as_its_type_is_named(
     assert reject.reason is Reason.BAD_METADATA
     assert detail in reject.detail
     assert list(samples(found)) == ["b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("json", "options", "sentence"),
+    [
+        (b'{"c": ["x"]}', {"caption": "json:c"}, "caption = ['x'] is not string"),
+        (b'{"c": "\\ud800"}', {"caption": "json:c"}, "is not string"),
+        (b'{"w": 3000000000}', {"keep": {"w": "int32"}}, "w = 3000000000 is not int32"),
+        (b'{"w": 1.5}', {"keep": {"w": "int64"}}, "w = 1.5 is not int64"),
+        (b'{"w": "yes?"}', {"keep": {"w": "bool"}}, "w = 'yes?' is not bool"),
+        (b'{"w": "gestern"}', {"keep": {"w": "timestamp"}}, "is not timestamp"),
+        (b'{"w": 1e39}', {"keep": {"w": "float32"}}, "is not float32"),
+        (b'{"w": [1, {}]}', {"keep": {"w": "list<string>"}}, "is not list<string>"),
+    ],
+)
+def test_a_value_that_cannot_be_read_as_its_type_costs_the_value(
+    tmp_path: Path, json: bytes, options: dict[str, Any], sentence: str
+) -> None:
+    uri = write(tmp_path, [("a.jpg", b"A"), ("a.json", json), ("b.jpg", b"B")])
+    first, second = read_tar(uri, **options)
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    (said,) = first.unread.values()
+    assert sentence in said
+    assert not second.unread
+    assert first.caption is None
+    assert first.metadata == dict.fromkeys(options.get("keep", {}))
+    if "keep" in options:
+        required = {"w": {"type": options["keep"]["w"], "required": True}}
+        rejects = read_tar(uri, keep=required)
+        assert reasons(rejects) == {"bad_metadata": 2}
+        assert sentence in rejects[0].detail  # type: ignore[union-attr]
+        assert "w is missing, and source.keep.w is required" in rejects[1].detail  # type: ignore[union-attr]
+
+
+def test_a_kept_field_may_be_named_as_a_caption_is(tmp_path: Path) -> None:
+    uri = write(tmp_path, [("a.jpg", b"A"), ("a.json", b'{"label": "cat", "deep": {"n": 3}, "who": "x"}')])
+    keep = {"label": {"type": "string", "from": "json:label"}, "n": {"type": "int32", "from": "json:deep.n"}}
+    (found,) = read_tar(uri, keep=keep, id="column:json:who")
+    assert isinstance(found, Sample)
+    assert (found.id, found.metadata) == ("x", {"label": "cat", "n": 3})
 
 
 # --- every sample once ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Which columns of a table-like source (parquet, CSV) a job needs, by the names the source has."""
+"""Which columns of a table-like source (parquet, CSV) a job needs, and rows as Python."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from schemas.config import Source
 from schemas.errors import UserError
@@ -25,9 +26,8 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
         raise UserError(f"{uri} has no {missing}", f"set source.image; its columns are {there}")
     wanted = [image]
     asked = [("source.caption", (source.caption or "").removeprefix("json:"))]
-    asked += [(f"source.keep.{name}", keep.source or name) for name, keep in source.keep.items()]
-    if source.id.startswith("column:"):
-        asked.append(("source.id", source.id.removeprefix("column:")))
+    asked += [(f"source.keep.{name}", keep.field(name)) for name, keep in source.keep.items()]
+    asked.append(("source.id", source.id_field))
     for option, path in asked:
         if not path:
             continue
@@ -40,3 +40,25 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
         if names.count(column) > 1:
             raise UserError(f"{uri} has {names.count(column)} columns called {column}", "rename all but one of them")
     return image, wanted
+
+
+def rows_of(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a record batch as plain Python. A value that Python has no type for, such as a date of the year
+    20000, costs itself alone: a text in angle brackets stands for it."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except (ValueError, OverflowError):
+        names = batch.schema.names
+        return [{name: _cell(batch.column(name)[i]) for name in names} for i in range(batch.num_rows)]
+
+
+def _cell(scalar: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        if pa.types.is_timestamp(scalar.type) and scalar.type.unit == "ns":  # Python keeps microseconds
+            scalar = scalar.cast(pa.timestamp("us", scalar.type.tz), safe=False)
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return f"<{scalar.type} that is out of range>"

@@ -1,7 +1,8 @@
 """From what a source says about an image to the caption, id and typed metadata of its row.
 
-Shared by the four readers. A value that cannot be read as its declared type raises `BadField`, and the reader makes it
-reject `bad_metadata`: a wrong number in a table is worse than a named missing row. A missing value is None.
+Shared by the four readers. A value that cannot be read as its declared type is null, never a guess, and its sample says
+so (`Sample.unread`); only where the job file requires the value, or it names the row, the sample is a reject
+`bad_metadata`. A missing value, and NaN, by which pandas means the same, is None.
 """
 
 import json
@@ -9,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from workers.store_uri import quote
 
 DEFAULT_IMAGE = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_TEXT_BYTES = 1_000_000  # of a caption or json member
-_TRUE, _FALSE = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
+_TRUE, _FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "0.0", "no"})
+_NUMBERS = frozenset({"int32", "int64", "float32", "float64"})
 
 
 class BadField(Exception):
@@ -65,19 +68,23 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
 
 def coerce(name: str, value: Any, kind: str) -> Any:
     """`value` as a key of `schemas.columns.KEEP_TYPES`, in plain Python. Raises BadField."""
-    if value is None or (value == "" and kind != "string"):
-        return None
     try:
-        return _COERCE[kind](value)
-    except (ValueError, TypeError, OverflowError, OSError) as error:
+        return None if _is_missing(value, kind) else _COERCE[kind](value)
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
         shown = repr(value)
         raise BadField(f"{name} = {shown[:80]}{'…' if len(shown) > 80 else ''} is not {kind}") from error
+
+
+def _is_missing(value: Any, kind: str) -> bool:
+    if isinstance(value, str):
+        return (value == "" and kind != "string") or (kind in _NUMBERS and value.strip().lower() == "nan")
+    return value is None or (isinstance(value, (float, Decimal)) and math.isnan(value))
 
 
 def _string(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).decode()
-    if isinstance(value, (str, bool, int, float, date)):
+    if isinstance(value, (str, bool, int, float, Decimal, date)) and not _is_missing(value, "string"):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         text.encode()  # a lone surrogate cannot be stored
         return text
@@ -96,20 +103,22 @@ def _bool(value: Any) -> bool:
 
 
 def _integer(bits: int) -> Callable[[Any], int]:
+    """Whole numbers, however they are written: 512, "512", 512.0, "512.0", Decimal("512.00")."""
+
     def to_int(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
             raise TypeError
-        number = int(value.strip()) if isinstance(value, str) else int(value)
-        if (isinstance(value, float) and number != value) or not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
+        exact = Decimal(value.strip()) if isinstance(value, str) else value
+        if not -(2 ** (bits - 1)) <= exact < 2 ** (bits - 1) or int(exact) != exact:
             raise ValueError
-        return number
+        return int(exact)
 
     return to_int
 
 
 def _floating(bits: int) -> Callable[[Any], float]:
     def to_float(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str)):
             raise TypeError
         number = float(value)
         if bits == 32 and math.isfinite(number) and abs(number) > float(np.finfo(np.float32).max):
@@ -124,8 +133,8 @@ def _timestamp(value: Any) -> datetime:
     if isinstance(value, str):
         text = value.strip()
         value = float(text) if text.replace(".", "", 1).lstrip("-").isdecimal() else datetime.fromisoformat(text)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return datetime.fromtimestamp(float(value) if isinstance(value, Decimal) else value, UTC)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
@@ -154,15 +163,34 @@ _COERCE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def metadata_of(record: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """Every kept column of `source`, typed. Raises BadField."""
-    return {name: coerce(name, lookup(record, keep.source or name), keep.type) for name, keep in source.keep.items()}
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a record says about its image. `unread` as in `Sample`."""
+
+    caption: str | None
+    metadata: dict[str, Any]
+    unread: dict[str, str]
 
 
-def caption_of(value: Any) -> str | None:
-    """A caption from a field: text, or None where missing or blank. Raises BadField for a list or object."""
-    text: str | None = coerce("caption", value, "string")
-    return (text.strip() or None) if text is not None else None
+def values_of(record: Mapping[str, Any], source: Source, caption: Any) -> Values:
+    """The caption (blank is none) and every kept column of `source`, typed; null, and in `unread`, where a value cannot
+    be read. Raises BadField for a required one that cannot, or is missing."""
+    unread: dict[str, str] = {}
+
+    def typed(name: str, value: Any, kind: str) -> Any:
+        try:
+            return coerce(name, value, kind)
+        except BadField as error:
+            unread[name] = str(error)
+            return None
+
+    text: str | None = typed("caption", caption, "string")
+    metadata: dict[str, Any] = {}
+    for name, keep in source.keep.items():
+        metadata[name] = typed(name, lookup(record, keep.field(name)), keep.type)
+        if keep.required and metadata[name] is None:
+            raise BadField(unread.get(name, f"{name} is missing") + f", and source.keep.{name} is required")
+    return Values((text.strip() or None) if text is not None else None, metadata, unread)
 
 
 def decode_text(data: bytes, what: str) -> str:
@@ -192,7 +220,7 @@ def sample_id(source: Source, *, uri: str, key: str, record: Mapping[str, Any]) 
         return ""
     if source.id == "key":
         return storable(key)
-    column = source.id.removeprefix("column:")
+    column = source.id_field
     value = coerce(column, lookup(record, column), "string")
     if not value:
         raise BadField(f"field {column}, which names the id, is missing or empty")
@@ -225,16 +253,17 @@ def assemble(parts: Parts, source: Source, wanted: Wanted) -> Sample | Reject:
     try:
         record = decode_json(parts.json) if parts.json is not None and wanted.json else {}
         if wanted.caption_field is not None:
-            caption = caption_of(lookup(record, wanted.caption_field))
+            caption = lookup(record, wanted.caption_field)
         else:
-            text = None if parts.caption is None else decode_text(parts.caption, "caption")
-            caption = caption_of(text)
+            caption = None if parts.caption is None else decode_text(parts.caption, "caption")
+        values = values_of(record, source, caption)
         return Sample(
             id=sample_id(source, uri=parts.uri, key=parts.key, record=record),
             uri=parts.uri,
             image=parts.image,
-            caption=caption,
-            metadata=metadata_of(record, source),
+            caption=values.caption,
+            metadata=values.metadata,
+            unread=values.unread,
             image_offset=parts.offset,
             image_size=None if parts.offset is None else len(parts.image),
         )

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from schemas.config import Source, Storage
 from schemas.errors import UserError
-from workers.read.columns import LINK_NAMES, needed_columns
+from workers.read.columns import LINK_NAMES, needed_columns, rows_of
 from workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from workers.read.fields import BadField, decode_json, decode_text
 from workers.storage import open_stream
@@ -220,7 +220,7 @@ class _ParquetRows:
             if after > self.start and first < self._end:
                 row = first
                 for batch in self._file.iter_batches(1000, row_groups=[group], columns=self._columns):
-                    for record in batch.to_pylist():
+                    for record in rows_of(batch):
                         if self.start <= row < self._end:
                             yield json.dumps(record, sort_keys=True, default=_plain).encode(), row + 1
                         row += 1

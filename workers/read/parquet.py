@@ -11,8 +11,8 @@ from schemas.errors import UserError
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import SourceObject, WorkUnit
-from workers.read.columns import IMAGE_NAMES, needed_columns
-from workers.read.fields import BadField, caption_of, lookup, metadata_of, sample_id, storable
+from workers.read.columns import IMAGE_NAMES, needed_columns, rows_of
+from workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from workers.read.remote import Row, caption_path, read_rows
 from workers.storage import open_stream
 
@@ -61,10 +61,12 @@ def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]
     kind = schema.field(image).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    of = pa.types
+    if of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind):
         return image, columns, True
-    has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    has_bytes = of.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    is_bytes = (of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_binary_view)
+    if has_bytes or any(test(kind) for test in is_bytes):
         return image, columns, False
     raise UserError(
         f"column {image} of {uri} is {kind}, neither image bytes nor a URI", "name another column in source.image"
@@ -107,7 +109,7 @@ def _records(
         try:
             for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns, use_threads=False):
                 for i in range(batch.num_rows):
-                    yield f"{unit.uri}#row={row}", batch.slice(i, 1).to_pylist()[0]
+                    yield f"{unit.uri}#row={row}", rows_of(batch.slice(i, 1))[0]
                     row += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             _raise_if_the_stores(error)
@@ -142,12 +144,14 @@ def _sample(place: str, record: dict[str, Any] | str, column: str, source: Sourc
         return reject(Reason.TOO_MANY_BYTES, f"{len(value):,} bytes, the limit is {limits.max_image_bytes:,}")
     key = storable(str(record.get("key") or record.get("__key__") or path or place.rpartition("#")[2]))
     try:
+        values = values_of(record, source, lookup(record, caption_path(source)) if source.caption else None)
         return Sample(
             id=sample_id(source, uri=place, key=key, record=record),
             uri=place,
             image=value,
-            caption=caption_of(lookup(record, caption_path(source))) if source.caption else None,
-            metadata=metadata_of(record, source),
+            caption=values.caption,
+            metadata=values.metadata,
+            unread=values.unread,
         )
     except BadField as error:
         return reject(Reason.BAD_METADATA, str(error))

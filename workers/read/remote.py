@@ -24,7 +24,7 @@ from schemas.config import Limits, Source, Storage
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from workers.read.fetch import memory_share, ordered_map
-from workers.read.fields import BadField, caption_of, lookup, metadata_of, sample_id, storable
+from workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from workers.storage import BadName, StoreUnavailable, TooManyBytes, absolute_uri, get_bytes
 from workers.store_errors import ATTEMPTS
 from workers.store_uri import join_uri, split_uri
@@ -143,12 +143,14 @@ def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits
     if not isinstance(image, bytes):
         return reject(*image, uri)
     try:
+        values = values_of(row.record, source, lookup(row.record, caption_path(source)) if source.caption else None)
         return Sample(
             id=sample_id(source, uri=uri, key=key, record=row.record),
             uri=uri,
             image=image,
-            caption=caption_of(lookup(row.record, caption_path(source))) if source.caption else None,
-            metadata=metadata_of(row.record, source),
+            caption=values.caption,
+            metadata=values.metadata,
+            unread=values.unread,
             image_offset=0,
             image_size=len(image),
         )
