@@ -18,21 +18,23 @@ where_option = click.option("--where", metavar="SQL", help='Only rows for which 
     type=click.Choice(["auto", "none", "ivf_rq", "hnsw_sq"]),
     default="auto",
     show_default=True,
-    help="auto: none for a small table, else IVF_RQ.",
+    help="auto: the kind that is there; else none for a small table, IVF_RQ for others.",
 )
-@click.option("--column", "columns", multiple=True, default=("vector",), show_default=True, help="Vector columns.")
-@click.option("--memory", default="4GB", show_default=True, metavar="SIZE", help="What a query may keep of the index.")
-@click.option("--rebuild", is_flag=True, help="Train and build everything anew.")
+@click.option("--column", "columns", multiple=True, help="Vector columns. Default: vector, and those with an index.")
+@click.option("--memory", metavar="SIZE", help="What a query may keep of the index. Default: as it is, or 4GB.")
+@click.option("--rebuild", is_flag=True, help="Pick, train and build everything anew.")
 @click.option("--address", metavar="ADDRESS", help="Build segments on this Ray cluster's nodes.")
 @json_option
-def index(table: str, endpoint_url: str | None, region: str | None, as_json: bool, memory: str, **options: Any) -> None:
-    """Build what is missing, add new rows to what is there, and measure recall@10 against brute force."""
+def index(
+    table: str, endpoint_url: str | None, region: str | None, as_json: bool, memory: str | None, **options: Any
+) -> None:
+    """Build what is missing, add new rows to what is there, and measure recall@10 against brute force where the last
+    figure is older than the rows. An index keeps its kind until another is asked for."""
     from jobs.index import IndexOptions, build_index
     from jobs.output import note, print_record, print_rows
 
-    report = build_index(
-        table, IndexOptions(memory_bytes=_size(memory), **options), storage_from(endpoint_url, region), tell=note
-    )
+    options["memory_bytes"] = _size(memory) if memory else None
+    report = build_index(table, IndexOptions(**options), storage_from(endpoint_url, region), tell=note)
     if as_json:
         print_record(report, as_json=True)
         return

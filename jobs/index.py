@@ -8,14 +8,14 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.indexing import scalar, segments, vector
-from jobs.indexing.plan import ROWS_PER_SEGMENT, Kind, plan_vector_index
+from jobs.indexing.plan import MEMORY_BYTES, ROWS_PER_SEGMENT, Kind, VectorPlan, kept_plan, plan_vector_index
 from jobs.indexing.recall import Recall, measure
 from jobs.tables import Tables
 from schemas.config import Storage
@@ -28,13 +28,15 @@ CONFIG_KEY = "clipmill.index."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
-    """`kind`: auto picks by size. `columns`: vector columns. `memory_bytes`: of the vector index in a query process.
-    `rebuild`: train and build everything anew. `measure_recall`: compare with brute force afterwards. `address`: the
-    Ray cluster whose nodes build the segments. `rows_per_segment`: a larger table is indexed in several."""
+    """`kind`: auto keeps what is there, and else picks by size. `columns`: vector columns; none named: `vector`, and
+    those that have an index. `memory_bytes`: of the vector index in a query process; None: the bits that are there, or
+    4 GB. `rebuild`: pick, train and build everything anew. `measure_recall`: compare with brute force where the stored
+    figure is missing or older than the rows. `address`: the Ray cluster whose nodes build the segments.
+    `rows_per_segment`: a larger table is indexed in several."""
 
     kind: Kind = "auto"
-    columns: tuple[str, ...] = ("vector",)
-    memory_bytes: int = 4_000_000_000
+    columns: tuple[str, ...] = ()
+    memory_bytes: int | None = None
     rebuild: bool = False
     measure_recall: bool = True
     address: str | None = None
@@ -43,7 +45,8 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorReport:
-    """`done`: none, current, extended or built. `recall` is None without an index."""
+    """`done`: none, current, extended or built. `recall` is None without an index, and where rows were added without
+    measuring. `asked`: the kind that somebody chose. `newest_fragment`: of the rows at that time."""
 
     column: str
     kind: str
@@ -53,6 +56,8 @@ class VectorReport:
     done: str
     recall: Recall | None
     at: str = ""
+    asked: Kind = "auto"
+    newest_fragment: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +80,15 @@ def build_index(
     """Build or update all indices of `<database uri>/<name>`. Raises UserError for a missing table or column."""
     options = options or IndexOptions()
     dataset = Tables.at(table, storage).open()
+    names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]
     for column in options.columns:
-        names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]
         if column not in names:
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
     done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
     dataset.checkout_latest()
     with _builder(dataset, options, storage or Storage(), tell) as builder:
-        reports = [_build_vector(dataset, column, options, builder) for column in options.columns]
+        columns = options.columns or _indexed(dataset, names)
+        reports = [_build_vector(dataset, column, options, builder) for column in columns]
     dataset.checkout_latest()
     return IndexReport(table=table, version=dataset.version, vectors=reports, scalar=done)
 
@@ -106,13 +112,37 @@ def _builder(
         yield segments.Builder(storage=storage, rows_per_segment=rows, run=on_nodes, tell=tell)
 
 
+def _indexed(dataset: Any, vectors: list[str]) -> list[str]:
+    """The column that searches use, and those that somebody had indexed."""
+    indexed = {name for index in dataset.describe_indices() for name in index.field_names}
+    return [name for name in vectors if name == "vector" or name in indexed]
+
+
+def _plan(dataset: Any, column: str, options: IndexOptions) -> tuple[VectorPlan, Kind]:
+    """The index the column should have, and the kind that somebody chose for it, now or earlier."""
+    rows, dim = dataset.count_rows(), dataset.schema.field(column).type.list_size
+    memory_bytes = options.memory_bytes
+    if options.kind == "auto" and not options.rebuild:
+        if (existing := vector.existing_plan(dataset, column)) is not None:
+            asked = (stored_report(dataset, column) or {}).get("asked", "auto")
+            return kept_plan(existing[1], rows, dim, memory_bytes), asked
+        if (stored_report(dataset, column) or {}).get("asked") == "none":
+            return VectorPlan(kind=""), "none"
+    budget = MEMORY_BYTES if memory_bytes is None else memory_bytes
+    return plan_vector_index(rows, dim, options.kind, budget), options.kind
+
+
 def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: segments.Builder) -> VectorReport:
     rows = dataset.count_rows()
-    plan = plan_vector_index(rows, dataset.schema.field(column).type.list_size, options.kind, options.memory_bytes)
+    newest = max((fragment.fragment_id for fragment in dataset.get_fragments()), default=-1)
+    plan, asked = _plan(dataset, column, options)
     done = vector.build(dataset, column, plan, retrain=options.rebuild, builder=builder)
     dataset.checkout_latest()
     if (built := vector.existing_plan(dataset, column)) is not None:
         plan = built[1]
+    stored = stored_report(dataset, column) or {}
+    known = stored.get("recall") and (stored["rows"], stored.get("newest_fragment")) == (rows, newest)
+    measured = built is not None and options.measure_recall and (done != "current" or not known)
     report = VectorReport(
         column=column,
         kind=plan.kind,
@@ -120,12 +150,16 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
         bits=plan.bits,
         rows=rows,
         done=done,
-        recall=measure(dataset, column) if built and options.measure_recall and done != "current" else None,
+        recall=measure(dataset, column) if measured else None,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
+        asked=asked,
+        newest_fragment=newest,
     )
-    if done in ("built", "extended"):
+    if measured or done in ("built", "extended") or asked != stored.get("asked", "auto"):
         # A key per column: the compare-and-swap is per key, so builds of two columns never get in each other's way.
         dataset.update_config({CONFIG_KEY + column: json.dumps(asdict(report))})
+    elif done == "current" and known:
+        return replace(report, recall=Recall(**stored["recall"]), at=stored["at"])
     return report
 
 

@@ -9,7 +9,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 SMALL_BYTES = 16_000_000
@@ -18,6 +18,7 @@ MAX_PARTITIONS = 65_536
 HNSW_ROWS_PER_PARTITION = 250_000
 ROWS_PER_SEGMENT = 4_000_000  # built in one go; bounds memory and what a crash can lose
 RQ_BITS = (5, 1)
+MEMORY_BYTES = 4_000_000_000  # of the index in a query process, where nobody says
 
 Kind = Literal["auto", "none", "ivf_rq", "hnsw_sq"]
 
@@ -48,3 +49,14 @@ def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> Vec
     bits = next((b for b in RQ_BITS if rows * dim * b / 8 <= memory_bytes), RQ_BITS[-1])
     # Rotation of RaBitQ works on whole bytes of codes.
     return VectorPlan(kind="IVF_RQ", num_partitions=max(1, partitions), bits=bits)
+
+
+def kept_plan(existing: VectorPlan, rows: int, dim: int, memory_bytes: int | None) -> VectorPlan:
+    """What an index that is there should be for so many rows: of its own kind, and of its own bits unless a memory
+    budget is given. A kind that is not made here is left as it is; rows are only added to it."""
+    if existing.kind == "IVF_RQ":
+        fresh = plan_vector_index(rows, dim, "ivf_rq", memory_bytes if memory_bytes is not None else MEMORY_BYTES)
+        return fresh if memory_bytes is not None else replace(fresh, bits=existing.bits)
+    if existing.kind == "IVF_HNSW_SQ":
+        return plan_vector_index(rows, dim, "hnsw_sq", 0)
+    return existing

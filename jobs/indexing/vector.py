@@ -32,22 +32,26 @@ def existing_plan(dataset: Any, column: str) -> tuple[str, VectorPlan, int, int]
             continue
         stats = dataset.stats.index_stats(index.name)
         parts = stats.get("indices") or [{}]
+        kind = str(stats["index_type"]).upper()
+        bits = int((parts[0].get("sub_index") or {}).get("num_bits") or 0)
         plan = VectorPlan(
-            kind=str(stats["index_type"]).upper(),
+            kind=kind,
             num_partitions=max(int(p.get("num_partitions") or 1) for p in parts),
-            bits=int((parts[0].get("sub_index") or {}).get("num_bits") or 0),
+            bits=bits if kind == "IVF_RQ" else 0,  # scalar quantisation has a number of bits too, which nobody chose
         )
         return index.name, plan, int(stats.get("num_unindexed_rows", 0)), len(parts)
     return None
 
 
 def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder: Builder) -> str:
-    """Bring the column's index to `plan`; returns what was done: none, current, extended, built.
+    """Bring the column's index to `plan`; returns what was done: none (there is none now), current, extended, built.
 
     Each step is one commit, so that a build that was killed is simply started again.
     """
     found = existing_plan(dataset, column)
     if not plan.kind:
+        if found:
+            dataset.drop_index(found[0])
         return "none"
     if found and not retrain and plan.serves(found[1]):
         return _extend(dataset, *found, tell=builder.tell)

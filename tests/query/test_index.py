@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lance
@@ -82,6 +83,84 @@ def test_hnsw_where_asked_for(tmp_path: Path) -> None:
     assert report.vectors[0].kind == "IVF_HNSW_SQ"
     assert report.vectors[0].recall is not None
     assert report.vectors[0].recall.recall > 0.95
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shape"),
+    [
+        (IndexOptions(kind="hnsw_sq"), ("IVF_HNSW_SQ", 0)),
+        (IndexOptions(kind="ivf_rq", memory_bytes=0), ("IVF_RQ", 1)),
+        (IndexOptions(kind="ivf_rq"), ("IVF_RQ", 5)),
+    ],
+)
+@pytest.mark.parametrize("small_bytes", [0, 16_000_000])
+def test_the_index_that_somebody_chose_is_kept_and_extended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: IndexOptions, shape: tuple[str, int], small_bytes: int
+) -> None:
+    """As a run ends, and as `clipmill index` without options: whatever the size of the table would say."""
+    monkeypatch.setattr(plan, "SMALL_BYTES", small_bytes)
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    build_index(uri, replace(chosen, columns=("vector", "caption_vector")))
+    append(uri, TableOptions(rows=100, start=1200))
+    report = build_index(uri, IndexOptions(measure_recall=False))
+    assert [(v.column, v.done, (v.kind, v.bits)) for v in report.vectors] == [
+        ("vector", "extended", shape),
+        ("caption_vector", "extended", shape),
+    ]
+    for column in ("vector", "caption_vector"):
+        found = existing_plan(lance.dataset(f"{uri}.lance"), column)
+        assert found is not None
+        assert ((found[1].kind, found[1].bits), found[2]) == (shape, 0)
+    monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 100)  # outgrown: trained anew, of the same kind
+    append(uri, TableOptions(rows=100, start=1300))
+    grown = build_index(uri, IndexOptions(measure_recall=False)).vectors[0]
+    assert (grown.kind, grown.bits) == shape
+    assert grown.done == ("built" if shape[0] == "IVF_RQ" else "extended")
+    again = build_index(uri, IndexOptions(kind="ivf_rq", memory_bytes=10**9)).vectors[0]
+    assert (again.kind, again.bits) == ("IVF_RQ", 5), "what is asked for is what is made"
+
+
+def test_an_index_made_by_another_client_is_extended_and_not_replaced(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", metric="cosine", num_partitions=2, num_sub_vectors=8)
+    append(uri, TableOptions(rows=100, start=1200))
+    report = build_index(uri).vectors[0]
+    assert (report.kind, report.num_partitions, report.done) == ("IVF_PQ", 2, "extended")
+
+
+def test_no_index_stays_none_where_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SMALL_BYTES", 0)
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    assert build_index(uri).vectors[0].kind == "IVF_RQ"
+    assert build_index(uri, IndexOptions(kind="none")).vectors[0].kind == ""
+    assert existing_plan(lance.dataset(f"{uri}.lance"), "vector") is None
+    append(uri, TableOptions(rows=100, start=1200))
+    assert build_index(uri).vectors[0].kind == "", "a run leaves it so"
+    assert build_index(uri, IndexOptions(rebuild=True)).vectors[0].kind == "IVF_RQ"
+
+
+def test_recall_is_measured_where_the_figure_is_missing_or_older_than_the_rows(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+
+    def measured() -> float:
+        report = build_index(uri).vectors[0]
+        stored = stored_report(lance.dataset(f"{uri}.lance"))
+        assert report.recall is not None
+        assert stored is not None
+        assert stored["recall"]["recall"] == report.recall.recall
+        assert stored["rows"] == report.rows
+        assert stored["at"] == report.at
+        return report.recall.p50_ms
+
+    first = measured()
+    assert measured() == first, "nothing changed, so the figure is the stored one"
+    append(uri, TableOptions(rows=100, start=1200))
+    build_index(uri, IndexOptions(measure_recall=False))  # as a run does at its end
+    second = measured()
+    assert second != first
+    lance.dataset(f"{uri}.lance").delete("views = 17")
+    assert measured() != second, "rows that left change what is nearest"
 
 
 def test_captions_can_be_indexed_too_and_unknown_columns_not(tmp_path: Path) -> None:
