@@ -1,10 +1,15 @@
 """The commands that take a job file."""
 
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs.cli_options import EXIT_INTERRUPTED, address_option, job_argument, json_option
+
+if TYPE_CHECKING:
+    from schemas.config import Storage
 
 
 @click.command(short_help="Dry run: what embed would do and what it would cost.")
@@ -46,16 +51,18 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
 
     job = load_job(job_file)
     from jobs.embed import embed as run_embed
-    from jobs.output import note, print_json
+    from jobs.output import note, print_json, program
     from jobs.summary import describe
     from schemas.errors import EXIT_UNITS_FAILED
 
-    again = f"clipmill embed {job_file}" + (f" --address {address}" if address else "")
+    called = program()  # before the run, which leaves this folder
+    again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])
     summary = run_embed(job, address=address, publish=publish, resume=again)
     if as_json:
         print_json(summary)
     else:
         click.echo(describe(summary))
+        note(what_next(called, summary.table, job.storage))
     if summary.interrupted:
         note("error: interrupted; what was finished is in the table")
         note(f"hint: to go on from there: {again}")
@@ -67,6 +74,15 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
         note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
         note(f"hint: the summary names each; to try them alone again: {again}")
         sys.exit(EXIT_UNITS_FAILED)
+
+
+def what_next(called: str, table: str, storage: "Storage") -> str:
+    """The two commands that show the table, as they must be typed."""
+    where = [table]
+    where += ["--endpoint-url", storage.endpoint_url] if storage.endpoint_url else []
+    where += ["--region", storage.region] if storage.region else []
+    search, serve = shlex.join([called, "search", *where, "a few words"]), shlex.join([called, "serve", *where])
+    return f"look at it: {search}\n            {serve}"
 
 
 commands: list[click.Command] = [plan, embed]

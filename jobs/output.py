@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any, TextIO
 
 _MAX_CELL = 60
@@ -121,3 +123,22 @@ def _write_fields(value: Mapping[str, Any], indent: str) -> None:
             sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry, _MAX_LINE)}\n" for entry in item))
         else:
             sys.stdout.write(f"{indent}{key:<{width}}  {cell(item, _MAX_LINE)}\n")
+
+
+def program() -> str:
+    """How this program was called, so that the commands it prints can be copied: `clipmill`, or a path to it."""
+    called = Path(sys.argv[0])
+    if called.stem != "clipmill":  # a test, or python -m
+        return "clipmill"
+    found = shutil.which("clipmill")
+    if found and Path(found).resolve() == called.resolve():
+        return "clipmill"
+    return shown(called.absolute())
+
+
+def shown(path: Path) -> str:
+    """A path as a person at this terminal would write it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

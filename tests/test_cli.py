@@ -1,6 +1,7 @@
 """The command line: what starts fast, what goes where, and which exit code means what."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs import cli, output
+from jobs import cli, cli_job, output
 from schemas import errors
+from schemas.config import Storage
 from schemas.receipts import Outcome, Receipt
 
 ROOT = Path(__file__).parent.parent
@@ -195,3 +197,15 @@ def test_an_id_can_be_copied_from_the_last_column(capsys):
     name = "s3://lake/" + "x" * 300
     output.print_rows([{"score": 1.0, "id": name}], as_json=False, columns=["score", "id"])
     assert name in capsys.readouterr().out
+
+
+def test_what_embed_says_last_can_be_typed() -> None:
+    storage = Storage(endpoint_url="http://127.0.0.1:9000", region="eu-central-1")
+    lines = cli_job.what_next("./venv dir/clipmill", "s3://lake/db/images", storage).removeprefix("look at it: ")
+    for line, name in zip(lines.splitlines(), ("search", "serve"), strict=True):
+        called, command, *words = shlex.split(line)
+        assert (called, command) == ("./venv dir/clipmill", name)
+        context = cli.build().commands[name].make_context(name, words)
+        assert context.params["table"] == "s3://lake/db/images"
+        assert (context.params["endpoint_url"], context.params["region"]) == (storage.endpoint_url, storage.region)
+        context.close()

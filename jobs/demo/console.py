@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from jobs.output import note
@@ -53,24 +52,3 @@ class Console:
             task = progress.add_task(unit, total=None)
             for done, total in ticks:
                 progress.update(task, completed=done, total=total)
-
-
-def program() -> str:
-    """How this program was called, so that the commands it prints can be copied: `clipmill`, or a path to it."""
-    import shutil
-
-    called = Path(sys.argv[0])
-    if called.stem != "clipmill":  # a test, or python -m
-        return "clipmill"
-    found = shutil.which("clipmill")
-    if found and Path(found).resolve() == called.resolve():
-        return "clipmill"
-    return shown(called.absolute())
-
-
-def shown(path: Path) -> str:
-    """A path as a person at this terminal would write it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.demo.bucket import BucketSpec
-from jobs.demo.console import shown
+from jobs.output import shown
 from schemas.config import Storage
 from schemas.errors import UserError
 

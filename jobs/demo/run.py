@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.demo import bucket, server
-from jobs.demo.console import Console, program, shown
+from jobs.demo.console import Console
 from jobs.demo.files import DemoFolder, claimed, drop_outdated, write_jobs
 from jobs.demo.findings import Findings, Found, count_facets, filling_run, search_all
 from jobs.demo.page import write_page
 from jobs.demo.scene_types import Scene
 from jobs.demo.searches import suggestions
+from jobs.output import program, shown
 from schemas.config import Storage
 from schemas.errors import UnitsFailed
 

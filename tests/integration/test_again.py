@@ -1,6 +1,7 @@
 """The main job, and the main job again: resume, nothing to do, what was added, changed, touched or moved meanwhile."""
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def test_a_run_then_nothing_then_what_was_added(here: Path, capsys: pytest.Captu
     again = capsys.readouterr()
     assert last_json(again.out)["note"] == "nothing to do: all 2 units are in the table"
     assert last_json(again.out)["already_done"] == 2
+
+    assert cli.run(["embed", str(file)]) == EXIT_OK
+    said = capsys.readouterr().err.split("look at it: ")[1].splitlines()[:2]
+    assert [shlex.split(line)[:3] for line in said] == [["clipmill", word, made.table] for word in ("search", "serve")]
     assert versions(made) == before
 
     write_tar(here / "raw" / "aa.tar", range(20, 23))  # between the two by name: nothing is renumbered
