@@ -15,7 +15,7 @@ class _Picture(click.Path):
         return value if "://" in str(value) else super().convert(value, param, ctx)
 
 
-_SHOWN = ("score", "caption", "tags", "id")
+_SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is there is what it is ordered by
 
 
 @click.command(short_help="Find pictures by words, by a picture, or by one in the table.")
@@ -47,19 +47,26 @@ _SHOWN = ("score", "caption", "tags", "id")
 def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`.
 
-    With a filter alone it lists the rows that pass.
+    With a filter alone it lists the rows that pass. A --hybrid search is ordered by `rank_score`, which fuses the two
+    rankings. Where nothing is found, it says why.
     """
-    from jobs.output import print_rows
-    from jobs.query import Examples, open_table
+    from jobs.output import note, print_rows
+    from jobs.query import Examples, Query, open_table
+    from jobs.querying.nothing import caveat, why_nothing
     from schemas.errors import UserError
 
-    examples = {"text": options.pop("text"), "image": options.pop("images"), "like": options.pop("like")}
+    text, images, like = options.pop("text"), options.pop("images"), options.pop("like")
+    examples = Examples(texts=(text,) if text else (), images=images, ids=like)
     filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
-    if not any(examples.values()) and not any(filters):
+    if not len(examples) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
     opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
-    found = opened.search(**examples, negative=Examples(texts=options.pop("unlike")), **options)
-    print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names])
+    query = Query(positive=examples, negative=Examples(texts=options.pop("unlike")), **options)
+    found = opened.run(query)
+    print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names], empty="")
+    for said in (caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
+        if said:
+            note(said)
 
 
 @click.command(short_help="What is in the table, and how fresh it is.")

@@ -67,7 +67,8 @@ def print_rows(rows: Any, *, as_json: bool, columns: Sequence[str] | None = None
         print_json(values)
         return
     if not values:
-        note(empty)
+        if empty:
+            note(empty)
         return
     names = list(columns or values[0])
     # The last column may be as long as it is, so that an id can be copied.

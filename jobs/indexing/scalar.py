@@ -13,6 +13,9 @@ BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
 _SAMPLE_ROWS = 20_000
 _SKIPPED = frozenset({"uri", "image_offset", "image_size", "source_etag", "tag_scores", "thumbnail"})
 _FIXED = {"id": "BTREE", "unit_id": "BITMAP", "tags": "LABEL_LIST", "caption": "INVERTED", "image_hash": "BTREE"}
+TOKENIZER = (
+    "icu"  # finds words by Unicode's rules and dictionaries; Lance's own splits at blanks, which Chinese has not
+)
 Tell = Callable[[str], None]
 
 
@@ -49,9 +52,9 @@ def build(dataset: Any, *, rebuild: bool, tell: Tell) -> dict[str, str]:
     behind: list[str] = []
     for column, kind in wanted_indices(dataset).items():
         index = existing.get((column,))
-        if index is None or rebuild:
+        if index is None or rebuild or not _tells_words_apart(index, kind):
             tell(f"{column}: building {kind}")
-            options = {"with_position": False} if kind == "INVERTED" else {}
+            options = {"with_position": False, "base_tokenizer": TOKENIZER} if kind == "INVERTED" else {}
             dataset.create_scalar_index(column, kind, name=f"{column}_idx", replace=True, **options)
             done[column] = "built"
         elif index.num_rows_indexed < rows:
@@ -63,3 +66,8 @@ def build(dataset: Any, *, rebuild: bool, tell: Tell) -> dict[str, str]:
         tell(f"adding new rows to {', '.join(behind)}")
         dataset.optimize.optimize_indices(index_names=behind, num_indices_to_merge=1)
     return done
+
+
+def _tells_words_apart(index: Any, kind: str) -> bool:
+    """Whether a full-text index was made with our tokenizer; those of older releases are built again, once."""
+    return kind != "INVERTED" or (index.details or {}).get("base_tokenizer") == TOKENIZER

@@ -5,4 +5,5 @@ encoder    words and pictures to vectors   roads     which road the vector searc
 snapshot   one version of the table        nearest   the vector search, by that road
 warm       vectors in memory               remembered  what is kept from query to query
 hybrid     vector and full text, fused     table     the open table that ties them together
+nothing    why an answer is empty
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.querying.filters import filter_errors
 from jobs.tables import Tables
@@ -93,6 +94,24 @@ class Snapshot:
             return False
         found = self.dataset.scanner(columns=[], filter="tags IS NULL", limit=1, with_row_id=True).to_table()
         return len(found) > 0
+
+    @cached_property
+    def labels(self) -> frozenset[str]:
+        """Every tag that a row has: one pass over the column."""
+        if "tags" not in self.schema.names:
+            return frozenset()
+        found: set[str] = set()
+        for batch in self.dataset.scanner(columns=["tags"], batch_size=65_536).to_batches():
+            found.update(label for label in pc.unique(batch["tags"].flatten()).to_pylist() if label is not None)
+        return frozenset(found)
+
+    @cached_property
+    def full_text_tokenizer(self) -> str:
+        """How the captions' index tells words apart: icu, or simple in tables of older releases; empty without one."""
+        for index in self._indices:
+            if list(index.field_names) == ["caption"]:
+                return str((index.details or {}).get("base_tokenizer", ""))
+        return ""
 
     @cached_property
     def _indices(self) -> list[Any]:

@@ -12,6 +12,7 @@ from jobs.index import stored_report
 from jobs.output import plain
 from jobs.query import Table
 from jobs.querying.encoder import encode_images
+from jobs.querying.nothing import caveat, why_nothing
 from jobs.serving import models
 from jobs.serving.guard import Metrics
 from jobs.serving.pictures import NoPicture, Pictures
@@ -79,8 +80,10 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
         start = time.perf_counter()
         query = models.to_query(question, k=question.k, offset=question.offset, columns=_shown(found.table, columns))
         rows = found.table.run(query).to_pylist()
+        note = caveat(found.table, query) or ("" if rows or question.offset else why_nothing(found.table, query))
         return models.SearchResponse(
             hits=[models.Row(**plain(row)) for row in rows],
+            note=note or None,
             matching=found.table.count(query),
             version=found.table.version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),

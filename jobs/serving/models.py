@@ -84,9 +84,11 @@ class Row(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """`matching`: rows that pass the filters. `version`: of the table."""
+    """`matching`: rows that pass the filters. `version`: of the table. `note`: why there are no hits, or what the words
+    of a hybrid search cannot find; null where there is nothing to say."""
 
     hits: list[Row]
+    note: str | None = None
     matching: int
     version: int
     took_ms: float

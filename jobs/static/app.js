@@ -70,10 +70,11 @@ async function search() {
     const found = await api.search({ ...question, k: PAGE, offset: 0 }, mine.signal);
     if (mine !== running) return;
     shown = found.hits;
-    $("grid").replaceChildren(...(shown.length ? shown.map((hit) => card(hit, act)) : [element("li", { className: "empty", textContent: "Nothing matches. Remove a filter or lower the least score." })]));
+    $("grid").replaceChildren(...(shown.length ? shown.map((hit) => card(hit, act)) : [element("li", { className: "empty", textContent: nothing(found) })]));
     const many = `${number(found.matching)} of ${number(info.rows || found.matching)} rows match`;
     $("status").textContent = hasExamples(state) ? `${many} the filters · nearest first · ${found.took_ms.toFixed(0)} ms` : many;
     $("more").hidden = found.hits.length < PAGE;
+    if (found.note && shown.length) $("problem").textContent = found.note;
     $("grid").classList.remove("stale");
   } catch (error) {
     if (error.name === "AbortError" || mine !== running) return;
@@ -84,6 +85,11 @@ async function search() {
     $("status").textContent = ""; // the pictures of the last question that was understood stay, dimmed
     $("more").hidden = true;
   }
+}
+
+function nothing(found) {
+  const note = found.note || "Nothing matches. Remove a filter or lower the least score.";
+  return note[0].toUpperCase() + note.slice(1);
 }
 
 async function more() {

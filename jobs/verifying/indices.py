@@ -15,6 +15,12 @@ from jobs.verifying.report import Problems, Report
 RECALL_LOST = 0.15  # below what was measured when the index was built or extended; sampled queries vary by 0.1
 LEAST_RECALL = 0.5  # where nothing was measured
 AGAIN = "build it again: `clipmill index TABLE --rebuild`"
+# Words of six letters and more that a full-text index leaves out as saying nothing (Snowball's English list).
+_STOP_WORDS = (
+    "against because before between cannot during further having herself himself itself ourselves should theirs "
+    "themselves through yourself yourselves"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 PROBES = 8  # rows that are looked up in each scalar index
 
 
@@ -90,10 +96,13 @@ def _finds(rows: Any, column: str, value: Any, row_id: str) -> bool:
 def _finds_words(rows: Any, column: str, caption: str, row_id: str) -> bool:
     from lance.query import MatchQuery
 
-    words = [word for word in caption.split() if word.isascii() and word.isalnum() and 4 <= len(word) <= 40]
+    words = [word for word in caption.split() if word.isascii() and word.isalnum() and 6 <= len(word) <= 40]
+    words = [word for word in words if word.lower() not in STOP_WORDS]
     if not words:
         return True
     found = rows.scanner(
-        columns=["id"], full_text_query=MatchQuery(max(words, key=len), column), filter=f"id = {quote(row_id)}"
+        columns=["id", "_score"],
+        full_text_query=MatchQuery(max(words, key=len), column),
+        filter=f"id = {quote(row_id)}",
     )
     return bool(found.to_table().num_rows)
