@@ -23,6 +23,7 @@ from tests.fake_s3 import FakeS3
 from tests.read.help import reasons
 from workers.read import read_unit
 from workers.read.fields import Wanted
+from workers.storage import head
 from workers.store_list import Key
 
 LOCAL = Storage()
@@ -148,6 +149,15 @@ def test_overlapping_patterns_give_each_image_once(tmp_path: Path) -> None:
     assert sorted(s.uri.removeprefix(f"{tmp_path}/") for s in found) == ["a/1.jpg", "a/2.png", "b/3.jpg"]
     (only,) = read_all(f"{tmp_path}/b/*.jpg", "files", caption="txt")
     assert only.caption == "x", "a glob for images hid the sidecar"
+
+
+@pytest.mark.s3
+def test_a_key_that_looks_like_a_version_is_read_whole(s3: S3) -> None:
+    for name in ("a?versionId=1.jpg", "a?versionId=1?versionId=2.jpg", "b.jpg"):
+        s3.put(f"raw/{name}", name.encode())
+    found = read_all(f"{s3.uri}/raw/", "files", s3.storage)
+    assert [s.image.decode() for s in found] == ["a?versionId=1.jpg", "a?versionId=1?versionId=2.jpg", "b.jpg"]
+    assert head(f"{s3.uri}/raw/a?versionId=1.jpg", s3.storage).size_bytes == 17
 
 
 def _hundred_thousand(store: FakeS3, count: int) -> Iterator[WorkUnit]:

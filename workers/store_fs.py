@@ -16,6 +16,7 @@ from schemas.config import Storage
 from schemas.errors import SourceChanged
 from workers.store_errors import TooManyBytes, call
 from workers.store_uri import join_uri, split_uri
+from workers.store_web import client_options, read_web
 
 _CACHE: dict[tuple[object, ...], Any] = {}
 _LOCK = threading.Lock()
@@ -60,6 +61,8 @@ def connect(uri: str, storage: Storage) -> None:
 def _make_fs(scheme: str, storage: Storage) -> Any:
     import fsspec
 
+    if scheme in ("http", "https"):
+        return fsspec.filesystem(scheme, use_listings_cache=False, **client_options())
     if scheme != "s3":
         return fsspec.filesystem(scheme, use_listings_cache=False)
     import s3fs
@@ -112,7 +115,7 @@ def stat_of(fs: Any, path: str) -> tuple[str, int]:
             raise FileNotFoundError(path)
         return f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size
     if is_s3(fs):
-        bucket, key, _ = fs.split_path(path)
+        bucket, key = _bucket_and_key(fs, path)
         if not key:
             raise FileNotFoundError(path)
         out = fs.call_s3("head_object", Bucket=bucket, Key=key)
@@ -121,6 +124,13 @@ def stat_of(fs: Any, path: str) -> tuple[str, int]:
     if info.get("type") == "directory":
         raise FileNotFoundError(path)
     return etag_of(info), int(info.get("size") or 0)
+
+
+def _bucket_and_key(fs: Any, path: str) -> tuple[str, str]:
+    """s3fs takes what follows `?versionId=` for a version and cuts it off; in a listing it is part of a key."""
+    before, mark, after = path.partition("?versionId=")
+    bucket, key, _ = fs.split_path(before)
+    return bucket, key + mark + after
 
 
 def _is_local(fs: Any) -> bool:
@@ -141,6 +151,11 @@ def read_range(fs: Any, path: str, start: int, end: int | None, *, max_bytes: in
 
         data: bytes = sync(fs.loop, _read_s3, fs, path, (start, end), max_bytes, etag)
         return data
+    if path.startswith(("http://", "https://")) and not start and end is None and not etag:
+        from fsspec.asyn import sync
+
+        body: bytes = sync(fs.loop, read_web, fs, path, max_bytes)
+        return body
     found, size = stat_of(fs, path)
     _check(path, min(end or size, size) - start, max_bytes, etag, found)
     other: bytes = fs.cat_file(path, start=start, end=end)
@@ -173,7 +188,7 @@ def _open_regular(path: str) -> FileIO:
 
 
 async def _read_s3(fs: Any, path: str, span: tuple[int, int | None], max_bytes: int, etag: str) -> bytes:
-    bucket, key, _ = fs.split_path(path)
+    bucket, key = _bucket_and_key(fs, path)
     start, end = span
     options: dict[str, str] = {"IfMatch": f'"{etag}"'} if etag else {}
     if start or end is not None:

@@ -25,7 +25,7 @@ from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from workers.read.fetch import memory_share, ordered_map
 from workers.read.fields import BadField, lookup, sample_id, storable, values_of
-from workers.storage import BadName, StoreUnavailable, TooManyBytes, absolute_uri, get_bytes
+from workers.storage import BadName, TooManyBytes, absolute_uri, get_bytes
 from workers.store_errors import ATTEMPTS
 from workers.store_uri import join_uri, split_uri
 
@@ -163,8 +163,8 @@ def caption_path(source: Source) -> str:
 
 
 def _fetch(uri: str, storage: Storage, limits: Limits) -> bytes | tuple[Reason, str]:
-    """The image, or why there is none. A store that does not answer raises; a web host that does not is `not_found`,
-    because in a list of the web some always are gone."""
+    """The image, or why there never will be one. A store or web host that does not answer, or is ill, raises: it may be
+    back tomorrow, and a reject is not looked at again."""
     web = uri.startswith(("http://", "https://"))
     try:
         attempts = _HTTP_ATTEMPTS if web else ATTEMPTS
@@ -177,8 +177,4 @@ def _fetch(uri: str, storage: Storage, limits: Limits) -> bytes | tuple[Reason, 
         return Reason.FORBIDDEN, str(error)
     except BadName as error:
         return Reason.BAD_URI, error.message
-    except StoreUnavailable as error:
-        if not web:
-            raise
-        return Reason.NOT_FOUND, error.message
     return image if image else (Reason.EMPTY, "")
