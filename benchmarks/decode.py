@@ -63,7 +63,9 @@ def roads(how: Preprocess) -> dict[str, Road]:
         def to_pixels(jpeg: bytes) -> Pixels:
             decoded = decode(jpeg, limits, target_px=target_px)
             size_HW = (decoded.height, decoded.width)
-            return preprocess(decoded.pixels_HWC, how, original_HW=size_HW, exact=exact)
+            return preprocess(
+                decoded.stored_HWC, how, original_HW=size_HW, orientation=decoded.orientation, exact=exact
+            )
 
         return to_pixels
 

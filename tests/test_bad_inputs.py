@@ -19,6 +19,11 @@ EXPECTED = {
     "ValueError": {Reason.CORRUPT, Reason.TRUNCATED},
 }
 
+# Pillow refuses them, and the picture is whole: one lacks the last byte of its end marker, one has a colour profile
+# with a wrong checksum, one three notes of 2 MB each (more than 16 MB is refused: tests/test_decode_odd.py).
+CUT_JPEG = "Tests__images__truncated_jpeg.jpg"
+WHOLE = (CUT_JPEG, "Tests__images__unknown_compression_method.png", "Tests__images__png_decompression_dos.png")
+
 pytestmark = pytest.mark.realdata
 
 
@@ -40,18 +45,21 @@ def test_every_file_ends_as_its_list_says(real_data: Path) -> None:
     wrong = []
     for path, expected in outcomes(real_data):
         got = outcome_of(path.read_bytes())
-        if expected.startswith("ok_"):
+        if expected.startswith("ok_") or path.name in WHOLE:
             as_said = isinstance(got, Picture) and got.width > 0 and got.thumbnail is not None
         else:
-            as_said = got in EXPECTED[expected.split("@")[0]]
+            as_said = not isinstance(got, Picture) and got in EXPECTED[expected.split("@")[0]]
         if not as_said:
             wrong.append((path.name, expected, got))
     assert not wrong
 
 
 def test_a_truncated_photograph_says_so(real_data: Path) -> None:
-    for name in ("Tests__images__truncated_jpeg.jpg", "Tests__images__truncated_image.png"):
-        assert outcome_of((real_data / "bad_inputs" / "pillow" / name).read_bytes()) == Reason.TRUNCATED
+    folder = real_data / "bad_inputs" / "pillow"
+    assert outcome_of((folder / "Tests__images__truncated_image.png").read_bytes()) == Reason.TRUNCATED
+    image = (folder / CUT_JPEG).read_bytes()
+    assert isinstance(outcome_of(image), Picture)
+    assert outcome_of(image[:-2]) == Reason.TRUNCATED
 
 
 def test_good_pictures_between_bad_ones_are_untouched(real_data: Path) -> None:

@@ -80,6 +80,10 @@ AS_PILLOW = {
     "tiff two pages": save(COLOUR, "TIFF", save_all=True, append_images=[COLOUR.rotate(90)]),
     "tiff cmyk": save(COLOUR.convert("CMYK"), "TIFF"),
     "ppm": save(COLOUR, "PPM"),
+    "jpeg 2000": save(COLOUR, "JPEG2000", irreversible=False),
+    "jpeg 2000 alpha": save(with_alpha("RGBA"), "JPEG2000", irreversible=False),
+    "avif": save(COLOUR, "AVIF"),
+    "avif alpha": save(with_alpha("RGBA"), "AVIF"),
 }
 
 
@@ -92,7 +96,7 @@ def test_pixels_are_pillows(name: str) -> None:
     assert np.array_equal(decoded.pixels_HWC, expected)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -197,9 +201,12 @@ def test_a_picture_converted_in_bands_is_the_one_converted_whole(monkeypatch: py
         ((1000, 800), None, (1000, 800)),
         ((1000, 800), 224, (1000, 800)),  # 400 would be less than twice 224
         ((1303, 901), 224, (652, 451)),
-        ((1303, 901), 64, (652, 451)),  # never under 256 on the shortest side
-        ((4000, 2056), 64, (500, 257)),
-        ((3000, 300), 64, (3000, 300)),
+        ((4000, 2056), 128, (500, 257)),
+        ((4000, 2056), 64, (4000, 2056)),  # at such sizes the scaling shows, and the model is fast anyway
+        ((3000, 300), 128, (3000, 300)),
+        ((4097, 256), 128, (4097, 256)),
+        ((9000, 600), 128, (4500, 300)),
+        ((9700, 600), 128, (9700, 600)),  # a strip, of which only the middle is computed
     ],
 )
 def test_a_large_jpeg_is_scaled_as_far_as_the_model_allows(

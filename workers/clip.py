@@ -103,9 +103,10 @@ class ClipEngine:
         """See `workers.engine.Engine.prepare`."""
         decoded = decode(image, limits, target_px=self._target_px)
         pixels_CHW = preprocess(
-            decoded.pixels_HWC,
+            decoded.stored_HWC,
             self.fingerprint.preprocess,
             original_HW=(decoded.height, decoded.width),
+            orientation=decoded.orientation,
             exact=self._exact,
         )
         small = make_thumbnail(decoded.pixels_HWC) if thumbnail else None

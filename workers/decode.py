@@ -9,19 +9,20 @@ HWC: height, width, channels (RGB).
 
 import io
 import re
-import struct
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from schemas.config import Limits
 from schemas.rejects import Reason
 from schemas.samples import BadImage
+from workers import decode_png
+from workers.decode_jpeg import decode_jpeg, read_jpeg_header, whole_cmyk
 from workers.rgb import to_rgb_HWC
+from workers.turn import ORIENTATION, orientation_in, swaps_sides, turn_upright
 
 Image.init()  # Pillow registers its formats lazily and without a lock; many threads decode here
 
@@ -33,36 +34,35 @@ FORMATS = tuple(
     if name in Image.OPEN
 )
 
-# A JPEG is scaled down while decoding only as far as its shortest side stays at or above this, so that thumbnails
-# (256) and small models see the same pixels whether or not the other is wanted.
-MIN_SCALED_PX = 256
-DCT_HEADROOM = 2  # and at or above this many times the model's size, so that the resize filter still has its say
-
 THUMBNAIL_PX = 256
 
-_ORIENTATION = 0x0112
-_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')  # Pillow's own pattern
-_EXIF = b"Exif\x00\x00"
+_TIFF_KIND, _REDUCED, _MASK = 254, 0b001, 0b100  # NewSubfileType (TIFF 6.0, section 8) and its bits
+_TIFF_OLD_KIND, _OLD_REDUCED = 255, 2  # SubfileType
+_MAX_PAGES = 32  # of a TIFF, looked through for the picture
+
+# Pillow's bound is 1 MB, which profiles of presses and the notes of picture generators pass. What one file may hold
+# unpacked in all stays bounded by Pillow's MAX_TEXT_MEMORY, 64 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """`pixels_HWC` uint8 RGB, upright. `width` and `height` of the original in pixels, upright as well: larger than
-    the pixels where the JPEG was scaled while decoding."""
+    """`stored_HWC` uint8 RGB, still to be turned by `orientation` (other than 1 only where a JPEG was scaled while
+    decoding). `width` and `height` of the upright original in pixels: larger than the pixels where it was scaled.
 
-    pixels_HWC: npt.NDArray[np.uint8]
+    A side that the scale does not divide ends in a pixel that lies partly outside. Resized as it is stored, that is
+    at the end, where the filter expects it; turned first, it would be at the start and shift the whole picture.
+    """
+
+    stored_HWC: npt.NDArray[np.uint8]
+    orientation: int = 1
     width: int
     height: int
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _JpegHeader:
-    width: int
-    height: int
-    bits: int
-    components: int
-    orientation: int
+    @property
+    def pixels_HWC(self) -> npt.NDArray[np.uint8]:
+        """Upright."""
+        return turn_upright(self.stored_HWC, self.orientation)
 
 
 def decode(image: bytes, limits: Limits, *, target_px: int | None) -> Decoded:
@@ -75,14 +75,26 @@ def decode(image: bytes, limits: Limits, *, target_px: int | None) -> Decoded:
         raise BadImage(Reason.EMPTY, "zero bytes")
     if len(image) > limits.max_image_bytes:
         raise BadImage(Reason.TOO_MANY_BYTES, f"{len(image)} bytes, the limit is {limits.max_image_bytes}")
-    if image[:2] == b"\xff\xd8":
-        header = _read_jpeg_header(image)
-        if header is not None and header.bits == 8 and header.components in (1, 3):
-            _check_pixels(header.width, header.height, limits)
-            decoded = _decode_jpeg(image, header, target_px)
-            if decoded is not None:
-                return decoded
+    _quiet_pillow()
+    if image[:2] == b"\xff\xd8" and (header := read_jpeg_header(image)) is not None:
+        _check_pixels(header.width, header.height, limits)
+        if not header.is_fast:
+            return _decode_with_pillow(whole_cmyk(image, header), limits)
+        stored_HWC = decode_jpeg(image, header, target_px)
+        if stored_HWC is not None:
+            return _decoded(stored_HWC, header.orientation, header.width, header.height)
     return _decode_with_pillow(image, limits)
+
+
+def _decoded(stored_HWC: npt.NDArray[np.uint8], orientation: int, width: int, height: int) -> Decoded:
+    """`width`, `height`: of the original as stored. Pixels that were not scaled are turned at once."""
+    if stored_HWC.shape[:2] == (height, width):
+        stored_HWC, orientation, turned = turn_upright(stored_HWC, orientation), 1, orientation
+    else:
+        turned = orientation
+    if swaps_sides(turned):
+        width, height = height, width
+    return Decoded(stored_HWC=stored_HWC, orientation=orientation, width=width, height=height)
 
 
 def thumbnail(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
@@ -101,98 +113,6 @@ def _check_pixels(width: int, height: int, limits: Limits) -> None:
         raise BadImage(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels, the limit is {limits.max_pixels}")
 
 
-# --- JPEG ------------------------------------------------------------------------------------------------------------
-
-
-def _decode_jpeg(image: bytes, header: _JpegHeader, target_px: int | None) -> Decoded | None:
-    """The fast road; None where Pillow shall decide: libjpeg complains about something it could recover from."""
-    divisor = _dct_divisor(min(header.width, header.height), target_px)
-    try:
-        pixels_HWC = simplejpeg.decode_jpeg(
-            image, "RGB", min_height=-(-header.height // divisor), min_width=-(-header.width // divisor)
-        )
-    except ValueError:
-        return None
-    upright_HWC = _turn_upright(pixels_HWC, header.orientation)
-    width, height = header.width, header.height
-    if header.orientation >= 5:
-        width, height = height, width
-    return Decoded(pixels_HWC=upright_HWC, width=width, height=height)
-
-
-def _dct_divisor(shortest_px: int, target_px: int | None) -> int:
-    if target_px is not None:
-        needed_px = max(DCT_HEADROOM * target_px, MIN_SCALED_PX)
-        for divisor in (8, 4, 2):
-            if shortest_px // divisor >= needed_px:
-                return divisor
-    return 1
-
-
-def _read_jpeg_header(image: bytes) -> _JpegHeader | None:
-    """Size and orientation from the marker segments (ITU-T T.81, B.2); None if there is no frame header."""
-    position, end = 2, len(image)
-    exif, xmp = b"", b""
-    frame: tuple[int, int, int, int] | None = None
-    while position + 4 <= end:
-        if image[position] != 0xFF:
-            return None  # garbage between segments: Pillow knows how to skip it
-        marker = image[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill byte, or a marker without a segment
-            position += 1 if marker == 0xFF else 2
-            continue
-        if marker in (0xDA, 0xD9):  # the scan starts, or the image ends
-            break
-        length = int.from_bytes(image[position + 2 : position + 4], "big")
-        body = position + 4
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and body + 6 <= end:
-            bits, height, width, components = struct.unpack_from(">BHHB", image, body)
-            frame = (bits, height, width, components)
-        elif marker == 0xE1 and image.startswith(_EXIF, body):
-            exif += image[body + len(_EXIF) : position + 2 + length]
-        elif marker == 0xE1 and image.startswith(_XMP, body):
-            xmp = image[body : position + 2 + length]
-        position += 2 + length
-    if frame is None:
-        return None
-    bits, height, width, components = frame
-    return _JpegHeader(
-        width=width, height=height, bits=bits, components=components, orientation=_orientation_of(exif, xmp)
-    )
-
-
-def _orientation_of(exif: bytes, xmp: bytes) -> int:
-    """1..8. EXIF first, then XMP, as `Image.getexif` does."""
-    value: object = None
-    if exif:
-        tags = Image.Exif()
-        try:
-            _quiet_pillow()
-            tags.load(_EXIF + exif)
-            value = tags.get(_ORIENTATION)
-        except Exception:  # noqa: BLE001 - its parser raises anything on hostile bytes; the pixels are still good
-            value = None
-    if value is None and (match := _XMP_ORIENTATION.search(xmp)):
-        value = int(match[2])
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _turn_upright(pixels_HWC: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """EXIF 2.3 table 6: how row 0 and column 0 of the stored image lie in the scene."""
-    if orientation == 1:
-        return pixels_HWC
-    turned = {
-        2: pixels_HWC[:, ::-1],
-        3: pixels_HWC[::-1, ::-1],
-        4: pixels_HWC[::-1],
-        5: pixels_HWC.transpose(1, 0, 2),
-        6: np.rot90(pixels_HWC, -1),
-        7: pixels_HWC[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(pixels_HWC, 1),
-    }[orientation]
-    return np.ascontiguousarray(turned)
-
-
 # --- everything else -------------------------------------------------------------------------------------------------
 
 
@@ -208,32 +128,59 @@ _PIL_MODULES = re.compile(r"PIL\.")
 
 
 def _decode_with_pillow(image: bytes, limits: Limits) -> Decoded:
-    _quiet_pillow()
     if limits.max_pixels != Image.MAX_IMAGE_PIXELS:
         # Process-wide, but so is the job's limit. It also guards what is nested (a PNG inside an ICO).
         Image.MAX_IMAGE_PIXELS = limits.max_pixels
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            _check_pixels(*picture.size, limits)
-            picture.load()
-            _check_pixels(*picture.size, limits)
-            orientation = _orientation_of_picture(picture)
-            pixels_HWC = to_rgb_HWC(picture)
+        return _open_with_pillow(image, limits)
     except BadImage:
         raise
     except Exception as error:  # Pillow's parsers raise whatever the bytes provoke, and it is the file's fault
-        raise _refusal(error) from error
-    upright_HWC = _turn_upright(pixels_HWC, orientation)
-    return Decoded(pixels_HWC=upright_HWC, width=upright_HWC.shape[1], height=upright_HWC.shape[0])
+        refusal = _refusal(error)
+        if image.startswith(decode_png.SIGNATURE):
+            whole = decode_png.without_damaged_chunks(image)
+            if whole is not None:
+                return _decode_with_pillow(whole, limits)
+        raise refusal from error
+
+
+def _open_with_pillow(image: bytes, limits: Limits) -> Decoded:
+    """Raises BadImage for what breaks the limits, and whatever Pillow raises."""
+    with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+        _check_pixels(*picture.size, limits)
+        if picture.format == "TIFF":
+            _seek_the_picture(picture)
+            _check_pixels(*picture.size, limits)
+        picture.load()
+        _check_pixels(*picture.size, limits)
+        orientation = _orientation_of_picture(picture)
+        pixels_HWC = to_rgb_HWC(picture)
+    return _decoded(pixels_HWC, orientation, pixels_HWC.shape[1], pixels_HWC.shape[0])
+
+
+def _seek_the_picture(picture: Image.Image) -> None:
+    """To the first page of a TIFF that is neither a reduced image nor a mask; where all are, to the largest."""
+    areas: list[int] = []
+    for page in range(_MAX_PAGES):
+        try:
+            picture.seek(page)
+        except EOFError:
+            break
+        tags = getattr(picture, "tag_v2", {})
+        kind = tags.get(_TIFF_KIND, 0)
+        kind = kind if isinstance(kind, int) else 0
+        if not kind & (_REDUCED | _MASK) and tags.get(_TIFF_OLD_KIND) != _OLD_REDUCED:
+            return
+        areas.append(0 if kind & _MASK else picture.width * picture.height)
+    picture.seek(areas.index(max(areas)))
 
 
 def _orientation_of_picture(picture: Image.Image) -> int:
     """1..8, read after `load`: a TIFF is turned by its own loader, which then forgets the tag."""
     try:
-        value = picture.getexif().get(_ORIENTATION)
+        return orientation_in(picture.getexif().get(ORIENTATION))
     except Exception:  # noqa: BLE001 - a broken EXIF block is no reason to lose the picture
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _refusal(error: Exception) -> BadImage:

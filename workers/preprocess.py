@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from schemas.model import Preprocess
+from workers.turn import swaps_sides, turn_upright
 
 # A strip of 1 x 100,000 pixels would be enlarged to billions before its middle is cut out. Beyond this many times
 # the model's area, Pillow computes only the part that is kept.
@@ -26,21 +27,31 @@ def preprocess(
     how: Preprocess,
     *,
     original_HW: tuple[int, int] | None = None,
+    orientation: int = 1,
     exact: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """(3, H, W) uint8 at the model's size. `original_HW` where the decoder already scaled the picture down.
 
+    `orientation`: what the pixels are still to be turned by, 1..8; done after the resize (see `decode.Decoded`).
     `exact` lets Pillow resize, so that not one level differs from the reference.
     """
-    source_HW = original_HW or pixels_HWC.shape[:2]
-    resized_HW = _resized_size(source_HW, how)
+    upright_HW = original_HW or _lying(pixels_HWC.shape[:2], orientation)
+    resized_HW = _resized_size(upright_HW, how)
     if resized_HW[0] * resized_HW[1] > _MAX_RESIZED_AREA * how.size_HW[0] * how.size_HW[1]:
-        return _resize_the_middle(pixels_HWC, source_HW, resized_HW, how)
+        return _resize_the_middle(turn_upright(pixels_HWC, orientation), resized_HW, how)
+    stored_HW, stored_resized_HW = _lying(upright_HW, orientation), _lying(resized_HW, orientation)
     if exact:
-        resized_HWC = np.asarray(Image.fromarray(pixels_HWC).resize(resized_HW[::-1], _filter(how)))
+        resized_HWC = np.asarray(Image.fromarray(pixels_HWC).resize(stored_resized_HW[::-1], _filter(how)))
     else:
-        resized_HWC = _resize(pixels_HWC, source_HW, resized_HW, bicubic=_is_bicubic(how))
-    return np.ascontiguousarray(_crop_or_pad(resized_HWC, how).transpose(2, 0, 1))
+        resized_HWC = _resize(pixels_HWC, stored_HW, stored_resized_HW, bicubic=_is_bicubic(how))
+    upright_HWC = turn_upright(resized_HWC, orientation)
+    return np.ascontiguousarray(_crop_or_pad(upright_HWC, how).transpose(2, 0, 1))
+
+
+def _lying(size_HW: tuple[int, ...], orientation: int) -> tuple[int, int]:
+    """An upright size as stored, or the reverse."""
+    height, width = size_HW
+    return (width, height) if swaps_sides(orientation) else (height, width)
 
 
 def _is_bicubic(how: Preprocess) -> bool:
@@ -107,7 +118,7 @@ def _crop_start(size_px: int, target_px: int) -> int:
 
 
 def _resize_the_middle(
-    pixels_HWC: npt.NDArray[np.uint8], source_HW: tuple[int, int], resized_HW: tuple[int, int], how: Preprocess
+    pixels_HWC: npt.NDArray[np.uint8], resized_HW: tuple[int, int], how: Preprocess
 ) -> npt.NDArray[np.uint8]:
     """Only the crop of a very long picture, by Pillow's `box`, which keeps the phase of its filter."""
     target_h, target_w = how.size_HW

@@ -4,10 +4,14 @@
 |-------------------------------------|--------------------------------------------------------------------------|
 | RGB, L, P, 1, CMYK, YCbCr, HSV, ... | `convert("RGB")`                                                         |
 | with an alpha channel or tRNS       | laid on white                                                            |
+| a fourth channel of zeros that the  | `convert("RGB")`: as alpha it would hide all of the picture              |
+| file does not declare to be alpha   |                                                                          |
 | I;16 in its byte orders             | divided by 257 (by 4095 / 255 for a TIFF that says 12 bits), not clipped |
 | I within 0..65535                   | as I;16                                                                  |
 | I beyond that, F                    | no agreed range: stretched from its own minimum to its own maximum       |
 | LAB                                 | through littlecms to sRGB                                                |
+
+A TIFF may say that zero is white (photometric 0). Pillow turns 8 bits and fewer, and leaves the rest to be turned here.
 
 HWC: height, width, channels (RGB).
 """
@@ -17,7 +21,12 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 _BAND_PIXELS = 4_000_000
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES = 258, 262, 338  # TIFF tags
+_WHITE_IS_ZERO = 0
+_ALPHA_SAMPLES = (1, 2)  # associated and unassociated alpha; 0 is "unspecified"
+# A BMP's header says where an alpha would be, not that it was written; icons hold such a BMP with a mask beside it; the
+# fourth component of a JPEG 2000 need not be declared at all.
+_MAY_LEAVE_ALPHA_EMPTY = ("BMP", "DIB", "ICO", "JPEG2000")
 
 
 def to_rgb_HWC(picture: Image.Image) -> npt.NDArray[np.uint8]:
@@ -25,6 +34,8 @@ def to_rgb_HWC(picture: Image.Image) -> npt.NDArray[np.uint8]:
     width, height = picture.size
     if picture.mode == "I" or picture.mode == "F" or picture.mode.startswith("I;16"):
         return _grey_HWC(picture)
+    if picture.mode in ("RGBA", "LA") and _alpha_is_none(picture):
+        picture = picture.convert("RGB")
     if picture.mode == "RGB" and not picture.has_transparency_data and width * height <= _BAND_PIXELS:
         return np.array(picture)
     pixels_HWC = np.empty((height, width, 3), np.uint8)
@@ -33,6 +44,16 @@ def to_rgb_HWC(picture: Image.Image) -> npt.NDArray[np.uint8]:
         bottom = min(top + rows, height)
         pixels_HWC[top:bottom] = np.asarray(_to_rgb(picture.crop((0, top, width, bottom))))
     return pixels_HWC
+
+
+def _alpha_is_none(picture: Image.Image) -> bool:
+    """Whether the last channel is all zeros, and nothing says that it is an alpha channel."""
+    if picture.format == "TIFF":
+        extra = getattr(picture, "tag_v2", {}).get(_EXTRA_SAMPLES, ())
+        declared = any(sample in _ALPHA_SAMPLES for sample in (extra if isinstance(extra, tuple) else (extra,)))
+    else:
+        declared = picture.format not in _MAY_LEAVE_ALPHA_EMPTY
+    return not declared and picture.getextrema()[-1] == (0, 0)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -54,6 +75,9 @@ def _grey_HWC(picture: Image.Image) -> npt.NDArray[np.uint8]:
     else:
         top = 4095 if _is_12_bit(picture) else 65535
         grey_HW = np.minimum(values_HW.astype(np.float32) * (255.0 / top) + 0.5, 255.0).astype(np.uint8)
+    if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey_HW = 255 - grey_HW
+    if picture.mode.startswith("I"):
         transparent = picture.info.get("transparency")
         if isinstance(transparent, int):
             grey_HW[values_HW == transparent] = 255
