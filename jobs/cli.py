@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from jobs.cli_options import EXIT_INTERRUPTED
+from jobs.output import note
 from schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
 
 # Each has a list `commands`; importing them costs nothing but click.
@@ -97,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OTHER
     except Exception:  # noqa: BLE001 - the last place that can tell a person: a defect, with everything known of it
-        traceback.print_exc()
+        note(traceback.format_exc())
         return EXIT_OTHER
 
 
@@ -113,7 +114,7 @@ def _fail(message: str, hint: str, code: int) -> int:
     """`error:` and `hint:`, a line each."""
     for word, text in (("error", message), ("hint", hint)):
         if text:
-            sys.stderr.write(f"{word}: {' '.join(text.split())}\n")
+            note(f"{word}: {' '.join(text.split())}")
     sys.stderr.flush()
     return code
 

@@ -51,7 +51,7 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
 
     job = load_job(job_file)
     from jobs.embed import embed as run_embed
-    from jobs.output import note, print_json, program
+    from jobs.output import note, print_json, printable, program
     from jobs.summary import describe
     from schemas.errors import EXIT_UNITS_FAILED
 
@@ -61,7 +61,7 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
     if as_json:
         print_json(summary)
     else:
-        click.echo(describe(summary))
+        click.echo(printable(describe(summary)))
         note(what_next(called, summary.table, job.storage))
     if summary.interrupted:
         note("error: interrupted; what was finished is in the table")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jobs import compat
 from jobs.duplicates import units_to_redo
 from jobs.estimate import Estimate, Worker, estimate
+from jobs.jobfile import refuse_unread_keys
 from jobs.ledger import read_ledger
 from jobs.moves import count_gone
 from jobs.plan import Plan, make_plan
@@ -52,6 +53,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
 
     `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
     """
+    refuse_unread_keys(job)
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)
     if rows is not None:

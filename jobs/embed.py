@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from jobs import compat, heal, memory
 from jobs.commit import Hook, no_hook
 from jobs.duplicates import units_to_redo
+from jobs.jobfile import refuse_unread_keys
 from jobs.lease import Lease
 from jobs.ledger import Ledger, read_ledger
 from jobs.plan import Plan, make_plan
@@ -50,6 +51,7 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 def run(job: JobFile, options: Options) -> Summary:
     started = time.monotonic()
+    refuse_unread_keys(job)
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
     vocabulary = _vocabulary(job)

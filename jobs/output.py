@@ -83,9 +83,23 @@ def print_rows(rows: Any, *, as_json: bool, columns: Sequence[str] | None = None
     sys.stdout.flush()
 
 
+def printable(text: str) -> str:
+    """`text` with what could drive a terminal or turn its line around written as an escape, `\\x1b`. Names of objects,
+    columns and files are strangers' text, and stand in errors. Line feeds stay; so do joiners inside words."""
+    return "".join(char if char in "\n\u200c\u200d" or not _drives(char) else _escaped(char) for char in text)
+
+
+def _drives(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode() if char != "\t" else " "
+
+
 def note(text: str, *, stream: TextIO | None = None) -> None:
     """A sentence for the person at the terminal; on stderr, so that it never mixes with data."""
-    (stream or sys.stderr).write(text + "\n")
+    (stream or sys.stderr).write(printable(text) + "\n")
 
 
 def cell(value: Any, max_chars: int = _MAX_CELL) -> str:
@@ -103,7 +117,7 @@ def cell(value: Any, max_chars: int = _MAX_CELL) -> str:
         value = ", ".join(cell(item) for item in value)
     elif isinstance(value, dict):
         value = ", ".join(f"{key}={cell(item)}" for key, item in value.items())
-    text = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in str(value))
+    text = "".join(" " if _drives(char) else char for char in str(value))
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.output import printable
+
 LINE_EVERY_S = 30.0
 
 
@@ -64,6 +66,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        text = printable(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -71,6 +74,7 @@ class Progress:
 
     def phase(self, text: str) -> None:
         """What is being done before the first unit: a line, or the text below the bar."""
+        text = printable(text)
         if self._live is not None:
             self._figures.plain = text
         else:

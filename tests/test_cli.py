@@ -13,8 +13,10 @@ import pyarrow as pa
 import pytest
 
 from jobs import cli, cli_job, output
+from jobs.progress import Progress
 from schemas import errors
 from schemas.config import Storage
+from schemas.errors import EXIT_USER
 from schemas.receipts import Outcome, Receipt
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +181,27 @@ def test_rows_are_a_json_array_or_a_table(capsys):
 def test_a_caption_cannot_drive_the_terminal():
     assert output.cell("a\x1b[2J\u202eb\nc") == "a [2J b c"
     assert len(output.cell("x" * 500)) == 60
+
+
+def test_a_name_in_an_error_cannot_drive_the_terminal(tmp_path, capsys):
+    """Colours, a title, C1's one-byte CSI, and letters turned around, in a file's name and in a column's."""
+    name = "a\x1b[31mred\x1b]0;title\x07\x9b2K\u202e.yaml"
+    assert cli.run(["plan", str(tmp_path / name)]) == EXIT_USER
+    (tmp_path / "l.csv").write_text("\x1b[2Jcaption\n", encoding="utf-8")
+    job = f"table: {tmp_path}/db/t\nsource: {{format: manifest, uri: {tmp_path}/l.csv}}\nmodel: {{name: stub}}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    assert cli.run(["plan", str(tmp_path / "job.yaml")]) == EXIT_USER
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error:"))
+    assert first.endswith("a\\x1b[31mred\\x1b]0;title\\x07\\x9b2K\\u202e.yaml does not exist")
+    assert "has no column named one of" in second
+    assert cli.run(["\x1b[31msearhc"]) == EXIT_USER
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in capsys.readouterr().err.replace("\n", ""))
+
+
+def test_what_a_run_says_cannot_drive_the_terminal(capsys):
+    output.note("a\x1b[2J.jpg \u200d\n猫\tb")
+    Progress(stream=sys.stderr).say("b\x1b.jpg")
+    assert capsys.readouterr().err == "a\\x1b[2J.jpg \u200d\n猫 b\nb\\x1b.jpg\n"
 
 
 def test_wide_letters_keep_the_columns_straight(capsys):

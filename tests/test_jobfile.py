@@ -11,7 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.jobfile import load_job, redacted
+from jobs import embed
+from jobs.dry_run import dry_run
+from jobs.jobfile import load_job, redacted, refuse_unread_keys
 from schemas.config import JobFile
 from schemas.errors import UserError
 
@@ -36,12 +38,22 @@ def test_there_are_examples_for_local_cluster_and_nightly_use():
 
 
 def test_the_job_file_of_the_documentation_loads(tmp_path):
-    """docs/job-file.md shows every section; what it shows must be accepted."""
+    """docs/job-file.md shows every section that a command reads; what it shows must be accepted."""
     page = (ROOT / "docs" / "job-file.md").read_text()
     text = page.split("```yaml\n")[1].split("```")[0]
     job = load_job(write(tmp_path, text))
-    assert set(yaml.safe_load(text)) == set(JobFile.model_fields)
+    assert set(yaml.safe_load(text)) == set(JobFile.model_fields) - {"nightly"}
+    refuse_unread_keys(job)
     assert job.limits.max_image_bytes == 50_000_000
+
+
+@pytest.mark.parametrize("key", ["gone: keep", "gone: delete", "golden: g.parquet", "min_coverage: 0.5"])
+def test_a_key_that_no_command_reads_is_refused(tmp_path, key):
+    job = load_job(write(tmp_path, MINIMAL + f"nightly: {{{key}}}\n"))
+    for command in (embed.embed, dry_run):
+        with pytest.raises(UserError, match=rf"nightly\.{key.split(':')[0]}: no command reads this yet") as caught:
+            command(job)
+        assert caught.value.hint
 
 
 def test_every_key_is_documented():
