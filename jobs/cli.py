@@ -97,8 +97,13 @@ def run(argv: Sequence[str]) -> int:
         # The reader of our output is gone (`| head`). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OTHER
-    except Exception:  # noqa: BLE001 - the last place that can tell a person: a defect, with everything known of it
-        note(traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - the last place that can tell a person
+        from workers.store_errors import of_table
+
+        told = of_table(error, "the table")  # a read of lance's somewhere on the way
+        if isinstance(told, ClipmillError):
+            return _fail(told.message, told.hint, told.exit_code)
+        note(traceback.format_exc())  # a defect, with everything known of it
         return EXIT_OTHER
 
 

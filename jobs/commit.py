@@ -5,6 +5,7 @@ transaction whose properties say what the ledger will say, then the ledger. A cr
 at the next start from those properties (`jobs.heal`).
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from jobs.tables import MAX_CONFLICTS, Tables, lance_module
 from schemas.columns import table_id
 from schemas.errors import ClipmillError
 from schemas.receipts import LedgerEntry
+from workers.storage import retry_transient
 
 UNITS_KEY = "clipmill.units"
 
@@ -58,7 +60,9 @@ class Committer:
         self.hook("after_rejects")
         version = self._commit_rows(entries, [self._checked(text) for text in fragments], remove_units)
         self.hook("after_rows")
-        ledger.append(self.tables, [replace(entry, table_version=version) for entry in entries], table_id=self.table_id)
+        entered = [replace(entry, table_version=version) for entry in entries]
+        # An event that is there twice changes nothing.
+        retry_transient(ledger.append)(self.tables, entered, table_id=self.table_id)
         self.hook("after_ledger")
         self.versions.append(version)
         return version
@@ -80,10 +84,18 @@ class Committer:
         from lance.fragment import FragmentMetadata
 
         lance = lance_module()
-        rejects = self.tables.open("rejects")
+        begun = int(self.tables.open("rejects").version)
         operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
-        with writing(self.tables.uri("rejects")):
-            lance.LanceDataset.commit(rejects, lance.Transaction(rejects.version, operation))
+        transaction = lance.Transaction(begun, operation)
+
+        @retry_transient
+        def once() -> None:
+            rejects = self.tables.open("rejects")
+            if not _landed(rejects, begun, lambda found: found.uuid == transaction.uuid):
+                with writing(self.tables.uri("rejects")):
+                    lance.LanceDataset.commit(rejects, transaction)
+
+        once()
 
     def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], remove_units: Sequence[str]) -> int:
         lance = lance_module()
@@ -92,8 +104,18 @@ class Committer:
             "clipmill.epoch": str(self.lease.epoch),
             UNITS_KEY: json.dumps([asdict(entry) for entry in entries]),
         }
-        for _ in range(MAX_CONFLICTS):
+        begun = 0
+
+        def is_this(found: Any) -> bool:
+            return properties.items() <= (found.transaction_properties or {}).items()
+
+        @retry_transient
+        def once() -> int:
+            nonlocal begun
             rows = self.tables.open()  # first fix the version,
+            begun = begun or int(rows.version)
+            if landed := _landed(rows, begun, is_this):
+                return landed
             self.hook("before_rows")
             self.lease.check()  # then read the lease: a later takeover fences after that version
             if table_id(rows.schema) != self.table_id:
@@ -108,15 +130,28 @@ class Committer:
                 new_fragments=fragments,
             )
             transaction = lance.Transaction(rows.version, operation, transaction_properties=properties)
+            with writing(self.tables.rows):
+                return int(lance.LanceDataset.commit(rows, transaction).version)
+
+        for _ in range(MAX_CONFLICTS):
             try:
-                with writing(self.tables.rows):
-                    return int(lance.LanceDataset.commit(rows, transaction).version)
+                return once()
             except lance.commit.CommitConflictError:
                 self.conflicts += 1
         raise ClipmillError(
             f"{MAX_CONFLICTS} commits in a row met a conflicting one",
             "something else rewrites this table all the time; stop it and run the command again",
         )
+
+
+def _landed(dataset: Any, begun: int, is_this: Callable[[Any], bool]) -> int:
+    """The version after `begun` that our transaction made; 0 where there is none. A store may do what it was asked and
+    fail to say so; a second try would then do it twice."""
+    for version in range(begun + 1, int(dataset.version) + 1):
+        with contextlib.suppress(OSError, ValueError):  # written by a client that keeps no transactions
+            if is_this(dataset.read_transaction(version)):
+                return version
+    return 0
 
 
 def units_filter(unit_ids: Sequence[str]) -> str:

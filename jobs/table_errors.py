@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from schemas.errors import UserError
+from schemas.errors import ClipmillError, UserError
+from workers.store_errors import of_table
 
 # The words that begin each of Lance's errors about other commits. Only the beginning: a path, an S3 answer ("409
 # Conflict") and the name of a source file further on may say anything.
@@ -21,9 +22,9 @@ _REFUSALS = (
     ),
     (r"\(os error 30\)", "the file system is mounted read-only, so nothing can be written to", "use another place"),
     (
-        r"\(os error 13\)|\(os error 1\)|403 Forbidden|401 Unauthorized|lacked the necessary privileges",
+        r"\(os error 13\)|\(os error 1\)",
         "no permission to write to",
-        "ask for write permission on the folder, or for s3:PutObject, s3:GetObject, s3:ListBucket and s3:DeleteObject",
+        "ask for write permission on the folder",
     ),
 )
 
@@ -40,20 +41,24 @@ def writing(uri: str) -> Iterator[None]:
     """Around a commit or a write: what `refusal` knows is raised as that; other errors, conflicts too, as they are."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         told = refusal(error, uri)
         if told is None:
             raise
         raise told from None
 
 
-def refusal(error: BaseException, uri: str) -> UserError | None:
-    """The sentence for a store that will not take what is written to `uri`; None where that is not what happened."""
+def refusal(error: Exception, uri: str) -> ClipmillError | None:
+    """The sentence for a store that will not take what is written to `uri`, or does not answer (StoreUnavailable); None
+    where that is not what happened."""
+    if is_conflict(error):
+        return None
     text = str(error)
     for pattern, sentence, hint in _REFUSALS:
         if isinstance(error, OSError) and re.search(pattern, text):
             return UserError(f"{sentence} {uri}", hint)
-    return None
+    told = of_table(error, uri, doing="write to")
+    return told if isinstance(told, ClipmillError) else None
 
 
 def one_line(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from jobs.table_errors import is_conflict, writing
 from schemas import columns
 from schemas.config import Storage
 from schemas.errors import UserError
+from workers.store_errors import StoreBusy, of_table
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
 PYLANCE = "13.0.0"
@@ -85,28 +86,45 @@ class Tables:
 
         `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once.
         """
-        lance = lance_module()
-        try:
-            return lance.dataset(
-                self.uri(part),
-                version=version,
-                storage_options=self.options or None,
-                metadata_cache_size_bytes=cache_bytes,
-            )
-        except (ValueError, OSError) as error:
-            if "Failed to resolve region" in str(error):
-                raise UserError(
-                    f"{self.database}: no S3 server says in which region this bucket is",
-                    "check the bucket's name, or set storage.region or storage.endpoint_url",
-                ) from None
-            if not _is_missing(error):
-                raise
-            if missing_ok:
-                return None
+        for cut_off in (False, True):
+            try:
+                return lance_module().dataset(
+                    self.uri(part),
+                    version=version,
+                    storage_options=self.options or None,
+                    metadata_cache_size_bytes=cache_bytes,
+                )
+            except (ValueError, OSError) as error:
+                self._raise_unless_missing(error, part)
+            if version is not None or not self._is_there(part):
+                break
+            if cut_off:  # twice: not another driver that made the table in between
+                raise StoreBusy(f"the store of {self.uri(part)} lists nothing where there is something", "try it later")
+        if missing_ok:
+            return None
+        raise UserError(
+            f"there is no table {self.database}/{self.name}",
+            "check the name, or create it with `clipmill embed JOB.yaml`",
+        )
+
+    def _raise_unless_missing(self, error: Exception, part: str) -> None:
+        if "Failed to resolve region" in str(error):
             raise UserError(
-                f"there is no table {self.database}/{self.name}",
-                "check the name, or create it with `clipmill embed JOB.yaml`",
+                f"{self.database}: no S3 server says in which region this bucket is",
+                "check the bucket's name, or set storage.region or storage.endpoint_url",
             ) from None
+        told = of_table(error, self.uri(part))
+        if told is not error:
+            raise told from None
+        if not _is_missing(error):
+            raise error
+
+    def _is_there(self, part: str) -> bool:
+        """Lance takes a listing that is cut off for an empty one, and the table for missing; then everything would be
+        embedded once more. So the store is asked by another client, which knows the difference."""
+        from workers.storage import has_any
+
+        return self.uri(part).startswith("s3://") and has_any(f"{self.uri(part)}/_versions/", self.storage)
 
     def create(self, part: str, schema: pa.Schema) -> Any:
         """Create an empty table, or open the one that another driver made in the same moment. Rows get a new id, unless

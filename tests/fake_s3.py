@@ -13,7 +13,8 @@ _PAGE_KEYS = 1000
 
 
 class FakeS3:
-    """One bucket, `b`. `before` runs ahead of every request and may return (status, S3 error code) to send instead."""
+    """One bucket, `b`. `before` runs ahead of every request and may return (status, S3 error code) to send instead;
+    `after` does the same once a PUT was carried out, so that it is done and nobody is told."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -27,6 +28,7 @@ class FakeS3:
         self.ignores_conditions = False
         self.ignores_ranges = False
         self.before: Callable[[str, str], tuple[int, str] | None] = lambda method, key: None
+        self.after: Callable[[str], tuple[int, str] | None] = lambda key: None
         self.requests: list[tuple[str, str]] = []
 
     @contextmanager
@@ -113,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(412, "PreconditionFailed")
                 return
             self.store.objects[key] = data
+        if (lost := self.store.after(key)) is not None:
+            self._error(*lost)
+            return
         self._answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
 
     def do_DELETE(self) -> None:

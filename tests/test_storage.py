@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.config import Storage
-from schemas.errors import SourceChanged, UserError
+from schemas.errors import EXIT_OTHER, SourceChanged, UserError
 from schemas.model import ModelSpec
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
@@ -285,7 +285,6 @@ def test_what_does_not_pass_ends_under_one_name(fake: FakeS3) -> None:
         ((400, "ExpiredToken"), "refuses the credentials", "AWS_ACCESS_KEY_ID"),
         ((301, "PermanentRedirect"), "another region", "AWS_REGION"),
         ((404, "NoSuchBucket"), "bucket of .* does not exist", "storage.endpoint_url"),
-        ((503, "SlowDown"), "does not answer", "storage.endpoint_url"),
     ],
 )
 def test_what_the_store_refuses_is_one_sentence_and_a_hint(
@@ -296,6 +295,15 @@ def test_what_the_store_refuses_is_one_sentence_and_a_hint(
         list(list_objects("s3://b/x/", Storage(endpoint_url=fake.endpoint)))
     assert hint in caught.value.hint
     assert "very-secret-value" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_store_that_is_busy_for_long_is_no_mistake_of_the_users(fake: FakeS3) -> None:
+    fake.before = lambda method, key: (503, "SlowDown")
+    with pytest.raises(StoreUnavailable, match=r"store of s3://b/x/ is too busy or ill \(SlowDown\)") as caught:
+        list(list_objects("s3://b/x/", Storage(endpoint_url=fake.endpoint)))
+    assert caught.value.exit_code == EXIT_OTHER
+    assert "later" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ def fetch_image(place: Place, storage: Storage, *, max_bytes: int = MAX_BYTES) -
             if xxhash.xxh3_128_hexdigest(data) == place.image_hash:
                 return data
             found = True
-    except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
+    except StoreUnavailable as error:
+        raise UserError(error.message, error.hint) from error
+    except (FileNotFoundError, PermissionError) as error:
         raise as_user_error(error, place.uri) from error
     except TooManyBytes as error:
         raise UserError(f"{place.uri}: {error.message}", error.hint or f"at most {max_bytes:,} are read") from error

@@ -21,7 +21,7 @@ from workers.store_check import check_store
 from workers.store_errors import TRANSIENT, BadName, StoreUnavailable, TooManyBytes, as_user_error, call, is_transient
 from workers.store_fs import connect, endpoint_url, head_of, open_fs, read_range, region
 from workers.store_list import list_keys, resolve
-from workers.store_uri import absolute_uri, join_uri, quote, split_uri, unquote
+from workers.store_uri import absolute_uri, join_uri, parse_pattern, quote, split_uri, unquote
 
 __all__ = [
     "TRANSIENT",
@@ -32,6 +32,7 @@ __all__ = [
     "check_store",
     "connect",
     "get_bytes",
+    "has_any",
     "head",
     "is_transient",
     "lance_options",
@@ -47,7 +48,7 @@ __all__ = [
 retry_transient = retry(
     retry=retry_if_exception(is_transient),
     stop=stop_after_attempt(store_errors.ATTEMPTS),
-    wait=store_errors._WAIT,
+    wait=lambda state: store_errors._WAIT(state),
     reraise=True,
 )
 
@@ -67,6 +68,16 @@ def list_objects(pattern: str, storage: Storage) -> Iterator[SourceObject]:
                 yield SourceObject(uri=uri, etag=found.etag, size_bytes=found.size_bytes)
     except (FileNotFoundError, NotADirectoryError, PermissionError, StoreUnavailable) as error:
         raise as_user_error(error, pattern) from error
+
+
+def has_any(folder: str, storage: Storage) -> bool:
+    """Whether anything lies below a folder (ending in `/`), a bucket or not. Raises as `list_objects` does."""
+    try:
+        return next(list_keys(parse_pattern(*split_uri(folder)), storage), None) is not None
+    except FileNotFoundError:
+        return False
+    except (PermissionError, StoreUnavailable) as error:
+        raise as_user_error(error, folder) from error
 
 
 def head(uri: str, storage: Storage) -> SourceObject:

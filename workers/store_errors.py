@@ -3,18 +3,34 @@
 Throttling, resets, timeouts and 5xx answers are retried with exponential back-off and full jitter (AWS Architecture
 Blog, "Exponential Backoff And Jitter", 2015) and never counted as bad data. This is the only retry: the ones inside
 botocore and s3fs are off, so that waits do not multiply.
+
+The table's store is reached by lance, which retries by itself; what it says goes through the same sentences.
 """
 
 import errno
+import os
 import random
 import re
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from schemas.errors import ClipmillError, SourceChanged, UserError
+from workers.store_answers import (
+    CREDENTIAL_CODES,
+    REGION_CODES,
+    TRANSIENT_CODES,
+    TRANSIENT_ERRNOS,
+    answer_of,
+    chain,
+    has_no_credentials,
+    is_network,
+    lance_reason,
+    lance_text,
+)
 
 T = TypeVar("T")
 
@@ -23,57 +39,13 @@ FIRST_CONTACT_ATTEMPTS = 3  # while planning, a wrong endpoint should be said so
 _FIRST_WAIT_S = 0.25
 _WAIT = wait_random_exponential(multiplier=0.25, max=15)
 
-_TRANSIENT_CODES = frozenset(
-    (
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "TooManyRequests",
-        "RequestTimeout",
-        "RequestTimeTooSkewed",
-        "InternalError",
-        "ServiceUnavailable",
-        "BandwidthLimitExceeded",
-        "PriorRequestNotComplete",
-        "OperationAborted",
-        "ConditionalRequestConflict",
-        "429",
-        "500",
-        "502",
-        "503",
-        "504",
-    )
-)
-_CREDENTIAL_CODES = frozenset(
-    (
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-        "InvalidSecurity",
-        "RequestExpired",
-        "AuthFailure",
-        "InvalidClientTokenId",
-    )
-)
-_REGION_CODES = frozenset(
-    (
-        "PermanentRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-        "301",
-    )
-)
-_TRANSIENT_ERRNOS = frozenset(
-    {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.ETIMEDOUT, errno.EAGAIN, errno.ESTALE}
-)
-
 
 class StoreUnavailable(ClipmillError):
     """The store did not answer, or answered 5xx or "slow down", for longer than the retries last."""
+
+
+class StoreBusy(StoreUnavailable):
+    """The store did answer, with 5xx or "slow down", again and again: nothing in the job file is wrong."""
 
 
 class TooManyBytes(ClipmillError):
@@ -88,55 +60,16 @@ class BadName(UserError):
 TRANSIENT: tuple[type[BaseException], ...] = (StoreUnavailable, ConnectionError, TimeoutError)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what it was translated from: s3fs keeps botocore's answer as the cause."""
-    found: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in found:
-        found.append(current)
-        current = current.__cause__
-    return found
-
-
-def _answer(error: BaseException) -> tuple[str, int]:
-    """The store's error code and HTTP status, ("", 0) where there was no answer."""
-    for link in _chain(error):
-        response: Any = getattr(link, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(response.get("Error", {}).get("Code", "")), int(status)
-        if type(link).__module__.startswith("aiohttp") and isinstance(status := getattr(link, "status", None), int):
-            return str(status), status  # fsspec's http
-    return "", 0
-
-
-def _is_network(error: BaseException) -> bool:
-    """Whether the connection failed, as opposed to the request. By module: nothing heavy is imported to ask."""
-    names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
-    return bool(
-        names
-        & {
-            "botocore.HTTPClientError",
-            "botocore.ConnectionError",
-            "botocore.ResponseParserError",
-            "botocore.IncompleteReadError",
-            "aiohttp.ClientConnectionError",
-            "aiohttp.ClientPayloadError",
-            "http.IncompleteRead",
-        }
-    )
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed a moment later."""
     if isinstance(error, ClipmillError):
         return isinstance(error, StoreUnavailable)
-    code, status = _answer(error)
+    code, status = answer_of(error)
     if code or status:
-        return code in _TRANSIENT_CODES or status == 429 or (status >= 500 and status != 501)
-    if isinstance(error, (ConnectionError, TimeoutError)) or any(_is_network(link) for link in _chain(error)):
+        return code in TRANSIENT_CODES or status == 429 or (status >= 500 and status != 501)
+    if isinstance(error, (ConnectionError, TimeoutError)) or any(is_network(link) for link in chain(error)):
         return True
-    return type(error) is OSError and error.errno in _TRANSIENT_ERRNOS
+    return type(error) is OSError and error.errno in TRANSIENT_ERRNOS
 
 
 def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
@@ -163,19 +96,16 @@ def translate(error: Exception, uri: str) -> Exception:
     """The error under one of clipmill's names; itself where it has one, or where nothing better is known."""
     if isinstance(error, ClipmillError):
         return error
-    code, status = _answer(error)
+    code, status = answer_of(error)
     names = {c.__name__ for c in type(error).__mro__}
-    if code in _CREDENTIAL_CODES:
-        return UserError(f"the store refuses the credentials for {uri} ({code})", "check AWS_ACCESS_KEY_ID and its key")
-    if names & {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError"}:
-        hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
-        return UserError(f"no usable credentials for {uri}", hint)
-    if code in _REGION_CODES:
-        return UserError(f"the bucket of {uri} is in another region ({code})", "set storage.region or AWS_REGION")
+    if refused := _refused_before_looking(error, uri, code, names):
+        return refused
     if "FileExpired" in names or code == "PreconditionFailed" or status == 412:
         return SourceChanged(f"{uri} was replaced while it was read", "run again: it will be planned anew")
     if is_transient(error):
         hint = "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network, then run again"
+        if status:
+            return StoreBusy(f"the store of {uri} is too busy or ill ({code or status})", "run the same command later")
         return StoreUnavailable(f"the store of {uri} does not answer: {_one_line(error)}", hint)
     if code == "NoSuchBucket":
         return FileNotFoundError(f"the bucket of {uri} does not exist")
@@ -186,6 +116,63 @@ def translate(error: Exception, uri: str) -> Exception:
     if 400 <= status < 500:
         return PermissionError(f"the store refuses {uri} ({code or status})")
     return _local_mistake(error, uri, names)
+
+
+def _refused_before_looking(error: Exception, uri: str, code: str, names: set[str]) -> UserError | None:
+    """Credentials, clock or region: no object of this store can be reached like this."""
+    if code in CREDENTIAL_CODES:
+        return UserError(f"the store refuses the credentials for {uri} ({code})", "check AWS_ACCESS_KEY_ID and its key")
+    if has_no_credentials(error, names):
+        return _no_credentials(error, uri)
+    if code == "RequestTimeTooSkewed":
+        return UserError(f"this machine's clock and that of the store of {uri} differ too much", "set the clock (NTP)")
+    if code in REGION_CODES:
+        return UserError(f"the bucket of {uri} is in another region ({code})", "set storage.region or AWS_REGION")
+    return None
+
+
+def _no_credentials(error: Exception, uri: str) -> UserError:
+    """No request was signed. What the chain says names profiles and files, never a key."""
+    text = " ".join(str(link) for link in chain(error))
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
+    of = f" (profile {profile})" if profile else ""
+    if re.search(r"(?i)sso", text + " ".join(c.__name__ for c in type(error).__mro__)):
+        login = "aws sso login" + (f" --profile {profile}" if profile else "")
+        return UserError(f"no credentials for {uri}: single sign-on is not logged in{of}", f"run `{login}`")
+    hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
+    if profile:
+        hint = f"check the profile in the AWS config file, and the profile or command it takes them from; or {hint}"
+    return UserError(f"no usable credentials for {uri}{of}", hint)
+
+
+def of_table(error: Exception, uri: str, *, doing: str = "read") -> Exception:
+    """What lance raised, as a sentence where it is the table's store that failed; else the error itself. `doing`: as in
+    "no permission to read"."""
+    if not lance_text(error):
+        return error
+    code, status = answer_of(error)
+    failed = code in CREDENTIAL_CODES | REGION_CODES or status in (301, 401, 403, 429) or status >= 500
+    if not (failed or code == "NoSuchBucket" or has_no_credentials(error, set()) or is_transient(error)):
+        return error
+    told = translate(error, uri)
+    if isinstance(told, FileNotFoundError):
+        return UserError(str(told), "make the bucket, or check the table's name and storage.endpoint_url")
+    if isinstance(told, PermissionError):
+        hint = "ask for s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on it"
+        return UserError(f"no permission to {doing} {uri}" + (f" ({code})" if code else ""), hint)
+    return told
+
+
+@contextmanager
+def table_errors(uri: str, *, doing: str = "read") -> Iterator[None]:
+    """Around what lance does on a store."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        told = of_table(error, uri, doing=doing)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _local_mistake(error: Exception, uri: str, names: set[str]) -> Exception:
@@ -206,12 +193,13 @@ def as_user_error(error: Exception, uri: str) -> Exception:
         return UserError(str(error), "check the spelling, and that storage.endpoint_url names the right store")
     if isinstance(error, PermissionError):
         return UserError(str(error), "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
         return UserError(error.message, error.hint)
     return error
 
 
 def _one_line(error: BaseException) -> str:
     """Its first 200 characters, without what may stand before an @ in a URL."""
-    text = re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(error).split()))
+    text = lance_reason(str(error)) if lance_text(error) else str(error)
+    text = re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split()))
     return text[:200] or type(error).__name__

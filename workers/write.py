@@ -14,6 +14,7 @@ from schemas import columns
 from schemas.rejects import Reject
 from schemas.samples import Picture, Sample
 from schemas.tasks import Task, WorkContext
+from workers.store_errors import table_errors
 
 # A unit's rejects are written in pieces of this many, so that a source of nothing but bad samples stays bounded.
 REJECTS_PER_FRAGMENT = 10_000
@@ -40,9 +41,10 @@ class RowWriter:
         import lance
 
         self.context, self.task = context, task
-        self.dataset = lance.dataset(
-            context.rows_uri, version=context.rows_version, storage_options=context.options or None
-        )
+        with table_errors(context.rows_uri):
+            self.dataset = lance.dataset(
+                context.rows_uri, version=context.rows_version, storage_options=context.options or None
+            )
         self.schema: pa.Schema = self.dataset.schema
 
     def record_batch(self, batch: Embedded) -> pa.RecordBatch:
@@ -159,9 +161,10 @@ def reject_table(
 def write_reject_fragments(table: pa.Table, rejects_uri: str, options: dict[str, str]) -> list[str]:
     from lance.fragment import write_fragments
 
-    fragments = write_fragments(
-        table, rejects_uri, schema=columns.REJECTS, mode="append", storage_options=options or None
-    )
+    with table_errors(rejects_uri, doing="write to"):
+        fragments = write_fragments(
+            table, rejects_uri, schema=columns.REJECTS, mode="append", storage_options=options or None
+        )
     return list(map(fragment_json, fragments))
 
 
@@ -170,8 +173,10 @@ def write_row_fragments(batches: Iterable[pa.RecordBatch], dataset: Any, options
     from lance.fragment import write_fragments
 
     reader = pa.RecordBatchReader.from_batches(dataset.schema, batches)
-    fragments = write_fragments(reader, dataset, schema=dataset.schema, mode="append", storage_options=options or None)
-    return list(fragments)
+    with table_errors(str(dataset.uri), doing="write to"):
+        return list(
+            write_fragments(reader, dataset, schema=dataset.schema, mode="append", storage_options=options or None)
+        )
 
 
 def import_lance() -> None:
