@@ -19,6 +19,7 @@ class Fate(StrEnum):
     WORKER_LOST = "its node was lost or preempted"
     STOOD_STILL = "it stood still for limits.unit_deadline_s"
     ERROR = "an error"
+    WRONG_FORMAT = "its source is not of the job's format"
     SOURCE_CHANGED = "its source changed since the plan was made; run the command again"
 
 
@@ -80,7 +81,7 @@ class Attempts:
             (self.suspects if item.alone else self.waiting).appendleft(item)
             return
         item.used += 1
-        if fate == Fate.SOURCE_CHANGED or item.used >= self.max_attempts:
+        if fate in (Fate.SOURCE_CHANGED, Fate.WRONG_FORMAT) or item.used >= self.max_attempts:
             self.failed.append(Failed(item.unit, item.last_error))
             return
         if fate == Fate.ERROR:

@@ -14,8 +14,10 @@ from jobs.commit import Committer
 from jobs.ledger import Ledger
 from jobs.moves import IsGone, Moves
 from jobs.plan import Plan, Replacement
+from schemas import left_out
 from schemas.config import Commit
 from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from schemas.rejects import Reason
 from schemas.units import WorkUnit
 
 # Replaces duplicates among new rows by rejects: (receipts, unit ids that leave) -> receipts.
@@ -38,6 +40,9 @@ class Totals:
     rejects: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     unread_first: dict[str, str] = field(default_factory=dict)
+    embedded: int = 0  # rows as the workers wrote them, before duplicates left
+    filled: dict[str, int] = field(default_factory=dict)  # of those, by column
+    left_out: dict[str, int] = field(default_factory=dict)  # by ending
     aliases: int = 0
     source_bytes: int = 0
     retired_units: int = 0
@@ -177,6 +182,7 @@ class Collector:
             table_version=0,
             content_hash=receipt.content_hash,
             alias_of=receipt.alias_of,
+            left_out=left_out.to_json(receipt.left_out),
         )
 
     def _count(self, receipts: list[Receipt], retired: int) -> None:
@@ -191,8 +197,12 @@ class Collector:
             t.seen += receipt.seen
             t.source_bytes += self.units[receipt.unit_id].size_bytes
             t.rows += receipt.written
+            t.embedded += receipt.written + receipt.rejected.get(Reason.DUPLICATE_ID, 0)
             for reason, n in receipt.rejected.items():
                 t.rejects[reason] = t.rejects.get(reason, 0) + n
             for column, n in receipt.unread.items():
                 t.unread[column] = t.unread.get(column, 0) + n
             t.unread_first = {**receipt.unread_first, **t.unread_first}
+            for column, n in receipt.filled.items():
+                t.filled[column] = t.filled.get(column, 0) + n
+            left_out.merge(t.left_out, receipt.left_out)

@@ -14,7 +14,7 @@ from jobs.attempts import Attempts, Fate, Item
 from jobs.plan import Plan
 from jobs.watch import Watch
 from schemas.config import Limits
-from schemas.errors import ClipmillError, SourceChanged, UserError
+from schemas.errors import ClipmillError, SourceChanged, UserError, WrongFormat
 from schemas.receipts import Outcome, Receipt
 from schemas.tasks import Task, UnitProgress
 
@@ -193,6 +193,8 @@ class Dispatcher:
         """The unit's code raised. A user's mistake ends the run; anything else is an attempt."""
         if isinstance(error, SourceChanged):
             self.attempts.ended(call.item, Fate.SOURCE_CHANGED)
+        elif isinstance(error, WrongFormat):
+            self.attempts.ended(call.item, Fate.WRONG_FORMAT, f"{error.message}; {error.hint}")
         elif isinstance(error, UserError):
             raise error
         else:

@@ -13,6 +13,7 @@ from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
 from schemas.config import JobFile
+from schemas.left_out import LeftOut
 from schemas.units import WorkUnit
 
 LOOK_AT = 1000
@@ -24,6 +25,7 @@ class DryRun:
 
     `moved`: units whose content seems to be that of units whose place is empty now; their rows follow, and they are not
     counted as `gone`. `gone`: units that are no longer listed; their rows stay.
+    `left_out`: what the listing shows and no unit holds, by ending. Members of tars are counted when those are read.
 
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
     there is nothing to go by they are None. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
@@ -41,6 +43,7 @@ class DryRun:
     samples: int | None
     samples_estimated: bool
     bytes: int
+    left_out: dict[str, int]
     samples_per_s: float | None
     limited_by: str | None
     basis: str | None
@@ -58,7 +61,8 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     rows = tables.open(missing_ok=True)
     if rows is not None:
         compat.check_columns(rows.schema, job)
-    units = list(survey(job.source, job.storage, job.limits))
+    left_out: LeftOut = {}
+    units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
     latest = read_ledger(tables)
     plan = make_plan(units, latest, units_to_redo(tables, latest))
     moved = count_gone(plan.moves.values(), job.storage)
@@ -81,6 +85,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         samples=samples,
         samples_estimated=estimated,
         bytes=plan.size_bytes,
+        left_out=left_out,
         samples_per_s=found.samples_per_s if found else None,
         limited_by=found.limited_by if found else None,
         basis=found.basis if found else None,

@@ -14,6 +14,7 @@ from jobs.duplicates import units_to_redo
 from jobs.jobfile import refuse_unread_keys
 from jobs.lease import Lease
 from jobs.ledger import Ledger, read_ledger
+from jobs.ledger import left_out as ledger_left_out
 from jobs.plan import Plan, make_plan
 from jobs.progress import Progress
 from jobs.run import Run
@@ -22,6 +23,7 @@ from jobs.survey import survey
 from jobs.tables import Tables
 from schemas.config import JobFile
 from schemas.errors import UserError
+from schemas.left_out import LeftOut, merge
 from schemas.units import WorkUnit
 from schemas.vocabulary import Vocabulary
 
@@ -60,11 +62,11 @@ def run(job: JobFile, options: Options) -> Summary:
         if rows is not None:
             compat.check_columns(rows.schema, job)
             compat.check_vocabulary(rows.schema, vocabulary)
-        units = _survey(job, progress)
+        units, left_out = _survey(job, progress)
         latest = read_ledger(tables)
         plan = make_plan(units, latest, units_to_redo(tables, latest))
         if rows is not None and _nothing_to_do(job, plan, latest, tables):
-            return _idle_summary(tables, plan, time.monotonic() - started)
+            return _idle_summary(tables, plan, ledger_left_out(latest), left_out, time.monotonic() - started)
         is_new = not tables.exists("runs")
         if is_new:
             from workers.storage import check_store
@@ -76,7 +78,7 @@ def run(job: JobFile, options: Options) -> Summary:
             lease.take(on_wait=progress.say)
             lease.keep(progress.say)
         try:
-            return Run(job, options, tables, lease, progress, vocabulary, started).run(units)
+            return Run(job, options, tables, lease, progress, vocabulary, started).run(units, left_out)
         finally:
             lease.release(progress.say)
 
@@ -89,14 +91,16 @@ def _vocabulary(job: JobFile) -> Vocabulary | None:
     return load_vocabulary(job.tags.vocabulary, job.storage)
 
 
-def _survey(job: JobFile, progress: Progress) -> list[WorkUnit]:
+def _survey(job: JobFile, progress: Progress) -> tuple[list[WorkUnit], LeftOut]:
+    """Every unit, and what the listing shows beside them."""
     progress.phase(f"listing {', '.join(job.source.uri)}")
-    units = list(survey(job.source, job.storage, job.limits))
+    left_out: LeftOut = {}
+    units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
     if not units:
         raise UserError(
             f"nothing to embed at {', '.join(job.source.uri)}", "check source.uri; a prefix of images ends in /"
         )
-    return units
+    return units, left_out
 
 
 def _nothing_to_do(job: JobFile, plan: Plan, latest: Ledger, tables: Tables) -> bool:
@@ -107,10 +111,13 @@ def _nothing_to_do(job: JobFile, plan: Plan, latest: Ledger, tables: Tables) -> 
     return (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
 
 
-def _idle_summary(tables: Tables, plan: Plan, seconds: float) -> Summary:
+def _idle_summary(tables: Tables, plan: Plan, of_units: LeftOut, listed: LeftOut, seconds: float) -> Summary:
+    merge(of_units, listed)
     return Summary(
         run="",
         table=f"{tables.database}/{tables.name}",
+        left_out=of_units,
+        left_out_listed=listed,
         already_done=len(plan.done),
         seconds=round(seconds, 3),
         table_version=int(tables.open().version),

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jobs.tables import Tables
 from schemas import columns
 from schemas.columns import TABLE_ID, of_table
+from schemas.left_out import LeftOut, from_json, merge
 from schemas.receipts import LedgerEntry, LedgerState
 
 Ledger = dict[str, LedgerEntry]
@@ -46,6 +47,14 @@ def _is_live(entry: LedgerEntry, latest: Ledger) -> bool:
         return True
     target = latest.get(entry.alias_of)
     return target is not None and target.state == LedgerState.COMMITTED
+
+
+def left_out(latest: Ledger) -> LeftOut:
+    """What the live units hold and no reader takes, by ending."""
+    found: LeftOut = {}
+    for entry in live(latest).values():
+        merge(found, from_json(entry.left_out))
+    return found
 
 
 def read_ledger(tables: Tables) -> Ledger:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs import cluster, compat, heal
-from jobs.collect import Collector
+from jobs.collect import Collector, Totals
 from jobs.commit import Committer
 from jobs.compaction import Compactor, tidy_side_tables
 from jobs.dispatch import Dispatcher
@@ -26,6 +26,7 @@ from jobs.tables import Tables, new_id
 from jobs.workforce import Workforce
 from schemas import columns
 from schemas.config import JobFile
+from schemas.left_out import LeftOut, merge
 from schemas.model import Fingerprint
 from schemas.receipts import Receipt
 from schemas.tasks import WorkContext
@@ -56,9 +57,13 @@ class Run:
         self.estimate: Estimate | None = None
         self.device = ""
         self.table_id = ""
+        self.left_out: LeftOut = {}
 
-    def run(self, units: list[WorkUnit]) -> Summary:
-        """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
+    def run(self, units: list[WorkUnit], left_out: LeftOut) -> Summary:
+        """`left_out`: what the listing showed beside the units.
+
+        Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
+        self.left_out = left_out
         self.progress.phase(f"{len(units)} units; starting workers")
         with (
             _noting_interrupts() as check_interrupt,
@@ -235,6 +240,10 @@ class Run:
             unread=dict(sorted(totals.unread.items())),
             unread_first=dict(sorted(totals.unread_first.items())),
             failed_units=failed_units(dispatcher.attempts.failed),
+            left_out=self._all_left_out(totals),
+            left_out_listed=self.left_out,
+            embedded=totals.embedded,
+            filled={name: totals.filled.get(name, 0) for name in self._asked_for()},
             already_done=len(plan.done),
             aliases=totals.aliases,
             replaced_units=totals.retired_units - totals.moved_units,
@@ -262,6 +271,17 @@ class Run:
             resume=self.options.resume if interrupted else "",
             note=f"stopped early; {left} units are left" if interrupted else "",
         )
+
+    def _all_left_out(self, totals: Totals) -> LeftOut:
+        found = dict(totals.left_out)
+        merge(found, self.left_out)
+        return found
+
+    def _asked_for(self) -> list[str]:
+        """Columns that the job file wants filled, and that may match nothing."""
+        source = self.job.source
+        caption, tags = source.caption is not None, self.vocabulary is not None
+        return [*(["caption"] if caption else []), *(["tags"] if tags else []), *source.keep]
 
 
 @contextmanager

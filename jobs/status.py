@@ -1,5 +1,6 @@
 """What is in a table and how fresh it is; and the samples that are not in it."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from jobs import compat, ledger
 from jobs.tables import Tables
 from schemas.columns import of_table, table_id
 from schemas.config import Storage
+from schemas.left_out import LeftOut, merge
 from schemas.receipts import LedgerState
 
 LAST_RUNS = 5
@@ -17,13 +19,17 @@ LAST_RUNS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """`balanced` compares the ledger with the rows: seen = rows + rejects."""
+    """`balanced` compares the ledger with the rows: seen = rows + rejects.
+
+    `left_out`: what the source holds and no reader takes, by ending.
+    """
 
     table: str
     rows: int
     units: int
     seen: int
     rejects: dict[str, int]
+    left_out: dict[str, int]
     balanced: bool
     model: str
     pretrained: str
@@ -43,7 +49,8 @@ def status(table: str, storage: Storage) -> Status:
     tables = Tables.at(table, storage)
     rows = tables.open()
     fingerprint = compat.stored_fingerprint(rows.schema)
-    alive = [e for e in ledger.live(ledger.read_ledger(tables)).values() if e.state == LedgerState.COMMITTED]
+    latest = ledger.read_ledger(tables)
+    alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]
     count = rows.count_rows()
     seen = sum(e.seen for e in alive)
     rejected = sum(e.rejected for e in alive)
@@ -54,6 +61,7 @@ def status(table: str, storage: Storage) -> Status:
         units=len(alive),
         seen=seen,
         rejects=dict(sorted(count_rejects(tables).items())),
+        left_out=_left_out(tables, latest, table_id(rows.schema)),
         balanced=seen == count + rejected,
         model=fingerprint.model,
         pretrained=fingerprint.pretrained,
@@ -67,6 +75,18 @@ def status(table: str, storage: Storage) -> Status:
         held_by=_holder(tables),
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
+
+
+def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
+    """Within the live units, and in the source's listing when the last run looked."""
+    found = ledger.left_out(latest)
+    runs = tables.open("runs", missing_ok=True)
+    if runs is not None:
+        where = f"event IN ('finished', 'drained') AND {of_table(runs.schema, table_id)}"
+        ended = runs.to_table(columns=["at", "detail"], filter=where).sort_by("at").to_pylist()
+        if ended:
+            merge(found, json.loads(ended[-1]["detail"]).get("left_out_listed", {}))
+    return found
 
 
 def _holder(tables: Tables) -> str | None:

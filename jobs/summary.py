@@ -5,13 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.left_out import to_text
 from schemas.receipts import Receipt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The closing word of a run. `seen == rows + sum(rejects.values())`; `rows` and `rejects` are of this run. `unread`
-    counts by column the values that could not be read and are null for that; `unread_first` tells the first of each."""
+    counts by column the values that could not be read and are null for that; `unread_first` tells the first of each.
+
+    `left_out`: what the source holds and no reader takes, by ending, within this run's units and in the listing;
+    `left_out_listed` is the listing's share. `filled`: of the `embedded` rows, duplicates included that left at the
+    commit, how many have a caption, tags and each kept column that the job asks for.
+    """
 
     run: str
     table: str
@@ -22,6 +28,10 @@ class Summary:
     unread: dict[str, int] = field(default_factory=dict)
     unread_first: dict[str, str] = field(default_factory=dict)
     failed_units: list[dict[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    left_out_listed: dict[str, int] = field(default_factory=dict)
+    embedded: int = 0
+    filled: dict[str, int] = field(default_factory=dict)
     already_done: int = 0
     aliases: int = 0
     replaced_units: int = 0
@@ -50,8 +60,9 @@ class Summary:
 
 def describe(s: Summary) -> str:
     """The summary for a person; its first line adds up."""
+    left = [f"left out: {to_text(s.left_out)}"] if s.left_out else []
     if not s.run:
-        return f"{s.note}; table {s.table}, version {s.table_version}"
+        return "\n".join([f"{s.note}; table {s.table}, version {s.table_version}", *left])
     rejected = sum(s.rejects.values())
     reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
     lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
@@ -59,6 +70,7 @@ def describe(s: Summary) -> str:
         first = f"; the first: {s.unread_first[column]}" if column in s.unread_first else ""
         what = f"{count:,} values of {column}" if count > 1 else f"1 value of {column}"
         lines.append(f"{what} could not be read and {'are' if count > 1 else 'is'} null{first}")
+    lines += [*left, *_filled(s)]
     units = f"{s.units:,} units in {s.commits:,} commits"
     for count, what in (
         (s.already_done, "were in the table already"),
@@ -83,6 +95,24 @@ def describe(s: Summary) -> str:
     if s.note:
         lines.append(s.note)
     return "\n".join(lines)
+
+
+def _filled(s: Summary) -> list[str]:
+    """What matched, and what matched nothing."""
+    if not s.embedded:
+        if s.seen:
+            return [f"no row was added: all {s.seen:,} samples were rejected; `clipmill rejects {s.table}` names them"]
+        return [f"no sample was found in {s.units:,} units"] if s.units > s.aliases else []
+    shown = {"caption": "captions", "tags": "tags"}
+    lines = [f"{shown[name]} in {s.filled[name]:,} of {s.embedded:,} rows" for name in shown if name in s.filled]
+    found = ["; ".join(lines)] if lines else []
+    nothing = [name for name, number in s.filled.items() if not number and name != "tags"]
+    if nothing:
+        found.append(
+            f"nothing was found for {', '.join(nothing)}: null in all {s.embedded:,} rows; "
+            "are the names in source.caption and source.keep the source's own?"
+        )
+    return found
 
 
 class StageClock:

@@ -12,8 +12,11 @@ from jobs.survey_cut import cut_tar
 from jobs.survey_slices import file_slices, manifest_slices
 from schemas.config import Limits, Source, Storage
 from schemas.errors import UserError
+from schemas.left_out import LeftOut, count, ending_of, to_text
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fetch import ordered_map
+from workers.read.fields import DEFAULT_IMAGE
+from workers.read.packed import ARCHIVES, READABLE
 from workers.storage import StoreUnavailable, list_objects
 from workers.store_errors import as_user_error
 from workers.store_uri import has_magic, unquote
@@ -25,20 +28,21 @@ MIN_PARQUET_ROWS = 2_000
 MAX_PARQUET_BYTES = 512_000_000  # groups of fewer rows are not merged beyond this
 _FOOTER_THREADS = 16
 _SUFFIXES = {
-    "webdataset": (".tar", ".tar.gz", ".tgz"),
+    "webdataset": (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.lz4"),
     "parquet": (".parquet", ".parq", ".pq"),
     "manifest": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"),
 }
 
 
-def survey(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
+def survey(source: Source, storage: Storage, limits: Limits, *, left_out: LeftOut | None = None) -> Iterator[WorkUnit]:
     """Every unit of the source, in listing order; each object, key and line belongs to exactly one.
 
-    Raises UserError where a source is missing, refused or empty, or lacks a column that the job file names.
+    What the listing shows and no unit holds is counted by ending in `left_out`, complete at the end. Raises
+    UserError where a source is missing, refused or empty, or lacks a column that the job file names.
     """
     cutters = {"webdataset": _tars, "parquet": _parquets, "manifest": _manifests, "files": _files}
     try:
-        yield from cutters[source.format](source, storage, limits)
+        yield from cutters[source.format](source, storage, {} if left_out is None else left_out)
     except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
         raise as_user_error(error, ", ".join(source.uri)) from error
 
@@ -48,24 +52,46 @@ def reader_options(source: Source) -> dict[str, Any]:
     return {"format": source.format, "version": READER_VERSION, **source.reader_options()}
 
 
-def _objects(source: Source, storage: Storage) -> Iterator[SourceObject]:
+def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[SourceObject]:
     """Objects of all patterns, each once. In a folder only names with the format's suffixes count."""
     seen: set[int] = set()  # 64-bit hashes, so that 100,000 names are some megabytes
+    left: dict[int, str] = {}  # what one pattern leaves out another may take
     suffixes = _SUFFIXES[source.format]
     for pattern in source.uri:
         found = False
         for item in list_objects(pattern, storage):
-            if not _names_files(pattern, item) and not item.uri.lower().endswith(suffixes):
+            if not item.uri.lower().endswith(suffixes) and not _is_chosen(pattern, item, source):
+                ending = ending_of(unquote(item.uri))
+                if len(source.uri) == 1:
+                    count(left_out, ending)
+                elif hash(item.uri) not in seen:
+                    left[hash(item.uri)] = ending
                 continue
             found = True
+            left.pop(hash(item.uri), None)
             if hash(item.uri) not in seen:
                 seen.add(hash(item.uri))
                 yield item
         if not found:
             raise UserError(
                 f"source.uri {pattern} matches nothing of format {source.format}",
-                f"check the spelling; below a folder, names must end in {', '.join(suffixes)}",
+                f"check the spelling; below a folder, names must end in {', '.join(suffixes)}"
+                + (f"; there are {to_text(left_out)}" if left_out else ""),
             )
+    for ending in left.values():
+        count(left_out, ending)
+
+
+def _is_chosen(pattern: str, item: SourceObject, source: Source) -> bool:
+    """Whether an object without the format's suffixes is one all the same, because the user named it. Raises UserError
+    for an archive that is no tar."""
+    if not _names_files(pattern, item):
+        return False
+    if source.format != "webdataset" or not item.uri.lower().endswith(ARCHIVES):
+        return True
+    if pattern.lower().endswith(ARCHIVES):
+        raise UserError(f"{item.uri} is no tar by its name", f"pack it again: {READABLE}")
+    return False
 
 
 def _names_files(pattern: str, item: SourceObject) -> bool:
@@ -76,9 +102,9 @@ def _names_files(pattern: str, item: SourceObject) -> bool:
     return bool(last) and unquote(item.uri).endswith("/" + unquote(last))
 
 
-def _tars(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
+def _tars(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     options = reader_options(source)
-    for item in _objects(source, storage):
+    for item in _objects(source, storage, left_out):
         spans = cut_tar(item, storage, TAR_SLICE_BYTES) if item.size_bytes > HUGE_TAR_BYTES else [None]
         for span in spans:
             start, end = ("", "") if span is None else (str(span[0]), str(span[1]))
@@ -94,7 +120,7 @@ def _tars(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit
             )
 
 
-def _parquets(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
+def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     from workers.read.parquet import row_groups
 
     options = reader_options(source)
@@ -102,7 +128,7 @@ def _parquets(source: Source, storage: Storage, limits: Limits) -> Iterator[Work
     def footer(item: SourceObject) -> tuple[SourceObject, list[tuple[int, int]] | None]:
         return item, row_groups(item, source, storage)
 
-    objects = _objects(source, storage)
+    objects = _objects(source, storage, left_out)
     for item, groups in ordered_map(objects, footer, weigh=lambda _: 0, max_bytes=1, threads=_FOOTER_THREADS):
         for first, after, rows, size in _merge(groups, item.size_bytes):
             start, end = ("", "") if rows is None else (str(first), str(after))
@@ -132,17 +158,20 @@ def _merge(groups: list[tuple[int, int]] | None, file_bytes: int) -> Iterator[tu
             first, rows, size = i + 1, 0, 0
 
 
-def _files(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
+def _files(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     empty = True
-    for unit in file_slices(source, storage, reader_options(source)):
+    for unit in file_slices(source, storage, reader_options(source), left_out):
         empty = False
         yield unit
     if empty:
-        wanted = ", ".join(source.image) or "jpg, jpeg, png, webp, gif, bmp, tif, tiff"
-        raise UserError(f"source.uri {', '.join(source.uri)} holds no image", f"files must end in one of {wanted}")
+        wanted = ", ".join(source.image or DEFAULT_IMAGE)
+        there = f"; there are {to_text(left_out)}" if left_out else ""
+        raise UserError(
+            f"source.uri {', '.join(source.uri)} holds no image", f"files must end in one of {wanted}{there}"
+        )
 
 
-def _manifests(source: Source, storage: Storage, limits: Limits) -> Iterator[WorkUnit]:
+def _manifests(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     options = reader_options(source)
-    for item in _objects(source, storage):
+    for item in _objects(source, storage, left_out):
         yield from manifest_slices(item, source, storage, options)

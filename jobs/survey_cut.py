@@ -8,8 +8,8 @@ import xxhash
 
 from schemas.config import Storage
 from schemas.units import SourceObject
+from workers.read.census import split_name
 from workers.read.tar import BadTar, TarReader
-from workers.read.webdataset import split_name
 from workers.storage import open_stream
 
 

@@ -6,15 +6,16 @@ for about 1,000 samples: at least 250, then each one ends the slice with probabi
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import xxhash
 
 from schemas.config import Source, Storage
+from schemas.left_out import LONELY_TEXT, LeftOut, count, ending_of
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fields import Wanted
-from workers.read.keys import Digest, file_patterns, split_key, uri_of, wanted_keys
+from workers.read.keys import Digest, file_patterns, is_asked_for, split_key, uri_of, wanted_keys
 from workers.read.lines import digest_start, open_rows
 from workers.store_list import Key
 from workers.store_uri import Pattern
@@ -27,14 +28,21 @@ def says_cut(data: bytes, count: int) -> bool:
     return count >= MAX_SAMPLES or (count >= MIN_SAMPLES and xxhash.xxh3_64_intdigest(data) % MODULUS == 0)
 
 
-def file_slices(source: Source, storage: Storage, options: dict[str, Any]) -> Iterator[WorkUnit]:
-    """Units of a `files` source. Overlapping patterns give each key to the first of them."""
+def file_slices(source: Source, storage: Storage, options: dict[str, Any], left_out: LeftOut) -> Iterator[WorkUnit]:
+    """Units of a `files` source. Overlapping patterns give each key to the first of them. Files that are no image and
+    no sidecar of one are counted in `left_out`."""
     before: list[Pattern] = []
     for typed, pattern in file_patterns(source, storage):
         if pattern in before:
             continue
-        keys = wanted_keys(pattern, source, storage, before=tuple(before))
-        slices = _Slices(uri_of(pattern, typed), Wanted.of(source), options)
+        earlier = tuple(before)
+        keys = wanted_keys(pattern, source, storage, before=earlier, left_out=left_out)
+
+        def lonely(name: str, pattern: Pattern = pattern, earlier: tuple[Pattern, ...] = earlier) -> None:
+            if is_asked_for(name, pattern, earlier):
+                count(left_out, f"{ending_of(name)} {LONELY_TEXT}")
+
+        slices = _Slices(uri_of(pattern, typed), Wanted.of(source), options, lonely)
         for key in keys:
             if (unit := slices.add(key)) is not None:
                 yield unit
@@ -47,8 +55,11 @@ class _Slices:
     """Cuts keys that come in order. A cut never separates an image from its sidecars: it is put off while any stem of
     the slice, followed by a dot, begins the next key (`a.jpg`, `a.b.jpg`, `a.txt` stay together)."""
 
-    def __init__(self, uri: str, wanted: Wanted, options: dict[str, Any]) -> None:
-        self._uri, self._wanted, self._options = uri, wanted, options
+    def __init__(
+        self, uri: str, wanted: Wanted, options: dict[str, Any], lonely: Callable[[str], None] = lambda name: None
+    ) -> None:
+        """`lonely` is told each text that no image of its slice has as a sidecar."""
+        self._uri, self._wanted, self._options, self._lonely = uri, wanted, options, lonely
         self._start_after = self._last = ""
         self._reset()
 
@@ -56,6 +67,8 @@ class _Slices:
         self._digest = Digest()
         self._count = self._size_bytes = 0
         self._stems: set[str] = set()
+        self._images: set[str] = set()  # their names, and their stems
+        self._texts: list[str] = []
         self._cut = False
 
     def add(self, key: Key) -> WorkUnit | None:
@@ -70,7 +83,10 @@ class _Slices:
         self._last = key.name
         if extension in self._wanted.image:
             self._count += 1
+            self._images.update((stem, key.name))
             self._cut = self._cut or says_cut(stem.encode("utf-8", "surrogateescape"), self._count)
+        else:
+            self._texts.append(key.name)
         return unit
 
     def _is_tied(self, name: str) -> bool:
@@ -84,6 +100,9 @@ class _Slices:
     def finish(self) -> WorkUnit | None:
         """The unit of the keys so far, or None where they hold no image."""
         unit = None
+        for text in self._texts:
+            if split_key(text)[0] not in self._images:
+                self._lonely(text)
         if self._count:
             etag = self._digest.hexdigest()
             unit = WorkUnit(

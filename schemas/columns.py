@@ -80,6 +80,7 @@ UNITS = pa.schema(
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("alias_of", pa.string(), nullable=False),
         TABLE_ID,
+        pa.field("left_out", pa.string()),  # JSON, see schemas.left_out; null where an older clipmill did not count
     ]
 )
 

@@ -53,3 +53,7 @@ class LeaseLost(ClipmillError):
 
 class SourceChanged(ClipmillError):
     """The object's etag at opening is not the one that was planned."""
+
+
+class WrongFormat(ClipmillError):
+    """An object of the source is not what its name or the job file says. It costs its own unit, not the run."""

@@ -19,6 +19,8 @@ class Receipt:
     `fragments` and `reject_fragments` are `FragmentMetadata.to_json()` texts, invisible until committed.
     `rejected` counts by reason. `seen == written + sum(rejected.values())`. `seconds` is by stage name.
     `unread` counts by column the values that could not be read and are null for that; `unread_first` tells the first.
+    `left_out` counts by ending what the unit holds and the reader does not take; no part of `seen`. `filled`: of the
+    rows as the worker wrote them, before duplicates leave, how many have a caption, tags, and each kept column.
     `content_hash` covers key, bytes, caption and metadata of every sample in order.
     """
 
@@ -35,6 +37,8 @@ class Receipt:
     reject_fragments: tuple[str, ...] = ()
     content_hash: str = ""
     alias_of: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
+    filled: dict[str, int] = field(default_factory=dict)
     bytes_read: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
@@ -77,3 +81,4 @@ class LedgerEntry:
     table_version: int
     content_hash: str = ""
     alias_of: str = ""
+    left_out: str = ""  # JSON by ending; empty where nobody counted

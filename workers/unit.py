@@ -27,10 +27,11 @@ from workers.bench import Bench
 from workers.engine import halving
 from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
+from workers.read.census import Census
 from workers.read.keys import folder_of
 from workers.reuse import Remembered
 from workers.tag import Tagger
-from workers.write import Embedded, RejectWriter, RowWriter
+from workers.write import Embedded, RejectWriter, RowWriter, count_filled
 
 Vectors = npt.NDArray[np.float32]  # (B, D)
 
@@ -65,6 +66,8 @@ class UnitRun:
         self._inside_s = 0.0  # what the writer spent waiting for rows
         self._rank = bench.turns.rank()
         self._folder = folder_of(task.unit.uri) if task.unit.format == "files" else ""
+        self.census = Census()
+        self.filled: dict[str, int] = {}
 
     @property
     def progress(self) -> UnitProgress:
@@ -88,12 +91,14 @@ class UnitRun:
             return self._receipt(Outcome.SOURCE_CHANGED)
         receipt = self._receipt(Outcome.DONE, fragments)
         receipt.check_balance()
+        missing = self.census.missing(self.seen)
+        assert not missing, f"{missing} of {self.census.pictures} pictures of {self.task.unit.uri} are in no sum"
         return receipt
 
     def _record_batches(self, writer: RowWriter) -> Iterator[Any]:
         """The stages, one after the other. Reading and decoding run ahead of the model in their own threads."""
         samples = ReadAhead(
-            read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits),
+            read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits, self.census),
             _weight,
             max_items=4 * self.bench.samples_at_once,
             max_bytes=self.context.limits.worker_memory // (8 * self.context.units_in_flight),
@@ -105,7 +110,9 @@ class UnitRun:
                 self._steps += 1
                 if embedded is not None:
                     self.written += len(embedded.samples)
-                    yield writer.record_batch(embedded)
+                    record_batch = writer.record_batch(embedded)
+                    count_filled(self.filled, record_batch, ("caption", "tags", *self.context.source.keep))
+                    yield record_batch
         finally:
             samples.close()
             self.seconds["read"] += samples.busy_s
@@ -254,6 +261,8 @@ class UnitRun:
             reject_fragments=tuple(self.rejects.fragments),
             content_hash=content_hash or self.hasher.hexdigest(),
             alias_of=alias_of,
+            left_out=dict(self.census.left_out),
+            filled=dict(self.filled),
             bytes_read=self.bytes_read,
             seconds={stage: round(s, 4) for stage, s in self.seconds.items()},
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas import columns
 from schemas.rejects import Reject
@@ -103,6 +104,17 @@ class RowWriter:
                 raise failure[0] from None
             raise
         return tuple(map(fragment_json, fragments))
+
+
+def count_filled(into: dict[str, int], rows: pa.RecordBatch, names: Iterable[str]) -> None:
+    """How many rows have a value in each column; no tags are none."""
+    for name in names:
+        column = rows.column(name)
+        if name == "tags":
+            number = int(pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py() or 0)
+        else:
+            number = len(column) - column.null_count
+        into[name] = into.get(name, 0) + number
 
 
 @dataclass(slots=True)

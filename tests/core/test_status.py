@@ -123,3 +123,15 @@ def test_retired_units_and_their_rejects_are_gone(tables: Tables) -> None:
     committer.commit([retired, entry("u3", "b", 1)], done.fragments, remove_units=["u1"])
     found = look(tables)
     assert (found.rows, found.units, found.seen, found.rejects, found.balanced) == (2, 2, 2, {}, True)
+
+
+def test_what_was_left_out_of_the_units_and_of_the_listing(tables: Tables) -> None:
+    assert look(tables).left_out == {}, "an older clipmill's entries say nothing"
+    now = ledger.read_ledger(tables)
+    more = [replace(now[u], table_version=now[u].table_version + 1, left_out='{"heic": 2}') for u in ("u1", "u2")]
+    ledger.append(tables, more)
+    tables.log_run(
+        "a", "embed", "finished", json.dumps({"left_out_listed": {"heic": 1, "md": 1}}), table_id=tables.id()
+    )
+    tables.log_run("b", "embed", "failed", "RuntimeError: x", table_id=tables.id())
+    assert look(tables).left_out == {"heic": 5, "md": 1}

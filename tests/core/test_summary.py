@@ -69,3 +69,31 @@ def test_values_that_could_not_be_read_are_told_by_column_with_the_first() -> No
     assert "1,200 values of taken could not be read and are null; the first: taken = 'x' is not timestamp" in told
     assert "1 values of n" not in told
     assert "1 value of n could not be read and is null" in told
+
+
+def test_what_was_left_out_is_said_by_ending_and_what_matched_nothing_by_name() -> None:
+    said = describe(
+        Summary(
+            run="r",
+            table="db/images",
+            units=2,
+            seen=42,
+            rows=38,
+            embedded=40,
+            rejects={"corrupt": 2, "duplicate_id": 2},
+            left_out={"hidden": 5, "heic": 1200, "no extension": 3},
+            filled={"caption": 0, "tags": 40, "license": 0, "width_px": 40},
+        )
+    ).splitlines()
+    assert said[1] == "left out: heic 1,200, hidden 5, no extension 3"
+    assert said[2] == "captions in 0 of 40 rows; tags in 40 of 40 rows"
+    assert said[3].startswith("nothing was found for caption, license: null in all 40 rows")
+
+
+def test_a_run_without_a_row_says_so() -> None:
+    one = Summary(run="r", table="db/images", units=2, seen=3, rejects={"corrupt": 3})
+    assert "no row was added: all 3 samples were rejected; `clipmill rejects db/images` names them" in describe(one)
+    assert "no sample was found in 2 units" in describe(Summary(run="r", table="db/images", units=2))
+    assert "no sample" not in describe(Summary(run="r", table="db/images", units=2, aliases=2))
+    idle = Summary(run="", table="db/images", note="nothing to do", left_out={"heic": 2})
+    assert describe(idle).splitlines()[1] == "left out: heic 2"

@@ -352,3 +352,39 @@ def batches_of(road: Road, receipt: Receipt) -> Any:
     for fragment in receipt.fragments:
         for file in FragmentMetadata.from_json(fragment).files:
             yield from LanceFileReader(f"{road.tables.rows}/data/{file.path}").read_all().to_batches()
+
+
+# --- the census -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_and_what_is_filled_is_counted(tmp_path: Path) -> None:
+    members = [
+        ("0.jpg", picture(0)),
+        ("0.txt", b"a caption"),
+        ("0.json", b'{"n": 7}'),
+        ("1.jpg", picture(1)),
+        ("1.heic", b"x"),
+        ("2.jpg", b"no picture"),
+        ("2.txt", b"lost with it"),
+        ("README", b"x"),
+    ]
+    receipt = Road(tmp_path, members, keep={"n": "int32", "license": "string"}).run()
+    assert (receipt.seen, receipt.written) == (3, 2)
+    assert receipt.left_out == {"heic": 1, "no extension": 1}
+    assert receipt.filled == {"caption": 1, "tags": 0, "n": 1, "license": 0}
+
+
+def test_a_reader_that_drops_a_picture_fails_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures are counted where the members pass, so a sum is left open, and the unit never reaches the ledger."""
+    from workers.read import webdataset
+
+    take = webdataset._Assembly._take
+
+    def forgets(self: Any, member: Any) -> Any:
+        return iter(()) if member.name == "3.jpg" else take(self, member)
+
+    road = Road(tmp_path, [(f"{n}.jpg", picture(n)) for n in range(6)])
+    assert road.run().seen == 6
+    monkeypatch.setattr(webdataset._Assembly, "_take", forgets)
+    with pytest.raises(AssertionError, match=r"1 of 6 pictures of .*a\.tar are in no sum"):
+        road.run()

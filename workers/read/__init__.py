@@ -6,27 +6,33 @@ from schemas.config import Limits, Source, Storage
 from schemas.rejects import Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
+from workers.read.census import Census
 
 
-def read_unit(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+def read_unit(
+    unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census | None = None
+) -> Iterator[Sample | Reject]:
     """Stream the samples of `unit`, in an order that only the unit's content decides.
 
+    `census` is filled with what lies in the unit, counted before samples are made of it; complete at the end.
     Raises SourceChanged where the object is no longer the planned one, StoreUnavailable (see `storage.TRANSIENT`)
-    where a store does not answer for long, and UserError for a mistake in the job file, such as a missing column.
+    where a store does not answer for long, WrongFormat where the object is not what the job file says, and UserError
+    for a mistake in the job file, such as a missing column.
     """
+    census = census if census is not None else Census()
     if unit.format == "webdataset":
         from workers.read.webdataset import read as read_webdataset
 
-        return read_webdataset(unit, source, storage, limits)
+        return read_webdataset(unit, source, storage, limits, census)
     if unit.format == "files":
         from workers.read.files import read as read_files
 
-        return read_files(unit, source, storage, limits)
+        return read_files(unit, source, storage, limits, census)
     if unit.format == "parquet":
         from workers.read.parquet import read as read_parquet
 
-        return read_parquet(unit, source, storage, limits)
+        return read_parquet(unit, source, storage, limits, census)
     assert unit.format == "manifest", unit.format
     from workers.read.manifest import read as read_manifest
 
-    return read_manifest(unit, source, storage, limits)
+    return read_manifest(unit, source, storage, limits, census)

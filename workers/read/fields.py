@@ -20,7 +20,9 @@ from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from workers.store_uri import quote
 
-DEFAULT_IMAGE = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+# In the order in which one of several images of a key is chosen. HEIC is not among them, because nothing here decodes
+# it; where a decoder is missing for another, its pictures are rejects `unknown_format`, so none goes by in silence.
+DEFAULT_IMAGE = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif", "avif", "jp2")
 MAX_TEXT_BYTES = 1_000_000  # of a caption or json member
 _TRUE, _FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "0.0", "no"})
 _NUMBERS = frozenset({"int32", "int64", "float32", "float64"})

@@ -11,9 +11,10 @@ from schemas.errors import SourceChanged, UserError
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
+from workers.read.census import Census
 from workers.read.fetch import memory_share, ordered_map
 from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from workers.read.keys import Digest, earlier_patterns, pattern_of, split_key, wanted_keys
+from workers.read.keys import Digest, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
 from workers.storage import get_bytes
 from workers.store_list import Key
 from workers.store_uri import Pattern, join_uri
@@ -32,16 +33,15 @@ class _Item:
         return sum(min(key.size_bytes, MAX_TEXT_BYTES) for key in (self.caption, self.json) if key)
 
 
-def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
     """One sample or reject per image file with a name in (unit.start, unit.end], in key order; ids of `key` are the
     path below the folder, without extension.
 
     Raises SourceChanged where the listing, or a file, is not the planned one.
     """
     pattern = pattern_of(unit.uri)
-    wanted = Wanted.of(source)
     try:
-        items = _items(unit, pattern, source, storage, wanted)
+        items = _items(unit, pattern, source, storage, census)
     except FileNotFoundError as error:
         raise SourceChanged(f"{unit.uri} is gone", "run again: it will be planned anew") from error
     except PermissionError as error:
@@ -56,8 +56,9 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> It
     yield from ordered_map(items, fetch, weigh=weigh, max_bytes=memory_share(limits))
 
 
-def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, wanted: Wanted) -> list[_Item]:
+def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, census: Census) -> list[_Item]:
     """The slice, listed again. Some thousand keys at most, as the survey cut it."""
+    wanted = Wanted.of(source)
     digest = Digest()
     images: list[Key] = []
     texts: dict[tuple[str, str], Key] = {}
@@ -66,6 +67,7 @@ def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, w
         digest.add(key)
         stem, extension = split_key(key.name)
         if extension in wanted.image:
+            census.pictures += 1
             images.append(key)
         else:
             texts[stem, extension] = key
@@ -73,9 +75,13 @@ def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, w
         raise SourceChanged(f"{unit.uri} changed since it was listed", "run again: it will be planned anew")
     items: list[_Item] = []
     for key in images:
-        stem = split_key(key.name)[0]
-        caption = texts.get((stem, wanted.caption)) if wanted.caption else None
-        items.append(_Item(key, caption, texts.get((stem, "json")) if wanted.json else None))
+        items.append(
+            _Item(
+                key,
+                text_of(key.name, wanted.caption, texts) if wanted.caption else None,
+                text_of(key.name, "json", texts) if wanted.json else None,
+            )
+        )
     return items
 
 

@@ -1,18 +1,22 @@
 """What a folder of images looks like to both sides: the survey that cuts it into slices, and the worker that reads one.
 
 A stem is a key without its last extension; `a/b.jpg` and `a/b.txt` share one. Every image file is a sample; the texts
-beside it (`.txt`, `.json`, as the job file says) are its sidecars. Other files, and texts without an image, are none.
+beside it (`.txt`, `.json`, as the job file says) are its sidecars: `a/b.txt`, or else `a/b.jpg.txt`. Other files, and
+texts without an image, are none; they are counted (`left_out`).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from schemas.config import Source, Storage
+from schemas.left_out import LeftOut, count, ending_of
 from workers.read.fields import Wanted
 from workers.store_list import Key, list_keys, resolve
 from workers.store_uri import Pattern, join_uri, parse_pattern, split_uri
+
+T = TypeVar("T")
 
 
 def split_key(name: str) -> tuple[str, str]:
@@ -22,6 +26,12 @@ def split_key(name: str) -> tuple[str, str]:
     if not stem or not dot or base.startswith("."):
         return name, ""
     return folder + slash + stem, extension.lower()
+
+
+def text_of(image: str, extension: str, texts: Mapping[tuple[str, str], T]) -> T | None:
+    """The sidecar of an image among `texts`, which are by (stem, extension)."""
+    found = texts.get((split_key(image)[0], extension))
+    return found if found is not None else texts.get((image, extension))
 
 
 def is_wanted(extension: str, wanted: Wanted) -> bool:
@@ -54,8 +64,10 @@ def wanted_keys(
     before: tuple[Pattern, ...] = (),
     start_after: str = "",
     end: str = "",
+    left_out: LeftOut | None = None,
 ) -> Iterator[Key]:
-    """Images and their possible sidecars, in key order. A key that a pattern of `before` matches is left to it.
+    """Images and their possible sidecars, in key order. A key that a pattern of `before` matches is left to it. Other
+    files that the pattern asks for are counted in `left_out`.
 
     A glob chooses images: `*.jpg` does not match `a.txt`, yet that is the caption of `a.jpg`, so sidecars are taken
     whatever the glob's extension says.
@@ -67,12 +79,17 @@ def wanted_keys(
     for key in list_keys(listed, storage, start_after=start_after, end=end):
         extension = split_key(key.name)[1]
         if not is_wanted(extension, wanted):
+            if left_out is not None and is_asked_for(key.name, pattern, before):
+                count(left_out, ending_of(key.name))
             continue
-        if extension in wanted.image and not (
-            pattern.matches(key.name) and not any(_covers(other, pattern, key.name) for other in before)
-        ):
+        if extension in wanted.image and not is_asked_for(key.name, pattern, before):
             continue
         yield key
+
+
+def is_asked_for(name: str, pattern: Pattern, before: tuple[Pattern, ...]) -> bool:
+    """Whether the pattern matches the key below it, and no earlier one does."""
+    return pattern.matches(name) and not any(_covers(other, pattern, name) for other in before)
 
 
 def _covers(other: Pattern, pattern: Pattern, name: str) -> bool:

@@ -8,13 +8,14 @@ from schemas.errors import SourceChanged
 from schemas.rejects import Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
+from workers.read.census import Census
 from workers.read.columns import LINK_NAMES, image_column
 from workers.read.fields import BadField
 from workers.read.lines import Rows, digest_start, open_rows
 from workers.read.remote import Row, read_rows
 
 
-def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
     """One sample or reject per row of the slice, in order; blank lines are no rows.
 
     `Sample.uri` is the image's own. With `id: key` the id is the row's `key` field, else the URI as it is written.
@@ -27,6 +28,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> It
         for raw, after in rows.raw():
             digest.update(hashlib.sha256(raw).digest())
             if raw.strip():
+                census.pictures += 1
                 found.append((raw, position))
             position = after
         if str(digest.hexdigest())[:32] != unit.etag:

@@ -11,6 +11,7 @@ from schemas.errors import UserError
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import SourceObject, WorkUnit
+from workers.read.census import Census
 from workers.read.columns import IMAGE_NAMES, needed_columns, rows_of
 from workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from workers.read.remote import Row, caption_path, read_rows
@@ -73,7 +74,7 @@ def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]
     )
 
 
-def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
     """One sample or reject per row of the groups [unit.start, unit.end), in order. Rows that cannot be read because
     the file is damaged are rejects `corrupt`, one each. Raises SourceChanged, UserError."""
     import pyarrow as pa
@@ -88,6 +89,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> It
             return
         image, columns, is_link = _columns(file, source, unit.uri)
         start, end = int(unit.start or 0), int(unit.end or file.metadata.num_row_groups)
+        census.pictures += sum(file.metadata.row_group(i).num_rows for i in range(start, end))
         if not is_link:
             for place, record in _records(file, unit, (start, end), columns, _BATCH_ROWS):
                 yield _sample(place, record, image, source, limits)

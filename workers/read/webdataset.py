@@ -1,32 +1,32 @@
 """Samples of a tar: members that share a key, in whatever order they lie.
 
-A key is the path up to the first dot of the file name; what follows is the extension. The usual tar keeps the members
-of a key side by side, and such a sample leaves as soon as the key changes. But a sample that lacks a caption may find
-it at the very end, so an incomplete one has to wait. What waits is kept in memory up to a share of
-`limits.worker_memory`; beyond that only its byte range is kept, and read again at the end by a ranged GET. Inside gzip
-there are no ranges: there the bytes go to an unlinked temporary file, at most `limits.worker_memory` of them. So a tar
-of any size and any order passes with bounded memory, and the outcome does not depend on the bound.
+A key is the path up to the first dot of the file name, as webdataset has it; what follows is the extension. So
+`v1.0-img0.jpg` is no `jpg` of its key `v1`, and is rejected by name. The usual tar keeps the members of a key side by
+side, and such a sample leaves as soon as the key changes. But a sample that lacks a caption may find it at the very
+end, so an incomplete one has to wait. What waits is kept in memory up to a share of `limits.worker_memory`; beyond that
+only its byte range is kept, and read again at the end by a ranged GET. Inside gzip there are no ranges: there the bytes
+go to an unlinked temporary file, at most `limits.worker_memory` of them. So a tar of any size and any order passes with
+bounded memory, and the outcome does not depend on the bound.
 """
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
 from schemas.config import Limits, Source, Storage
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
+from workers.read.census import Census, is_dotted, split_name
 from workers.read.fetch import memory_share, ordered_map
 from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
 from workers.read.held import Held, Part
+from workers.read.packed import unpack
 from workers.read.tar import BadTar, Member, TarReader, plain_name
 from workers.storage import open_stream, quote
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_OTHER_MAGIC = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _MAX_NAMED = 8  # extensions that a reject's detail lists
 _FETCH_THREADS = 8
+_MAX_DOTTED = 1000  # names of dotted pictures that a key remembers; the rest are rejected as they come
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Group:
     caption: Part | None = None
     json: Part | None = None
     extensions: list[str] = field(default_factory=list)
+    dotted: list[str] = field(default_factory=list)  # names of pictures with an earlier dot
 
     def is_complete(self, wanted: Wanted) -> bool:
         """Whether no later member can add anything."""
@@ -50,50 +51,33 @@ class Group:
         return [*best, *(p for p in (self.caption, self.json) if p)]
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """(key, lower-case extension) of a member, or None for what is no part of a sample: dot files, macOS `._` files
-    and `__MACOSX` folders, webdataset's own `__name__` entries, names without an extension."""
-    name = plain_name(name)
-    folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    if not stem or not dot or not extension or (base.startswith("__") and base.endswith("__")):
-        return None
-    if "__MACOSX" in folder.split("/"):
-        return None
-    return folder + slash + stem, extension.lower()
-
-
-def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
     """Samples and rejects of a tar, or of its headers in [unit.start, unit.end).
 
-    Every key with at least one file ends as one sample or one reject; every further image of a key is a reject. A
-    tar that is cut or corrupt keeps the samples before that point and adds one reject that names the byte. Raises
-    SourceChanged; UserError where members of a gzipped tar lie too far apart.
+    Every key with at least one file ends as one sample or one reject; every further image of a key is a reject, and so
+    is each picture whose name has an earlier dot where its key has no image. A tar that is cut or corrupt keeps the
+    samples before that point and adds one reject that names the byte. Raises SourceChanged; WrongFormat for what is
+    no tar by its first bytes; UserError where members of a compressed tar lie too far apart.
     """
     if unit.size_bytes == 0:
         return
     start = int(unit.start or 0)
     stop = int(unit.end) if unit.end else None
     with open_stream(unit.uri, storage, expected_etag=unit.etag, start=start, straight_on=True) as stream:
-        magic = stream.read(6) if start == 0 else b""
-        stream.seek(start)
-        is_gzip = magic.startswith(_GZIP_MAGIC)
-        for other, name in _OTHER_MAGIC.items():
-            if magic.startswith(other):
-                detail = f"compressed with {name}; only plain and gzip tars are read"
-                yield Reject(id=unit.uri, uri=unit.uri, reason=Reason.UNKNOWN_FORMAT, detail=detail)
-                return
-        plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if is_gzip else stream
-        tar = TarReader(plain, position=start, stop=stop, seekable=not is_gzip)
-        with Held(unit, storage, limits, ranged=not is_gzip, budget_bytes=memory_share(limits)) as held:
-            yield from _Assembly(unit, source, limits, tar, held).run()
+        plain, is_packed = unpack(stream, unit.uri, start=start)
+        tar = TarReader(plain, position=start, stop=stop, seekable=not is_packed)
+        with Held(unit, storage, limits, ranged=not is_packed, budget_bytes=memory_share(limits)) as held:
+            yield from _Assembly(unit, source, limits, tar, held, census).run()
 
 
 class _Assembly:
     """One pass over a tar."""
 
-    def __init__(self, unit: WorkUnit, source: Source, limits: Limits, tar: TarReader, held: Held) -> None:
+    def __init__(
+        self, unit: WorkUnit, source: Source, limits: Limits, tar: TarReader, held: Held, census: Census
+    ) -> None:
         self._unit, self._source, self._limits, self._tar, self._held = unit, source, limits, tar, held
+        self._census = census
         self._wanted = Wanted.of(source)
         self._rank = {extension: i for i, extension in reversed(list(enumerate(self._wanted.image)))}
         self._current: Group | None = None
@@ -103,7 +87,7 @@ class _Assembly:
     def run(self) -> Iterator[Sample | Reject]:
         cut: BadTar | None = None
         try:
-            for member in self._tar:
+            for member in self._census.members(self._tar, self._wanted):
                 yield from self._take(member)
         except BadTar as error:
             cut = error
@@ -113,7 +97,7 @@ class _Assembly:
             if last is not None and last.is_complete(self._wanted):
                 yield from self._emit(last)
                 last = None
-            yield self._cut(cut, last)
+            yield from self._cut(cut, last)
         elif last is not None:
             yield from self._leave(last)
         yield from self._rest()
@@ -129,12 +113,16 @@ class _Assembly:
         if hash(key) in self._done:
             if extension in self._rank:
                 yield self._duplicate(key, member.name, f"the image of {key!r} came earlier in the tar")
+            elif is_dotted(extension, self._wanted):
+                self._census.pass_over(extension)
             return
         if self._current is None:
             self._current = self._waiting.pop(key, None) or Group(key)
             for part in self._current.parts(self._rank):
                 self._held.release(part)
         self._add(self._current, member, extension)
+        if len(self._current.dotted) > _MAX_DOTTED:
+            yield self._dotted(key, self._current.dotted.pop())
 
     def _add(self, group: Group, member: Member, extension: str) -> None:
         if extension not in group.extensions and len(group.extensions) < _MAX_NAMED:
@@ -150,6 +138,8 @@ class _Assembly:
             group.caption = self._text_part(member, extension)
         elif extension == "json" and self._wanted.json and group.json is None:
             group.json = self._text_part(member, extension)
+        elif is_dotted(extension, self._wanted):
+            group.dotted.append(member.name)
 
     def _image_part(self, member: Member, extension: str, *, wanted: bool) -> Part:
         part = Part(member.name, extension, member.offset, member.size)
@@ -206,9 +196,11 @@ class _Assembly:
         group.images.sort(key=lambda part: self._rank[part.extension])  # stable: then the order in the tar
         uri = self._uri(group.images[0].name if group.images else group.key)
         text_problem = next((p for p in (group.caption, group.json) if p is not None and p.problem), None)
+        yield from self._dotted_of(group)
         if not group.images:
-            detail = f"has {', '.join(group.extensions)}"
-            yield self._reject(group.key, uri, Reason.NO_IMAGE, detail)
+            if not group.dotted:
+                detail = f"has {', '.join(group.extensions)}"
+                yield self._reject(group.key, uri, Reason.NO_IMAGE, detail)
             return
         first, *others = group.images
         problem = first if first.problem else text_problem
@@ -233,11 +225,30 @@ class _Assembly:
         for other in others:
             yield self._duplicate(group.key, other.name, f"{first.name!r} is the image of this key")
 
-    def _cut(self, cut: BadTar, group: Group | None) -> Reject:
+    def _dotted_of(self, group: Group) -> Iterator[Reject]:
+        """Pictures with an earlier dot in their names: of a key that has an image they are other fields."""
+        for name in group.dotted:
+            if group.images:
+                self._census.pass_over(name.rpartition("/")[2].lower())
+            else:
+                yield self._dotted(group.key, name)
+
+    def _dotted(self, key: str, name: str) -> Reject:
+        extension = name.rpartition("/")[2].partition(".")[2]
+        detail = (
+            f"a key ends at the first dot of a name, so this is {extension!r} of the key {key!r}, and not an image; "
+            "name it without an earlier dot, or name that extension in source.image"
+        )
+        return self._reject(key, self._uri(name), Reason.NO_IMAGE, detail)
+
+    def _cut(self, cut: BadTar, group: Group | None) -> Iterator[Reject]:
         uri = self._uri(group.key) if group is not None else f"{self._unit.uri}#byte={cut.offset}"
-        detail = cut.detail
         key = group.key if group is not None else uri
-        return self._reject(key, uri, cut.reason, detail)
+        yield self._reject(key, uri, cut.reason, cut.detail)
+        if group is not None:
+            for other in group.images[1:]:
+                yield self._duplicate(key, other.name, f"{group.images[0].name!r} is the image of this key")
+            yield from self._dotted_of(group)
 
     def _duplicate(self, key: str, name: str, detail: str) -> Reject:
         return self._reject(key, self._uri(name), Reason.DUPLICATE_MEMBER, detail)
