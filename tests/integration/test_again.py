@@ -113,8 +113,8 @@ def test_an_object_that_changes_after_the_plan_is_named_and_comes_with_the_next_
     file = write_job(here / "job.yaml", made)
     survey = embed.survey
 
-    def change_after(*args: Any) -> Any:
-        units = list(survey(*args))
+    def change_after(*args: Any, **options: Any) -> Any:
+        units = list(survey(*args, **options))
         write_tar(here / "raw" / "b.tar", range(30, 33))
         return units
 
