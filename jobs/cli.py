@@ -1,7 +1,8 @@
 """The command `clipmill`: parse, call one function, print.
 
 Every command imports what it needs inside itself, so that `clipmill --help` loads no torch, ray or lance.
-Exit codes: 0 done; 2 the user's mistake; 3 some units failed; 4 a gate refused; 130 interrupted; 1 anything else.
+Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing or wrong and is named; 4 a gate refused;
+5 somebody else holds the table: later; 130 interrupted; 1 anything else.
 """
 
 import difflib

@@ -31,6 +31,33 @@ def stored_vocabulary(schema: pa.Schema) -> dict[str, Any] | None:
     return json.loads(text) if text else None
 
 
+def job_vocabulary(job: JobFile) -> Vocabulary | None:
+    """The vocabulary that the job names, read. Raises UserError."""
+    if job.tags.vocabulary is None:
+        return None
+    from workers.tag import load_vocabulary
+
+    return load_vocabulary(job.tags.vocabulary, job.storage)
+
+
+def check_table(schema: pa.Schema, job: JobFile, vocabulary: Vocabulary | None, mine: Fingerprint | None) -> None:
+    """Everything that must fit before a row is added. `mine`: of the loaded model, None where none is loaded yet.
+
+    To be called under the lease: before it, another run may make the table, with other settings.
+    """
+    check_columns(schema, job)
+    check_vocabulary(schema, vocabulary)
+    if mine is not None:
+        check_fingerprint(schema, mine)
+
+
+def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
+    """Whether the job names the table's model as the table does. If not, only loading it tells: a checkpoint may lie
+    elsewhere, or a tag and a hub name stand for the same weights."""
+    fingerprint = stored_fingerprint(schema)
+    return (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
+
+
 def check_columns(schema: pa.Schema, job: JobFile) -> None:
     """Kept columns and thumbnails: what the job file alone can tell."""
     stored_fingerprint(schema)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from jobs import compat
 from jobs.duplicates import units_to_redo
 from jobs.estimate import Estimate, Worker, estimate
@@ -60,7 +62,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)
     if rows is not None:
-        compat.check_columns(rows.schema, job)
+        _check_table(rows.schema, job)
     left_out: LeftOut = {}
     units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
     latest = read_ledger(tables)
@@ -92,6 +94,18 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         worker_hours=hours,
         dollars=_dollars(hours, found, price),
     )
+
+
+def _check_table(schema: pa.Schema, job: JobFile) -> None:
+    """As embed does. A model under another name than the table's is loaded for that: it may have the same weights."""
+    mine = None
+    if not compat.has_model_of(schema, job):
+        from schemas.model import ModelSpec
+        from workers.load import load_engine
+
+        spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+        mine = load_engine(spec).fingerprint
+    compat.check_table(schema, job, compat.job_vocabulary(job), mine)
 
 
 def _rate(job: JobFile, tables: Tables, units: Sequence[WorkUnit], measure: int) -> Estimate | None:

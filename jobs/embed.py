@@ -5,12 +5,13 @@ Running it again resumes, or says in seconds that there is nothing to do and wri
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from jobs import compat, heal, memory
 from jobs.commit import Hook, no_hook
 from jobs.duplicates import units_to_redo
+from jobs.finish import Readers, finish_table, readers
 from jobs.jobfile import refuse_unread_keys
 from jobs.lease import Lease
 from jobs.ledger import Ledger, read_ledger
@@ -25,7 +26,6 @@ from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.left_out import LeftOut, merge
 from schemas.units import WorkUnit
-from schemas.vocabulary import Vocabulary
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +39,10 @@ class Options:
     lease_ttl_s: float = 30.0
     num_cpus: int | None = None  # of a cluster started here; None: the machine's
     hook: Hook = no_hook
+
+    def publish_hint(self) -> str:
+        again = self.resume or "clipmill embed JOB"
+        return f"`{again} --publish` publishes the newest"
 
 
 def new_run_id() -> str:
@@ -56,17 +60,19 @@ def run(job: JobFile, options: Options) -> Summary:
     refuse_unread_keys(job)
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
-    vocabulary = _vocabulary(job)
+    vocabulary = compat.job_vocabulary(job)
     with Progress() as progress:
         rows = tables.open(missing_ok=True)
         if rows is not None:
-            compat.check_columns(rows.schema, job)
-            compat.check_vocabulary(rows.schema, vocabulary)
+            compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
         units, left_out = _survey(job, progress)
         latest = read_ledger(tables)
         plan = make_plan(units, latest, units_to_redo(tables, latest))
         if rows is not None and _nothing_to_do(job, plan, latest, tables):
-            return _idle_summary(tables, plan, ledger_left_out(latest), left_out, time.monotonic() - started)
+            idle = _idle(tables, options, plan, progress, started)
+            all_left_out = ledger_left_out(latest)
+            merge(all_left_out, left_out)
+            return replace(idle, left_out=all_left_out, left_out_listed=left_out)
         is_new = not tables.exists("runs")
         if is_new:
             from workers.storage import check_store
@@ -81,14 +87,6 @@ def run(job: JobFile, options: Options) -> Summary:
             return Run(job, options, tables, lease, progress, vocabulary, started).run(units, left_out)
         finally:
             lease.release(progress.say)
-
-
-def _vocabulary(job: JobFile) -> Vocabulary | None:
-    if job.tags.vocabulary is None:
-        return None
-    from workers.tag import load_vocabulary
-
-    return load_vocabulary(job.tags.vocabulary, job.storage)
 
 
 def _survey(job: JobFile, progress: Progress) -> tuple[list[WorkUnit], LeftOut]:
@@ -107,19 +105,34 @@ def _nothing_to_do(job: JobFile, plan: Plan, latest: Ledger, tables: Tables) -> 
     """Everything is in the ledger, made with this model, and no commit waits to be entered."""
     if plan.todo or plan.replacements or heal.needs_healing(tables, latest):
         return False
-    fingerprint = compat.stored_fingerprint(tables.open().schema)
-    return (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
+    return compat.has_model_of(tables.open().schema, job)
 
 
-def _idle_summary(tables: Tables, plan: Plan, of_units: LeftOut, listed: LeftOut, seconds: float) -> Summary:
-    merge(of_units, listed)
+def _idle(tables: Tables, options: Options, plan: Plan, progress: Progress, started: float) -> Summary:
+    """Nothing to embed; publishes where that was asked for and readers do not see the newest version yet."""
+    note = f"nothing to do: all {len(plan.done)} units are in the table"
+    seen = readers(tables.open())
+    publish = options.publish and seen.live != seen.newest
+    if publish:
+        seen = _publish(tables, options, progress)
+    notes = [note, *seen.notes(publish=publish, whole=True, hint=options.publish_hint())]
     return Summary(
         run="",
         table=f"{tables.database}/{tables.name}",
-        left_out=of_units,
-        left_out_listed=listed,
         already_done=len(plan.done),
-        seconds=round(seconds, 3),
-        table_version=int(tables.open().version),
-        note=f"nothing to do: all {len(plan.done)} units are in the table",
+        seconds=round(time.monotonic() - started, 3),
+        table_version=seen.newest,
+        live=seen.live,
+        live_rows=seen.live_rows,
+        note="; ".join(notes),
     )
+
+
+def _publish(tables: Tables, options: Options, progress: Progress) -> Readers:
+    lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
+    lease.take(on_wait=progress.say)
+    lease.keep(progress.say)
+    try:
+        return finish_table(tables, lease, publish=True, say=progress.phase)
+    finally:
+        lease.release(progress.say)

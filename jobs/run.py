@@ -1,11 +1,10 @@
 """One run of the main job under its lease: workers, units, commits, and the closing word."""
 
+import contextlib
 import json
 import resource
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jobs import cluster, compat, heal
@@ -16,6 +15,7 @@ from jobs.dispatch import Dispatcher
 from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
 from jobs.estimate import Estimate, Worker, estimate
 from jobs.finish import finish_table
+from jobs.interrupts import draining_on_signals, noting_interrupts
 from jobs.lease import Lease
 from jobs.ledger import Ledger
 from jobs.moves import gone_from
@@ -26,6 +26,7 @@ from jobs.tables import Tables, new_id
 from jobs.workforce import Workforce
 from schemas import columns
 from schemas.config import JobFile
+from schemas.errors import ClipmillError
 from schemas.left_out import LeftOut, merge
 from schemas.model import Fingerprint
 from schemas.receipts import Receipt
@@ -58,6 +59,7 @@ class Run:
         self.device = ""
         self.table_id = ""
         self.left_out: LeftOut = {}
+        self.totals = Totals()
 
     def run(self, units: list[WorkUnit], left_out: LeftOut) -> Summary:
         """`left_out`: what the listing showed beside the units.
@@ -66,7 +68,7 @@ class Run:
         self.left_out = left_out
         self.progress.phase(f"{len(units)} units; starting workers")
         with (
-            _noting_interrupts() as check_interrupt,
+            noting_interrupts() as check_interrupt,
             cluster.connected(self.options.address, num_cpus=self.options.num_cpus),
         ):
             check_interrupt()
@@ -77,13 +79,13 @@ class Run:
                 facts = force.facts()
                 check_interrupt()
                 fingerprint = Fingerprint.from_json(facts.fingerprint_json)
-                rows = self.tables.open(missing_ok=True)
-                if rows is not None:
-                    compat.check_fingerprint(rows.schema, fingerprint)
                 if not self.lease.epoch:
                     self.tables.ensure_side_tables()
                     self.lease.take(on_wait=self.progress.say)
                     self.lease.keep(self.progress.say)
+                rows = self.tables.open(missing_ok=True)
+                if rows is not None:  # perhaps another run made it since this one looked
+                    compat.check_table(rows.schema, self.job, self.vocabulary, fingerprint)
                 self.tables.ensure_side_tables()  # under the lease: an older clipmill's get the columns they lack
                 self.device = facts.device
                 gpus = force.shape.gpus if facts.device != "cpu" else 0.0
@@ -107,10 +109,20 @@ class Run:
             plan = make_plan(units, latest, units_to_redo(self.tables, latest))
             summary = self._work(plan, latest, force, fingerprint)
         except BaseException as error:
-            self._log("failed", f"{type(error).__name__}: {str(error)[:500]}")
+            self._say_what_stays()
+            with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
+                self._log("failed", f"{type(error).__name__}: {str(error)[:500]}")
             raise
         self._log("drained" if summary.interrupted else "finished", plain(summary))
         return summary
+
+    def _say_what_stays(self) -> None:
+        """Before an error ends the run: it may sound as if nothing had been written."""
+        if self.totals.commits:
+            self.progress.say(
+                f"{self.totals.rows:,} rows of {self.totals.units:,} units were committed before this and stay; "
+                "the same command goes on from there"
+            )
 
     def _log(self, event: str, detail: Any) -> None:
         text = detail if isinstance(detail, str) else json.dumps(detail)
@@ -163,6 +175,7 @@ class Run:
         compactor = Compactor(self.tables, self.lease)
         is_gone = gone_from(self.job.storage)
         collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added, is_gone)
+        self.totals = collector.totals
         shape, in_flight = force.shape, context.units_in_flight
         clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.callers))
 
@@ -184,7 +197,7 @@ class Run:
         self.working_since = time.monotonic()
         self.progress.start_clock()
         try:
-            with _draining_on_signals(dispatcher, self.progress):
+            with draining_on_signals(dispatcher, self.progress):
                 dispatcher.run(self._tick(dispatcher, collector, clock, plan))
         finally:
             collector.close()  # what is done is committed, whatever ended the loop
@@ -227,9 +240,13 @@ class Run:
         worked_s = time.monotonic() - self.working_since
         totals = collector.totals
         tidy_side_tables(self.tables, self.lease)
-        version = finish_table(self.tables, self.lease, publish=self.options.publish, say=self.progress.phase)
-        left = len(plan.todo) - totals.units - len(dispatcher.attempts.failed)
+        failed = dispatcher.attempts.failed
+        left = len(plan.todo) - totals.units - len(failed)
         interrupted = dispatcher.draining and left > 0
+        whole = not failed and left <= 0
+        seen = finish_table(self.tables, self.lease, publish=self.options.publish and whole, say=self.progress.phase)
+        notes = [f"stopped early; {left} units are left"] if interrupted else []
+        notes += seen.notes(publish=self.options.publish, whole=whole, hint=self.options.publish_hint())
         return Summary(
             run=self.lease.run,
             table=f"{self.tables.database}/{self.tables.name}",
@@ -239,7 +256,7 @@ class Run:
             rejects=dict(sorted(totals.rejects.items())),
             unread=dict(sorted(totals.unread.items())),
             unread_first=dict(sorted(totals.unread_first.items())),
-            failed_units=failed_units(dispatcher.attempts.failed),
+            failed_units=failed_units(failed),
             left_out=self._all_left_out(totals),
             left_out_listed=self.left_out,
             embedded=totals.embedded,
@@ -257,7 +274,9 @@ class Run:
             first_rows_s=round(totals.first_commit_at - (time.time() - (time.monotonic() - self.started)), 3)
             if totals.first_commit_at
             else None,
-            table_version=version,
+            table_version=seen.newest,
+            live=seen.live,
+            live_rows=seen.live_rows,
             workers=force.shape.num,
             device=self.device,
             estimated_samples_per_s=round(self.estimate.samples_per_s * force.shape.num, 1) if self.estimate else None,
@@ -269,7 +288,7 @@ class Run:
             drained=dispatcher.draining,
             interrupted=interrupted,
             resume=self.options.resume if interrupted else "",
-            note=f"stopped early; {left} units are left" if interrupted else "",
+            note="; ".join(notes),
         )
 
     def _all_left_out(self, totals: Totals) -> LeftOut:
@@ -282,53 +301,3 @@ class Run:
         source = self.job.source
         caption, tags = source.caption is not None, self.vocabulary is not None
         return [*(["caption"] if caption else []), *(["tags"] if tags else []), *source.keep]
-
-
-@contextmanager
-def _noting_interrupts() -> Iterator[Callable[[], None]]:
-    """A Ctrl-C while Ray starts may be raised inside one of its callbacks and vanish there: note it, so that the
-    yielded function can raise it again."""
-    noted = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal noted
-        noted = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if noted:
-            raise KeyboardInterrupt
-
-    try:
-        old = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not on the main thread: the caller's signals stay as they are
-        yield check
-        return
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, old)
-
-
-@contextmanager
-def _draining_on_signals(dispatcher: Dispatcher, progress: Progress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) hands out nothing more and lets the units in flight end; the second stops."""
-
-    def drain(number: int, frame: object) -> None:
-        if dispatcher.draining:
-            raise KeyboardInterrupt
-        dispatcher.draining = True
-        busy = dispatcher.attempts.in_flight
-        progress.say(f"stopping after the {busy} units in flight; once more stops at once")
-
-    old = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, drain)
-    except ValueError:
-        pass  # not on the main thread: the caller's signals stay as they are
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs import compat, ledger
+from jobs.finish import Readers, readers
 from jobs.tables import Tables
 from schemas.columns import of_table, table_id
 from schemas.config import Storage
@@ -21,7 +22,8 @@ LAST_RUNS = 5
 class Status:
     """`balanced` compares the ledger with the rows: seen = rows + rejects.
 
-    `left_out`: what the source holds and no reader takes, by ending.
+    `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
+    for none: `live`, where that tag is.
     """
 
     table: str
@@ -38,6 +40,8 @@ class Status:
     vocabulary: str | None
     version: int
     live: int | None
+    live_rows: int | None
+    readers: str
     fragments: int
     indices: list[str]
     held_by: str | None
@@ -54,7 +58,7 @@ def status(table: str, storage: Storage) -> Status:
     count = rows.count_rows()
     seen = sum(e.seen for e in alive)
     rejected = sum(e.rejected for e in alive)
-    tags = rows.tags.list()
+    seen_by_readers = readers(rows)
     return Status(
         table=f"{tables.database}/{tables.name}",
         rows=count,
@@ -69,7 +73,9 @@ def status(table: str, storage: Storage) -> Status:
         precision=fingerprint.provenance.get("precision", ""),
         vocabulary=(compat.stored_vocabulary(rows.schema) or {}).get("name"),
         version=int(rows.version),
-        live=int(tags["live"]["version"]) if "live" in tags else None,
+        live=seen_by_readers.live,
+        live_rows=seen_by_readers.live_rows,
+        readers=_readers_sentence(seen_by_readers),
         fragments=len(rows.get_fragments()),
         indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
         held_by=_holder(tables),
@@ -87,6 +93,10 @@ def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
         if ended:
             merge(found, json.loads(ended[-1]["detail"]).get("left_out_listed", {}))
     return found
+
+
+def _readers_sentence(seen: Readers) -> str:
+    return seen.describe() + (": `clipmill embed JOB --publish` publishes the newest" if seen.is_behind else "")
 
 
 def _holder(tables: Tables) -> str | None:

@@ -44,6 +44,8 @@ class Summary:
     commits: int = 0
     first_rows_s: float | None = None
     table_version: int = 0
+    live: int | None = None  # the version that readers see, where one is published
+    live_rows: int | None = None
     workers: int = 0
     device: str = ""
     estimated_samples_per_s: float | None = None  # of all workers together, before the run

@@ -7,8 +7,9 @@ All of them pickle, because they cross from a Ray actor to the driver.
 EXIT_OK = 0
 EXIT_OTHER = 1
 EXIT_USER = 2
-EXIT_UNITS_FAILED = 3
+EXIT_UNITS_FAILED = 3  # finished, but something is missing or wrong, and named
 EXIT_GATE_REFUSED = 4
+EXIT_LATER = 5
 
 
 class ClipmillError(Exception):
@@ -26,7 +27,8 @@ class ClipmillError(Exception):
 
 
 class UserError(ClipmillError):
-    """Bad input: a job file, a URI, a model name, a filter. Nothing was written."""
+    """Bad input: a job file, a URI, a model name, a filter. Nearly always found before anything is written; what a run
+    had committed by then stays, and the hint says how much that was."""
 
     exit_code = EXIT_USER
 
@@ -43,8 +45,10 @@ class GateRefused(ClipmillError):
     exit_code = EXIT_GATE_REFUSED
 
 
-class LeaseHeld(UserError):
-    """Another run holds the table's lease."""
+class LeaseHeld(ClipmillError):
+    """Another run holds the table's lease: later."""
+
+    exit_code = EXIT_LATER
 
 
 class LeaseLost(ClipmillError):

@@ -110,7 +110,7 @@ class _Raises(click.Command):
         (errors.UserError("two\nlines"), 2, "error: two lines\n"),
         (errors.UnitsFailed("2 units failed: a, b"), 3, "error: 2 units failed: a, b\n"),
         (errors.GateRefused("recall fell", "look"), 4, "error: recall fell\nhint: look\n"),
-        (errors.LeaseHeld("run r1 holds it", "wait"), 2, "error: run r1 holds it\nhint: wait\n"),
+        (errors.LeaseHeld("run r1 holds it", "wait"), 5, "error: run r1 holds it\nhint: wait\n"),
         (errors.LeaseLost("taken over"), 1, "error: taken over\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\nhint: run the same command again to go on from there\n"),
         (SystemExit(3), 3, ""),

@@ -153,7 +153,7 @@ def test_one_of_two_drivers_is_told_why_it_may_not(tables: Tables) -> None:
     said: list[str] = []
     with pytest.raises(LeaseHeld, match="run a") as error:
         Lease(tables, "b", "embed").take(on_wait=said.append, poll_s=0.05)
-    assert error.value.exit_code == 2
+    assert error.value.exit_code == 5
     assert error.value.hint
     assert len(said) == 1
     first.release()
