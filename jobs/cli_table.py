@@ -112,11 +112,13 @@ def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     """Check TABLE from what is stored: for every unit seen = written + rejected; every file and row is there, once;
     vectors, scores, tags, hashes and places are what they can be; indices give what a scan gives. Exit code 3 where a
     check fails, or something that was to be checked could not be."""
-    from jobs.output import print_record
+    from jobs.output import note, print_record
     from jobs.verify import verify as run_verify
 
     report = run_verify(table, storage_from(endpoint_url, region), **options)
     print_record(report, as_json=as_json)
+    if report.seed is not None:
+        note(f"these rows again: --sample {options['sample']} --seed {report.seed}")
     if report.problems or report.sample_not_checked:
         raise SystemExit(EXIT_UNITS_FAILED)
 

@@ -29,7 +29,8 @@ from workers.read.remote import BadUri, refuse_private
 from workers.store_uri import Pattern, absolute_uri, has_magic, parse_pattern, split_uri
 
 COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size", "image_hash")  # what `Originals.read` needs of a row
-SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "az", "abfs", "abfss"})
+STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
+SCHEMES = STORES | {"file", "http", "https"}
 _LISTS_KEPT = 64  # units whose links are remembered, some thousand each
 
 
@@ -52,7 +53,7 @@ class Originals:
 
     def __init__(self, tables: Tables, allow: Sequence[str] = ()) -> None:
         self._tables = tables
-        self._is_local = split_uri(tables.database)[0] == "file"
+        self._is_local = is_local(tables)
         self._allow = [_covers(place) for place in allow]
         self._units: dict[str, _Unit] = {}
         self._units_version = -1
@@ -150,6 +151,11 @@ class Originals:
 
     def _last_source(self, unit: _Unit) -> Source:
         return last_source(self._tables) or Source.model_validate({"format": unit.format, "uri": unit.uri})
+
+
+def is_local(tables: Tables) -> bool:
+    """Whether the table lies on a disk of this machine, and so is taken for the reader's own."""
+    return split_uri(tables.database)[0] == "file"
 
 
 def is_of_unit(form: str, unit_uri: str, uri: str) -> bool | None:
