@@ -1,10 +1,13 @@
 """A row's address is somebody else's word: what its table's source does not hold is not opened, and what is opened is
 the picture that was embedded or nothing."""
 
+import bz2
+import gzip
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,16 @@ import xxhash
 from jobs import ledger
 from jobs.originals import NotOfSource, Originals, why
 from jobs.tables import Tables
-from schemas.config import Storage
+from schemas.config import Limits, Source, Storage
 from schemas.errors import UserError
+from schemas.samples import Sample
+from schemas.units import WorkUnit
 from tests.build import picture, tar
 from tests.core.tools import make_tables
 from tests.tables import ledger_entry
 from workers.fetch import NotTheBytes
+from workers.read import read_unit
+from workers.storage import head
 from workers.store_fs import read_range
 
 SECRET = picture(99)
@@ -40,27 +47,27 @@ def row(uri: str, data: bytes, *, unit_id: str = "u", offset: int | None = None)
 
 
 def source(tables: Tables, uri: str, form: str, **changes: Any) -> None:
-    from dataclasses import replace
-
     ledger.append(tables, [replace(ledger_entry("u", uri, form=form), **changes)])
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "tar": bytes,
+    "tar.gz": gzip.compress,
+    "tar.bz2": bz2.compress,
+    "tar.zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("packed", PACKERS)
 @pytest.mark.parametrize("spelled", ["a b.jpg", "./a b.jpg", "/a b.jpg", "x/100%#.jpg"])
-def test_members_are_found_as_the_reader_names_them(tables: Tables, tmp_path: Path, suffix: str, spelled: str) -> None:
-    """By their byte range, and, inside gzip, by their name."""
-    import gzip
-
-    from schemas.config import Limits, Source
-    from schemas.samples import Sample
-    from schemas.units import WorkUnit
-    from workers.read.webdataset import read
-
-    path = tmp_path / f"s{suffix}"
-    plain = tar([(spelled, picture(1)), ("other.jpg", picture(2))])
-    path.write_bytes(gzip.compress(plain) if suffix.endswith("gz") else plain)
+def test_members_are_found_as_the_reader_names_them(tables: Tables, tmp_path: Path, packed: str, spelled: str) -> None:
+    """By their byte range, and, inside a compressed tar, by their name."""
+    path = tmp_path / f"s.{packed}"
+    path.write_bytes(PACKERS[packed](tar([(spelled, picture(1)), ("other.jpg", picture(2))])))
     unit = WorkUnit(unit_id="u", format="webdataset", uri=str(path), etag="", size_bytes=path.stat().st_size)
-    samples = [s for s in read(unit, Source(format="webdataset", uri=(str(path),)), Storage(), Limits())]
+    unit = replace(unit, etag=head(str(path), Storage()).etag)
+    samples = list(read_unit(unit, Source(format="webdataset", uri=(str(path),)), Storage(), Limits()))
+    assert len(samples) == 2
     source(tables, str(path), "webdataset")
     for sample in samples:
         assert isinstance(sample, Sample)
@@ -171,8 +178,6 @@ def test_links_in_a_parquet_column_are_covered(tables: Tables, tmp_path: Path) -
 
 def test_a_table_in_a_store_names_no_file_of_this_machine(tables: Tables, tmp_path: Path) -> None:
     """Its ledger came with it, so it is a stranger's word as much as the row."""
-    from dataclasses import replace
-
     (tmp_path / "a.png").write_bytes(SECRET)
     source(tables, f"{tmp_path}/", "files")
     one = row(f"{tmp_path}/a.png", SECRET)

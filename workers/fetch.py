@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 import xxhash
@@ -16,6 +16,7 @@ import xxhash
 from schemas.config import Storage
 from schemas.errors import UserError
 from workers.read.columns import IMAGE_NAMES
+from workers.read.packed import unpack
 from workers.read.tar import BadTar, TarReader, plain_name
 from workers.storage import StoreUnavailable, get_bytes, open_stream, quote
 from workers.store_errors import TooManyBytes, as_user_error
@@ -45,7 +46,7 @@ def fetch_image(place: Place, storage: Storage, *, max_bytes: int = MAX_BYTES) -
     what they never saw, so nothing unknown to them leaves this way.
 
     Raises NotTheBytes; UserError where the object is gone, refused, damaged, larger than `max_bytes`, or its store is
-    away. A member of a gzipped tar needs the tar read up to it; a parquet row its row group, whose columns of bytes
+    away. A member of a compressed tar needs the tar read up to it; a parquet row its row group, whose columns of bytes
     are told apart by the hash.
     """
     found = False
@@ -86,10 +87,8 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
 def _tar_members(uri: str, part: str, storage: Storage, max_bytes: int) -> Iterator[bytes]:
     """Members of that name, spelled as the reader spells it."""
     with open_stream(uri, storage) as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"
-        stream.seek(0)
-        plain = cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if is_gzip else stream
-        tar = TarReader(plain, seekable=not is_gzip)
+        plain, is_packed = unpack(stream, uri)
+        tar = TarReader(plain, seekable=not is_packed)
         for member in tar:
             if quote(plain_name(member.name)) != part or member.link is not None:
                 continue
