@@ -38,19 +38,17 @@ def serve(
     import uvicorn
 
     from jobs.serving.app import create_app
+    from jobs.serving.connections import server_options
 
     _check_port(settings)
     tell(f"{table}: {opened.num_rows:,} rows at version {opened.version}")
     tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
     uvicorn.run(
-        create_app(opened, settings),
+        create_app(opened, settings, tell=tell),
         host=settings.host,
         port=settings.port,
         log_level="warning",
-        access_log=False,  # addresses hold what people search for
-        timeout_keep_alive=15,
-        h11_max_incomplete_event_size=65_536,
-        server_header=False,
+        **server_options(settings),
     )
 
 

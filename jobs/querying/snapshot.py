@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.querying import deadline
 from jobs.querying.filters import filter_errors
 from jobs.tables import Tables
-from schemas.columns import FINGERPRINT_KEY
+from schemas.columns import FINGERPRINT_KEY, table_id
 from schemas.config import Storage
 from schemas.errors import UserError
 from schemas.model import Fingerprint
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 LIVE = "live"
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_KEPT = 512
+_PIECE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,13 @@ class Snapshot:
     def num_rows(self) -> int:
         return int(self.dataset.count_rows())
 
+    @cached_property
+    def identity(self) -> tuple[str, int, str]:
+        """Equal for the same version of the same table only: one that was dropped and made again counts from 1 too."""
+        fragments = self.dataset.get_fragments()
+        files = fragments[-1].data_files() if fragments else []
+        return table_id(self.schema), self.version, files[0].path if files else ""
+
     def fingerprint(self, column: str) -> Fingerprint:
         """Of a vector column. Raises UserError where there is no such column."""
         if column not in self.schema.names or not pa.types.is_fixed_size_list(self.schema.field(column).type):
@@ -82,10 +92,27 @@ class Snapshot:
             return self.num_rows
         if predicate not in self._counts:
             with filter_errors(predicate):
-                self._counts[predicate] = int(self.dataset.count_rows(predicate))
+                self._counts[predicate] = self._count(predicate)
             while len(self._counts) > _COUNTS_KEPT:
                 self._counts.popitem(last=False)
         return self._counts[predicate]
+
+    def _count(self, predicate: str) -> int:
+        """Under a deadline in pieces, so that a filter that takes too long is noticed and gives its thread back; each
+        piece is twice as long as the one before while there is time."""
+        if not deadline.is_set():
+            return int(self.dataset.count_rows(predicate))
+        fragments = self.dataset.get_fragments()
+        total, start, size = 0, 0, 1
+        while start < len(fragments):
+            deadline.check()
+            began = time.monotonic()
+            part = fragments[start : start + size]
+            total += self.dataset.scanner(columns=[], filter=predicate, with_row_id=True, fragments=part).count_rows()
+            start += size
+            size = size * 2 if time.monotonic() - began < _PIECE_S else max(1, size // 2)
+        deadline.check()
+        return total
 
     @cached_property
     def has_null_tags(self) -> bool:

@@ -48,11 +48,10 @@ class Table:
         return self.snapshot.num_rows
 
     def refresh(self) -> bool:
-        """Follow `live` (or the newest version, or the tag that was asked for); True where it moved."""
-        if isinstance(self._asked_version, int):
-            return False
+        """Follow `live` (or the newest version, or the tag that was asked for); True where it moved, or where the table
+        was made again. Raises UserError where it is gone."""
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
-        moved = fresh.version != self.snapshot.version
+        moved = fresh.identity != self.snapshot.identity
         if moved:
             self._fill(fresh)  # before it is put in place, so that no query meets a cold one
             self.snapshot = fresh

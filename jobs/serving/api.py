@@ -41,7 +41,8 @@ PICTURE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the routes share. `encoder` is a list of one word on the encoder's state, replaced as it loads."""
+    """What the routes share. `encoder` is a list of one word on the encoder's state, replaced as it loads;
+    `table_state` the same of the table: ok, away or gone, and why."""
 
     table: Table
     settings: Settings
@@ -49,6 +50,19 @@ class Services:
     pictures: Pictures
     metrics: Metrics
     encoder: list[str]
+    table_state: list[tuple[str, str]]
+
+    def need_encoder(self) -> None:
+        """Raises Loading rather than let a query wait in a thread that others could use."""
+        if self.encoder[0] == LOADING:
+            raise Loading
+
+
+LOADING = "loading"
+
+
+class Loading(Exception):
+    """Words and pictures cannot be searched yet."""
 
 
 def services(request: Request) -> Services:
@@ -75,16 +89,19 @@ async def similar(
 
 async def _search(found: Services, question: models.SearchRequest) -> models.SearchResponse:
     columns = tuple(question.columns) if question.columns is not None else None
+    if question.text or question.not_text:
+        found.need_encoder()
 
     def work() -> models.SearchResponse:
         start = time.perf_counter()
         query = models.to_query(question, k=question.k, offset=question.offset, columns=_shown(found.table, columns))
+        matching = found.table.count(query)  # first: it looks at the clock, and is remembered for the search
         rows = found.table.run(query).to_pylist()
         note = caveat(found.table, query) or ("" if rows or question.offset else why_nothing(found.table, query))
         return models.SearchResponse(
             hits=[models.Row(**plain(row)) for row in rows],
             note=note or None,
-            matching=found.table.count(query),
+            matching=matching,
             version=found.table.version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
@@ -107,11 +124,14 @@ def _shown(table: Table, columns: tuple[str, ...] | None) -> tuple[str, ...] | N
 async def facets(request: Request, question: models.FacetsRequest) -> models.FacetsResponse:
     """Counts of values, over every row that passes the filters or over the best hits."""
     found = services(request)
+    if question.hits and (question.text or question.not_text):
+        found.need_encoder()
 
     def work() -> models.FacetsResponse:
         start = time.perf_counter()
         query = models.to_query(question)
         hits = question.hits if len(query.positive) else 0
+        found.table.count(query)  # as for a search
         counted = facet_counts.facets(
             found.table, query, columns=tuple(question.columns_counted), top=question.top, hits=hits
         )
@@ -131,6 +151,7 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
 async def encode(request: Request, image: Annotated[UploadFile, File(description="A picture.")]) -> models.Encoded:
     """The vector of an uploaded picture, to search with. The picture is not kept."""
     found = services(request)
+    found.need_encoder()
     data = await image.read(found.settings.max_image_bytes + 1)
     limits = Limits(max_image_bytes=found.settings.max_image_bytes, max_pixels=found.settings.max_pixels)
 
@@ -201,11 +222,22 @@ def _facet_columns(snapshot: Any) -> list[str]:
     return ["tags", *(n for n in few if n not in ("unit_id", "tags", "width", "height"))]
 
 
-@router.get("/health", responses={421: PROBLEMS[421]})
-async def health(request: Request) -> models.Health:
-    """Whether the table is open. `encoder` says whether words and pictures can be searched yet."""
+@router.get("/health", responses={421: PROBLEMS[421], 503: {"model": models.Health, "description": "Not to be asked."}})
+async def health(request: Request, response: Response) -> models.Health:
+    """Whether queries are answered. `encoder` says whether words and pictures can be searched yet."""
     found = services(request)
-    return models.Health(status="ok", version=found.table.version, rows=found.table.num_rows, encoder=found.encoder[0])
+    status, detail = found.table_state[0]
+    if found.runner.stuck:
+        status, detail = "stuck", "queries that do not end hold every thread; a restart frees them"
+    response.status_code = 503 if status in ("stuck", "gone") else 200
+    return models.Health(
+        status=status,
+        version=found.table.version,
+        rows=found.table.num_rows,
+        encoder=found.encoder[0],
+        overdue=found.runner.overdue,
+        detail=detail,
+    )
 
 
 @router.get(
@@ -221,4 +253,4 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(found.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-__all__ = ["Services", "router", "services"]
+__all__ = ["LOADING", "Loading", "Services", "router", "services"]

@@ -5,7 +5,7 @@ import contextlib
 import difflib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.query import Table
 from jobs.serving import models
-from jobs.serving.api import Services, router
+from jobs.serving.api import LOADING, Loading, Services, router
 from jobs.serving.guard import COOKIE, Guard, Metrics
 from jobs.serving.pictures import NoPicture, Pictures
 from jobs.serving.runner import Busy, Runner, TooSlow
@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def create_app(table: Table, settings: Settings) -> FastAPI:
-    """An app that serves `table` until it ends. The encoder loads and the table is followed in the background."""
+def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] = logger.info) -> FastAPI:
+    """An app that serves `table` until it ends. The encoder loads and the table is followed in the background; `tell`
+    hears how that goes."""
     metrics = Metrics()
     services = Services(
         table=table,
@@ -36,14 +37,15 @@ def create_app(table: Table, settings: Settings) -> FastAPI:
         runner=Runner(settings),
         pictures=Pictures(table, settings),
         metrics=metrics,
-        encoder=["loading"],
+        encoder=[LOADING],
+        table_state=[("ok", "")],
     )
     app = FastAPI(
         title="clipmill",
         summary="Words in, pictures out.",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
-        lifespan=lambda _: _background(services),
+        lifespan=lambda _: _background(services, tell),
     )
     app.state.services = services
     app.include_router(router)
@@ -55,10 +57,10 @@ def create_app(table: Table, settings: Settings) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _background(services: Services) -> AsyncIterator[None]:
+async def _background(services: Services, tell: Callable[[str], None]) -> AsyncIterator[None]:
     stop = threading.Event()
     # A thread of its own: warming reads gigabytes and must not take the place of queries.
-    threading.Thread(target=_warm_up, args=(services, stop), name="warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=(services, tell, stop), name="warm-up", daemon=True).start()
     try:
         yield
     finally:
@@ -66,20 +68,45 @@ async def _background(services: Services) -> AsyncIterator[None]:
         services.runner.close()
 
 
-def _warm_up(services: Services, stop: threading.Event) -> None:
+def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Event) -> None:
+    tell("loading the model; filters and pictures work meanwhile")
+    _load_encoder(services, tell)
+    services.table.warm(memory_bytes=services.settings.warm_bytes)
+    while not stop.wait(services.settings.refresh_s):
+        if _follow(services):
+            logger.info("now serving version %s", services.table.version)
+            _load_encoder(services, logger.info)  # a table that was made again may be of another model
+
+
+def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
     try:
         services.table.engine()
         services.encoder[0] = "ready"
+        tell("the model is ready")
     except ClipmillError as error:
         services.encoder[0] = f"unavailable: {error.message}"
         logger.warning("words and pictures cannot be searched: %s (%s)", error.message, error.hint)
-    services.table.warm(memory_bytes=services.settings.warm_bytes)
-    while not stop.wait(services.settings.refresh_s):
-        try:
-            if services.table.refresh():
-                logger.info("now serving version %s", services.table.version)
-        except Exception:  # a store that is away for a while: the open version still answers, and we look again
+    except Exception:  # whatever a library makes of a broken checkpoint: the rest of the table is still there
+        services.encoder[0] = "unavailable: the model could not be loaded; the server's log says why"
+        logger.exception("words and pictures cannot be searched")
+
+
+def _follow(services: Services) -> bool:
+    """Look for a newer version; True where there is one. What is wrong stands in the health until it is right."""
+    try:
+        moved = services.table.refresh()
+    except ClipmillError as error:
+        if services.table_state[0][0] != "gone":
+            logger.warning("the table cannot be served: %s", error.message)
+        services.table_state[0] = ("gone", "there is no such table any more, or it is another one")
+        return False
+    except Exception:  # a store that is away for a while: the open version still answers, and we look again
+        if services.table_state[0][0] != "away":
             logger.exception("the table cannot be looked at for a newer version")
+        services.table_state[0] = ("away", "the table's store does not answer")
+        return False
+    services.table_state[0] = ("ok", "")
+    return moved
 
 
 async def _page(request: Request) -> Response:
@@ -133,16 +160,21 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
         return answer(error.status_code, str(error.detail), "see /openapi.json", dict(error.headers or {}))
 
-    @app.exception_handler(Busy)
-    async def _busy(_: Request, error: Busy) -> JSONResponse:
-        return answer(503, "too many queries are waiting", "try again in a moment", {"retry-after": "1"})
+    def later(
+        status: int, error: str, hint: str, headers: dict[str, str]
+    ) -> Callable[[Request, Exception], JSONResponse]:
+        return lambda _, __: answer(status, error, hint, headers)
 
-    @app.exception_handler(TooSlow)
-    async def _slow(request: Request, error: TooSlow) -> JSONResponse:
-        if request.app.state.services.encoder[0] == "loading":
-            return answer(503, "the model is still loading", "try again in a moment", {"retry-after": "5"})
-        return answer(504, "the query took too long", "narrow the filter, or run `clipmill index`")
+    again = "try again in a moment"
+    for kind, refusal in {
+        Busy: later(503, "too many queries are waiting", again, {"retry-after": "1"}),
+        Loading: later(503, "the model is still loading", again, {"retry-after": "2"}),
+        TooSlow: later(504, "the query took too long", "narrow the filter, or run `clipmill index`", {}),
+    }.items():
+        app.add_exception_handler(kind, refusal)
 
     @app.exception_handler(Exception)
-    async def _defect(_: Request, error: Exception) -> JSONResponse:
+    async def _defect(request: Request, error: Exception) -> JSONResponse:
+        if request.app.state.services.table_state[0][0] != "ok":
+            return answer(503, "the table cannot be read just now", "/health says why")
         return answer(500, "something went wrong here", "the server's log says what")

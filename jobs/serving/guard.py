@@ -3,6 +3,7 @@
 Plain ASGI, because a body must be counted while it streams in, and refused before it is held.
 """
 
+import asyncio
 import hmac
 import json
 import time
@@ -112,24 +113,32 @@ class Guard:
         return self.settings.max_image_bytes + 10_000 if scope["path"] in UPLOADS else self.settings.max_body_bytes
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit, seen, started = self._limit(scope), 0, False
+        limit, until = self._limit(scope), time.monotonic() + self.settings.body_s
+        seen, started, whole, late = 0, False, False, False
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole, late
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                late = True
+                return {"type": "http.disconnect"}
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             # To the app it is as if the client had gone, whatever it makes of that is not sent.
             return message if seen <= limit else {"type": "http.disconnect"}
 
         async def sent(message: Message) -> None:
             nonlocal started
-            if started or seen <= limit:
+            if started or (seen <= limit and not late):
                 started = True
                 await send(message)
 
         await self.app(scope, counted, sent)
         if not started and seen > limit:
             await _answer(send, 413, f"the body has more than {limit} bytes", "send less", [])
+        elif not started and late:
+            await _answer(send, 408, f"the body did not come within {self.settings.body_s:g} s", "send it again", [])
 
 
 def _with_headers(send: Send, status: list[int]) -> Send:
@@ -146,7 +155,7 @@ def _with_headers(send: Send, status: list[int]) -> Send:
 async def _answer(send: Send, status: int, error: str, hint: str, headers: list[tuple[bytes, bytes]]) -> None:
     body = json.dumps({"error": error, "hint": hint}).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
-    if status == 413:
+    if status in (408, 413):
         start.append((b"connection", b"close"))  # what still comes in is not read
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})

@@ -136,12 +136,17 @@ class TableInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """`encoder`: ready, loading, or why words and pictures cannot be searched."""
+    """`status`: ok; stuck: queries that do not end hold every thread (503); gone: there is no such table any more
+    (503); away: it cannot be looked at for news just now, and is answered from as it was. `detail`: of the status.
+    `encoder`: ready, loading, or why words and pictures cannot be searched. `overdue`: queries over their time that
+    did not end yet."""
 
     status: str
     version: int
     rows: int
     encoder: str
+    overdue: int = 0
+    detail: str = ""
 
 
 class Problem(BaseModel):

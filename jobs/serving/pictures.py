@@ -15,6 +15,7 @@ from jobs.tables import Tables
 from schemas.config import Limits
 from schemas.errors import UserError
 from schemas.samples import BadImage
+from workers.store_errors import StoreUnavailable
 
 CACHE_BYTES = 64_000_000
 
@@ -46,14 +47,14 @@ class Pictures:
     def __init__(self, table: Table, settings: Settings) -> None:
         self._table, self._settings = table, settings
         self._limits = Limits(max_image_bytes=50_000_000, max_pixels=settings.max_pixels)
-        self._cache: OrderedDict[tuple[int, str], Encoded] = OrderedDict()
+        self._cache: OrderedDict[tuple[tuple[str, int, str], str], Encoded] = OrderedDict()
         self._cached_bytes = 0
         self._originals = Originals(Tables.at(table.uri, table.storage), settings.allow_sources)
         self._lock = threading.Lock()
 
     def thumbnail(self, row_id: str) -> Encoded:
         """WebP, longest side 256 pixels: the stored one, or made from the original. Raises NoPicture."""
-        key = (self._table.version, row_id)
+        key = (self._table.snapshot.identity, row_id)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
@@ -82,7 +83,7 @@ class Pictures:
             return self._originals.read(found[0], max_bytes=self._limits.max_image_bytes)
         except UserError as error:
             # The message of a store may name endpoints and paths, which are not for whoever asks over HTTP.
-            raise NoPicture(f"the original is not shown: {why(error)}") from error
+            raise NoPicture(f"the original is not shown: {_why(error)}") from error
 
     def _stored(self, row_id: str) -> Encoded | None:
         if "thumbnail" not in self._table.schema.names:
@@ -102,6 +103,16 @@ class Pictures:
             return Encoded(thumbnail(decode(data, self._limits, target_px=256).pixels_HWC), "image/webp")
         except BadImage as bad:
             raise NoPicture(f"the original cannot be decoded ({bad.reason})") from bad
+
+
+def _why(error: UserError) -> str:
+    """In words that tell somebody at the page what became of the picture."""
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError):
+        return "the picture is gone"
+    if isinstance(cause, PermissionError):
+        return "no access to it"
+    return "its store does not answer" if isinstance(cause, StoreUnavailable) else why(error)
 
 
 def sniff(data: bytes) -> str | None:

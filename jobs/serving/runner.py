@@ -1,44 +1,81 @@
 """Table work in threads, bounded in number and in time, so that no query can take the server down with it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from jobs.querying.deadline import OutOfTime, deadline
 from jobs.serving.settings import Settings
 
 Result = TypeVar("Result")
 
 
 class Busy(Exception):
-    """More queries are waiting than `Settings.queue`."""
+    """More queries are waiting than `Settings.queue`, or every thread holds one that does not end."""
 
 
 class TooSlow(Exception):
-    """The query ran longer than `Settings.query_s`. Its thread goes on to the end; its place is taken until then."""
+    """The query ran longer than `Settings.query_s`."""
 
 
 class Runner:
+    """`Settings.threads` queries at a time. One that is over its time ends at its next look at the clock. Until then
+    its place is given to another thread while there are spare ones: as many again. `stuck` says when there are none."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="query")
+        self._pool = ThreadPoolExecutor(2 * settings.threads, thread_name_prefix="query")
+        self._places = asyncio.Semaphore(settings.threads)
         self._pending = 0
+        self._overdue: dict[asyncio.Future[Any], bool] = {}  # queries over their time; whether the place was given on
+
+    @property
+    def overdue(self) -> int:
+        """Queries that are over their time and did not end yet."""
+        return len(self._overdue)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether no thread is left for another query: what holds them does not end."""
+        return self.overdue >= 2 * self._settings.threads
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Raises Busy, TooSlow, and what `work` raises."""
-        if self._pending >= self._settings.threads + self._settings.queue:
+        if self.stuck or self._pending >= self._settings.threads + self._settings.queue:
             raise Busy
+        until = time.monotonic() + self._settings.query_s
         self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            await asyncio.wait_for(self._places.acquire(), self._settings.query_s)
+            return await self._in_thread(work, until)
+        except (TimeoutError, OutOfTime):
+            raise TooSlow from None
+        finally:
+            self._pending -= 1
+
+    async def _in_thread(self, work: Callable[[], Result], until: float) -> Result:
+        def bounded() -> Result:
+            with deadline(until - time.monotonic()):
+                return work()
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, bounded)
         future.add_done_callback(self._done)
         try:
             # Shielded: a thread cannot be cancelled, and its place must stay taken until it is really free.
-            return await asyncio.wait_for(asyncio.shield(future), self._settings.query_s)
+            return await asyncio.wait_for(asyncio.shield(future), max(0.0, until - time.monotonic()))
         except TimeoutError:
-            raise TooSlow from None
+            if not future.done():
+                spare = self.overdue < self._settings.threads
+                self._overdue[future] = spare
+                if spare:
+                    self._places.release()
+            raise
 
     def _done(self, future: "asyncio.Future[Result]") -> None:
-        self._pending -= 1
+        if not self._overdue.pop(future, False):
+            self._places.release()
         if not future.cancelled():
             future.exception()  # retrieved, so that a query that failed after its time is not reported as unhandled
 

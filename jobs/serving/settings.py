@@ -10,9 +10,10 @@ class Settings:
     """`token`: asked of every request but health; required beyond this machine. `max_body_bytes`: of a JSON body;
     `max_image_bytes`, `max_pixels`: of an uploaded picture, and of an original that is passed on. `query_s`: after
     that a query is answered 504. `threads`: queries at a time; `queue`: those that may wait, further ones get 503.
-    `refresh_s`: how often the table is looked at for a newer version. `warm_bytes`: memory for vectors.
-    `originals`: whether full images are passed on. `allow_sources`: places beside the table's own source that images
-    may be read from, see `jobs.originals`."""
+    `connections`: open at a time; beyond that the one that keeps us waiting longest goes. `header_s`: for the first
+    lines of a request; `body_s`: for its body, and for a client to take its answer. `refresh_s`: how often the table
+    is looked at for a newer version. `warm_bytes`: memory for vectors. `originals`: whether full images are passed on.
+    `allow_sources`: places beside the table's own source that images may be read from, see `jobs.originals`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -21,6 +22,9 @@ class Settings:
     max_image_bytes: int = 10_000_000
     max_pixels: int = 50_000_000
     query_s: float = 20.0
+    connections: int = 256
+    header_s: float = 10.0
+    body_s: float = 30.0
     threads: int = 4
     queue: int = 64
     refresh_s: float = 15.0

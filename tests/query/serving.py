@@ -10,6 +10,7 @@ import uvicorn
 
 from jobs.query import Table
 from jobs.serving.app import create_app
+from jobs.serving.connections import server_options
 from jobs.serving.settings import Settings
 
 
@@ -20,7 +21,7 @@ def running(table: Table, settings: Settings | None = None) -> Iterator[str]:
     app = create_app(table, settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", **server_options(settings)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 30

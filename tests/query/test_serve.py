@@ -151,7 +151,7 @@ def test_a_row_that_names_a_file_of_this_machine_is_not_shown(tmp_path: Path, en
         lance.dataset(f"{uri}.lance").update({"uri": f"'{tmp_path}/{place}'"}, where=f"id = '{name}'")
     lance.dataset(f"{uri}.lance").update({"uri": "'unknown://a'"}, where="id = 'row-000001'")
     with running(open_table(uri, engine=engine)) as base, httpx.Client(base_url=base) as client:
-        for name, said in (("0", "not of this table's source"), ("1", "not of this"), ("6", "cannot be read")):
+        for name, said in (("0", "not of this table's source"), ("1", "not of this"), ("6", "gone")):
             for size in ("thumbnail", "original"):
                 message = problem(client.get("/api/image", params={"id": f"row-00000{name}", "size": size}), 404)
                 assert said in message
@@ -303,6 +303,8 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     answer = client.post("/api/search", json={"text": "red"})
     assert "still loading" in problem(answer, 503)
     assert "retry-after" in answer.headers
+    assert "still loading" in problem(client.post("/api/encode", files={"image": ("a.png", picture("red"))}), 503)
+    assert len(client.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
 
 
 def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
@@ -336,9 +338,12 @@ def test_a_slow_query_gives_504_and_a_full_queue_503(uri: str, engine: WordEngin
         assert "too long" in problem(client.post("/api/search", json={"text": ["slow"]}), 504)
         problem(client.post("/api/search", json={"text": ["slow"]}), 504)
         assert "waiting" in problem(client.post("/api/search", json={"text": ["slow"]}), 503)
-        assert client.get("/health").status_code == 200
-        time.sleep(2.2)
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (503, "stuck", 2)
+        time.sleep(1.2)
         assert client.post("/api/search", json={"text": ["red"]}).status_code == 200
+        health = client.get("/health")
+        assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (200, "ok", 0)
 
 
 def test_a_token_is_asked_of_everything_but_health(uri: str, engine: WordEngine) -> None:
