@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.config import JobFile
-from schemas.model import ModelSpec
 from schemas.receipts import Receipt
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
@@ -47,7 +46,7 @@ class Road:
         start = time.monotonic()
         import_lance()
         connect(job.source.uri[0], job.storage)
-        spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+        spec = job.model.spec()
         engine = load_engine(spec, device=device, threads=threads, batch_size=job.workers.batch_size)
         if job.workers.batch_size == "auto":
             engine.tune()

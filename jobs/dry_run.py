@@ -17,6 +17,7 @@ from jobs.tables import Tables
 from schemas.config import JobFile
 from schemas.left_out import LeftOut
 from schemas.units import WorkUnit
+from workers import model_names
 
 LOOK_AT = 1000
 
@@ -59,6 +60,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
     """
     refuse_unread_keys(job)
+    model_names.check(job.model.spec(), here=False)
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)
     if rows is not None:

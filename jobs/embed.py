@@ -26,6 +26,7 @@ from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.left_out import LeftOut, merge
 from schemas.units import WorkUnit
+from workers import model_names
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +61,7 @@ def run(job: JobFile, options: Options) -> Summary:
     refuse_unread_keys(job)
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
+    model_names.check(job.model.spec(), here=False)
     vocabulary = compat.job_vocabulary(job)
     with Progress() as progress:
         rows = tables.open(missing_ok=True)
@@ -73,6 +75,7 @@ def run(job: JobFile, options: Options) -> Summary:
             all_left_out = ledger_left_out(latest)
             merge(all_left_out, left_out)
             return replace(idle, left_out=all_left_out, left_out_listed=left_out)
+        model_names.check(job.model.spec(), here=options.address is None)
         is_new = not tables.exists("runs")
         if is_new:
             from workers.storage import check_store

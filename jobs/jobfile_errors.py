@@ -26,6 +26,7 @@ _EXAMPLES = {
     "model": "{name: ViT-B-32, pretrained: laion2b_s34b_b79k}",
     "model.name": "ViT-B-32",
     "model.pretrained": "laion2b_s34b_b79k",
+    "model.preprocess": "{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], interpolation: bicubic, resize_mode: shortest}",
     "tags": "{vocabulary: coco, top_k: 5}",
     "tags.vocabulary": "coco",
     "workers": "{num: auto, gpus: 1}",

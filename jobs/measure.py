@@ -15,7 +15,6 @@ import numpy as np
 from jobs.estimate import Estimate
 from schemas.config import JobFile
 from schemas.errors import UserError
-from schemas.model import ModelSpec
 from schemas.samples import BadImage, Sample
 from schemas.units import WorkUnit
 from workers.engine import Engine
@@ -28,8 +27,7 @@ T = TypeVar("T")
 def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate:
     """Each stage alone over the first `count` samples. Raises UserError as the job would, and for no picture."""
     threads = max(1, os.cpu_count() or 1)
-    spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
-    engine = load_engine(spec, threads=threads, batch_size=job.workers.batch_size)
+    engine = load_engine(job.model.spec(), threads=threads, batch_size=job.workers.batch_size)
     if job.workers.batch_size == "auto":
         engine.tune()
     seconds: dict[str, float] = {}

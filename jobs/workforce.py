@@ -1,5 +1,6 @@
 """The actors of a run: loaded in parallel, checked, and attached to the run before their first unit."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,15 +11,11 @@ from jobs.dispatch import Slot, blames_node
 from jobs.tables import Tables
 from schemas.config import JobFile, Tags
 from schemas.errors import ClipmillError
-from schemas.model import Fingerprint, ModelSpec
+from schemas.model import Fingerprint
 from schemas.tasks import WorkContext, WorkerFacts
 from schemas.vocabulary import Vocabulary
 
 WAIT_NOTE_S = 30.0
-
-
-def model_spec(job: JobFile) -> ModelSpec:
-    return ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +29,8 @@ class Workforce:
     say: Callable[[str], None]
     vocabulary_json: str | None = None
     callers: int = 1
+    # Their errors come by other calls too. Ray prints a traceback for one whose reference is dropped unread.
+    _calls: list[Any] = field(default_factory=list)
     _labels: Any = None
     _reference: Any = None
     _context: Any = None
@@ -51,8 +50,10 @@ class Workforce:
             units_in_flight=self.job.workers.units_in_flight,
         )
         actor = remote.remote()
-        actor.load.remote(model_spec(self.job), self.shape.threads, self.job.workers.batch_size, origin()[1])
-        actor.get_ready.remote(self.job.source.uri[0], self.job.storage)
+        self._calls += [
+            actor.load.remote(self.job.model.spec(), self.shape.threads, self.job.workers.batch_size, origin()[1]),
+            actor.get_ready.remote(self.job.source.uri[0], self.job.storage),
+        ]
         self.actors.append(actor)
         return actor
 
@@ -130,6 +131,9 @@ class Workforce:
     def stop(self) -> None:
         import ray
 
+        for call in self._calls:
+            with contextlib.suppress(Exception):  # read, and told by whoever needed the engine
+                ray.get(call, timeout=0)
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
 

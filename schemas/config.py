@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from schemas.columns import KEEP_TYPES, RESERVED
+from schemas.model import ModelSpec
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(B|iB)?\s*", re.IGNORECASE)
@@ -134,12 +135,51 @@ class Source(Strict):
         }
 
 
+class Preprocessing(Strict):
+    """How pictures are prepared for weights in a file that does not say it: the values, or `like` which pretrained tag.
+
+    `preprocess: TAG` is short for `preprocess: {like: TAG}`. `mean` and `std` are of RGB in 0..1.
+    """
+
+    like: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+    fill_color: int | None = Field(default=None, ge=0, le=255)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Preprocessing":
+        values = {name: getattr(self, name) for name in ("mean", "std", "interpolation", "resize_mode")}
+        if self.like is not None and (any(values.values()) or self.fill_color is not None):
+            raise ValueError("`like` takes all from a tag; give either it or the values")
+        missing = [name for name, value in values.items() if value is None]
+        if self.like is None and missing:
+            raise ValueError(f"{', '.join(missing)} missing; nothing is guessed")
+        return self
+
+
+def _like_a_tag(value: Any) -> Any:
+    return {"like": value} if isinstance(value, str) else value
+
+
 class Model(Strict):
     """Any open_clip model; `pretrained` is a tag, a checkpoint path, or the word `random`."""
 
     name: str = "clipmill-tiny"
     pretrained: str | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    preprocess: Annotated[Preprocessing | None, BeforeValidator(_like_a_tag)] = None
+    activation: Literal["gelu", "quickgelu"] | None = None
+
+    def spec(self) -> ModelSpec:
+        return ModelSpec(
+            name=self.name,
+            pretrained=self.pretrained,
+            precision=self.precision,
+            preprocess=self.preprocess.model_dump(exclude_none=True) if self.preprocess else {},
+            activation=self.activation,
+        )
 
 
 class Tags(Strict):

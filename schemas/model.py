@@ -1,7 +1,10 @@
 """Which model, how its pixels are prepared, and the fingerprint that a table carries of it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,11 +12,15 @@ class ModelSpec:
     """A model by open_clip name and pretrained tag, or by checkpoint. Nothing is loaded.
 
     `precision`: fp32, bf16, fp16, or auto (bf16 where the device computes it natively, else fp32).
+    `preprocess` and `activation` are for a checkpoint file, which does not say them itself: mean, std, interpolation,
+    resize_mode and fill_color, or `like`, a pretrained tag that has them; gelu or quickgelu.
     """
 
     name: str
     pretrained: str | None = None
     precision: str = "auto"
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    activation: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +54,8 @@ class Fingerprint:
     alpha: str = "white"
     logit_scale: float = 100.0  # already exponentiated
     logit_bias: float | None = None  # SigLIP's; None means softmax over labels
-    provenance: dict[str, str] = field(default_factory=dict)  # precision, device, open_clip and torch versions
+    # Precision, device, versions; what said how pictures are prepared (`preprocess_from`); a file's `activation`.
+    provenance: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -59,6 +67,22 @@ class Fingerprint:
         for name in ("size_HW", "mean", "std"):
             pre[name] = tuple(pre[name])
         return Fingerprint(preprocess=Preprocess(**pre), **raw)
+
+    def spec(self, precision: str = "auto") -> ModelSpec:
+        """Loads the model that made these vectors, with the preprocessing they were made with."""
+        pretrained = self.pretrained or None
+        if pretrained is None or not PurePath(pretrained).is_absolute():
+            return ModelSpec(name=self.model, pretrained=pretrained, precision=precision)
+        values = {key: value for key, value in asdict(self.preprocess).items() if key != "size_HW"}
+        # Tables from before the activation was recorded were computed as the architecture's name says.
+        by_name = "quickgelu" if self.model.endswith("-quickgelu") else "gelu"
+        return ModelSpec(
+            name=self.model,
+            pretrained=pretrained,
+            precision=precision,
+            preprocess=values,
+            activation=self.provenance.get("activation", by_name),
+        )
 
     def identity(self) -> dict[str, object]:
         """What must be equal for two sets of vectors to live in one column.

@@ -68,6 +68,7 @@ LIGHT = (
     "schemas.config",
     "schemas.vocabulary",
     "workers.tag",
+    "workers.model_names",
 )
 
 # The aim is 300 and 60 lines; this is where a build fails, so that a fix of three lines need not split a file.

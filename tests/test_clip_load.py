@@ -27,7 +27,8 @@ TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "é
 
 
 def load(name: str | Path, pretrained: str | None = None, precision: str = "fp32", **options: Any) -> ClipEngine:
-    spec = ModelSpec(name=str(name), pretrained=pretrained, precision=precision)
+    how = {**config("vit")["preprocess_cfg"], "resize_mode": "shortest"} if name == "clipmill-small-vit" else {}
+    spec = ModelSpec(name=str(name), pretrained=pretrained, precision=precision, preprocess=how)
     engine = load_engine(spec, device="cpu", threads=1, **options)
     assert isinstance(engine, ClipEngine)
     return engine

@@ -24,6 +24,7 @@ from workers.clip_fold import (
 from workers.clip_last import shorten_image_tower
 from workers.clip_load import Loaded, build_model, load_clip, one_line, reference_transform, weights_sha256
 from workers.clip_pack import pack
+from workers.model_said import is_quick
 from workers.towers import ImageTower, TextTower, native_bf16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +46,7 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
             image_tower=image_tower,
             text_tower=text_tower,
             tokenizer=loaded.tokenizer,
-            fingerprint=_fingerprint(spec, loaded, weights, _provenance(where, precision, note)),
+            fingerprint=_fingerprint(spec, loaded, weights, _provenance(where, precision, note) | _said(loaded)),
             device=where,
             precision=precision,
             batch_size=_batch_size(batch_size, where),
@@ -156,6 +157,15 @@ def _provenance(device: torch.device, precision: str, note: str) -> dict[str, st
         "pillow": importlib.metadata.version("pillow"),
         "simplejpeg": importlib.metadata.version("simplejpeg"),
     }
+
+
+def _said(loaded: Loaded) -> dict[str, str]:
+    """What said how pictures are prepared, and the activation of weights that come as a file."""
+    resolved = loaded.resolved
+    said = {"preprocess_from": resolved.origin}
+    if resolved.checkpoint is not None and resolved.pretrained:
+        said["activation"] = "quickgelu" if is_quick(resolved.open_clip_name) else "gelu"
+    return said
 
 
 def _reference(model: Any, loaded: Loaded, device: torch.device) -> selfcheck.Reference:

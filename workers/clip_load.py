@@ -7,7 +7,7 @@ import hashlib
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from schemas.errors import UserError
 from schemas.model import ModelSpec, Preprocess
-from workers.clip_names import Resolved, resolve
+from workers.clip_names import find
+from workers.hub import without_waiting
+from workers.model_names import HF_HUB_PREFIX, Resolved
 
 RANDOM_SEED = 20261121
 
@@ -57,7 +59,7 @@ class Loaded:
 
 def load_clip(spec: ModelSpec) -> Loaded:
     """Raises UserError for an unknown model, missing or unreadable weights, and weights of another shape."""
-    resolved = resolve(spec)
+    resolved = find(spec)
     model = build_model(resolved)
     tokenizer = _load_tokenizer(resolved)
     bias = getattr(model, "logit_bias", None)
@@ -76,14 +78,14 @@ def load_clip(spec: ModelSpec) -> Loaded:
 def build_model(resolved: Resolved) -> Any:
     """The model with its weights; once more from the same files, this is the reference of the self-check."""
     initialise = nullcontext() if resolved.checkpoint is None else _LeaveUninitialised()
-    with _quiet_open_clip(), torch.random.fork_rng(devices=[]), initialise:
+    with _quiet_open_clip(), _hub(resolved), torch.random.fork_rng(devices=[]), initialise:
         torch.manual_seed(RANDOM_SEED)  # decides the weights only of `pretrained: random`
         try:
             model = open_clip.create_model(
                 resolved.open_clip_name,
                 load_weights=False,
                 pretrained_text=False,
-                force_preprocess_cfg=resolved.preprocess,
+                force_preprocess_cfg=dict(resolved.preprocess),
             )
         except ImportError as error:
             raise UserError(
@@ -99,6 +101,13 @@ def build_model(resolved: Resolved) -> Any:
         _load_weights(model, resolved.checkpoint, resolved.open_clip_name)
     model.eval().requires_grad_(False)
     return model
+
+
+def _hub(resolved: Resolved) -> AbstractContextManager[None]:
+    """For whatever open_clip may ask the hub: of a text tower or a tokenizer that is not its own."""
+    text_cfg = (open_clip.get_model_config(resolved.open_clip_name) or {}).get("text_cfg", {})
+    asks = text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")
+    return without_waiting() if asks or resolved.open_clip_name.startswith(HF_HUB_PREFIX) else nullcontext()
 
 
 class _LeaveUninitialised(TorchFunctionMode):
@@ -216,7 +225,7 @@ def _triple(value: Any) -> tuple[float, float, float]:
 
 def _load_tokenizer(resolved: Resolved) -> Tokenizer:
     try:
-        with _quiet_open_clip():
+        with _quiet_open_clip(), _hub(resolved):
             return cast(Tokenizer, open_clip.get_tokenizer(resolved.open_clip_name))
     except ImportError as error:
         raise UserError(

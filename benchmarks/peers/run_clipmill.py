@@ -19,7 +19,8 @@ def main() -> None:
         {
             "table": f"{given_.out}/db/images",
             "source": {"format": "webdataset", "uri": given_.tars, "caption": "txt"},
-            "model": {"name": given_.model, "pretrained": given_.checkpoint},
+            # The checkpoint is random: any activation is right, and the peers take the name's.
+            "model": {"name": given_.model, "pretrained": given_.checkpoint, "activation": "gelu"},
         }
     )
     clock, began = Clock(), time.time()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from schemas.config import Limits, Storage
 from schemas.errors import UserError
-from schemas.model import Fingerprint, ModelSpec
+from schemas.model import Fingerprint
 from schemas.rejects import Reason
 from schemas.samples import BadImage
 from workers.engine import Engine
@@ -35,8 +35,7 @@ def engine_for(fingerprint: Fingerprint) -> Engine:
         if key not in _engines:
             from workers.load import load_engine
 
-            spec = ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None)
-            _engines[key] = check_engine(load_engine(spec), fingerprint)
+            _engines[key] = check_engine(load_engine(fingerprint.spec()), fingerprint)
         return _engines[key]
 
 

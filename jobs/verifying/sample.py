@@ -14,7 +14,7 @@ from jobs.verifying import tags
 from jobs.verifying.report import Problems, Report
 from schemas.config import Limits
 from schemas.errors import UserError
-from schemas.model import Fingerprint, ModelSpec
+from schemas.model import Fingerprint
 from schemas.samples import BadImage
 from workers.engine import Engine
 from workers.fetch import NotTheBytes
@@ -80,7 +80,7 @@ def _engine(fingerprint: Fingerprint, report: Report, say: Problems) -> Engine |
     """The table's model; None, and a word about it, where another one or none loads here."""
     from workers.load import load_engine
 
-    spec = ModelSpec(name=fingerprint.model, pretrained=fingerprint.pretrained or None, precision="fp32")
+    spec = fingerprint.spec("fp32")
     try:
         engine = load_engine(spec)
     except UserError as error:
