@@ -106,6 +106,11 @@ def rejects(
     help="Also read N rows' images again, embed and compare; and compare all tags with the model.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the same rows as before; default: by chance, printed.")
+@click.option(
+    "--source/--no-source",
+    default=None,
+    help="Count what the source holds, tars too, and compare; default: listings, lists, footers and small tars.",
+)
 @allow_source_option
 @json_option
 def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:

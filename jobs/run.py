@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -103,7 +104,7 @@ class Run:
 
         found = self.tables.id()
         self.table_id = new_id() if found is None else found
-        self._log("started", plain(redacted(self.job)))
+        self._log("started", {**plain(redacted(self.job)), "folder": os.getcwd()})
         try:
             latest = self._prepare(force, fingerprint)
             plan = make_plan(units, latest, units_to_redo(self.tables, latest))

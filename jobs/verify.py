@@ -12,6 +12,7 @@ from jobs.runs import last_source
 from jobs.tables import Tables
 from jobs.verifying import tags
 from jobs.verifying.balance import check_units
+from jobs.verifying.census import check_source
 from jobs.verifying.files import SIDE, check_files, readable
 from jobs.verifying.ids import check_ids
 from jobs.verifying.indices import check_indices
@@ -25,11 +26,18 @@ __all__ = ["MAX_NAMED", "Report", "verify"]
 
 
 def verify(
-    table: str, storage: Storage, *, sample: int = 0, seed: int | None = None, allow_sources: Sequence[str] = ()
+    table: str,
+    storage: Storage,
+    *,
+    sample: int = 0,
+    seed: int | None = None,
+    source: bool | None = None,
+    allow_sources: Sequence[str] = (),
 ) -> Report:
     """Raises UserError where there is no such table.
 
     `sample`: also fetch so many rows again, embed them, and tag all rows again; drawn by `seed`, by chance where None.
+    `source`: count what the source holds and compare, tars of any size too; None: what is cheap; False: nothing.
     `allow_sources`: places beside the table's own source that may be read, see `jobs.originals`.
     """
     tables = Tables.at(table, storage)
@@ -57,6 +65,8 @@ def verify(
     elif sample:
         report.sample_not_checked = min(sample, report.rows)
         report.not_checked.append("the sample and the indices: files of the table are gone")
+    with readable("the ledger", say):
+        check_source(tables, report, say, asked=source)
     say.close()
     return report
 

@@ -10,7 +10,9 @@ MAX_NAMED = 20  # problems of one kind that are spelled out
 class Report:
     """`problems` is empty for a table that can be trusted. `seed` draws the same sample again. `not_checked`: what was
     to be checked and could not be, and why; `sample_not_checked` counts its rows. `recall`: of the vector index,
-    against brute force; None without one."""
+    against brute force; None without one. `source_units`: those whose source was counted again, `source_new_units`:
+    those that the source shows and the ledger does not have; None where the source was not looked at.
+    """
 
     table: str
     version: int = 0
@@ -23,6 +25,8 @@ class Report:
     sampled: int = 0
     sample_not_checked: int = 0
     sample_min_cosine: float | None = None
+    source_units: int | None = None
+    source_new_units: int | None = None
     not_checked: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
