@@ -57,8 +57,9 @@ def check_sample(
             reasons[why(error)] += 1
             first.setdefault(why(error), f"{error.message} ({error.hint})")
             continue
-        except BadImage as bad:
-            say("pictures", f"row {row['id']}: its picture does not decode here ({bad.reason})")
+        except BadImage as bad:  # the bytes are the right ones, so it is this machine's decoder or limit
+            reasons["does not decode here"] += 1
+            first.setdefault("does not decode here", f"{row['uri']} ({bad.reason})")
             continue
         report.sampled += 1
         if row["vector"] is None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs import cli
 from jobs.commit import Committer
 from jobs.index import IndexOptions, build_index
 from jobs.tables import Tables
@@ -400,6 +401,39 @@ def test_a_source_that_is_gone_is_said_and_is_not_the_tables_fault(alone: Made) 
     assert (report.problems, report.sampled, report.sample_not_checked) == ([], 0, 6)
     assert report.sample_min_cosine is None
     assert "6 of the sample: cannot be read, such as" in report.not_checked[0]
+
+
+def test_a_picture_that_this_machine_cannot_decode_is_not_the_tables_fault(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.verifying import sample
+
+    monkeypatch.setattr(sample, "Limits", lambda: Limits(max_pixels=100))  # the job allowed more
+    report = made.check(2)
+    assert (report.problems, report.sampled, report.sample_not_checked) == ([], 0, 2)
+    assert "2 of the sample: does not decode here, such as" in report.not_checked[0]
+
+
+def test_the_command_ends_with_3_where_something_is_wrong_or_could_not_be_looked_at(
+    alone: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> tuple[int, dict[str, Any], str]:
+        code = cli.run(["verify", alone.uri, "--json", *options])
+        out, err = capsys.readouterr()
+        return code, json.loads(out), err
+
+    assert run()[0] == 0
+    code, report, said = run("--sample", "2")
+    assert (code, report["sampled"]) == (0, 2)
+    assert said == f"these rows again: --sample 2 --seed {report['seed']}\n"
+    alone.tar.rename(alone.tar.with_suffix(".away"))
+    code, report, said = run("--sample", "2", "--seed", "7")
+    assert (code, report["sampled"], report["sample_not_checked"], report["seed"]) == (3, 0, 2, 7)
+    moved = alone.tar.with_suffix(".away")
+    alone.tar.with_suffix(".tar").symlink_to(moved)
+    assert run("--sample", "2")[0] == 0
+    vector_null(alone)
+    assert run()[0] == 3
 
 
 def _index_folder(table: Path, name: str) -> Path:
