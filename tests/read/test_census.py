@@ -19,7 +19,7 @@ from schemas.rejects import Reject
 from schemas.samples import Sample
 from tests.build import noise, parquet, picture, tar
 from tests.read.help import read_tar, reasons, samples, unit_of
-from workers.read import read_unit
+from workers.read import read_unit, webdataset
 from workers.read.census import Census
 from workers.read.fields import DEFAULT_IMAGE
 
@@ -240,3 +240,58 @@ def test_as_text_most_first_and_as_json_both_ways() -> None:
     assert left_out.to_text(counted) == "heic 12, hidden 5, no extension 3"
     assert left_out.from_json(left_out.to_json(counted)) == counted
     assert left_out.from_json("") == {}
+
+
+# --- headers before a member ------------------------------------------------------------------------------------
+
+
+def extended(kind: bytes, data: bytes) -> bytes:
+    """A header of this kind with its data, as it stands before a member."""
+    info = tarfile.TarInfo("ext")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def pax(key: str, value: str) -> bytes:
+    body = f" {key}={value}\n".encode()
+    length = len(body) + 1
+    while len(str(length)) + len(body) != length:
+        length = len(str(length)) + len(body)
+    return str(length).encode() + body
+
+
+def test_some_extended_headers_before_a_member_are_read_and_no_more(tmp_path: Path) -> None:
+    path, last = tmp_path / "x.tar", tar([("b.jpg", b"B")], format=tarfile.USTAR_FORMAT)
+    first = tar([("a.jpg", b"A")], format=tarfile.USTAR_FORMAT)[:1024]
+    comment = extended(b"x", pax("comment", "c" * 70_000))
+    for number, expected in ((13, {"ok": 2}), (15, {"ok": 1, "corrupt": 1})):  # 15 are more than a megabyte
+        path.write_bytes(first + number * comment + last)
+        assert reasons(read_tar(str(path))) == expected
+    small = extended(b"x", pax("path", "renamed.jpg"))
+    path.write_bytes(first + 16 * small + last)
+    assert list(samples(read_tar(str(path)))) == ["a.jpg", "renamed.jpg"]
+    path.write_bytes(first + 17 * small + last)
+    found = read_tar(str(path))
+    assert reasons(found) == {"ok": 1, "corrupt": 1}
+    assert "more than 16 extended headers before one member" in found[-1].detail  # type: ignore[union-attr]
+
+
+def test_only_used_records_of_a_pax_header_are_kept() -> None:
+    from workers.read.tar import _pax_records
+
+    data = (
+        b"".join(pax(f"SCHILY.xattr.{n}", "v" * 50) for n in range(1000)) + pax("path", "p") + pax("GNU.sparse.x", "1")
+    )
+    assert _pax_records(data) == {"path": "p", "GNU.sparse": "1"}
+
+
+def test_keys_that_wait_are_counted_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long names of keys that lack a member take memory too; the unit fails by name, the run goes on."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar([(f"{'n' * 3000}{n}.jpg", b"x") for n in range(60)]))
+    monkeypatch.setattr(webdataset, "_MIN_WAITING_BYTES", 0)
+    limits = Limits(worker_memory=200_000)
+    assert reasons(read_tar(str(path), limits=limits)) == {"ok": 60}, "complete keys do not wait"
+    with pytest.raises(WrongFormat, match="keys that lack a member"):
+        read_tar(str(path), limits=limits, caption="txt")
+    assert len(read_tar(str(path), limits=Limits(worker_memory=1_000_000), caption="txt")) == 60

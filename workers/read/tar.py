@@ -15,7 +15,10 @@ from schemas.rejects import Reason
 
 BLOCK = 512
 _CHUNK_BYTES = 1 << 20
-_MAX_EXTENDED_BYTES = 1 << 20  # of a PAX or GNU long-name header
+# Before one member, all together: a few kilobytes of gzip can hold any number of headers of a megabyte each.
+_MAX_EXTENDED_BYTES = 1 << 20
+_MAX_EXTENDED_HEADERS = 16  # the usual programs write one or two
+_PAX_KEYS = frozenset({"path", "linkpath", "size", "GNU.sparse.name"})
 _ZERO = bytes(BLOCK)
 
 
@@ -101,26 +104,7 @@ class TarReader:
 
     def _member(self, block: bytes, header_offset: int) -> tuple[Member | None, int]:
         """The member whose headers start with `block`, and where the next header is. Raises tarfile.HeaderError."""
-        pax: dict[str, str] = {}
-        long_name: str | None = None
-        while True:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            if info.size < 0:
-                raise _Malformed("negative size")
-            if info.type not in (b"x", b"X", b"g", b"L", b"K"):
-                break
-            if info.size > _MAX_EXTENDED_BYTES:
-                raise _Malformed(f"an extended header of {info.size:,} bytes")
-            data = self._read(_padded(info.size))
-            if len(data) < _padded(info.size):
-                self._ends_inside("an extended header")
-            if info.type in (b"x", b"X"):
-                pax.update(_pax_records(data[: info.size]))
-            elif info.type == b"L":
-                long_name = data[: info.size].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-            block = self._read(BLOCK)
-            if len(block) < BLOCK:
-                self._ends_inside("a header")
+        info, block, pax, long_name = self._extended(block)
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any(k.startswith("GNU.sparse") for k in pax)
         extended = info.type == tarfile.GNUTYPE_SPARSE and block[482]
         while extended:  # further maps of an old GNU sparse file
@@ -137,6 +121,32 @@ class TarReader:
             link = None if info.isreg() else (pax.get("linkpath") or info.linkname)
             return Member(name, header_offset, self._position, stored, link, sparse), next_offset
         return None, next_offset
+
+    def _extended(self, block: bytes) -> tuple[tarfile.TarInfo, bytes, dict[str, str], str | None]:
+        """(header of the member itself, its block, PAX records, GNU long name) behind the extended headers."""
+        pax: dict[str, str] = {}
+        long_name: str | None = None
+        left_bytes = _MAX_EXTENDED_BYTES
+        for _ in range(_MAX_EXTENDED_HEADERS + 1):
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if info.size < 0:
+                raise _Malformed("negative size")
+            if info.type not in (b"x", b"X", b"g", b"L", b"K"):
+                return info, block, pax, long_name
+            left_bytes -= info.size
+            if left_bytes < 0:
+                raise _Malformed(f"extended headers of more than {_MAX_EXTENDED_BYTES:,} bytes before one member")
+            data = self._read(_padded(info.size))
+            if len(data) < _padded(info.size):
+                self._ends_inside("an extended header")
+            if info.type in (b"x", b"X"):
+                pax.update(_pax_records(data[: info.size]))
+            elif info.type == b"L":
+                long_name = data[: info.size].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            block = self._read(BLOCK)
+            if len(block) < BLOCK:
+                self._ends_inside("a header")
+        raise _Malformed(f"more than {_MAX_EXTENDED_HEADERS} extended headers before one member")
 
     def _read(self, size: int) -> bytes:
         try:
@@ -176,7 +186,7 @@ def _padded(size: int) -> int:
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
-    """`<length> <key>=<value>\\n` records (POSIX pax, Extended Header)."""
+    """`<length> <key>=<value>\\n` records (POSIX pax, Extended Header), those that are used here."""
     records: dict[str, str] = {}
     at = 0
     while at < len(data) and data[at] != 0:
@@ -187,7 +197,9 @@ def _pax_records(data: bytes) -> dict[str, str]:
         key, equals, value = record.partition(b"=")
         if not equals:
             raise _Malformed("a PAX record is malformed")
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        name = key.decode("utf-8", "surrogateescape")
+        if name in _PAX_KEYS or name.startswith("GNU.sparse"):
+            records[name if name in _PAX_KEYS else "GNU.sparse"] = value.decode("utf-8", "surrogateescape")
         at += int(digits)
     return records
 

@@ -9,10 +9,12 @@ go to an unlinked temporary file, at most `limits.worker_memory` of them. So a t
 bounded memory, and the outcome does not depend on the bound.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from schemas.config import Limits, Source, Storage
+from schemas.errors import WrongFormat
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
@@ -26,6 +28,8 @@ from workers.storage import open_stream, quote
 
 _MAX_NAMED = 8  # extensions that a reject's detail lists
 _FETCH_THREADS = 8
+_GROUP_BYTES = 500  # about what a key that waits takes, beside its names and bytes
+_MIN_WAITING_BYTES = 64_000_000  # of such keys are always allowed
 _MAX_DOTTED = 1000  # names of dotted pictures that a key remembers; the rest are rejected as they come
 
 
@@ -39,6 +43,12 @@ class Group:
     json: Part | None = None
     extensions: list[str] = field(default_factory=list)
     dotted: list[str] = field(default_factory=list)  # names of pictures with an earlier dot
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes beside the members' own."""
+        names = [self.key, *self.dotted, *(part.name for part in self.images)]
+        return _GROUP_BYTES + sum(map(sys.getsizeof, names))
 
     def is_complete(self, wanted: Wanted) -> bool:
         """Whether no later member can add anything."""
@@ -82,6 +92,7 @@ class _Assembly:
         self._rank = {extension: i for i, extension in reversed(list(enumerate(self._wanted.image)))}
         self._current: Group | None = None
         self._waiting: dict[str, Group] = {}
+        self._waiting_bytes = 0  # of names, and of what holds them; the members' own bytes are in `_held`
         self._done: set[int] = set()  # hashes of keys that left; 64 bits, salted by Python per process
 
     def run(self) -> Iterator[Sample | Reject]:
@@ -117,7 +128,10 @@ class _Assembly:
                 self._census.pass_over(extension)
             return
         if self._current is None:
-            self._current = self._waiting.pop(key, None) or Group(key)
+            waited = self._waiting.pop(key, None)
+            if waited is not None:
+                self._waiting_bytes -= waited.weight
+            self._current = waited or Group(key)
             for part in self._current.parts(self._rank):
                 self._held.release(part)
         self._add(self._current, member, extension)
@@ -175,6 +189,13 @@ class _Assembly:
         for part in group.parts(self._rank):
             self._held.keep(part)
         self._waiting[group.key] = group
+        self._waiting_bytes += group.weight
+        if self._waiting_bytes > max(self._limits.worker_memory // 2, _MIN_WAITING_BYTES):
+            raise WrongFormat(
+                f"{self._unit.uri} holds {len(self._waiting):,} keys that lack a member, more than memory allows",
+                "are source.image and source.caption the tar's own endings? Else pack the members of a key side by "
+                "side, or raise limits.worker_memory",
+            )
 
     def _rest(self) -> Iterator[Sample | Reject]:
         """What waited, in the order met: nothing more can come."""
