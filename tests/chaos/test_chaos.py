@@ -133,7 +133,7 @@ def test_two_drivers_at_once(scene: Scene) -> None:
     scene.wait_for("receipt", first)
     second = scene.start(CHAOS_LEASE_TTL_S="6")
     out, _ = second.communicate(timeout=60)
-    assert second.returncode == 2
+    assert second.returncode == 5
     assert "is being written by" in json.loads(out.strip().splitlines()[-1])["message"]
     out, err = first.communicate(timeout=240)
     assert first.returncode == 0, err[-3000:]
