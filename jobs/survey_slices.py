@@ -132,6 +132,7 @@ def manifest_slices(
     with open_rows(item.uri, source, storage, etag=item.etag) as rows:
         prefix = digest_start(rows.header)
         digest, count, start, end = prefix.copy(), 0, rows.start, rows.start
+        line = first_line = rows.header.count(b"\n") + 1
 
         def unit() -> WorkUnit:
             name = str(digest.hexdigest())[:32]
@@ -146,14 +147,16 @@ def manifest_slices(
                 start=str(start),
                 end=str(end),
                 num_samples=count,
+                first_line=first_line if rows.unit == "byte" else 0,
             )
 
         for raw, row_end in rows.raw():
             digest.update(hashlib.sha256(raw).digest())
             end = row_end
+            line += raw.count(b"\n")
             count += bool(raw.strip())
             if says_cut(raw, count):
                 yield unit()
-                digest, count, start = prefix.copy(), 0, end
+                digest, count, start, first_line = prefix.copy(), 0, end, line
         if count:
             yield unit()

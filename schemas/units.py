@@ -29,6 +29,8 @@ class WorkUnit:
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
 
     `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
+    `first_line` is the number, from 1, of the line at which a slice of a text list begins; 0 elsewhere. It is in no id:
+    what is added above a slice does not rename it.
     """
 
     unit_id: str
@@ -39,6 +41,7 @@ class WorkUnit:
     start: str = ""
     end: str = ""
     num_samples: int | None = None
+    first_line: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

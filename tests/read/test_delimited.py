@@ -133,6 +133,28 @@ def test_a_worker_finds_the_rows_that_the_survey_cut(tmp_path: Path, monkeypatch
     assert captions == ['"hello', "x", "two\nlines", '"', "5", '"end']
 
 
+@pytest.mark.parametrize("slices", ["one", "many"])
+def test_a_row_that_cannot_be_read_is_named_by_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: str
+) -> None:
+    if slices == "many":
+        monkeypatch.setattr(survey_slices, "MIN_SAMPLES", 1)
+        monkeypatch.setattr(survey_slices, "MODULUS", 1)
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    text = ["uri,caption", 'a.jpg,"two', 'lines"', "", "a.jpg,x,too many", "a.jpg,y", ",no link", "a.jpg,z"]
+    path = written(tmp_path / "m.csv", "\r\n".join(text))
+    source = Source(format="manifest", uri=str(path), caption="caption")
+    units = list(survey(source, Storage(), Limits()))
+    assert (len(units) > 1) == (slices == "many")
+    found = [item for unit in units for item in read_unit(unit, source, Storage(), Limits())]
+    assert [item.uri for item in found if isinstance(item, Reject)] == [f"{path}#line=5", f"{path}#line=7"]
+    written(path, "\n".join([text[0], "a.jpg,new", *text[1:]]))
+    found = [
+        item for unit in survey(source, Storage(), Limits()) for item in read_unit(unit, source, Storage(), Limits())
+    ]
+    assert [item.uri for item in found if isinstance(item, Reject)] == [f"{path}#line=6", f"{path}#line=8"]
+
+
 def test_every_slice_counts_its_own_rows_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_slices, "MIN_SAMPLES", 5)
     monkeypatch.setattr(survey_slices, "MODULUS", 15)

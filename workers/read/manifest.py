@@ -18,22 +18,24 @@ from workers.read.remote import Row, read_rows
 def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
     """One sample or reject per row of the slice, in order; blank lines are no rows.
 
-    `Sample.uri` is the image's own. With `id: key` the id is the row's `key` field, else the URI as it is written.
+    `Sample.uri` is the image's own; where a row has none, its line, or its row in a parquet file, stands for it. With
+    `id: key` the id is the row's `key` field, else the URI as it is written.
     Raises SourceChanged where the slice's rows are not the planned ones.
     """
     with open_rows(unit.uri, source, storage, start=int(unit.start), end=int(unit.end)) as rows:
         digest = digest_start(rows.header)
-        found: list[tuple[bytes, int]] = []  # some thousand rows at most, as the survey cut them
-        position = int(unit.start)
+        found: list[tuple[bytes, str]] = []  # some thousand rows at most, as the survey cut them
+        position, line = int(unit.start), unit.first_line
         for raw, after in rows.raw():
             digest.update(hashlib.sha256(raw).digest())
             if raw.strip():
                 census.pictures += 1
-                found.append((raw, position))
-            position = after
+                place = f"line={line}" if unit.first_line else f"{rows.unit}={position}"
+                found.append((raw, f"{unit.uri}#{place}"))
+            position, line = after, line + raw.count(b"\n")
         if str(digest.hexdigest())[:32] != unit.etag:
             raise SourceChanged(f"{unit.uri} changed since it was listed", "run again: it will be planned anew")
-        parsed = (_row(rows, raw, f"{unit.uri}#{rows.unit}={position}", source) for raw, position in found)
+        parsed = (_row(rows, raw, place, source) for raw, place in found)
         yield from read_rows(parsed, unit.uri, source, storage, limits)
 
 
