@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +26,7 @@ from jobs.jobfile import load_job
 from jobs.status import Status, status
 from schemas.config import Storage
 from schemas.errors import UserError
+from tests.conftest import unprivileged
 from workers.storage import list_objects
 
 SPEC = bucket.BucketSpec(number=100)
@@ -59,11 +61,14 @@ class TestFolder:
         with files.claimed(tmp_path / "out"), pytest.raises(UserError, match="another demo is running"):
             demo(Options(out=tmp_path / "out"))
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(UserError, match="cannot be written"):
-            demo(Options(out=tmp_path / "out"))
+    def test_a_folder_that_cannot_be_written(self) -> None:
+        folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+        folder.chmod(0o555)
+        try:
+            with unprivileged(), pytest.raises(UserError, match="cannot be written"), files.claimed(folder / "out"):
+                pytest.fail("it was written")
+        finally:
+            folder.rmdir()
 
     def test_what_another_version_made_goes_and_the_rest_stays(self, tmp_path: Path) -> None:
         with files.claimed(tmp_path / "out") as folder:

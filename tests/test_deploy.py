@@ -88,6 +88,7 @@ def test_the_cluster_file_is_one_that_rays_launcher_takes() -> None:
 def test_ports_that_run_code_are_not_open_to_the_network() -> None:
     """Ray's dashboard runs what it is sent."""
     compose = parsed("compose.yaml")
+    assert any(service.get("ports") for service in compose["services"].values())
     for service in compose["services"].values():
         assert service["environment"]["RAY_AUTH_MODE"] == "token"
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
@@ -102,7 +103,8 @@ def test_no_file_holds_a_secret() -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_command_that_is_written_down_exists(name: str) -> None:
     commands = build().commands
-    found = re.findall(r"(?:^|`|exec head )clipmill ([a-z]+)([^`\n#]*)", (ROOT / name).read_text(), re.M)
+    found = re.findall(r"(?:^|`|exec head |then: )clipmill ([a-z]+)([^`\n#]*)", (ROOT / name).read_text(), re.M)
+    assert found, f"{name} names no command; is it written another way?"
     for word, rest in found:
         assert word in commands, f"{name}: clipmill {word}"
         options = {option for parameter in commands[word].params for option in parameter.opts}

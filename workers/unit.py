@@ -238,7 +238,7 @@ class UnitRun:
             self._steps += 1
             if isinstance(item, Sample):
                 image_hash = xxhash.xxh3_128_hexdigest(item.image)
-                _hash_sample(hasher, item if item.id else _with_id(item, image_hash), image_hash, self._folder)
+                _hash_sample(hasher, item, image_hash, self._folder)
         content = hasher.hexdigest()
         if content not in self.task.known:
             return None

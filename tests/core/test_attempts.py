@@ -1,5 +1,6 @@
 """Who is blamed for a death, and how often: the rules of attempts, against random histories."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,25 @@ def take(a: Attempts, *, idle: bool = True) -> Item:
     item = a.take(idle_worker=idle)
     assert item is not None
     return item
+
+
+def test_a_first_attempt_is_of_the_whole_unit_and_beside_others() -> None:
+    """A probe goes through a unit sample by sample in a child process: right, and many times slower."""
+    a = attempts("1", "2", "3")
+    for item in (take(a), take(a, idle=False), take(a, idle=False)):
+        assert (item.attempt, item.used, item.alone, item.probe, item.skip) == (1, 0, False, False, {})
+
+
+@pytest.mark.parametrize("fate", [Fate.ERROR, Fate.WORKER_LOST])
+def test_who_did_not_kill_its_worker_is_no_suspect(fate: Fate) -> None:
+    a = attempts("1", limit=4)
+    a.ended(take(a), fate)
+    item = take(a, idle=False)
+    assert (item.attempt, item.alone, item.probe) == (2, False, False)
+    a.ended(item, Fate.WORKER_DIED)
+    a.ended(take(a), fate)
+    suspect = take(a)
+    assert (suspect.alone, suspect.probe) == (True, False), "alone, but it did not die alone"
 
 
 def test_units_in_flight_at_a_death_rerun_alone() -> None:

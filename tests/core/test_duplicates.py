@@ -11,8 +11,9 @@ from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
 from jobs.status import counted_rejects
 from jobs.tables import Tables
 from jobs.verify import verify
-from schemas.config import Source, Storage
+from schemas.config import Source
 from schemas.receipts import LedgerState, Receipt
+from tests.conftest import S3
 from tests.core.tools import entry, ids, make_tables, receipt, take_lease
 
 ODD = ["it's", "''", "ключ/картинка.jpg", "猫#1", "100%", 'say "no"', "a\\b", "ü\u0308", "id; --", " leading", "\n"]
@@ -46,7 +47,7 @@ class Desk:
             reject_fragments=[f for r in made for f in r.reject_fragments],
             remove_units=leaving,
         )
-        report = verify(f"{self.tables.database}/{self.tables.name}", Storage())
+        report = verify(f"{self.tables.database}/{self.tables.name}", self.tables.storage)
         assert report.problems == [], report.problems
         return made
 
@@ -77,6 +78,16 @@ def test_the_later_of_two_in_one_unit_loses(desk: Desk) -> None:
     (only,) = desk.commit([desk.offer("u1", ["1", "1", "1", "2"])])
     assert ids(desk.tables) == ["1", "2"]
     assert (only.seen, only.written, only.rejected) == (4, 2, {"duplicate_id": 2})
+
+
+def test_the_same_in_an_object_store(s3: S3) -> None:
+    """Every read and write of the rewritten unit needs the store's endpoint and keys."""
+    desk = Desk(make_tables(f"{s3.uri}/lake", storage=s3.storage))
+    desk.commit([desk.offer("u1", ["1", "2"])])
+    first, second = desk.commit([desk.offer("u2", ["2", "3"]), desk.offer("u3", ["4", "4"])])
+    assert (first.written, second.written) == (1, 1)
+    assert ids(desk.tables) == ["1", "2", "3", "4"]
+    assert set(desk.losers()) == {"2", "4"}
 
 
 def test_a_row_of_the_table_wins(desk: Desk) -> None:

@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from jobs.table_errors import is_conflict, refusal
 from jobs.tables import Tables
 from schemas.config import Storage
 from schemas.errors import LeaseHeld, LeaseLost, UserError
+from tests.conftest import unprivileged
 from tests.core.tools import make_tables, take_lease
 from tests.fake_s3 import FakeS3
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -159,19 +157,6 @@ def test_a_renewal_that_fails_is_told_once_and_tried_again(tables: Tables) -> No
     assert ["could not be renewed" in said[0], "renewed again" in said[1]] == [True, True]
     assert "secret" not in said[0]
     assert lease.lost is None
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may write anywhere, so for a moment it is nobody."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture

@@ -96,6 +96,16 @@ def test_a_slice_cut_in_two_replaces_only_its_own_range() -> None:
     assert plan.known == {}
 
 
+def test_slices_that_changed_apart_are_replaced_apart() -> None:
+    """As one replacement, the rows of the first would wait for the last, and no content would be known."""
+    ranges = {"1": ("", "c"), "2": ("c", "f"), "3": ("f", "m"), "4": ("m", "z")}
+    latest = ledger_of(*(replace(files_entry(n, *span), content_hash=f"hash {n}") for n, span in ranges.items()))
+    plan = make_plan([files_unit(n if n == "2" else f"{n}x", *span) for n, span in ranges.items()], latest)
+    assert [(set(g.old), set(g.new)) for g in plan.replacements] == [({"1"}, {"1x"}), ({"3"}, {"3x"}), ({"4"}, {"4x"})]
+    assert plan.known == {f"{n}x": {f"hash {n}": n} for n in "134"}
+    assert plan.done == ("2",)
+
+
 def test_keys_appended_at_the_end_touch_only_the_last_slice() -> None:
     latest = ledger_of(files_entry("1", "", "f"), files_entry("2", "f", "m"))
     plan = make_plan([files_unit("1", "", "f"), files_unit("2x", "f", "q")], latest)

@@ -206,6 +206,13 @@ def test_equal_content_under_a_new_etag_is_an_alias(tmp_path: Path) -> None:
     assert (changed.outcome, changed.written) == (Outcome.DONE, 4)
 
 
+def test_equal_content_is_an_alias_where_ids_are_of_the_content_too(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(3), id="content")
+    first = road.run()
+    again = road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"})
+    assert (again.outcome, again.alias_of) == (Outcome.ALIAS, "u0")
+
+
 def test_a_caption_alone_makes_other_content(tmp_path: Path) -> None:
     road = Road(tmp_path, pictures(2))
     first = road.run()

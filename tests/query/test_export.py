@@ -153,6 +153,7 @@ def test_a_table_in_s3_is_searched_indexed_and_exported_there(s3: S3, tmp_path: 
     opened = open_table(uri, storage=s3.storage, engine=engine)
     assert opened.snapshot.vector_index("vector") is not None
     found = opened.search("red shoe", where="aesthetic > -100", k=5)
+    assert len(found) == 5
     assert all("red" in tags or "shoe" in tags for tags in found["tags"].to_pylist())
     assert facets(opened)[0].rows == 300
     report = export(opened, ExportOptions(to=f"{s3.uri}/out", format="parquet"), s3.storage)

@@ -105,6 +105,7 @@ def test_an_image_as_bytes_path_or_pil_finds_its_colour(table: Table, tmp_path) 
         Image.open(io.BytesIO(picture("blue"))),
     ):
         found = table.search(image=image, k=5)
+        assert len(found) == 5
         assert all("blue" in tags for tags in found["tags"].to_pylist())
 
 
@@ -124,6 +125,7 @@ def test_a_negative_example_turns_the_search_away(table: Table) -> None:
 
 def test_several_positives_meet_in_the_middle(table: Table) -> None:
     found = table.search(["red", "shoe"], k=5)
+    assert len(found) == 5
     assert all(set(tags) == {"red", "shoe"} for tags in found["tags"].to_pylist())
 
 
@@ -160,6 +162,7 @@ def test_hybrid_ranks_the_word_that_only_the_caption_has_first(indexed_uri: str,
     for row in found.to_pylist():
         assert row["score"] == pytest.approx(truth[row["id"]], abs=2e-3)
     filtered = table.search("number 1234", hybrid=True, where="views < 100", k=5)
+    assert len(filtered) == 5
     assert all(row["views"] < 100 for row in filtered.to_pylist())
 
 
