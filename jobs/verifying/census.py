@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any, cast
 
 from jobs import ledger
+from jobs.originals import is_local
 from jobs.runs import last_job, last_source
 from jobs.survey import survey
 from jobs.tables import Tables
@@ -62,7 +63,8 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     if source is None:
         return
     storage = tables.storage
-    if not storage.endpoint_url:
+    # The job's words are the table's: a table in a store does not say to which host a reader's requests are signed.
+    if not storage.endpoint_url and is_local(tables):
         storage = Storage.model_validate(last_job(tables).get("storage", {}))
     look = _Look(source, storage, say, None if asked else SMALL_BYTES)
     latest = ledger.read_ledger(tables)
@@ -92,7 +94,7 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
         return None
     uris = [uri if "://" in uri else os.path.join(folder, uri) for uri in source.uri]
     schemes = {split_uri(uri)[0] for uri in uris}
-    if "file" in schemes and split_uri(tables.database)[0] != "file":
+    if "file" in schemes and not is_local(tables):
         report.not_checked.append("the source: a table in a store does not reach files of this machine")
         return None
     if schemes & {"http", "https"}:
