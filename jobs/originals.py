@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Any
 
 from jobs import ledger
-from jobs.runs import last_source
+from jobs.runs import last_job, last_source
 from jobs.tables import Tables
-from schemas.config import Source
+from schemas.config import Source, Storage
 from schemas.errors import ClipmillError, SourceChanged, UserError
 from schemas.units import WorkUnit
 from workers.fetch import MAX_BYTES, NotTheBytes, Place, fetch_image
@@ -54,6 +54,7 @@ class Originals:
     def __init__(self, tables: Tables, allow: Sequence[str] = ()) -> None:
         self._tables = tables
         self._is_local = is_local(tables)
+        self._storage = source_storage(tables)
         self._allow = [_covers(place) for place in allow]
         self._units: dict[str, _Unit] = {}
         self._units_version = -1
@@ -71,7 +72,7 @@ class Originals:
             uri=str(row["uri"]), offset=row["image_offset"], size=row["image_size"], image_hash=str(row["image_hash"])
         )
         try:
-            return fetch_image(place, self._tables.storage, max_bytes=max_bytes)
+            return fetch_image(place, self._storage, max_bytes=max_bytes)
         except UserError:
             raise
         except SourceChanged as error:
@@ -140,7 +141,7 @@ class Originals:
             end=unit.end,
         )
         try:
-            found = frozenset(hash(uri) for uri in linked_uris(work, source, self._tables.storage))
+            found = frozenset(hash(uri) for uri in linked_uris(work, source, self._storage))
         except (ClipmillError, OSError, ValueError):  # gone, or no list any more: then it names nothing
             found = frozenset()
         with self._lock:
@@ -156,6 +157,17 @@ class Originals:
 def is_local(tables: Tables) -> bool:
     """Whether the table lies on a disk of this machine, and so is taken for the reader's own."""
     return split_uri(tables.database)[0] == "file"
+
+
+def source_storage(tables: Tables) -> Storage:
+    """The store of the table's source: as the table was opened, or, where that names no server and the table is the
+    reader's own, as its last job says. A table in a store does not say to which host a reader's requests are signed."""
+    if tables.storage.endpoint_url or not is_local(tables):
+        return tables.storage
+    try:
+        return Storage.model_validate(last_job(tables).get("storage") or {})
+    except ValueError:  # of another release
+        return tables.storage
 
 
 def is_of_unit(form: str, unit_uri: str, uri: str) -> bool | None:

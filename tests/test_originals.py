@@ -3,6 +3,7 @@ the picture that was embedded or nothing."""
 
 import bz2
 import gzip
+import json
 import os
 import threading
 import time
@@ -18,13 +19,14 @@ import pytest
 import xxhash
 
 from jobs import ledger
-from jobs.originals import NotOfSource, Originals, why
+from jobs.originals import NotOfSource, Originals, source_storage, why
 from jobs.tables import Tables
 from schemas.config import Limits, Source, Storage
 from schemas.errors import UserError
 from schemas.samples import Sample
 from schemas.units import WorkUnit
 from tests.build import picture, tar
+from tests.conftest import S3
 from tests.core.tools import make_tables
 from tests.tables import ledger_entry
 from workers.fetch import NotTheBytes
@@ -287,3 +289,18 @@ def test_a_picture_that_is_too_large_is_said(tables: Tables, tmp_path: Path) -> 
         with pytest.raises(UserError, match="bytes are more than the 10 allowed"):
             everywhere.read(row(f"{tmp_path}/{name}", SECRET), max_bytes=10)
         assert everywhere.read(row(f"{tmp_path}/{name}", SECRET)) == SECRET
+
+
+@pytest.mark.s3
+def test_the_server_of_the_source_is_known_where_the_table_is_ones_own(
+    tables: Tables, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job named it; a table in a store may not, because a reader's signed requests would follow its word."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    s3.put("raw/a.png", SECRET)
+    source(tables, f"{s3.uri}/raw/", "files")
+    job = {"storage": s3.storage.model_dump(mode="json")}
+    tables.log_run("a", "embed", "started", json.dumps(job))
+    assert Originals(tables).read(row(f"{s3.uri}/raw/a.png", SECRET)) == SECRET
+    assert source_storage(replace(tables, database="s3://b/db")) == Storage()

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, cast
 
 from jobs import ledger
-from jobs.originals import is_local
+from jobs.originals import is_local, source_storage
 from jobs.runs import last_job, last_source
 from jobs.survey import survey
 from jobs.tables import Tables
@@ -62,10 +62,7 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     source = _source_of(tables, report)
     if source is None:
         return
-    storage = tables.storage
-    # The job's words are the table's: a table in a store does not say to which host a reader's requests are signed.
-    if not storage.endpoint_url and is_local(tables):
-        storage = Storage.model_validate(last_job(tables).get("storage", {}))
+    storage = source_storage(tables)
     look = _Look(source, storage, say, None if asked else SMALL_BYTES)
     latest = ledger.read_ledger(tables)
     alive = ledger.live(latest)
