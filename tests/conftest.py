@@ -143,6 +143,14 @@ def _client(endpoint: str) -> Any:
 
 
 @pytest.fixture
+def s3_by_options(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """As `s3`, but the environment holds the keys alone: who drops the job file's storage options finds no store."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ALLOW_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    return s3
+
+
+@pytest.fixture
 def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
     """A fresh bucket, with AWS_* of this process (and its children) pointing at the server."""
     if not os.environ.get("CLIPMILL_S3_ENDPOINT"):

@@ -80,9 +80,9 @@ def test_the_later_of_two_in_one_unit_loses(desk: Desk) -> None:
     assert (only.seen, only.written, only.rejected) == (4, 2, {"duplicate_id": 2})
 
 
-def test_the_same_in_an_object_store(s3: S3) -> None:
-    """Every read and write of the rewritten unit needs the store's endpoint and keys."""
-    desk = Desk(make_tables(f"{s3.uri}/lake", storage=s3.storage))
+def test_the_same_in_an_object_store(s3_by_options: S3) -> None:
+    """Every read and write of the rewritten unit needs the store's endpoint."""
+    desk = Desk(make_tables(f"{s3_by_options.uri}/lake", storage=s3_by_options.storage))
     desk.commit([desk.offer("u1", ["1", "2"])])
     first, second = desk.commit([desk.offer("u2", ["2", "3"]), desk.offer("u3", ["4", "4"])])
     assert (first.written, second.written) == (1, 1)
