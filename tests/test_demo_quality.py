@@ -191,7 +191,7 @@ def test_swapped_colours_are_seen(figures: Measured, monkeypatch: pytest.MonkeyP
 
     def bgr(*args: Any, **kwargs: Any) -> Any:
         decoded = right(*args, **kwargs)
-        return replace(decoded, pixels_HWC=np.ascontiguousarray(decoded.pixels_HWC[..., ::-1]))
+        return replace(decoded, stored_HWC=np.ascontiguousarray(decoded.stored_HWC[..., ::-1]))
 
     monkeypatch.setattr(workers.clip, "decode", bgr)
     measured, _ = figures()
