@@ -234,4 +234,12 @@ def _checked(vocabulary: Vocabulary, where: str) -> Vocabulary:
         if other is not label:
             place = f"in facets '{other.facet}' and '{label.facet}'" if other.facet != label.facet else "twice"
             raise UserError(f"{where}: the label '{label.name}' is given {place}", "make the words differ, or drop one")
+    for facet, start, stop in vocabulary.facets:
+        if stop - start == 1:  # a softmax over one: every picture would have the tag
+            alone = vocabulary.labels[start].name
+            raise UserError(
+                f"{where}: '{alone}' is the only label {f'in facet {facet!r}' if facet else 'without a facet'}, "
+                "and a share among one is always 1",
+                f"add a label for pictures without it, such as 'something other than {alone}'",
+            )
     return vocabulary

@@ -232,6 +232,13 @@ def test_a_declared_alpha_of_zeros_hides_the_picture() -> None:
     assert full(bmp_with_mask(128)).mean() > PIXELS.mean() + 20  # one that was written counts in a BMP as well
 
 
+def test_the_transparent_value_of_a_deep_grey_png_is_white() -> None:
+    values_HW = np.linspace(0, 60_000, 64).astype(np.uint16).reshape(8, 8)
+    grey_HW = full(save(Image.fromarray(values_HW), "PNG", transparency=int(values_HW[0, 3])))[..., 0]
+    assert grey_HW[0, 3] == 255
+    assert np.abs(np.delete(grey_HW.ravel().astype(int) - np.round(values_HW.ravel() / 257), 3)).max() <= 1
+
+
 # --- the files as reported -------------------------------------------------------------------------------------------
 
 

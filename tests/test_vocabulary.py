@@ -65,11 +65,13 @@ def test_a_bare_list_and_a_file_of_its_own(tmp_path):
 
 def test_csv_keeps_facets_together(tmp_path):
     file = tmp_path / "words.csv"
-    file.write_bytes("\ufefflabel,synonyms,facet\nred,scarlet; crimson,colour\nshoe,,kind\nblue,,colour\n".encode())
+    file.write_bytes(
+        "\ufefflabel,synonyms,facet\nred,scarlet; crimson,colour\nshoe,,kind\nblue,,colour\nhat,,kind\n".encode()
+    )
     words = load_vocabulary(str(file))
-    assert [label.name for label in words.labels] == ["red", "blue", "shoe"]
+    assert [label.name for label in words.labels] == ["red", "blue", "shoe", "hat"]
     assert words.labels[0].synonyms == ("scarlet", "crimson")
-    assert words.facets == (("colour", 0, 2), ("kind", 2, 3))
+    assert words.facets == (("colour", 0, 2), ("kind", 2, 4))
 
 
 def test_the_hash_follows_the_content_and_not_the_name():
@@ -89,6 +91,8 @@ def test_a_large_vocabulary_is_read():
 BAD_YAML = {
     "labels: [cat, cat]": "the label 'cat' is given twice",
     "facets: {a: [cat], b: [cat]}": "in facets 'a' and 'b'",
+    "labels: [cat]": "'cat' is the only label without a facet",
+    "facets: {colour: [red, blue], solo: [zebra]}": "'zebra' is the only label in facet 'solo'",
     "labels: [cat, no]": "line 1: a bare false is not text",
     "labels:\n- cat\n- ": "line 3: nothing is not text",
     "labels:\n- cat\n- {synonyms: [x]}": "line 3: a label has no `name`",
@@ -129,6 +133,7 @@ BAD_CSV = {
     "label\ncat\ndog,x\n": "line 3: there are more values than columns",
     'label\ncat\n""\n': "line 3: a label has 0 characters",
     'label\n"cat\n': "this is not CSV",
+    "label,facet\nred,colour\nshoe,kind\nblue,colour\n": "'shoe' is the only label in facet 'kind'",
     "label\ncat\ncat\n": "the label 'cat' is given twice",
 }
 
