@@ -36,7 +36,6 @@ class Committer:
 
     def __init__(self, tables: Tables, lease: Lease, *, hook: Hook = no_hook) -> None:
         self.tables, self.lease, self.hook = tables, lease, hook
-        self.versions: list[int] = []
         self.conflicts = 0
         rows = tables.open()
         self.table_id = table_id(rows.schema)
@@ -64,7 +63,6 @@ class Committer:
         # An event that is there twice changes nothing.
         retry_transient(ledger.append)(self.tables, entered, table_id=self.table_id)
         self.hook("after_ledger")
-        self.versions.append(version)
         return version
 
     def _checked(self, text: str) -> Any:

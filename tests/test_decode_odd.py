@@ -82,6 +82,15 @@ def test_a_cut_jpeg_is_noticed_at_a_reduced_size_too() -> None:
         assert caught.value.reason == Reason.TRUNCATED
 
 
+@pytest.mark.parametrize("place", [5, 7], ids=["height", "width"])
+def test_a_jpeg_without_height_or_width_is_corrupt(place: int) -> None:
+    whole = JPEGS["baseline"]
+    start = whole.index(b"\xff\xc0") + place
+    image = whole[:start] + bytes(2) + whole[start + 2 :]
+    assert refused(image).reason == Reason.CORRUPT
+    assert refused(image).detail.endswith(" pixels")
+
+
 def test_what_libjpeg_only_remarks_on_costs_no_picture() -> None:
     whole = JPEGS["baseline"]
     with_padding = whole[:-2] + bytes(5) + EOI  # "extraneous bytes before marker"
