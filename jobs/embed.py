@@ -21,6 +21,7 @@ from jobs.progress import Progress
 from jobs.run import Run
 from jobs.summary import Summary
 from jobs.survey import survey
+from jobs.table_errors import check_folder
 from jobs.tables import Tables
 from schemas.config import JobFile
 from schemas.errors import UserError
@@ -81,6 +82,7 @@ def run(job: JobFile, options: Options) -> Summary:
             from workers.storage import check_store
 
             progress.phase("checking that the store commits safely")
+            check_folder(tables.database)
             check_store(tables.database, job.storage)
         lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
         if not is_new:

@@ -1,8 +1,10 @@
 """What a failed commit means: somebody was first, or this table cannot be written at all."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from schemas.errors import ClipmillError, UserError
 from workers.store_errors import of_table
@@ -34,6 +36,20 @@ def is_conflict(error: BaseException) -> bool:
     if any(one.__name__ == "CommitConflictError" for one in type(error).__mro__):
         return True
     return isinstance(error, OSError) and _CONFLICT.match(str(error)) is not None
+
+
+def check_folder(uri: str) -> None:
+    """UserError where a local folder, or the nearest one above it that is there, cannot be written to: for a new table,
+    which would be found out only after the model is loaded. Stores are asked by `check_store`."""
+    if "://" in uri:
+        return
+    folder = Path(uri)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder, so there can be no table in {uri}", "use another place")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"no permission to write to {folder}", "ask for write permission on it, or use another place")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from jobs.holder import Holder, boot_id, pid_namespace, process_start
 from jobs.lease import KEY, Lease
-from jobs.table_errors import is_conflict, refusal
+from jobs.table_errors import check_folder, is_conflict, refusal
 from jobs.tables import Tables
 from schemas.config import Storage
 from schemas.errors import LeaseHeld, LeaseLost, UserError
@@ -181,6 +181,15 @@ def test_a_table_that_may_not_be_written_to_is_one_sentence(read_only: Tables) -
     assert caught.value.hint
     with unprivileged(), pytest.raises(UserError, match="no permission to write to"):
         read_only.log_run("a", "embed", "started", "")
+
+
+def test_a_new_table_where_nobody_may_write_is_refused_before_anything_is_loaded(read_only: Tables) -> None:
+    check_folder("s3://bucket/db")
+    inside = f"{read_only.database}/deeper/db"
+    with unprivileged(), pytest.raises(UserError, match=f"no permission to write to {read_only.database}"):
+        check_folder(inside)
+    with pytest.raises(UserError, match="is no folder"):
+        check_folder(f"{next(Path(read_only.rows, '_versions').iterdir())}/db")
 
 
 @pytest.fixture

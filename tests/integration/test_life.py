@@ -50,9 +50,9 @@ def test_readers_see_what_was_published_and_everybody_is_told(
     survey = embed.survey
     file = write_job(here / "job.yaml", made)
 
-    def change_after(*args: Any) -> Any:
+    def change_after(*args: Any, **options: Any) -> Any:
         write_tar(here / "raw" / "4.tar", range(20, 22))
-        units = list(survey(*args))
+        units = list(survey(*args, **options))
         write_tar(here / "raw" / "4.tar", range(12, 15))
         return units
 
@@ -112,11 +112,11 @@ def test_two_first_runs_with_other_settings_do_not_mix(
     first, second = bucket(here, **mine), bucket(here, **other)
     survey, ran = embed.survey, []
 
-    def late(*args: Any) -> Any:
+    def late(*args: Any, **options: Any) -> Any:
         if not ran:
             ran.append("first")
             run(first)
-        return survey(*args)
+        return survey(*args, **options)
 
     monkeypatch.setattr(embed, "survey", late)
     assert cli.run(["embed", str(write_job(here / "job.yaml", second))]) == EXIT_USER
