@@ -31,6 +31,8 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 )
 @click.option("--like", metavar="ID", multiple=True, help="Like the row with this id. Examples may be several, mixed.")
 @click.option("--not", "unlike", metavar="TEXT", multiple=True, help="Away from what these words say.")
+@click.option("--not-like", "unlike_ids", metavar="ID", multiple=True, help="Away from the row with this id.")
+@click.option("--also", metavar="TEXT", multiple=True, help="Words beside TEXT: what lies between them is near.")
 @click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 @click.option(
     "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
@@ -42,6 +44,9 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 @click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
 @click.option("--offset", default=0, show_default=True, type=click.IntRange(0, 9_999), help="Skip so many first.")
+@click.option("--column", default="vector", show_default=True, help="The vectors to search, such as caption_vector.")
+@click.option("--columns", metavar="NAME,…", multiple=True, help="What to print of each row, beside its score.")
+@click.option("--exact", is_flag=True, help="Compare with every row, without the index.")
 @click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
 @json_option
 def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -55,15 +60,21 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     from jobs.querying.nothing import caveat, why_nothing
     from schemas.errors import UserError
 
-    text, images, like = options.pop("text"), options.pop("images"), options.pop("like")
-    examples = Examples(texts=(text,) if text else (), images=images, ids=like)
+    text, also = options.pop("text"), options.pop("also")
+    examples = Examples(
+        texts=(*((text,) if text else ()), *also), images=options.pop("images"), ids=options.pop("like")
+    )
+    unlike = Examples(texts=options.pop("unlike"), ids=options.pop("unlike_ids"))
+    columns = [name.strip() for names in options.pop("columns") for name in names.split(",") if name.strip()]
     filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
     if not len(examples) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
     opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
-    query = Query(positive=examples, negative=Examples(texts=options.pop("unlike")), **options)
+    query = Query(positive=examples, negative=unlike, columns=tuple(columns) or None, **options)
     found = opened.run(query)
-    print_rows(found, as_json=as_json, columns=[name for name in _SHOWN if name in found.column_names], empty="")
+    scores = [name for name in ("rank_score", "score") if name in found.column_names and name not in columns]
+    shown = [*scores, *columns] if columns else [name for name in _SHOWN if name in found.column_names]
+    print_rows(found, as_json=as_json, columns=shown, empty="")
     for said in (caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
         if said:
             note(said)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.columns import FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY
+from schemas.columns import FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY, of_set
 from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.model import Fingerprint
@@ -61,7 +61,7 @@ def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
 def check_columns(schema: pa.Schema, job: JobFile) -> None:
     """Kept columns and thumbnails: what the job file alone can tell."""
     stored_fingerprint(schema)
-    kept = {field.name: field.type for field in schema if field.name not in RESERVED and "__" not in field.name}
+    kept = {field.name: field.type for field in schema if field.name not in RESERVED and not of_set(field.name)}
     wanted = {name: KEEP_TYPES[kind] for name, kind in job.source.keep_types.items()}
     missing = sorted(set(wanted) - set(kept))
     if missing:

@@ -3,23 +3,30 @@
 ```python
 from jobs.query import open_table
 table = open_table("s3://lake/db/images")
-table.search("a red shoe", where="width >= 512 AND license = 'cc0'", no_tags=("person",), k=20)
+table.search("a red shoe", where="width >= 512 AND license = 'cc0'", no_tags=("person",), limit=20)
 table.search(image="shoe.jpg", min_score=0.25).to_pandas()      # or polars.from_arrow(...)
-table.search(like="s3://lake/raw/0001.tar#000123.jpg", negative=Examples(texts=("sandals",)))
+table.search(like="s3://lake/raw/0001.tar#000123.jpg", negative="sandals")
 table.search("canvas sneaker", hybrid=True, text_weight=0.3, offset=20)
 ```
 """
 
+from os import PathLike, fspath
+
 from jobs.querying.request import Examples, Query
 from jobs.querying.table import Table
 from schemas.config import Storage
+from schemas.errors import UserError
 from workers.engine import Engine
 
 __all__ = ["Examples", "Query", "Table", "open_table"]
 
 
 def open_table(
-    uri: str, *, version: int | str | None = None, storage: Storage | None = None, engine: Engine | None = None
+    uri: str | PathLike[str],
+    *,
+    version: int | str | None = None,
+    storage: Storage | None = None,
+    engine: Engine | None = None,
 ) -> Table:
     """Open `<database uri>/<name>` for reading.
 
@@ -27,4 +34,12 @@ def open_table(
     encode queries with; None loads the one the table's fingerprint names, at the first text or image. Raises
     UserError where there is no such table or version.
     """
-    return Table(uri, version, storage or Storage(), engine)
+    if not isinstance(uri, str | PathLike):
+        raise UserError(f"a table is named by a string, not by a {type(uri).__name__}", "give <database uri>/<name>")
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int | str)):
+        raise UserError(f"version is {version!r}", "give a whole number, or a tag such as live")
+    if storage is not None and not isinstance(storage, Storage):
+        raise UserError(
+            f"storage is a {type(storage).__name__}", "give schemas.config.Storage(endpoint_url=..., region=...)"
+        )
+    return Table(fspath(uri), version, storage or Storage(), engine)

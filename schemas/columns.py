@@ -62,6 +62,16 @@ RESERVED = frozenset(rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabula
 # because `Tables.ensure_side_tables` adds it.
 TABLE_ID = pa.field("table_id", pa.string())
 
+# What a set of another model fills beside the columns in use: `vector__slug` and so on, until it takes their names.
+_SETS = frozenset({"vector", "caption_vector", "caption_score", "tags", "tag_scores"})
+
+
+def of_set(name: str) -> bool:
+    """Whether a column belongs to a set under way; no kept column may be called so."""
+    base, mark, _ = name.partition("__")
+    return bool(mark) and base in _SETS
+
+
 UNITS = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from schemas.columns import KEEP_TYPES, RESERVED
+from schemas.columns import KEEP_TYPES, RESERVED, of_set
 from schemas.model import ModelSpec
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -103,6 +103,8 @@ class Source(Strict):
                 raise ValueError(
                     f"'{name}' is a column of the table already; write `my_{name}: {{type: ..., from: {name}}}`"
                 )
+            if of_set(name):
+                raise ValueError(f"'{name}' is how the columns of a second model are called; write `my_{name}`")
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
                 raise ValueError(f"'{name}' cannot be a column name: letters, digits and _ only")
         return value

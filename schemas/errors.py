@@ -23,7 +23,8 @@ class ClipmillError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message
+        """Both: in a notebook or a log this text is all that is seen."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
 
 
 class UserError(ClipmillError):

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.columns import of_set
+
 BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
 _SAMPLE_ROWS = 20_000
 _SKIPPED = frozenset({"uri", "image_offset", "image_size", "source_etag", "tag_scores", "thumbnail"})
@@ -20,10 +22,10 @@ Tell = Callable[[str], None]
 
 
 def wanted_indices(dataset: Any) -> dict[str, str]:
-    """Index type by column, in the order of the schema. Columns of a set under way (`__`) wait for promotion."""
+    """Index type by column, in the order of the schema. Columns of a set under way wait for promotion."""
     found = {}
     for field in dataset.schema:
-        if field.name in _SKIPPED or "__" in field.name or pa.types.is_fixed_size_list(field.type):
+        if field.name in _SKIPPED or of_set(field.name) or pa.types.is_fixed_size_list(field.type):
             continue
         kind = _FIXED.get(field.name) or _kind(dataset, field)
         if kind:

@@ -3,6 +3,7 @@
 D: dimension of the column that is searched.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -10,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from jobs.querying import values
 from schemas.errors import UserError
 
 MAX_HITS = 10_000  # offset + k: a page deeper than this is an export, not a search
@@ -31,6 +33,12 @@ class Examples:
     ids: tuple[str, ...] = ()
     vectors: tuple[npt.NDArray[np.floating[Any]], ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("texts", "ids"):
+            object.__setattr__(self, name, values.strings(name, getattr(self, name)))
+        object.__setattr__(self, "images", as_tuple(self.images))
+        object.__setattr__(self, "vectors", vector_tuple(self.vectors or None))
+
     def __len__(self) -> int:
         return len(self.texts) + len(self.images) + len(self.ids) + len(self.vectors)
 
@@ -39,17 +47,18 @@ class QueryFields(TypedDict, total=False):
     """The options of a search that are not examples; see `Query`."""
 
     where: str | None
-    any_tags: tuple[str, ...]
-    all_tags: tuple[str, ...]
-    no_tags: tuple[str, ...]
+    any_tags: str | Sequence[str]
+    all_tags: str | Sequence[str]
+    no_tags: str | Sequence[str]
     min_score: float | None
     hybrid: bool
     text_weight: float
     k: int
     offset: int
-    columns: tuple[str, ...] | None
+    columns: str | Sequence[str] | None
     column: str
     exact: bool
+    limit: int  # the same as k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,13 +89,12 @@ class Query:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         self._check_page()
         self._check_examples()
         for name in ("any_tags", "all_tags", "no_tags"):
             labels = getattr(self, name)
-            if isinstance(labels, str):
-                object.__setattr__(self, name, (labels,))
-            elif len(labels) > MAX_TAGS:
+            if len(labels) > MAX_TAGS:
                 raise UserError(f"{name} has {len(labels)} labels; at most {MAX_TAGS} are taken", "name fewer tags")
         if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
             raise UserError(f"min_score {self.min_score} is not a cosine", "give a number between -1 and 1")
@@ -94,6 +102,19 @@ class Query:
             raise UserError(f"text_weight {self.text_weight} is out of range", "give a number between 0 and 1")
         if self.hybrid and not self.positive.texts:
             raise UserError("a hybrid search needs a text", "give words to look for, or leave hybrid out")
+
+    def _check_types(self) -> None:
+        """One string where several are taken is one; what cannot be meant is refused by its name."""
+        checks: dict[str, Any] = {
+            **dict.fromkeys(("any_tags", "all_tags", "no_tags", "columns"), values.strings),
+            **dict.fromkeys(("k", "offset"), values.whole),
+            **dict.fromkeys(("min_score", "text_weight"), values.number),
+            **dict.fromkeys(("where", "column"), values.text),
+            **dict.fromkeys(("hybrid", "exact"), values.flag),
+        }
+        for name, checked in checks.items():
+            if (value := getattr(self, name)) is not None or name in ("k", "offset", "column", "text_weight"):
+                object.__setattr__(self, name, checked(name, value))
 
     def _check_page(self) -> None:
         if self.k < 1:
@@ -133,6 +154,13 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes, Path)) or not isinstance(value, (list, tuple)):
         return (value,)
     return tuple(value)
+
+
+def as_examples(value: Any) -> Examples:
+    """Examples, or a word or several of them. Raises UserError."""
+    if isinstance(value, Examples):
+        return value
+    return Examples(texts=() if value is None else values.strings("negative", value))
 
 
 def vector_tuple(value: Any) -> tuple[npt.NDArray[np.floating[Any]], ...]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from jobs.querying import deadline
 from jobs.querying.filters import filter_errors
 from jobs.tables import Tables
-from schemas.columns import FINGERPRINT_KEY, table_id
+from schemas.columns import FINGERPRINT_KEY, of_set, table_id
 from schemas.config import Storage
 from schemas.errors import UserError
 from schemas.model import Fingerprint
@@ -65,6 +65,13 @@ class Snapshot:
         fragments = self.dataset.get_fragments()
         files = fragments[-1].data_files() if fragments else []
         return table_id(self.schema), self.version, files[0].path if files else ""
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The model of each vector column that says which it is of."""
+        vectors = [f.name for f in self.schema if FINGERPRINT_KEY in (f.metadata or {})]
+        found = {name: self.fingerprint(name) for name in vectors}
+        return {name: f"{f.model} {f.pretrained}".strip() for name, f in found.items()}
 
     def fingerprint(self, column: str) -> Fingerprint:
         """Of a vector column. Raises UserError where there is no such column."""
@@ -174,7 +181,7 @@ class Snapshot:
         return tuple(
             f.name
             for f in self.schema
-            if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and "__" not in f.name
+            if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and not of_set(f.name)
         )
 
     def check_columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.querying import filters
+from jobs.querying import filters, values
 from jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
 from jobs.querying.hybrid import hybrid
 from jobs.querying.nearest import nearest
-from jobs.querying.request import Examples, Query, QueryFields, as_tuple, vector_tuple
+from jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from jobs.querying.warm import load as load_warm
 from schemas.config import Storage
@@ -34,6 +34,11 @@ class Table:
         self._warm_columns: tuple[str, ...] = ()
         self._warm_bytes = 0
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
+
+    def __repr__(self) -> str:
+        models = ", ".join(f"{column} by {model}" for column, model in self.snapshot.models.items()) or "no vectors"
+        columns = ", ".join(self.snapshot.default_columns())
+        return f"<table {self.uri}, version {self.version}: {self.num_rows:,} rows; {models}; columns {columns}>"
 
     @property
     def version(self) -> int:
@@ -83,18 +88,23 @@ class Table:
         image: Any = None,
         like: str | Sequence[str] | None = None,
         vector: Any = None,
-        negative: Examples | None = None,
+        negative: str | Sequence[str] | Examples | None = None,
         **options: Unpack[QueryFields],
     ) -> pa.Table:
         """The rows nearest to the examples, best first, with `score`, the cosine.
 
         Each of `text`, `image` (path, URI, bytes, PIL), `like` (ids) and `vector` is one thing or several; `negative`
-        moves away from its examples. Options are those of `jobs.querying.request.Query`. Raises UserError.
+        moves away from its words, or its `Examples`. Options are those of `jobs.querying.request.Query`; `limit` is
+        `k`. Raises UserError.
         """
+        known = values.options(options, set(Query.__dataclass_fields__) - {"positive", "negative"})
         positive = Examples(
-            texts=as_tuple(text), images=as_tuple(image), ids=as_tuple(like), vectors=vector_tuple(vector)
+            texts=values.strings("text", () if text is None else text),
+            images=as_tuple(image),
+            ids=values.strings("like", () if like is None else like),
+            vectors=vector_tuple(vector),
         )
-        return self.run(Query(positive=positive, negative=negative or Examples(), **options))
+        return self.run(Query(positive=positive, negative=as_examples(negative), **known))
 
     def run(self, query: Query) -> pa.Table:
         """Answer a query. Columns: those asked for, then score float32, and for hybrid bm25 and rank_score."""
@@ -114,14 +124,16 @@ class Table:
         tags = filters.tags_predicates(query.any_tags, query.all_tags, query.no_tags, null_tags=null_tags)
         return filters.conjunction([query.where, *tags])
 
-    def count(self, query: Query | None = None) -> int:
-        """Rows that pass the filters of a query."""
+    def count(self, query: Query | str | None = None) -> int:
+        """Rows that pass the filters of a query, or a predicate as `where` takes it."""
+        query = Query(where=query) if isinstance(query, str) else query
         return self.snapshot.count(self.predicate(query) if query else None)
 
-    def get(self, ids: Sequence[str], columns: tuple[str, ...] | None = None) -> pa.Table:
+    def get(self, ids: str | Sequence[str], columns: str | Sequence[str] | None = None) -> pa.Table:
         """Rows by id, in the order asked; ids that are not there are left out."""
         snapshot = self.snapshot
-        wanted = snapshot.check_columns(columns or snapshot.default_columns())
+        ids = values.strings("ids", ids)
+        wanted = snapshot.check_columns(values.strings("columns", columns or snapshot.default_columns()))
         with_id = [*wanted] if "id" in wanted else ["id", *wanted]
         found = snapshot.dataset.scanner(columns=with_id, filter=filters.ids_predicate(ids)).to_table()
         place = {row_id: n for n, row_id in enumerate(found["id"].to_pylist())}

@@ -45,6 +45,25 @@ def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_pa
     assert lance.dataset(f"{uri}.lance").count_rows("beauty IS NOT NULL") == 237
 
 
+def test_search_takes_what_python_takes(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    liked = ("search", uri, "--like", "row-000060", "-k", "3")
+    by_vector = ask(capsys, *liked, "--exact")
+    assert "tags" in by_vector[0]
+    # Captions of red shoes have one vector, so all that is like this one is exactly like it.
+    by_caption = ask(capsys, *liked, "--column", "caption_vector", "--columns", "id, caption", "--columns", "views")
+    assert [set(row) for row in by_caption] == [{"id", "caption", "views", "score"}] * 3
+    assert all("red shoe" in (row["caption"] or "red shoe") and row["score"] > 0.99 for row in by_caption)
+    away = ask(capsys, *liked, "--not-like", "row-000061", "--columns", "id")
+    assert [row["score"] for row in away] != [row["score"] for row in by_vector]
+    assert run([*liked, "--columns", "id,views"]) == 0
+    head = capsys.readouterr().out.splitlines()[0].split()
+    assert head == ["score", "id", "views"]
+    assert run([*liked, "--columns", "captoin"]) == 2
+    assert "captoin is no column" in capsys.readouterr().err
+    assert run([*liked, "--column", "caption"]) == 2
+    assert "no vector column" in capsys.readouterr().err
+
+
 def test_people_read_tables(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["index", uri]) == 0
     assert "searched exactly" in capsys.readouterr().out
