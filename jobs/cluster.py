@@ -150,6 +150,11 @@ class Shape:
     gpus: float
     threads: int
 
+    @property
+    def device(self) -> str:
+        """Where an actor computes: Ray shows one that asked for no GPU all of its node's, which are others' to use."""
+        return "auto" if self.gpus else "cpu"
+
 
 def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
     """Actors for what the cluster has now. One per GPU; without GPUs one per node, with all of its CPUs.

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from jobs import compat
 from jobs.duplicates import units_to_redo
-from jobs.estimate import Estimate, Worker, estimate
+from jobs.estimate import Estimate, estimate
 from jobs.jobfile import refuse_unread_keys
 from jobs.ledger import read_ledger
 from jobs.moves import count_gone
@@ -115,7 +115,7 @@ def _rate(job: JobFile, tables: Tables, units: Sequence[WorkUnit], measure: int)
         from jobs.measure import from_sample
 
         return from_sample(job, units, measure)
-    return estimate(job, tables, Worker.of(job))
+    return estimate(job, tables, None)
 
 
 def _dollars(hours: float | None, found: Estimate | None, price_per_gpu_hour: float | None) -> float | None:

@@ -39,7 +39,7 @@ class Worker:
     @staticmethod
     def of(job: JobFile) -> "Worker":
         """As the job asks; where it says auto, a GPU with eight cores, or the cores of this machine without one."""
-        gpus = 1.0 if job.workers.gpus == "auto" else job.workers.gpus
+        gpus: float = 1.0 if job.workers.gpus == "auto" else job.workers.gpus
         cores = job.workers.cpus
         if cores == "auto":
             cores = 8.0 if gpus else float(os.cpu_count() or 1)
@@ -56,14 +56,18 @@ class Estimate:
     basis: str
 
 
-def estimate(job: JobFile, tables: "Tables", worker: Worker) -> Estimate | None:
-    """From the table's last run on such a worker, else by arithmetic; None where neither is possible."""
-    return from_last_run(tables, worker) or from_arithmetic(job, worker)
+def estimate(job: JobFile, tables: "Tables", worker: Worker | None) -> Estimate | None:
+    """From the table's last run on such a worker, else by arithmetic; None where neither is possible. `worker` None:
+    what the job asks for, which before a cluster is known may be no more than `auto`."""
+    if worker is not None:
+        return from_last_run(tables, worker) or from_arithmetic(job, worker)
+    asked = Worker.of(job)
+    return from_last_run(tables, asked, any_device=job.workers.gpus == "auto") or from_arithmetic(job, asked)
 
 
-def from_last_run(tables: "Tables", worker: Worker) -> Estimate | None:
-    """The last run of this table that embedded something, on a GPU where this worker has one, else on none; how many
-    cores or which GPU its workers had is not compared."""
+def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False) -> Estimate | None:
+    """The last run of this table that embedded something, on a GPU where this worker has one, else on none, or on
+    whatever it was; how many cores or which GPU its workers had is not compared."""
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return None
@@ -71,11 +75,11 @@ def from_last_run(tables: "Tables", worker: Worker) -> Estimate | None:
     for row in reversed(rows):
         run: dict[str, Any] = json.loads(row["detail"])
         on_cpu = run.get("device", "cpu") == "cpu"
-        if run.get("samples_per_s") and run.get("seen") and on_cpu == (not worker.gpus):
+        if run.get("samples_per_s") and run.get("seen") and (any_device or on_cpu == (not worker.gpus)):
             rate = run["samples_per_s"] / max(1, run.get("workers", 1))
             return Estimate(
                 samples_per_s=round(rate, 1),
-                gpus=worker.gpus,
+                gpus=0.0 if on_cpu else worker.gpus,
                 limited_by=run.get("limited_by", ""),
                 basis=f"measured: this table's run {row['run']}",
             )

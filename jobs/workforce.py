@@ -51,7 +51,13 @@ class Workforce:
         )
         actor = remote.remote()
         self._calls += [
-            actor.load.remote(self.job.model.spec(), self.shape.threads, self.job.workers.batch_size, origin()[1]),
+            actor.load.remote(
+                self.job.model.spec(),
+                self.shape.threads,
+                self.job.workers.batch_size,
+                origin()[1],
+                device=self.shape.device,
+            ),
             actor.get_ready.remote(self.job.source.uri[0], self.job.storage),
         ]
         self.actors.append(actor)

@@ -224,6 +224,8 @@ class Storage(Strict):
 
 
 class Limits(Strict):
+    """`worker_memory` bounds what waits its turn in an actor, not the actor: the model comes on top."""
+
     max_image_bytes: Quantity = 50_000_000
     max_pixels: Quantity = 100_000_000
     worker_memory: Quantity = 4_000_000_000

@@ -1,6 +1,7 @@
 """The Ray actor: one per GPU (or per machine without one), several units at a time. The only ray import of workers."""
 
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -39,13 +40,25 @@ class EmbedWorker:
         self.bench: Bench | None = None
         self._runs: dict[str, UnitRun] = {}
 
-    def load(self, spec: ModelSpec, threads: int, batch_size: int | Literal["auto"], expected_code: str) -> None:
+    def load(
+        self,
+        spec: ModelSpec,
+        threads: int,
+        batch_size: int | Literal["auto"],
+        expected_code: str,
+        *,
+        device: str = "auto",
+    ) -> None:
         """Check whose code this is, then load the model; `threads` serve decoding and the model's CPU kernels.
 
-        Kept: an error is raised again by whatever needs the engine.
+        `device`: auto (the GPU that Ray gave this actor, else the CPU) or cpu, which hides the GPUs of the node.
+
+        An error is kept for whoever needs the engine. Raised here too, nobody might read it, and Ray would print it.
         """
         self._spec, self.threads = spec, max(1, threads)
         version, digest, path = origin()
+        if device == "cpu":  # also for what this process starts; torch is not imported yet
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         try:
             if digest != expected_code:
                 raise UserError(
@@ -56,14 +69,13 @@ class EmbedWorker:
             with process.without_collector():
                 import_code(spec)
                 self._imported.set()
-                engine = load_engine(spec, threads=self.threads, batch_size=batch_size)
+                engine = load_engine(spec, device=device, threads=self.threads, batch_size=batch_size)
             process.short_turns()
             if batch_size == "auto":
                 engine.tune()
             self._engine = engine
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised by `engine`
             self._engine = error
-            raise
         finally:
             self._imported.set()
             self._loaded.set()

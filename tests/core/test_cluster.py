@@ -26,6 +26,11 @@ def test_without_gpus_one_actor_per_node_has_all_of_its_cpus() -> None:
     assert shape(workers(), [node(8), node(8)], MANY) == Shape(num=2, cpus=8, gpus=0, threads=8)
 
 
+def test_an_actor_without_a_gpu_computes_on_the_cpu_also_on_a_node_that_has_some() -> None:
+    assert shape(workers(gpus=0), [node(8, 4)], MANY).device == "cpu"
+    assert shape(workers(), [node(8, 4)], MANY).device == "auto"
+
+
 def test_one_actor_per_gpu_with_its_share_of_the_cpus() -> None:
     assert shape(workers(), [node(32, 4), node(32, 4)], MANY) == Shape(num=8, cpus=8, gpus=1, threads=8)
 

@@ -28,7 +28,7 @@ def job(folder: object, **changes: object) -> JobFile:
     given = {
         "table": f"{folder}/db/images",
         "source": {"format": "webdataset", "uri": f"{folder}/*.tar", "caption": "txt"},
-        "model": {"name": "ViT-B-32"},
+        "model": {"name": "ViT-B-32", "pretrained": "random"},
         **changes,
     }
     return JobFile.model_validate(given)
@@ -109,6 +109,20 @@ def test_the_last_run_on_such_a_worker_goes_before_arithmetic(tmp_path):
     assert estimate(job(tmp_path), tables, CPU).samples_per_s == 30.0
     found = estimate(job(tmp_path), tables, GPU)
     assert (found.samples_per_s, found.basis) == (3500.0, "measured: this table's run b")
+
+
+def test_a_plan_for_whatever_the_cluster_has_takes_the_last_run_as_it_was(tmp_path):
+    """`gpus: auto` on a machine without a GPU: the run that was measured there, not a card that nobody has."""
+    (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
+    tables = Tables.at(f"{tmp_path}/db/images")
+    tables.ensure_side_tables()
+    detail = {"samples_per_s": 103.0, "workers": 1, "device": "cpu", "seen": 10, "limited_by": "embed"}
+    tables.log_run("a", "embed", "finished", json.dumps(detail))
+    plan = dry_run.dry_run(job(tmp_path), price_per_gpu_hour=3600.0)
+    assert (plan.samples_per_s, plan.basis) == (103.0, "measured: this table's run a")
+    assert plan.dollars is None, "no GPU was used"
+    asked = dry_run.dry_run(job(tmp_path, workers={"gpus": 1}), price_per_gpu_hour=3600.0)
+    assert "A100" in asked.basis, "a run without a GPU says nothing of one"
 
 
 def test_plan_says_hours_dollars_and_why(tmp_path):

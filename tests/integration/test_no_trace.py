@@ -17,7 +17,10 @@ pytestmark = pytest.mark.ray
 CASES: dict[str, tuple[Mapping[str, Any], str]] = {
     "an unknown model": ({"model": {"name": "ViT-B-23"}}, "ViT-B-23"),
     "a checkpoint that is not there": ({"model": {"name": "ViT-B-32", "pretrained": "/no/such.pt"}}, "/no/such.pt"),
-    "a damaged checkpoint": ({"model": {"name": "ViT-B-32", "pretrained": "broken.safetensors"}}, "broken.safetensors"),
+    "a damaged checkpoint": (
+        {"model": {"name": "ViT-B-32", "pretrained": "broken.safetensors", "activation": "gelu"}},
+        "broken.safetensors",
+    ),
     "GPUs that nobody has": ({"workers": {"gpus": 8}}, "no node of the cluster has that many GPUs"),
     "a vocabulary that is not there": ({"tags": {"vocabulary": "no-such.yaml"}}, "no-such.yaml"),
 }
@@ -40,6 +43,7 @@ def test_nothing_is_left(here: Path, capsys: pytest.CaptureFixture[str], case: s
     assert hint.startswith("hint: ")
     assert said.out == ""
     assert "Traceback" not in said.err
+    assert "Unhandled error" not in said.err
     assert not (here / "db").exists()
 
 
