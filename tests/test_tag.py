@@ -130,6 +130,13 @@ def test_equal_labels_keep_the_order_of_the_vocabulary():
     assert scores.to_pylist()[0] == pytest.approx([0.05] * 3)
 
 
+def test_a_score_of_exactly_min_score_is_kept():
+    words = vocabulary({"": 2})
+    tagger = Tagger.from_vectors(words, np.tile(unit(np.ones((1, DIM))), (2, 1)), fingerprint(), Tags(min_score=0.5))
+    _, scores = tagger.tag(unit(np.ones((1, DIM))))
+    assert scores.to_pylist() == [[0.5, 0.5]]
+
+
 def test_a_row_that_is_not_finite_has_no_tags_and_harms_no_other():
     rng = np.random.default_rng(0)
     words = vocabulary({"": 6})

@@ -25,6 +25,12 @@ def test_a_first_plan_does_everything() -> None:
     assert (plan.new, plan.changed, plan.done, plan.gone) == (2, 0, (), ())
 
 
+def test_samples_of_a_plan_are_their_sum_or_unknown() -> None:
+    counted = [replace(unit(name), num_samples=count) for name, count in (("1", 3), ("2", 0), ("3", 4))]
+    assert make_plan(counted, {}).num_samples == 7
+    assert make_plan([*counted, replace(unit("4"), num_samples=None)], {}).num_samples is None
+
+
 def test_a_changed_tar_replaces_its_old_unit_and_knows_its_content() -> None:
     old = committed("old", "s3://b/1.tar", content_hash="h")
     plan = make_plan([unit("new", "s3://b/1.tar")], ledger_of(old))
