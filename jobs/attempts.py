@@ -20,6 +20,7 @@ class Fate(StrEnum):
     STOOD_STILL = "it stood still for limits.unit_deadline_s"
     ERROR = "an error"
     WRONG_FORMAT = "its source is not of the job's format"
+    FORBIDDEN = "no permission to read it"
     SOURCE_CHANGED = "its source changed since the plan was made; run the command again"
 
 
@@ -81,7 +82,7 @@ class Attempts:
             (self.suspects if item.alone else self.waiting).appendleft(item)
             return
         item.used += 1
-        if fate in (Fate.SOURCE_CHANGED, Fate.WRONG_FORMAT) or item.used >= self.max_attempts:
+        if fate in (Fate.SOURCE_CHANGED, Fate.WRONG_FORMAT, Fate.FORBIDDEN) or item.used >= self.max_attempts:
             self.failed.append(Failed(item.unit, item.last_error))
             return
         if fate == Fate.ERROR:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.columns import FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY, of_set
+from schemas.columns import ALWAYS_FILLED, FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY, of_set
 from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.model import Fingerprint
@@ -75,6 +75,12 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
                 f"source.keep.{name} is {kind}, but the table's column is {kept[name]}",
                 f"write `{name}: {kept[name]}`, or use a new table",
             )
+    strict = [field.name for field in schema if not field.nullable and field.name not in ALWAYS_FILLED]
+    if strict:
+        raise UserError(
+            f"column {', '.join(strict)} of the table allows no null, and a job has not a value of it for every row",
+            f"make it nullable: lance.dataset(...).alter_columns({{'path': '{strict[0]}', 'nullable': True}})",
+        )
     if job.thumbnails and "thumbnail" not in schema.names:
         raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
 

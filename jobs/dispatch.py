@@ -195,6 +195,8 @@ class Dispatcher:
             self.attempts.ended(call.item, Fate.SOURCE_CHANGED)
         elif isinstance(error, WrongFormat):
             self.attempts.ended(call.item, Fate.WRONG_FORMAT, f"{error.message}; {error.hint}")
+        elif isinstance(error, PermissionError):
+            self.attempts.ended(call.item, Fate.FORBIDDEN, _first_line(error))
         elif isinstance(error, UserError):
             raise error
         else:

@@ -15,6 +15,7 @@ from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
 from schemas.config import JobFile
+from schemas.errors import SourceChanged
 from schemas.left_out import LeftOut
 from schemas.units import WorkUnit
 from workers import model_names
@@ -125,7 +126,15 @@ def _dollars(hours: float | None, found: Estimate | None, price_per_gpu_hour: fl
 
 
 def _estimate(job: JobFile, plan: Plan) -> int | None:
-    """By reading the first unit to do, or the first thousand samples of it; None where those hold nothing."""
+    """By reading the first unit to do, or the first thousand samples of it; None where those hold nothing, or may not
+    be read, which `embed` will say of that unit."""
+    try:
+        return _from_first(job, plan)
+    except (PermissionError, SourceChanged):
+        return None
+
+
+def _from_first(job: JobFile, plan: Plan) -> int | None:
     from schemas.samples import Sample
     from workers.read import read_unit
 

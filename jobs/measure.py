@@ -3,18 +3,19 @@
 Loads the model on this machine, so it imports torch and takes as long as that does; writes nothing.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 
 from jobs.estimate import Estimate
 from schemas.config import JobFile
-from schemas.errors import UserError
+from schemas.errors import SourceChanged, UserError
 from schemas.samples import BadImage, Sample
 from schemas.units import WorkUnit
 from workers.engine import Engine
@@ -53,8 +54,11 @@ def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate
 
 
 def _samples(job: JobFile, units: Sequence[WorkUnit]) -> Iterator[Sample]:
-    items = chain.from_iterable(read_unit(unit, job.source, job.storage, job.limits) for unit in units)
-    return (item for item in items if isinstance(item, Sample))
+    for unit in units:
+        with contextlib.suppress(PermissionError, SourceChanged):  # costs its unit only, as it does in a run
+            for item in read_unit(unit, job.source, job.storage, job.limits):
+                if isinstance(item, Sample):
+                    yield item
 
 
 def _pixels(engine: Engine, job: JobFile, samples: Sequence[Sample], threads: int) -> list[Any]:

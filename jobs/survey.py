@@ -11,7 +11,7 @@ from typing import Any
 from jobs.survey_cut import cut_tar
 from jobs.survey_slices import file_slices, manifest_slices
 from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
+from schemas.errors import SourceChanged, UserError
 from schemas.left_out import LeftOut, count, ending_of, to_text
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fetch import ordered_map
@@ -105,7 +105,7 @@ def _names_files(pattern: str, item: SourceObject) -> bool:
 def _tars(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     options = reader_options(source)
     for item in _objects(source, storage, left_out):
-        spans = cut_tar(item, storage, TAR_SLICE_BYTES) if item.size_bytes > HUGE_TAR_BYTES else [None]
+        spans = _spans(item, storage) if item.size_bytes > HUGE_TAR_BYTES else [None]
         for span in spans:
             start, end = ("", "") if span is None else (str(span[0]), str(span[1]))
             size = item.size_bytes if span is None else span[1] - span[0]
@@ -120,13 +120,23 @@ def _tars(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkU
             )
 
 
+def _spans(item: SourceObject, storage: Storage) -> list[tuple[int, int] | None]:
+    try:
+        return cut_tar(item, storage, TAR_SLICE_BYTES)
+    except (PermissionError, SourceChanged):  # costs this tar only; the worker that is given it says why
+        return [None]
+
+
 def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     from workers.read.parquet import row_groups
 
     options = reader_options(source)
 
     def footer(item: SourceObject) -> tuple[SourceObject, list[tuple[int, int]] | None]:
-        return item, row_groups(item, source, storage)
+        try:
+            return item, row_groups(item, source, storage)
+        except (PermissionError, SourceChanged):  # costs this file only; the worker that is given it says why
+            return item, None
 
     objects = _objects(source, storage, left_out)
     for item, groups in ordered_map(objects, footer, weigh=lambda _: 0, max_bytes=1, threads=_FOOTER_THREADS):

@@ -55,7 +55,9 @@ def rows_schema(
     return pa.schema(fields)
 
 
-RESERVED = frozenset(rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True).names)
+_OURS = rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True)
+RESERVED = frozenset(_OURS.names)
+ALWAYS_FILLED = frozenset(field.name for field in _OURS if not field.nullable)
 
 # Which rows table an entry beside it is of: one that was dropped and made again has another id, and the old entries
 # count for nothing. Null in entries made before tables had ids. A column that an older table lacks must be nullable,

@@ -14,7 +14,7 @@ _PAGE_KEYS = 1000
 
 class FakeS3:
     """One bucket, `b`. `before` runs ahead of every request and may return (status, S3 error code) to send instead;
-    `after` does the same once a PUT was carried out, so that it is done and nobody is told."""
+    `after` does the same once a PUT was carried out, so that it is done and nobody is told; status 0 hangs up."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -116,7 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.store.objects[key] = data
         if (lost := self.store.after(key)) is not None:
-            self._error(*lost)
+            if lost[0]:
+                self._error(*lost)
+            else:
+                self.close_connection = True  # and not a word
             return
         self._answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
 
@@ -135,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         page, more = found[:_PAGE_KEYS], len(found) > _PAGE_KEYS
         items = "".join(
             f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects.get(k, b'x'))}</Size>"
-            f'<ETag>"{hashlib.md5(k.encode()).hexdigest()}"</ETag>'
+            f'<ETag>"{hashlib.md5(self.store.objects.get(k, k.encode())).hexdigest()}"</ETag>'
             "<LastModified>2026-11-01T00:00:00.000Z</LastModified></Contents>"
             for k in page
         )

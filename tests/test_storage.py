@@ -18,7 +18,7 @@ from schemas.errors import EXIT_OTHER, SourceChanged, UserError
 from schemas.model import ModelSpec
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
-from workers import store_errors, store_fs
+from workers import store_check, store_errors, store_fs
 from workers.actor import EmbedWorker
 from workers.origin import origin
 from workers.storage import (
@@ -348,6 +348,31 @@ def test_a_store_that_does_not_is_refused(fake: FakeS3, fault: str, sentence: st
     with pytest.raises(UserError, match=sentence):
         check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
     assert fake.objects == {}
+
+
+def test_lost_acknowledgements_are_no_broken_promise(fake: FakeS3) -> None:
+    """The client asks again where the connection was closed, and is told that the object is there: its own."""
+    rounds: list[str] = []
+
+    def hang_up(key: str) -> tuple[int, str] | None:
+        if key.endswith("probe"):
+            return None
+        rounds.append(key)
+        return (0, "") if len(rounds) % 3 == 1 else None
+
+    fake.after = hang_up
+    check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
+    assert len(rounds) > 25, "a round that says nothing is not counted"
+
+
+def test_a_store_that_is_too_busy_to_be_tested_is_no_mistake_of_the_users(
+    fake: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_check, "_MAX_WAIT_S", 0.01)
+    fake.before = lambda method, key: (503, "SlowDown") if method == "PUT" and not key.endswith("probe") else None
+    with pytest.raises(StoreUnavailable, match="fails too many requests to be tested") as caught:
+        check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
+    assert caught.value.exit_code == EXIT_OTHER
 
 
 @pytest.mark.s3

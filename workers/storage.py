@@ -144,15 +144,14 @@ def open_stream(
     the bytes of two versions of an object never mix.
 
     Raises SourceChanged where the object's etag is not `expected_etag`, or where it is gone although it was planned;
-    while reading, also where it was replaced. UserError where it cannot be opened at all; StoreUnavailable.
+    while reading, also where it was replaced. PermissionError where it may not be read; UserError where it cannot be
+    opened at all; StoreUnavailable.
     """
     try:
         name, etag, size = head_of(uri, storage, attempts=store_errors.ATTEMPTS)
     except FileNotFoundError as error:
         if expected_etag:
             raise SourceChanged(f"{uri} is gone", "run again: it will be planned anew") from error
-        raise as_user_error(error, uri) from error
-    except PermissionError as error:
         raise as_user_error(error, uri) from error
     if expected_etag and etag != expected_etag:
         raise SourceChanged(f"{uri} is not the object that was planned", "run again: it will be planned anew")

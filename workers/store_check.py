@@ -7,15 +7,18 @@
 
 import asyncio
 import os
+import random
+import time
 import uuid
 from typing import Any
 
 from schemas.config import Storage
 from schemas.errors import UserError
-from workers.store_errors import as_user_error, call, is_transient
+from workers.store_errors import StoreBusy, as_user_error, call, is_transient
 from workers.store_fs import is_s3, open_fs
 
 _WRITERS, _ROUNDS, _MAX_BROKEN_ROUNDS = 8, 20, 20
+_MAX_WAIT_S = 2.0
 _HINT = "use a store with atomic conditional writes: AWS S3, MinIO, Ceph RGW, R2; or a local disk"
 
 
@@ -41,7 +44,8 @@ def check_store(uri: str, storage: Storage) -> None:
             if winners is None:
                 broken += 1
                 if broken > _MAX_BROKEN_ROUNDS:
-                    raise UserError(f"the store of {uri} fails too many requests to be tested", "try again later")
+                    raise StoreBusy(f"the store of {uri} fails too many requests to be tested", "try again later")
+                time.sleep(random.uniform(0, min(_MAX_WAIT_S, 0.1 * 2**broken)))  # noqa: S311 - jitter
                 continue
             if winners != 1:
                 raise UserError(
@@ -71,7 +75,8 @@ async def _ranged(fs: Any, bucket: str, key: str) -> tuple[int, bytes]:
 async def _race(fs: Any, bucket: str, key: str) -> int | None:
     """How many writers were told that they created `key`, at least the one whose bytes are there.
 
-    None where a transient failure leaves a writer's own result unknown: that round says nothing.
+    None where a transient failure leaves a writer's own result unknown, also one that the HTTP client below took for a
+    reason to ask again: that round says nothing.
     """
 
     async def write(body: bytes) -> bool:
@@ -99,6 +104,8 @@ async def _race(fs: Any, bucket: str, key: str) -> int | None:
         if not is_transient(failure):
             raise
         return None
+    if not won and stored in bodies:
+        return None  # that writer was told twice: its first acknowledgement was lost, and the client asked again
     if len(won) == 1 and stored != won[0]:
         return 0  # the one that was told it won is not the one that is stored
     return len(won)

@@ -111,3 +111,12 @@ def test_tags_of_another_vocabulary(stored: Vocabulary | None, mine: Vocabulary 
 
 def test_the_vocabularys_name_alone_is_no_difference() -> None:
     compat.check_vocabulary(schema(vocabulary=PETS), parse_vocabulary("labels: [cat, dog]", name="animals", where="a"))
+
+
+def test_a_column_that_allows_no_null_is_named_before_any_work() -> None:
+    """Somebody added it; every new unit would have failed without a word about which."""
+    found = schema().append(pa.field("price", pa.float64(), nullable=False))
+    with pytest.raises(UserError, match="column price of the table allows no null") as caught:
+        compat.check_columns(found, job())
+    assert "'path': 'price'" in caught.value.hint
+    compat.check_columns(schema().append(pa.field("price", pa.float64())), job())

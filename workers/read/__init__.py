@@ -15,9 +15,10 @@ def read_unit(
     """Stream the samples of `unit`, in an order that only the unit's content decides.
 
     `census` is filled with what lies in the unit, counted before samples are made of it; complete at the end.
-    Raises SourceChanged where the object is no longer the planned one, StoreUnavailable (see `storage.TRANSIENT`)
-    where a store does not answer for long, WrongFormat where the object is not what the job file says, and UserError
-    for a mistake in the job file, such as a missing column.
+    Raises SourceChanged where the object is no longer the planned one, PermissionError where it may not be read and
+    WrongFormat where it is not what the job file says (all of this unit alone), StoreUnavailable (see
+    `storage.TRANSIENT`) where a store does not answer for long, and UserError for a mistake in the job file, such as a
+    missing column.
     """
     census = census if census is not None else Census()
     if unit.format == "webdataset":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged, UserError
+from schemas.errors import SourceChanged
 from schemas.rejects import Reason, Reject
 from schemas.samples import Sample
 from schemas.units import WorkUnit
@@ -44,8 +44,6 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
         items = _items(unit, pattern, source, storage, census)
     except FileNotFoundError as error:
         raise SourceChanged(f"{unit.uri} is gone", "run again: it will be planned anew") from error
-    except PermissionError as error:
-        raise UserError(str(error), "ask for s3:ListBucket (or read permission) on it") from error
 
     def fetch(item: _Item) -> Sample | Reject:
         return _read_one(item, pattern, source, storage, limits)
