@@ -41,7 +41,11 @@ def table_options(command: Command) -> Command:
 
 def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
     from schemas.config import Storage
+    from schemas.errors import UserError
+    from schemas.secrets import CHAIN_HINT, secret_in
 
+    if endpoint_url and (what := secret_in(endpoint_url)):
+        raise UserError(f"--endpoint-url carries {what}", CHAIN_HINT)
     return Storage(endpoint_url=endpoint_url, region=region)
 
 

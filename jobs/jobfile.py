@@ -13,22 +13,16 @@ from pydantic import ValidationError
 from jobs.jobfile_errors import explain
 from schemas.config import JobFile, Storage
 from schemas.errors import UserError
+from schemas.secrets import CHAIN_HINT, masked, secret_in
 from schemas.strict_yaml import Lines, load_yaml
 from workers.tag import load_vocabulary
 
 _MAX_BYTES = 1_000_000
-_CHAIN_HINT = (
-    "remove it and use the standard AWS chain: environment variables, a profile in ~/.aws, or the machine's role"
-)
 _CREDENTIAL_KEY = re.compile(
     r"(aws_)?(secret|secret_?key|access_?key(_?id)?|secret_?access_?key|session_?token|security_?token|token|password"
     r"|passwd|credentials?|api_?key|account_?key|sas_?token|connection_?string)",
     re.IGNORECASE,
 )
-# user:password before the host; a bare name before @ is Azure's way to write a container, so it passes.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*:[^/\s]*@")
-_SIGNED = re.compile(r"(?i)([?&](x-amz-(?:signature|credential|security-token)|sig|signature|awsaccesskeyid)=)[^&\s]+")
-_ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
 
 def load_job(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> JobFile:
@@ -83,8 +77,7 @@ def _mask(value: Any) -> Any:
     if isinstance(value, list):
         return [_mask(item) for item in value]
     if isinstance(value, str):
-        value = _USERINFO.sub(r"\g<scheme>***@", value)
-        return _ACCESS_KEY.sub("***", _SIGNED.sub(r"\1***", value))
+        return masked(value)
     return value
 
 
@@ -141,17 +134,14 @@ def _refuse_credentials(value: Any, path: tuple[str | int, ...], lines: Lines, n
             if path[:2] != ("source", "keep") and _CREDENTIAL_KEY.fullmatch(str(key)):
                 at = f"{name}, line {lines[here]}" if here in lines else name
                 raise UserError(
-                    f"{at}: '{'.'.join(map(str, here))}' would put a credential into the job file", _CHAIN_HINT
+                    f"{at}: '{'.'.join(map(str, here))}' would put a credential into the job file", CHAIN_HINT
                 )
             _refuse_credentials(item, here, lines, name)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _refuse_credentials(item, (*path, index), lines, name)
-    elif isinstance(value, str):
-        if _USERINFO.search(value) or _ACCESS_KEY.search(value):
-            raise UserError(f"{where}: '{dotted}' carries a user name and password", _CHAIN_HINT)
-        if _SIGNED.search(value):
-            raise UserError(f"{where}: '{dotted}' is a signed address, which is a credential", _CHAIN_HINT)
+    elif isinstance(value, str) and (what := secret_in(value)):
+        raise UserError(f"{where}: '{dotted}' carries {what}", CHAIN_HINT)
 
 
 def _absolute(job: JobFile) -> JobFile:

@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO
 
+from schemas.secrets import masked
+
 _MAX_CELL = 60
 _MAX_LINE = 2000
 
@@ -98,8 +100,8 @@ def _escaped(char: str) -> str:
 
 
 def note(text: str, *, stream: TextIO | None = None) -> None:
-    """A sentence for the person at the terminal; on stderr, so that it never mixes with data."""
-    (stream or sys.stderr).write(printable(text) + "\n")
+    """A sentence for the person at the terminal, on stderr, so that it never mixes with data; credentials masked."""
+    (stream or sys.stderr).write(printable(masked(text)) + "\n")
 
 
 def cell(value: Any, max_chars: int = _MAX_CELL) -> str:

@@ -31,6 +31,7 @@ from schemas.errors import ClipmillError
 from schemas.left_out import LeftOut, merge
 from schemas.model import Fingerprint
 from schemas.receipts import Receipt
+from schemas.secrets import masked
 from schemas.tasks import WorkContext
 from schemas.units import WorkUnit
 from schemas.vocabulary import Vocabulary
@@ -112,7 +113,7 @@ class Run:
         except BaseException as error:
             self._say_what_stays()
             with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
-                self._log("failed", f"{type(error).__name__}: {str(error)[:500]}")
+                self._log("failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
             raise
         self._log("drained" if summary.interrupted else "finished", plain(summary))
         return summary

@@ -20,6 +20,7 @@ from jobs.table_errors import is_conflict, writing
 from schemas import columns
 from schemas.config import Storage
 from schemas.errors import UserError
+from schemas.secrets import CHAIN_HINT, secret_in
 from workers.store_errors import StoreBusy, of_table
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
@@ -56,6 +57,8 @@ class Tables:
         from workers.storage import absolute_uri, lance_options
 
         storage = storage or Storage()
+        if what := secret_in(table):
+            raise UserError(f"the table's address carries {what}", CHAIN_HINT)
         database, _, name = table.rstrip("/").rpartition("/")
         name = name.removesuffix(".lance")
         if not name or not database:

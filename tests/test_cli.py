@@ -232,3 +232,44 @@ def test_what_embed_says_last_can_be_typed() -> None:
         assert context.params["table"] == "s3://lake/db/images"
         assert (context.params["endpoint_url"], context.params["region"]) == (storage.endpoint_url, storage.region)
         context.close()
+
+
+SIGNATURE = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("status", "s3://me:hunter2@lake/db/images"),
+        ("search", "s3://me:hunter2@lake/db/images", "boats"),
+        ("verify", "lake/db/images", "--endpoint-url", "https://me:hunter2@store.example"),
+        ("serve", "s3://lake/db/images", "--endpoint-url", "http://me:hunter2@127.0.0.1:9"),
+        ("rejects", f"https://store.example/db/images?X-Amz-Signature={SIGNATURE}"),
+        ("export", "s3://me:hunter2@lake/db/images", "--to", "out"),
+        ("index", "s3://AKIAIOSFODNN7EXAMPLE@lake/db/images"),
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_repeated(
+    argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *argv)
+    assert code == EXIT_USER
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "carries a" in err
+    assert "standard AWS chain" in err
+    assert not [secret for secret in ("hunter2", SIGNATURE, "IOSFODNN7") if secret in err]
+
+
+def test_a_secret_in_the_environments_endpoint_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://me:hunter2@store.example")
+    code, _, err = call(capsys, "status", "s3://lake/db/images")
+    assert code == EXIT_USER
+    assert "hunter2" not in err
+
+
+def test_whatever_is_said_has_its_credentials_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    output.note(f"GET https://me:hunter2@store.example/x?sig={SIGNATURE}&a=1 failed")
+    assert capsys.readouterr().err == "GET https://***@store.example/x?sig=***&a=1 failed\n"

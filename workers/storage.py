@@ -14,6 +14,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from schemas.config import Storage
 from schemas.errors import SourceChanged, UserError
+from schemas.secrets import CHAIN_HINT, secret_in
 from schemas.units import SourceObject
 from workers import store_errors
 from workers.store_blocks import BLOCKS_AHEAD, Blocks
@@ -187,6 +188,8 @@ def lance_options(uri: str, storage: Storage) -> dict[str, str]:
     if name := region(storage):
         options["aws_region"] = name
     if endpoint := endpoint_url(storage):
+        if what := secret_in(endpoint):
+            raise UserError(f"the endpoint's address carries {what}", CHAIN_HINT)
         options["aws_endpoint"] = endpoint
         options["aws_virtual_hosted_style_request"] = "false"
         if endpoint.startswith("http://"):

@@ -19,6 +19,7 @@ from typing import TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from schemas.errors import ClipmillError, SourceChanged, UserError
+from schemas.secrets import masked
 from workers.store_answers import (
     CREDENTIAL_CODES,
     REGION_CODES,
@@ -201,5 +202,5 @@ def as_user_error(error: Exception, uri: str) -> Exception:
 def _one_line(error: BaseException) -> str:
     """Its first 200 characters, without what may stand before an @ in a URL."""
     text = lance_reason(str(error)) if lance_text(error) else str(error)
-    text = re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split()))
+    text = masked(re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split())))
     return text[:200] or type(error).__name__

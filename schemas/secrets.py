@@ -1,0 +1,27 @@
+"""What in an address is a credential, so that it can be refused where it is given and masked wherever text is shown."""
+
+import re
+
+# user:password before the host; a bare name before @ is Azure's way to write a container, so it passes.
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*:[^/\s]*@")
+_SIGNED = re.compile(r"(?i)([?&](x-amz-(?:signature|credential|security-token)|sig|signature|awsaccesskeyid)=)[^&\s]+")
+_ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+
+CHAIN_HINT = (
+    "remove it and use the standard AWS chain: environment variables, a profile in ~/.aws, or the machine's role"
+)
+
+
+def secret_in(text: str) -> str | None:
+    """What kind of credential the text carries, as in "it carries ..."; None for none."""
+    if _USERINFO.search(text) or _ACCESS_KEY.search(text):
+        return "a user name and password"
+    if _SIGNED.search(text):
+        return "a signature, which is a credential"
+    return None
+
+
+def masked(text: str) -> str:
+    """The text with every credential replaced by ***."""
+    text = _USERINFO.sub(r"\g<scheme>***@", text)
+    return _ACCESS_KEY.sub("***", _SIGNED.sub(r"\1***", text))
