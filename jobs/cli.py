@@ -18,6 +18,7 @@ import click
 
 from jobs.cli_options import EXIT_INTERRUPTED
 from jobs.output import note
+from jobs.signals import end_as_ctrl_c_does
 from schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
 
 # Each has a list `commands`; importing them costs nothing but click.
@@ -127,6 +128,7 @@ def _fail(message: str, hint: str, code: int) -> int:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
+    end_as_ctrl_c_does()
     sys.exit(run(sys.argv[1:]))
 
 

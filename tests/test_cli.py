@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from jobs import cli, cli_job, output
 from jobs.progress import Progress
+from jobs.signals import handled
 from schemas import errors
 from schemas.config import Storage
 from schemas.errors import EXIT_USER
@@ -273,3 +275,21 @@ def test_a_secret_in_the_environments_endpoint_is_refused(
 def test_whatever_is_said_has_its_credentials_masked(capsys: pytest.CaptureFixture[str]) -> None:
     output.note(f"GET https://me:hunter2@store.example/x?sig={SIGNATURE}&a=1 failed")
     assert capsys.readouterr().err == "GET https://***@store.example/x?sig=***&a=1 failed\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_any_command_as_ctrl_c_does(number: signal.Signals) -> None:
+    code = f"import os, sys; from jobs import cli, cli_job; run = lambda **_: os.kill(os.getpid(), {int(number)})\n"
+    code += "cli_job.plan.callback = run; sys.argv[1:] = ['plan', 'job.yaml']; cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 130
+    assert done.stderr.lstrip() == "error: interrupted\nhint: run the same command again to go on from there\n"
+
+
+def test_what_nohup_asks_to_ignore_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in handled()
+        assert signal.SIGTERM in handled()
+    finally:
+        signal.signal(signal.SIGHUP, old)

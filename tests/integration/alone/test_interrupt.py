@@ -101,6 +101,34 @@ def test_the_second_interrupt_stops_at_once(cli: Cli) -> None:
     assert problems(made) == []  # whatever was committed balances
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["starting workers", "stub on cpu", "rows"])
+def test_sigterm_and_sighup_end_as_ctrl_c_does(cli: Cli, number: signal.Signals, moment: str) -> None:
+    """As a scheduler's stop or a closed terminal: before Ray is up, while the model loads, and with units in flight."""
+    made = slow_job(cli.folder)
+    file = write_job(cli.folder / "job.yaml", made)
+    process = cli.start("embed", str(file), "--json", **SLOW)
+    lines: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")), daemon=True)
+    reader.start()
+    wait_for(
+        lambda: count(cli.folder) > 0 if moment == "rows" else any(moment in line for line in lines),
+        process,
+    )
+    process.send_signal(number)
+    assert process.wait(timeout=60) == EXIT_INTERRUPTED
+    reader.join(timeout=10)
+    text = "".join(lines)
+    assert "Traceback" not in text
+    assert "error: interrupted" in text
+    if moment == "rows":
+        assert 0 < count(cli.folder) < UNITS * SAMPLES
+        assert problems(made) == []
+
+
 def on_terminal(command: list[str], folder: Path, columns: int, env: dict[str, str]) -> tuple[int, str, str]:
     """(exit code, stdout, what the terminal of stderr was sent)."""
     leader, follower = pty.openpty()
