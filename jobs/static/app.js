@@ -78,6 +78,11 @@ async function search() {
     $("grid").classList.remove("stale");
   } catch (error) {
     if (error.name === "AbortError" || mine !== running) return;
+    if (error.message.includes("still loading")) {
+      $("status").textContent = "The model is still loading; filters and pictures work meanwhile.";
+      setTimeout(() => mine === running && search(), 1500);
+      return;
+    }
     const isFilter = error.message.startsWith("the filter");
     $(isFilter ? "where-error" : "problem").textContent = [error.message, error.hint].filter(Boolean).join(" — ");
     if (isFilter) $("filters").open = true; // on a phone it is folded
@@ -137,6 +142,8 @@ async function usePicture(file) {
     const { vector } = await api.encode(file);
     if (preview) URL.revokeObjectURL(preview);
     preview = URL.createObjectURL(file);
+    clearTimeout(typing);
+    $("words").value = ""; // also where it has the cursor: old words say nothing of this picture
     act.set({ vector, words: "", like: [], item: "" });
   } catch (error) {
     $("problem").textContent = [error.message, error.hint].filter(Boolean).join(" — ");
@@ -156,6 +163,11 @@ function bindInputs() {
     clearTimeout(typing);
     const words = $("words").value;
     go({ ...state, words, like: words ? [] : state.like, vector: words ? "" : state.vector, item: "" });
+  });
+  $("tag").addEventListener("change", () => {
+    const tag = $("tag").value.trim();
+    $("tag").value = "";
+    if (tag && !state.tags.includes(tag)) act.tag(tag);
   });
   $("where").addEventListener("change", () => act.set({ where: $("where").value }));
   $("not-words").addEventListener("change", () => { clearTimeout(typing); act.set({ notWords: $("not-words").value }); });

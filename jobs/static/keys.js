@@ -34,6 +34,12 @@ function stepDetail(key, { act, state, shown }) {
 export function bindKeys(page) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape" && event.target.type === "search") {
+      event.preventDefault(); // the browser would erase what was typed
+      event.target.blur();
+      return;
+    }
+    if (event.key === "/" && event.target.id === "words" && !event.target.value) event.preventDefault(); // it has the cursor already
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (typing && !(event.target.id === "words" && event.key === "ArrowDown")) return;
     if ($("detail").open) {

@@ -21,7 +21,11 @@ const scoreText = (score) => (score === null || score === undefined ? "" : score
 
 function picture(id, alt) {
   const image = element("img", { alt, loading: "lazy", decoding: "async" });
-  image.addEventListener("error", () => image.classList.add("absent"));
+  image.addEventListener("error", async () => {
+    image.classList.add("absent");
+    const answer = await fetch(image.src).then((found) => (found.ok ? {} : found.json()), () => ({})).catch(() => ({}));
+    if (answer.error) image.title = image.alt = answer.error; // why there is none
+  });
   image.src = imageUrl(id);
   return image;
 }

@@ -242,6 +242,30 @@ def test_the_keyboard_is_enough(page) -> None:
     page.wait_for_selector("#chips li:has-text('like this')")
 
 
+def test_the_box_keeps_its_words_and_a_picture_replaces_them(page) -> None:
+    page.focus("#words")
+    page.keyboard.press("/")
+    assert page.input_value("#words") == "", "it has the cursor already"
+    page.keyboard.type("red hat")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#grid .card .score")
+    page.keyboard.press("Escape")
+    assert page.input_value("#words") == "red hat"
+    assert page.evaluate("document.activeElement.id") != "words"
+    page.focus("#words")
+    drop(page, picture("blue", 200), "image/png")
+    page.wait_for_selector("#chips li:has-text('your picture')")
+    assert page.input_value("#words") == ""
+
+
+def test_a_tag_that_is_not_listed_can_be_typed(page) -> None:
+    page.fill("#tag", "house")
+    page.press("#tag", "Enter")
+    page.wait_for_selector("#chips li:has-text('house')")
+    assert all("house" in found for found in tags(page))
+    assert page.input_value("#tag") == ""
+
+
 def test_dark_narrow_and_more_pages(browser, base: str, page) -> None:
     page.click("#theme")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
