@@ -99,7 +99,13 @@ class Workforce:
         if self.vocabulary is None:
             return
         call = self.actors[0].label_vectors.remote(self.vocabulary, self.job.tags)
-        self.vocabulary_json, vectors_LD = _get(call)
+        self.vocabulary_json, vectors_LD, unknown = _get(call)
+        if unknown:
+            shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            self.say(
+                f"{self.job.model.name} was never trained on words of {len(unknown)} labels of the vocabulary "
+                f"'{self.vocabulary.name}' ({shown}): those tags mean nothing"
+            )
         self._labels = ray.put(vectors_LD)
 
     def self_check(self, tables: Tables, run: str, fingerprint: Fingerprint) -> None:

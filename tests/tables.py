@@ -83,6 +83,9 @@ class WordEngine:
         rows = [sum((word_vector(w, self.dim) for w in t.lower().split() or ["?"]), np.zeros(self.dim)) for t in texts]
         return normalised(np.asarray(rows, dtype=np.float32))
 
+    def unknown_words(self, texts: Any) -> list[str]:
+        return []
+
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         return reference or {}
 

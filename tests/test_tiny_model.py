@@ -14,7 +14,12 @@ from PIL import Image, ImageOps
 
 from jobs.demo.scene_types import Scene
 from jobs.demo.scenes import TRAIN, UNSEEN
+from schemas.config import Storage
+from schemas.model import ModelSpec
+from tests.models import save_checkpoint
 from training.evaluate import Model, binding, distinct, facet_accuracy, picture, recall, scenes_of
+from workers.load import load_engine
+from workers.tag import load_vocabulary, unknown_labels
 
 FOLDER = Path(__file__).parents[1] / "workers" / "models" / "clipmill-tiny"
 NUMBER = 300
@@ -108,3 +113,23 @@ def test_captions_off_by_one_drop_below_the_floor(
 ) -> None:
     vectors = model.images(pictures).roll(1, dims=0)
     assert passes(model, scenes, vectors) == []
+
+
+def test_it_says_which_words_it_never_met() -> None:
+    """Their vectors are zeros, so that all of them together get one answer: 0.3 for a zebra as for a submarine."""
+    engine = load_engine(ModelSpec(name="clipmill-tiny"), device="cpu", threads=1)
+    vectors = engine.encode_texts(["zebra", "submarine"])
+    assert np.allclose(vectors[0], vectors[1]), "one answer for both is what has to be told"
+    assert engine.unknown_words(["a Zebra beside a red house, 1984!", "zebra"]) == ["zebra", "beside", "1984"]
+    assert engine.unknown_words(["three green cars in a starry night", "a photo of a blue heart", ""]) == []
+    scenes = load_vocabulary("scenes", Storage())
+    assert unknown_labels(scenes, engine) == []
+    coco = load_vocabulary("coco", Storage())
+    unknown = unknown_labels(coco, engine)
+    assert {"person", "bicycle", "elephant"} <= set(unknown)
+    assert not {"car", "boat"} & set(unknown)
+
+
+def test_a_trained_models_words_are_all_known(tmp_path: Path) -> None:
+    engine = load_engine(ModelSpec(name=str(save_checkpoint(tmp_path, "vit"))), device="cpu", threads=1)
+    assert engine.unknown_words(["zebra"]) == []

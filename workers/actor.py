@@ -21,7 +21,7 @@ from workers.flow import Turns
 from workers.load import import_code, load_engine
 from workers.origin import origin
 from workers.storage import connect
-from workers.tag import Tagger
+from workers.tag import Tagger, unknown_labels
 from workers.unit import UnitRun
 from workers.write import import_lance
 
@@ -108,10 +108,11 @@ class EmbedWorker:
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         return self.engine.self_check(reference)
 
-    def label_vectors(self, vocabulary: Vocabulary, tags: Tags) -> tuple[str, Any]:
-        """(metadata JSON of the tags column, label vectors float32 (L, D)), computed by one actor for all."""
+    def label_vectors(self, vocabulary: Vocabulary, tags: Tags) -> tuple[str, Any, list[str]]:
+        """(metadata JSON of the tags column, label vectors float32 (L, D), labels with words that the model does not
+        know), computed by one actor for all."""
         tagger = Tagger.build(vocabulary, self.engine, tags)
-        return tagger.metadata_json, tagger.vectors_LD
+        return tagger.metadata_json, tagger.vectors_LD, unknown_labels(vocabulary, self.engine)
 
     def prepare(
         self,

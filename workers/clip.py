@@ -9,6 +9,7 @@ B batch, C = 3 channels, H and W pixels of the model's input, L tokens, D dimens
 """
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from workers.engine import OutOfMemory, Text, Tokens
 from workers.preprocess import preprocess
 from workers.towers import ImageTower, IntraOpThreads, TextTower
 
+_WORD = re.compile(r"[^\W\d_]+|\d+")
 # open_clip's tokenizer remembers every word it ever met.
 _MAX_REMEMBERED_WORDS = 200_000
 # oneDNN makes its kernels anew for every number of rows it has not seen: 40 ms of a core for those of a text tower. So
@@ -55,6 +57,7 @@ class Parts:
     precision: str
     batch_size: int
     threads: int
+    untrained: frozenset[int]  # token ids without a vector
     build_reference: Callable[[], selfcheck.Reference]  # loads the fp32 model once more
 
 
@@ -177,6 +180,14 @@ class ClipEngine:
         """One chunk a turn, so that threads which another caller leaves are taken up at the next one."""
         with self._forward():
             return _unit_length(tower(chunk))
+
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """See `workers.engine.Engine.unknown_words`."""
+        encode: Any = getattr(self._parts.tokenizer, "encode", None)
+        if not self._parts.untrained or encode is None:
+            return []
+        words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
+        return [word for word in words if not self._parts.untrained.isdisjoint(encode(word))]
 
     def tune(self) -> None:
         """See `workers.engine.Engine.tune` and `workers.batch_size`."""

@@ -22,7 +22,15 @@ from workers.clip_fold import (
     widen_pixel_convs,
 )
 from workers.clip_last import shorten_image_tower
-from workers.clip_load import Loaded, build_model, load_clip, one_line, reference_transform, weights_sha256
+from workers.clip_load import (
+    Loaded,
+    build_model,
+    load_clip,
+    one_line,
+    reference_transform,
+    untrained_tokens,
+    weights_sha256,
+)
 from workers.clip_pack import pack
 from workers.model_said import is_quick
 from workers.towers import ImageTower, TextTower, native_bf16
@@ -38,7 +46,7 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
     if threads > 0:
         torch.set_num_threads(threads)
     loaded = load_clip(spec)
-    weights = weights_sha256(loaded.model)
+    weights, untrained = weights_sha256(loaded.model), untrained_tokens(loaded.model)
 
     def engine_in(precision: str, reference: selfcheck.Reference | None, note: str = "") -> ClipEngine:
         image_tower, text_tower = _towers(loaded, where, precision)
@@ -51,6 +59,7 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
             precision=precision,
             batch_size=_batch_size(batch_size, where),
             threads=threads,
+            untrained=untrained,
             build_reference=lambda: reference or _reference(build_model(loaded.resolved), loaded, where),
         )
         return ClipEngine(parts)

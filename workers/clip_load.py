@@ -135,6 +135,15 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def untrained_tokens(model: Any) -> frozenset[int]:
+    """Ids of the tokens whose vector is zero, which no training leaves so: a word made of them says nothing."""
+    owner = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
+    table = getattr(getattr(owner, "token_embedding", None), "weight", None)
+    if table is None:
+        return frozenset()
+    return frozenset((table.detach() == 0).all(dim=1).nonzero().flatten().tolist())
+
+
 def reference_transform(preprocess: Preprocess) -> Callable[[Any], Tensor]:
     """open_clip's own evaluation preprocessing: a Pillow image to float32 (C, H, W), normalised."""
     height, width = preprocess.size_HW

@@ -78,6 +78,11 @@ class Engine(Protocol):
         """Unit-length text vectors, float32 (B, D), in the order given. Raises OutOfMemory."""
         ...
 
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """Words of the texts that the model was never trained on, which say nothing to it; each once, in lower case.
+        Known only of a model that marks them, by token vectors of zeros, as clipmill-tiny does."""
+        ...
+
     def tune(self) -> None:
         """Find the batch size that this device takes best, in a second or two."""
         ...

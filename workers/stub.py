@@ -124,6 +124,10 @@ class StubEngine:
         plain = [text if isinstance(text, str) else text.text for text in texts]
         return self._vectors([text.encode("utf-8", "surrogatepass") for text in plain])
 
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """It hashes every word."""
+        return []
+
     def tune(self) -> None:
         """Its batch size is fixed."""
 

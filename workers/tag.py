@@ -145,6 +145,15 @@ def _encode(texts: Sequence[str], engine: Engine) -> Iterator[tuple[Sequence[str
         start += size
 
 
+def unknown_labels(vocabulary: Vocabulary, engine: Engine) -> list[str]:
+    """Labels that the model was never trained on: neither the name nor a synonym is made of words that it knows."""
+    return [
+        label.name
+        for label in vocabulary.labels
+        if all(engine.unknown_words([text]) for text in (label.name, *label.synonyms))
+    ]
+
+
 class Tagger:
     """Tags batches of image vectors. Immutable, so threads may share it."""
 

@@ -30,7 +30,23 @@ def why_nothing(table: Table, query: Query) -> str:
 
 
 def caveat(table: Table, query: Query) -> str:
-    """What a hybrid search leaves out with this table's index; empty where nothing is."""
+    """What one answer cannot hold: words that the model does not know, and what a hybrid search leaves out with this
+    table's index. Empty where nothing is."""
+    return "; ".join(said for said in (_unknown_words(table, query), _unspaced(table, query)) if said)
+
+
+def _unknown_words(table: Table, query: Query) -> str:
+    texts = (*query.positive.texts, *query.negative.texts)
+    unknown = table.engine(query.column).unknown_words(texts) if texts else []
+    if not unknown:
+        return ""
+    words = ", ".join(f"'{word[:100]}'" for word in unknown[:_MOST_NAMED]) + (
+        ", …" if len(unknown) > _MOST_NAMED else ""
+    )
+    return f"the model was never trained on {words}: it answers as if that were not there"
+
+
+def _unspaced(table: Table, query: Query) -> str:
     if not query.hybrid or not any(_is_unspaced(text) for text in query.positive.texts):
         return ""
     if table.snapshot.full_text_tokenizer in ("", "icu"):

@@ -131,3 +131,16 @@ def test_a_hybrid_answer_shows_the_score_that_it_is_ordered_by(
     assert shown == sorted(shown, reverse=True)
     assert run(["search", uri, "red shoe", "-k", "5"]) == 0
     assert capsys.readouterr().out.split()[0] == "score"
+
+
+def test_words_that_the_model_does_not_know_are_told(tmp_path: Path) -> None:
+    class Learned(WordEngine):
+        def unknown_words(self, texts: Any) -> list[str]:
+            return [word for text in texts for word in text.split() if word == "zebra"]
+
+    opened = open_table(make_table(tmp_path, TableOptions(rows=20)), engine=Learned())
+    asked = Query(positive=Examples(texts=("red zebra",)))
+    assert caveat(opened, asked).startswith("the model was never trained on 'zebra'")
+    assert caveat(opened, Query(positive=SHOE)) == ""
+    assert caveat(opened, Query(positive=SHOE, negative=Examples(texts=("zebra",)))) != ""
+    assert caveat(opened, Query(where="width > 1")) == ""
