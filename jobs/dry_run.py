@@ -14,6 +14,7 @@ from jobs.moves import count_gone
 from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
+from jobs.trial import refuse_to_shrink
 from schemas.config import JobFile
 from schemas.errors import SourceChanged
 from schemas.left_out import LeftOut
@@ -70,6 +71,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
     latest = read_ledger(tables)
     plan = make_plan(units, latest, units_to_redo(tables, latest))
+    refuse_to_shrink(plan, latest, job.source.limit)
     moved = count_gone(plan.moves.values(), job.storage)
     samples = plan.num_samples
     estimated = samples is None

@@ -23,6 +23,7 @@ from jobs.summary import Summary
 from jobs.survey import survey
 from jobs.table_errors import check_folder
 from jobs.tables import Tables
+from jobs.trial import refuse_to_shrink
 from schemas.config import JobFile
 from schemas.errors import UserError
 from schemas.left_out import LeftOut, merge
@@ -71,6 +72,7 @@ def run(job: JobFile, options: Options) -> Summary:
         units, left_out = _survey(job, progress)
         latest = read_ledger(tables)
         plan = make_plan(units, latest, units_to_redo(tables, latest))
+        refuse_to_shrink(plan, latest, job.source.limit)
         if rows is not None and _nothing_to_do(job, plan, latest, tables):
             idle = _idle(tables, options, plan, progress, started)
             all_left_out = ledger_left_out(latest)

@@ -24,6 +24,7 @@ from jobs.plan import Plan, make_plan
 from jobs.progress import Progress, Snapshot
 from jobs.summary import StageClock, Summary, failed_units, rate
 from jobs.tables import Tables, new_id
+from jobs.trial import refuse_to_shrink
 from jobs.workforce import Workforce
 from schemas import columns
 from schemas.config import JobFile
@@ -109,6 +110,7 @@ class Run:
         try:
             latest = self._prepare(force, fingerprint)
             plan = make_plan(units, latest, units_to_redo(self.tables, latest))
+            refuse_to_shrink(plan, latest, self.job.source.limit)
             summary = self._work(plan, latest, force, fingerprint)
         except BaseException as error:
             self._say_what_stays()

@@ -6,6 +6,7 @@ survey of a grown bucket names the same units again.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from jobs.survey_cut import cut_tar
@@ -42,9 +43,24 @@ def survey(source: Source, storage: Storage, limits: Limits, *, left_out: LeftOu
     """
     cutters = {"webdataset": _tars, "parquet": _parquets, "manifest": _manifests, "files": _files}
     try:
-        yield from cutters[source.format](source, storage, {} if left_out is None else left_out)
+        units = cutters[source.format](source, storage, {} if left_out is None else left_out)
+        yield from units if source.limit is None else _first_samples(units, source.limit)
     except (FileNotFoundError, PermissionError, StoreUnavailable) as error:
         raise as_user_error(error, ", ".join(source.uri)) from error
+
+
+def _first_samples(units: Iterator[WorkUnit], limit: int) -> Iterator[WorkUnit]:
+    """Units with at most `limit` samples in all. One that says how many it holds is taken whole while there is room; a
+    tar does not, so a trial ends within the first."""
+    for unit in units:
+        if unit.num_samples is None or unit.num_samples > limit:
+            name = make_unit_id(unit.uri, unit.etag, unit.unit_id, {"limit": limit})
+            yield replace(unit, unit_id=name, num_samples=limit, limit=limit)
+            return
+        yield unit
+        limit -= unit.num_samples
+        if not limit:
+            return
 
 
 def reader_options(source: Source) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Source(Strict):
     caption: str | None = None
     keep: dict[str, Keep] = Field(default_factory=dict)
     id: str = "uri"
+    limit: Annotated[int, Field(gt=0)] | None = None  # samples, for a first trial
 
     @field_validator("uri")
     @classmethod

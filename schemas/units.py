@@ -30,7 +30,7 @@ class WorkUnit:
 
     `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
     `first_line` is the number, from 1, of the line at which a slice of a text list begins; 0 elsewhere. It is in no id:
-    what is added above a slice does not rename it.
+    what is added above a slice does not rename it. `limit`: only so many of its samples, the first, for a trial.
     """
 
     unit_id: str
@@ -42,6 +42,7 @@ class WorkUnit:
     end: str = ""
     num_samples: int | None = None
     first_line: int = 0
+    limit: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

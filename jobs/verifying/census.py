@@ -89,6 +89,9 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
     if source is None:
         report.not_checked.append("the source: no run in this table says which it is")
         return None
+    if source.limit is not None:
+        report.not_checked.append(f"the source: the last run took {source.limit:,} samples of it (source.limit)")
+        return None
     uris = [uri if "://" in uri else os.path.join(folder, uri) for uri in source.uri]
     schemes = {split_uri(uri)[0] for uri in uris}
     if "file" in schemes and not is_local(tables):

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import cli, embed
 from schemas.config import JobFile
-from schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
+from schemas.errors import EXIT_OK, EXIT_UNITS_FAILED, UserError
 from tests.conftest import S3
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, rejects, rows, run, tables, versions, write_tar
@@ -159,3 +159,21 @@ def test_the_same_bytes_under_another_etag_are_an_alias(here: Path, s3: S3) -> N
     assert (summary.aliases, summary.rows) == (1, 0)
     assert len(rows(made, "id")) == 4
     assert problems(made) == []
+
+
+def test_a_trial_of_the_first_pictures_grows_into_the_whole(here: Path) -> None:
+    whole = bucket(here)
+    trial = whole.model_copy(update={"source": whole.source.model_copy(update={"limit": 3})})
+    summary = run(trial)
+    assert (summary.units, summary.seen, summary.rows) == (1, 3, 3)
+    assert problems(whole) == []
+    assert run(trial).note.startswith("nothing to do")
+
+    summary = run(whole)
+    assert (summary.units, summary.rows, summary.replaced_units) == (2, 12, 1)
+    assert captions(whole) == texts(*range(6), *range(10, 16))
+    assert problems(whole) == []
+
+    with pytest.raises(UserError, match=r"source\.limit is 3, but the table holds 6 samples"):
+        run(trial)
+    assert len(rows(whole, "id")) == 12

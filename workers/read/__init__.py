@@ -1,6 +1,7 @@
 """From a work unit to its samples, whatever the format. Every sample is yielded once: as a Sample or as a Reject."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from schemas.config import Limits, Source, Storage
 from schemas.rejects import Reject
@@ -20,7 +21,23 @@ def read_unit(
     `storage.TRANSIENT`) where a store does not answer for long, and UserError for a mistake in the job file, such as a
     missing column.
     """
-    census = census if census is not None else Census()
+    samples = _read_whole(unit, source, storage, limits, census if census is not None else Census())
+    return samples if unit.limit is None else _first(samples, unit.limit)
+
+
+def _first(samples: Iterator[Sample | Reject], number: int) -> Iterator[Sample | Reject]:
+    """And then the source is let go of."""
+    try:
+        yield from islice(samples, number)
+    finally:
+        close = getattr(samples, "close", None)
+        if close is not None:
+            close()
+
+
+def _read_whole(
+    unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census
+) -> Iterator[Sample | Reject]:
     if unit.format == "webdataset":
         from workers.read.webdataset import read as read_webdataset
 
