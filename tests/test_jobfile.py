@@ -79,7 +79,7 @@ def test_overrides_replace_and_add(tmp_path):
 
 def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "words.yaml").write_text("[cat]")
+    (tmp_path / "words.yaml").write_text("[cat, dog]")
     (tmp_path / "coco").write_text("a file with the name of a built-in vocabulary")
     text = (
         "table: out/db/images\nsource: {format: files, uri: [pictures/, s3://b/x/, /abs/*.jpg]}\n"
