@@ -61,6 +61,8 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
 
     `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
     """
+    if price_per_gpu_hour is not None:
+        job = job.model_copy(update={"plan": job.plan.model_copy(update={"price_per_gpu_hour": price_per_gpu_hour})})
     refuse_unread_keys(job)
     model_names.check(job.model.spec(), here=False)
     tables = Tables.at(job.table, job.storage)
@@ -79,7 +81,6 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         samples = _estimate(job, plan)
     found = _rate(job, tables, units, measure)
     hours = round(samples / found.samples_per_s / 3600, 3) if samples is not None and found else None
-    price = price_per_gpu_hour if price_per_gpu_hour is not None else job.plan.price_per_gpu_hour
     return DryRun(
         table=f"{tables.database}/{tables.name}",
         exists=rows is not None,
@@ -97,7 +98,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         limited_by=found.limited_by if found else None,
         basis=found.basis if found else None,
         worker_hours=hours,
-        dollars=_dollars(hours, found, price),
+        dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
     )
 
 

@@ -7,7 +7,7 @@ a node without one.
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ GPU_SOURCE = "arithmetic, from 312 ViT-L/14 pictures/s per A100 in clip-retrieva
 CORE_FLOPS = {"amx_bf16": 0.6e12, "avx512_bf16": 0.4e12, "fp32": 0.1e12}
 # What a JPEG of 256 px and its caption take of a core around the towers; same page.
 DECODE_CORE_S = 0.0009
+GPU_CORES = 8.0  # beside a GPU, where nothing else is known
 CAPTION_TOKENS = 20  # of a web caption, where a batch is cut to its longest
 
 
@@ -38,11 +39,12 @@ class Worker:
 
     @staticmethod
     def of(job: JobFile) -> "Worker":
-        """As the job asks; where it says auto, a GPU with eight cores, or the cores of this machine without one."""
-        gpus: float = 1.0 if job.workers.gpus == "auto" else job.workers.gpus
+        """As the job asks; where it says auto, a GPU with eight cores if this machine has one or the job a price for
+        it, else the cores of this machine."""
+        gpus: float = job.workers.gpus if job.workers.gpus != "auto" else 1.0 if _means_gpus(job) else 0.0
         cores = job.workers.cpus
         if cores == "auto":
-            cores = 8.0 if gpus else float(os.cpu_count() or 1)
+            cores = GPU_CORES if gpus else float(os.cpu_count() or 1)
         return Worker(gpus=gpus, cores=cores)
 
 
@@ -62,7 +64,27 @@ def estimate(job: JobFile, tables: "Tables", worker: Worker | None) -> Estimate 
     if worker is not None:
         return from_last_run(tables, worker) or from_arithmetic(job, worker)
     asked = Worker.of(job)
-    return from_last_run(tables, asked, any_device=job.workers.gpus == "auto") or from_arithmetic(job, asked)
+    is_open = job.workers.gpus == "auto"
+    found = from_last_run(tables, asked, any_device=is_open)
+    return found or (_either(job, asked) if is_open and not asked.gpus else from_arithmetic(job, asked))
+
+
+def _either(job: JobFile, here: Worker) -> Estimate | None:
+    """For this machine, which has no GPU; `basis` says also what one of a cluster would do."""
+    found, other = from_arithmetic(job, here), from_arithmetic(job, Worker(gpus=1.0, cores=GPU_CORES))
+    if found is None or other is None:
+        return found
+    return replace(found, basis=f"{found.basis}. On GPUs {other.samples_per_s:,.0f} samples/s each: {other.basis}")
+
+
+def _means_gpus(job: JobFile) -> bool:
+    """Whether `auto` will find GPUs, as far as can be told without a cluster."""
+    return job.plan.price_per_gpu_hour is not None or _has_gpu()
+
+
+def _has_gpu() -> bool:
+    """By its device file: asking torch would import it."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False) -> Estimate | None:

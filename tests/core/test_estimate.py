@@ -1,6 +1,7 @@
 """Estimates: arithmetic against torch's own count, the table's last run before arithmetic, dollars for GPUs only."""
 
 import json
+import os
 
 import pytest
 
@@ -151,3 +152,17 @@ def test_the_closing_summary_compares_the_estimate_with_the_outcome():
     )
     assert "estimated 50.0 samples/s, reached 0.90 of it (why)" in describe(summary)
     assert "estimated" not in describe(Summary(run="r", table="db/images"))
+
+
+def test_a_first_plan_on_a_machine_without_a_gpu_is_of_this_machine(tmp_path, monkeypatch):
+    """It was of an A100, and `embed` then said that it had reached 0.03 of it."""
+    (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
+    here = from_arithmetic(job(tmp_path), Worker(gpus=0.0, cores=float(os.cpu_count() or 1)))
+    there = from_arithmetic(job(tmp_path), GPU)
+    monkeypatch.setattr("jobs.estimate._has_gpu", lambda: False)
+    plan = dry_run.dry_run(job(tmp_path))
+    assert plan.samples_per_s == here.samples_per_s
+    assert f"{there.samples_per_s:,.0f} samples/s each" in plan.basis
+    assert dry_run.dry_run(job(tmp_path), price_per_gpu_hour=2.0).samples_per_s == there.samples_per_s
+    monkeypatch.setattr("jobs.estimate._has_gpu", lambda: True)
+    assert dry_run.dry_run(job(tmp_path)).samples_per_s == there.samples_per_s
