@@ -1,15 +1,19 @@
-"""What the table knows of pictures already: a unit that moved need not go through the model again."""
+"""What the table knows of pictures already: a unit that moved, or whose rows say another id or place than the object
+now has, need not go through the model again."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.rejects import Reject
 from schemas.samples import Picture, Sample
 from workers.write import Embedded
 
 MAX_BYTES = 256_000_000  # of vectors held for one unit; the rows beyond are embedded again
+_PLACES = ["id", "uri", "image_hash", "image_offset", "image_size"]
 _COLUMNS = ["image_hash", "caption", "vector", "caption_vector", "tags", "tag_scores"]
 
 
@@ -53,6 +57,33 @@ class Remembered:
             tags=_whole(table["tags"]),
             tag_scores=_whole(table["tag_scores"]),
         )
+
+
+class Unseen:
+    """Rows of one unit, as the pinned version has them, that no sample has been read for. None is left where the unit
+    is read again and each row is true of it. Equal content alone does not say so: members of a tar that was written
+    anew may lie at other offsets, and `source.id` may have changed. Samples without a row say nothing, except where
+    the unit has no row at all; then its rejects, which have ids too, are asked.
+    """
+
+    def __init__(self, dataset: Any, unit_id: str, rejects: Callable[[], Any]) -> None:
+        where = f"unit_id = '{unit_id}'"
+        self.rows: set[tuple[Any, ...]] = set()
+        self.rejects: set[tuple[str, str]] = set()
+        for batch in dataset.scanner(columns=_PLACES, filter=where).to_batches():
+            self.rows.update(zip(*(batch.column(name).to_pylist() for name in _PLACES), strict=True))
+        if not self.rows:
+            for batch in rejects().scanner(columns=["id", "uri"], filter=where).to_batches():
+                self.rejects.update(zip(batch.column("id").to_pylist(), batch.column("uri").to_pylist(), strict=True))
+
+    def saw(self, item: Sample | Reject, image_hash: str) -> None:
+        if isinstance(item, Sample):
+            self.rows.discard((item.id, item.uri, image_hash, item.image_offset, item.image_size))
+        if self.rejects:
+            self.rejects -= {(item.id, item.uri), ("", item.uri)}  # some are rejected before they have an id
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.rejects)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -29,7 +29,7 @@ from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
 from workers.read.census import Census
 from workers.read.keys import folder_of
-from workers.reuse import Remembered
+from workers.reuse import Remembered, Unseen
 from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter, count_filled
 
@@ -77,9 +77,9 @@ class UnitRun:
     def run(self) -> Receipt:
         """The receipt. Lets transient storage errors and bugs raise: the driver decides about another attempt."""
         try:
-            if self.task.known and (alias := self._alias()) is not None:
-                return alias
             writer = RowWriter(self.context, self.task)
+            if self.task.known and (alias := self._alias(writer)) is not None:
+                return alias
             if self.task.moved_from:
                 self._remembered = Remembered(writer.dataset, self.task.moved_from)
             start = time.perf_counter()
@@ -230,19 +230,26 @@ class UnitRun:
                 caption_vectors_BD[row] = known[one]
         return vectors_BD, caption_vectors_BD, np.array([caption is not None for caption in captions], np.bool_)
 
-    def _alias(self) -> Receipt | None:
-        """Read the unit once for its hash alone: the same content under a new etag needs no model."""
-        reading = read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits)
+    def _alias(self, writer: RowWriter) -> Receipt | None:
+        """Read the unit once for its hash alone: where the content is known and the rows that the table has of it are
+        true of it, no new ones are needed. Where one is not, all are written anew, with the vectors of the old."""
+        (content, old), *_ = self.task.known.items()
+        unseen = Unseen(writer.dataset, old, self.rejects.dataset)
         hasher = xxhash.xxh3_128()
-        for item in reading:
+        for item in read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits):
             self._steps += 1
+            image_hash = ""
             if isinstance(item, Sample):
                 image_hash = xxhash.xxh3_128_hexdigest(item.image)
                 _hash_sample(hasher, item, image_hash, self._folder)
-        content = hasher.hexdigest()
-        if content not in self.task.known:
+                item = item if item.id else _with_id(item, image_hash)
+            unseen.saw(item, image_hash)
+        if hasher.hexdigest() != content:
             return None
-        return self._receipt(Outcome.ALIAS, alias_of=self.task.known[content], content_hash=content)
+        if unseen:
+            self._remembered = Remembered(writer.dataset, old)
+            return None
+        return self._receipt(Outcome.ALIAS, alias_of=old, content_hash=content)
 
     def _receipt(
         self, outcome: Outcome, fragments: tuple[str, ...] = (), *, alias_of: str = "", content_hash: str = ""

@@ -134,6 +134,13 @@ class RejectWriter:
         if len(self._pending) >= REJECTS_PER_FRAGMENT:
             self.flush()
 
+    def dataset(self) -> Any:
+        """What is committed of `__rejects`, at its newest."""
+        import lance
+
+        with table_errors(self.context.rejects_uri):
+            return lance.dataset(self.context.rejects_uri, storage_options=self.context.options or None)
+
     def flush(self) -> None:
         if not self._pending:
             return

@@ -17,6 +17,7 @@ from jobs.tables import Tables
 from schemas.columns import rows_schema
 from schemas.config import Limits, Source, Storage
 from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from schemas.rejects import Reason, Reject
 from schemas.tasks import Task, WorkContext
 from schemas.units import WorkUnit
 from tests.build import picture, tar
@@ -26,6 +27,7 @@ from workers.flow import ReadAhead, Turns, map_ahead
 from workers.storage import head
 from workers.stub import StubEngine
 from workers.unit import UnitRun
+from workers.write import reject_table
 
 STORAGE = Storage()
 
@@ -211,6 +213,53 @@ def test_equal_content_is_an_alias_where_ids_are_of_the_content_too(tmp_path: Pa
     first = road.run()
     again = road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"})
     assert (again.outcome, again.alias_of) == (Outcome.ALIAS, "u0")
+
+
+@pytest.mark.parametrize("how", ["uploaded again", "repacked", "other ids", "another name"])
+def test_an_alias_is_true_of_the_rows(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal content whose rows would say something else is written anew, with the vectors that the table has."""
+    road = Road(tmp_path, pictures(6), id="key")
+    first = road.run()
+    before = road.land(first)
+    version = int(road.tables.open().version)
+    road.context = replace(road.context, rows_version=version, run="again")
+    if how == "repacked":
+        road.tar.write_bytes(tar([("README", b"x" * 3000), *pictures(6)]))
+    if how == "other ids":
+        road.context = replace(road.context, source=road.context.source.model_copy(update={"id": "uri"}))
+    if how == "another name":
+        road.tar = road.tar.rename(tmp_path / "b.tar")
+    monkeypatch.setattr(road.engine, "encode_images", lambda _: pytest.fail("the model ran"))
+    again = road.run(known={first.content_hash: "u1"}, unit={"unit_id": "u2"})
+    if how == "uploaded again":
+        assert (again.outcome, again.alias_of, again.fragments) == (Outcome.ALIAS, "u1", ())
+        return
+    assert (again.outcome, again.seen, again.written, again.content_hash) == (Outcome.DONE, 6, 6, first.content_hash)
+    batch = pa.Table.from_batches(list(batches_of(road, again))).sort_by("image_offset").to_pylist()
+    for number, (row, was) in enumerate(zip(batch, before, strict=True)):
+        assert row["uri"] == f"{road.tar}#{number:03d}.jpg"
+        assert row["id"] == (row["uri"] if how == "other ids" else f"{number:03d}")
+        assert [row[name] for name in ("vector", "caption", "tags")] == [was[n] for n in ("vector", "caption", "tags")]
+        with road.tar.open("rb") as file:
+            file.seek(row["image_offset"])
+            assert file.read(row["image_size"]) == picture(number)
+
+
+@pytest.mark.parametrize("rejected_as", ["001", ""])
+def test_new_ids_are_seen_where_no_sample_has_a_row_too(rejected_as: str, tmp_path: Path) -> None:
+    """All were duplicates; with ids of another kind they are none. What is rejected for its bytes stays an alias."""
+    road = Road(tmp_path, pictures(2), id="key")
+    first = road.run()
+    named = [
+        Reject(id=id_, uri=f"{road.tar}#{n:03d}.jpg", reason=Reason.DUPLICATE_ID)
+        for n, id_ in enumerate(("000", rejected_as))
+    ]
+    table = reject_table(named, unit_id="u0", run="r", attempt=1, fingerprint="0" * 16)
+    road.tables.append("rejects", table)
+    assert road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"}).outcome == Outcome.ALIAS
+    road.context = replace(road.context, source=road.context.source.model_copy(update={"id": "uri"}))
+    again = road.run(known={first.content_hash: "u0"}, unit={"unit_id": "u2"})
+    assert (again.outcome, again.written) == (Outcome.DONE, 2)
 
 
 def test_a_caption_alone_makes_other_content(tmp_path: Path) -> None:
