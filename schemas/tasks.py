@@ -37,8 +37,9 @@ class Task:
 
     `skip`: ordinals (0-based, among the samples the reader yields) that are rejected unread, with the reason: they
     killed or hung an earlier attempt. `known`: content hash -> unit id of the unit this one would replace; equal
-    content under a new etag, of which the old rows are true, is an alias and is not embedded again. `moved_from`: the unit that seems to have been what
-    this one is, at another place; what its rows know of the same pictures is not computed again.
+    content under a new etag, of which the old rows are true, is an alias and is not embedded again. `moved_from`: the
+    unit that seems to have been what this one is, at another place; what its rows know of the same pictures is not
+    computed again.
     """
 
     unit: WorkUnit
