@@ -47,8 +47,9 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on one line."""
-    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON document on one line, with what could drive a terminal as JSON's own escapes: the value is the same."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(text.translate({ord(char): json.dumps(char)[1:-1] for char in set(text) if _drives(char)}) + "\n")
     sys.stdout.flush()
 
 

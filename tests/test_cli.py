@@ -168,6 +168,17 @@ def test_json_holds_whatever_a_command_has(capsys):
     assert (out["nan"], out["array"], out["float"], out["bytes"]) == (None, [0, 1], 0.5, "<2 bytes>")
 
 
+def test_json_cannot_drive_a_terminal_and_is_the_same_value(capsys):
+    """C1 control characters are commands to some terminals, and JSON lets them stand as they are."""
+    record = {"caption": "a\x9b31m\x85\x7f\u202eb\u2028\udc80 \U000e0001 é 日本", "na\x9bme": ["\x1b"]}
+    output.print_json(record)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == record
+    assert printed.rstrip("\n").isprintable()
+    assert "é 日本" in printed
+    assert "\\u009b31m" in printed
+
+
 def test_rows_are_a_json_array_or_a_table(capsys):
     rows = pa.table({"id": ["a", "b"], "score": pa.array([0.25, None], pa.float32()), "tags": [["x", "y"], []]})
     output.print_rows(rows, as_json=True)
