@@ -15,7 +15,7 @@ from schemas.config import Source, Storage
 from schemas.left_out import LONELY_TEXT, LeftOut, count, ending_of
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fields import Wanted
-from workers.read.keys import Digest, file_patterns, is_asked_for, split_key, uri_of, wanted_keys
+from workers.read.keys import Digest, Pairs, file_patterns, is_asked_for, split_key, uri_of, wanted_keys
 from workers.read.lines import digest_start, open_rows
 from workers.store_list import Key
 from workers.store_uri import Pattern
@@ -53,56 +53,44 @@ def file_slices(source: Source, storage: Storage, options: dict[str, Any], left_
 
 class _Slices:
     """Cuts keys that come in order. A cut never separates an image from its sidecars: it is put off while any stem of
-    the slice, followed by a dot, begins the next key (`a.jpg`, `a.b.jpg`, `a.txt` stay together)."""
+    the slice, followed by a dot, begins the next key (`a.jpg`, `a.b.jpg`, `a.txt` stay together). Memory does not grow
+    with the number of texts, so a folder of nothing else is passed through."""
 
     def __init__(
         self, uri: str, wanted: Wanted, options: dict[str, Any], lonely: Callable[[str], None] = lambda name: None
     ) -> None:
         """`lonely` is told each text that no image of its slice has as a sidecar."""
-        self._uri, self._wanted, self._options, self._lonely = uri, wanted, options, lonely
+        self._uri, self._wanted, self._options = uri, wanted, options
+        self._pairs = Pairs(lonely)
         self._start_after = self._last = ""
         self._reset()
 
     def _reset(self) -> None:
         self._digest = Digest()
         self._count = self._size_bytes = 0
-        self._stems: set[str] = set()
-        self._images: set[str] = set()  # their names, and their stems
-        self._texts: list[str] = []
         self._cut = False
 
     def add(self, key: Key) -> WorkUnit | None:
         """Take the next key; a finished unit that ends before it, if there is one."""
         unit = None
-        if self._cut and not self._is_tied(key.name):
+        is_tied = self._pairs.go_on_to(key.name)
+        if self._cut and not is_tied:
             unit = self.finish()
         stem, extension = split_key(key.name)
         self._digest.add(key)
-        self._stems.add(stem)
         self._size_bytes += key.size_bytes
         self._last = key.name
-        if extension in self._wanted.image:
+        is_image = extension in self._wanted.image
+        self._pairs.add(key.name, is_image=is_image)
+        if is_image:
             self._count += 1
-            self._images.update((stem, key.name))
             self._cut = self._cut or says_cut(stem.encode("utf-8", "surrogateescape"), self._count)
-        else:
-            self._texts.append(key.name)
         return unit
-
-    def _is_tied(self, name: str) -> bool:
-        dot = name.find(".", name.rfind("/") + 1)
-        while dot != -1:
-            if name[:dot] in self._stems:
-                return True
-            dot = name.find(".", dot + 1)
-        return False
 
     def finish(self) -> WorkUnit | None:
         """The unit of the keys so far, or None where they hold no image."""
         unit = None
-        for text in self._texts:
-            if split_key(text)[0] not in self._images:
-                self._lonely(text)
+        self._pairs.finish()
         if self._count:
             etag = self._digest.hexdigest()
             unit = WorkUnit(

@@ -21,7 +21,7 @@ from tests.build import noise, parquet, tar
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
 from tests.read.help import reasons
-from workers.read import read_unit
+from workers.read import keys, read_unit
 from workers.read.fields import Wanted
 from workers.storage import head
 from workers.store_list import Key
@@ -67,6 +67,51 @@ def test_one_key_more_changes_its_own_slice_and_at_most_the_next() -> None:
 
 _STEMS = st.sampled_from(["a", "b", "a.b", "a-b", "d/a", "d/a.x", "z", "é", "a.b.c"])
 _NAMES = st.lists(st.builds("{}{}".format, _STEMS, st.sampled_from([".jpg", ".txt", ".png", "1.jpg", ""])), unique=True)
+
+
+_PAIRED = st.sampled_from(["a", "a.b", "a-b", "a.jpg", "a.jpg-", "a.jpg.c", "d/a", "b"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds("{}{}".format, _PAIRED, st.sampled_from([".jpg", ".txt", ".png"])), unique=True))
+def test_texts_without_a_picture_are_those_whose_picture_is_not_in_the_folder(names: list[str]) -> None:
+    lonely: list[str] = []
+    wanted = Wanted.of(Source(format="files", uri="s3://b/", caption="txt"))
+    slices = survey_slices._Slices("s3://b/", wanted, {}, lonely.append)
+    for name in sorted(names, key=str.encode):
+        slices.add(Key(name, "e", 1))
+    slices.finish()
+    images = {n for n in names if not n.endswith(".txt")}
+    paired = {n[:-4] for n in images} | images
+    assert sorted(lonely) == sorted(n for n in names if n not in images and n[:-4] not in paired)
+
+
+def test_any_number_of_texts_without_a_picture_takes_no_memory_while_planning() -> None:
+    slices = survey_slices._Slices("s3://b/", Wanted.of(Source(format="files", uri="s3://b/", caption="txt")), {})
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            slices.add(Key(f"{number:06d}.txt", "e", 1))
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_worker_holds_no_text_without_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slice of the first picture begins at the first of all the texts before it."""
+    (tmp_path / "9.jpg").write_bytes(noise(1, 50))
+    (tmp_path / "9.txt").write_text("nine")
+    for number in range(500):
+        (tmp_path / f"{number:04d}.txt").touch()
+    held: list[int] = []
+
+    def text_of(image: str, extension: str, texts: dict[tuple[str, str], Key]) -> Key | None:
+        held.append(len(texts))
+        return keys.text_of(image, extension, texts)
+
+    monkeypatch.setattr("workers.read.files.text_of", text_of)
+    (sample,) = read_all(f"{tmp_path}/", "files", caption="txt")
+    assert (sample.caption, held) == ("nine", [1])
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ from schemas.units import WorkUnit
 from workers.read.census import Census
 from workers.read.fetch import memory_share, ordered_map
 from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from workers.read.keys import Digest, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
+from workers.read.keys import Digest, Pairs, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
 from workers.storage import get_bytes
 from workers.store_list import Key
 from workers.store_uri import Pattern, join_uri
@@ -55,15 +55,23 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
 
 
 def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, census: Census) -> list[_Item]:
-    """The slice, listed again. Some thousand keys at most, as the survey cut it."""
+    """The slice, listed again: some thousand images at most, as the survey cut it, and their texts; of texts without an
+    image there may be any number, and they are dropped on the way."""
     wanted = Wanted.of(source)
     digest = Digest()
     images: list[Key] = []
     texts: dict[tuple[str, str], Key] = {}
+
+    def drop(name: str) -> None:
+        del texts[split_key(name)]
+
+    pairs = Pairs(drop)
     before = earlier_patterns(source, unit.uri, storage)
     for key in wanted_keys(pattern, source, storage, before=before, start_after=unit.start, end=unit.end):
         digest.add(key)
+        pairs.go_on_to(key.name)
         stem, extension = split_key(key.name)
+        pairs.add(key.name, is_image=extension in wanted.image)
         if extension in wanted.image:
             census.pictures += 1
             images.append(key)

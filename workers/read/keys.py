@@ -6,8 +6,8 @@ texts without an image, are none; they are counted (`left_out`).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from schemas.config import Source, Storage
@@ -126,6 +126,56 @@ def file_patterns(source: Source, storage: Storage) -> Iterator[tuple[str, Patte
                 literal = join_uri(pattern.scheme, pattern.root + key.name.replace("[", "[[]").replace("?", "[?]"))
                 glob = literal[:-1] + f"[{literal[-1]}]"
                 yield glob, pattern_of(glob)
+
+
+@dataclass(slots=True)
+class _Stem:
+    """Names that share a stem, while more of them may come."""
+
+    images: set[str] = field(default_factory=set)
+    texts: list[str] = field(default_factory=list)
+
+
+class Pairs:
+    """Pairs texts with images as keys come in their order, and forgets what can meet nothing any more.
+
+    Names that begin with a stem and a dot lie side by side in key order, so a stem is done with at the first key that
+    does not begin so. Held are at most as many stems as the newest name has dots, whatever the folder holds.
+    """
+
+    def __init__(self, lonely: Callable[[str], None]) -> None:
+        """`lonely` is told each text that no image has as a sidecar."""
+        self._lonely = lonely
+        self._open: dict[str, _Stem] = {}
+
+    def go_on_to(self, name: str) -> bool:
+        """Done with what cannot go with `name`, the next key. Whether anything can: then both belong in one slice."""
+        for stem in [stem for stem in self._open if not name.startswith(stem + ".")]:
+            self._end(stem)
+        return bool(self._open)
+
+    def add(self, name: str, *, is_image: bool) -> None:
+        """After `go_on_to` with the same name."""
+        stem = split_key(name)[0]
+        found = self._open.setdefault(stem, _Stem())
+        if is_image:
+            found.images.add(name)
+        elif not self._is_image(stem):  # `a.jpg.txt` beside `a.jpg`, which sorts before it
+            found.texts.append(name)
+
+    def finish(self) -> None:
+        for stem in list(self._open):
+            self._end(stem)
+
+    def _is_image(self, name: str) -> bool:
+        found = self._open.get(split_key(name)[0])
+        return found is not None and name in found.images
+
+    def _end(self, stem: str) -> None:
+        found = self._open.pop(stem)
+        if not found.images:
+            for text in found.texts:
+                self._lonely(text)
 
 
 class Digest:
