@@ -1,10 +1,11 @@
 """Fewer, larger fragments while a run adds one per unit, and side tables that do not grow a file per event.
 
-A commit rewrites the table's manifest, about 0.6 kB per fragment, so ten thousand units of a picture each would make
-every commit 6 MB. Between two commits the committer therefore merges small fragments once enough of them have come.
-Compaction is always the loser: it conflicts with whatever rewrites the same fragments, loses its work, and the next
-pass tries again. It moves no row to another version's readers: versions stay until a cleanup removes them, so
-what workers write against (the run's pinned version) and what healing reads (the properties of commits) stay too.
+A commit rewrites the table's manifest, about 0.6 kB per fragment (by hand, 2026-11-21), so ten thousand units of a
+picture each would make every commit 6 MB. Between two commits the committer therefore merges small fragments once
+enough of them have come. Compaction is always the loser: it conflicts with whatever rewrites the same fragments, loses
+its work, and the next pass tries again. It moves no row to another version's readers: versions stay until a cleanup
+removes them, so what workers write against (the run's pinned version) and what healing reads (the properties of
+commits) stay too.
 
 Nothing here sits in memory whole: a task streams `BATCH_ROWS` rows at a time and makes one fragment of at most
 `TARGET_ROWS`.
@@ -26,7 +27,8 @@ TARGET_ROWS = 100_000
 BATCH_ROWS = 1024
 IO_BUFFER_BYTES = 64_000_000
 # A thousand file footers would otherwise stay in memory: 23 MB of growth per pass instead of 50. (Copying pages as they
-# are, `compaction_mode="try_binary_copy"`, takes 8 MB and a third of the time, but leaves pages of a row each.)
+# are, `compaction_mode="try_binary_copy"`, takes 8 MB and a third of the time, but leaves pages of a row each. By hand,
+# 2026-11-21, two shared cores.)
 CACHE_BYTES = 4_000_000
 BUDGET_S = 10.0  # of one pass: commits wait for it; at least one task is done
 SIDE_EVERY = 50

@@ -36,8 +36,9 @@ from workers.towers import ImageTower, IntraOpThreads, TextTower
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 # open_clip's tokenizer remembers every word it ever met.
 _MAX_REMEMBERED_WORDS = 200_000
-# oneDNN makes its kernels anew for every number of rows it has not seen: 40 ms of a core for those of a text tower. So
-# texts are parted at multiples of one number and cut at multiples of another: a hundred shapes instead of a thousand.
+# oneDNN makes its kernels anew for every number of rows it has not seen (docs/speed.md: 35 to 45 ms of a core for those
+# of a text tower). So texts are parted at multiples of one number and cut at multiples of another: a hundred shapes
+# instead of a thousand.
 _TEXTS_STEP = 8
 _LENGTH_STEP = 2
 # On a CPU few images fit its caches, while texts pay in great numbers, where more of one length meet (docs/speed.md).

@@ -1,7 +1,7 @@
 """The Hugging Face Hub and other hosts of weights where there is no network: one short try, not a minute of them.
 
-huggingface_hub tries each of several names of a file five times, with pauses; on a machine without a network that is up
-to 48 s before it says so, and what is in its cache is only looked for then.
+huggingface_hub tries each of several names of a file five times, with pauses; on a machine without a network that was
+24 to 48 s (by hand, 2026-11-28) before it says so, and what is in its cache is only looked for then.
 """
 
 import ssl

@@ -1,6 +1,6 @@
 """Indices for filters and words: ids, units, tags, every kept column, and the captions' full text.
 
-A filter on a column without an index is read row by row: at a million rows 130 ms beside 1 ms (docs/querying.md).
+A filter on a column without an index is read row by row: at a million rows 132 ms beside 1 ms (docs/querying.md).
 """
 
 from collections.abc import Callable

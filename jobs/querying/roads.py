@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from jobs.querying.snapshot import VectorIndex
 
-# Up to this many matching rows just those are compared, exactly. From the table that takes some 10 us a row at the
-# first question with a filter (they are kept for the next), but among so few the index misses a quarter of the nearest.
+# Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the
+# first question with a filter (docs/querying.md; they are kept for the next), but among so few the index misses many of
+# the nearest.
 EXACT_MATCHES = 6000
 BASE_PROBES = 24
 MAX_WIDENING = 16.0
