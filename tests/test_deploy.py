@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,24 @@ def test_every_command_that_is_written_down_exists(name: str) -> None:
         options = {option for parameter in commands[word].params for option in parameter.opts}
         written = re.findall(r"(--[a-z-]+)", rest)
         assert set(written) <= options, f"{name}: clipmill {word} {written}"
+
+
+def test_the_readme_lists_every_module_and_none_that_is_gone() -> None:
+    """By name, or as one of `cli_*.py`; folders by name. Inside folders a module's own first line says what it is."""
+    listing = re.split(r"^## Where things are\n|^## Exit codes\n", (ROOT / "README.md").read_text(), flags=re.M)[1]
+    parts = re.split(r"^(schemas|workers|jobs|training)/ ", listing, flags=re.M)
+    for package, text in zip(parts[1::2], parts[2::2], strict=True):
+        if package == "training":
+            continue  # what follows it is of no package
+        named = set(re.findall(r"[a-z_*]+\.py|[a-z_]+/", text))
+        unknown = {name for name in named if not any((ROOT / package).glob(f"**/{name}"))}
+        assert not unknown, f"{package}: {unknown}"
+        there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        there |= {
+            path.name + "/" for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"
+        }
+        missing = {name for name in there if not any(fnmatch(name, one) for one in named)}
+        assert not missing, f"{package}: {missing}"
 
 
 def test_the_runbook_explains_every_exit_code() -> None:
