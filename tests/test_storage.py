@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.config import Storage
+from jobs.survey import survey
+from schemas.config import Limits, Source, Storage
 from schemas.errors import EXIT_OTHER, SourceChanged, UserError
 from schemas.model import ModelSpec
 from tests.conftest import S3
@@ -310,7 +311,6 @@ def test_a_store_that_is_busy_for_long_is_no_mistake_of_the_users(fake: FakeS3) 
 @pytest.mark.parametrize(
     ("uri", "storage", "sentence"),
     [
-        ("s3://b/x/", Storage(endpoint_url="http://127.0.0.1:1"), "does not answer"),
         ("s4://b/x/", LOCAL, "scheme that is not known"),
         ("/no/such/folder/", LOCAL, "does not exist"),
         ("/no/such/file.tar", LOCAL, "does not exist"),
@@ -322,6 +322,17 @@ def test_what_cannot_be_reached_is_one_sentence_and_a_hint(
     with pytest.raises(UserError, match=sentence) as caught:
         list(list_objects(uri, storage))
     assert caught.value.hint
+
+
+def test_a_store_that_does_not_answer_is_a_matter_of_later(fake: FakeS3) -> None:
+    """As the table's, tests/core/test_table_store.py: a scheduler retries exit code 1 and never 2."""
+    nowhere = Storage(endpoint_url="http://127.0.0.1:1")
+    source = Source(format="webdataset", uri="s3://b/x/*.tar")
+    for ask in (lambda: list(list_objects("s3://b/x/", nowhere)), lambda: list(survey(source, nowhere, Limits()))):
+        with pytest.raises(StoreUnavailable, match="does not answer") as caught:
+            ask()
+        assert caught.value.exit_code == EXIT_OTHER
+        assert "storage.endpoint_url" in caught.value.hint
 
 
 def test_no_credentials_is_said(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from tenacity import retry, retry_if_exception, stop_after_attempt
+from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay
 
 from schemas.config import Storage
 from schemas.errors import SourceChanged, UserError
@@ -46,9 +46,13 @@ __all__ = [
     "unquote",
 ]
 
+# What lance waits for one answer of the table's store, from the first byte sent to the last received. With lance's own
+# 30 s, uploading ten parts of 5 MB at a time fails over a line of less than 14 Mbit/s; this is for lines half as fast.
+STALLED_S = 60.0
+
 retry_transient = retry(
     retry=retry_if_exception(is_transient),
-    stop=stop_after_attempt(store_errors.ATTEMPTS),
+    stop=stop_after_attempt(store_errors.ATTEMPTS) | stop_after_delay(store_errors.REPEAT_FOR_S),
     wait=lambda state: store_errors._WAIT(state),
     reraise=True,
 )
@@ -178,13 +182,17 @@ def _fetch_block(uri: str, storage: Storage, etag: str, start: int, stop: int) -
 
 
 def lance_options(uri: str, storage: Storage) -> dict[str, str]:
-    """`storage_options` of lance and lancedb for the same store; empty for local disks and for AWS itself.
+    """`storage_options` of lance and lancedb for the same store; empty for local disks.
 
     Credentials are not among them: lance takes them from the same environment, profile or role.
     """
     if split_uri(uri)[0] != "s3":
         return {}
-    options: dict[str, str] = {}
+    # Lance tries a request that nobody answers 4 x 4 times (those of the client within those of its throttle), which
+    # are 8 minutes; 24 times to list. Once the first try has used up the time for retries there is no second, while
+    # errors that come at once (5xx, "slow down", resets) are retried as often as ever. What is written more than once a
+    # run is tried again by us: commits by `retry_transient`, fragments with their unit.
+    options = {"timeout": f"{STALLED_S:g}s", "client_retry_timeout": f"{max(1, int(STALLED_S) - 1)}"}
     if name := region(storage):
         options["aws_region"] = name
     if endpoint := endpoint_url(storage):

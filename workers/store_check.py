@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.config import Storage
 from schemas.errors import UserError
-from workers.store_errors import StoreBusy, as_user_error, call, is_transient
+from workers.store_errors import REPEAT_FOR_S, StoreBusy, as_user_error, call, is_transient
 from workers.store_fs import is_s3, open_fs
 
 _WRITERS, _ROUNDS, _MAX_BROKEN_ROUNDS = 8, 20, 20
@@ -43,12 +43,13 @@ def check_store(uri: str, storage: Storage) -> None:
         call(uri, lambda: fs.call_s3("put_object", Bucket=bucket, Key=prefix + "probe", Body=b"0123456789"))
         _check_range(call(uri, lambda: sync(fs.loop, _ranged, fs, bucket, prefix + "probe")), uri)
         done = broken = 0
+        begun_s = time.monotonic()
         while done < _ROUNDS:
             key = f"{prefix}{done:02d}-{broken:02d}"
             winners = sync(fs.loop, _race, fs, bucket, key)
             if winners is None:
                 broken += 1
-                if broken > _MAX_BROKEN_ROUNDS:
+                if broken > _MAX_BROKEN_ROUNDS or time.monotonic() - begun_s > REPEAT_FOR_S:
                     raise StoreBusy(f"the store of {uri} fails too many requests to be tested", "try again later")
                 time.sleep(random.uniform(0, min(_MAX_WAIT_S, 0.1 * 2**broken)))  # noqa: S311 - jitter
                 continue

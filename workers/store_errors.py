@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from schemas.errors import ClipmillError, SourceChanged, UserError
 from schemas.secrets import masked
@@ -36,6 +36,7 @@ from workers.store_answers import (
 T = TypeVar("T")
 
 ATTEMPTS = 8  # about 15 s of waiting on average, 32 s at most
+REPEAT_FOR_S = 90.0  # a store that swallows requests takes a client's whole patience each time: no new try after this
 FIRST_CONTACT_ATTEMPTS = 3  # while planning, a wrong endpoint should be said soon
 _FIRST_WAIT_S = 0.25
 _WAIT = wait_random_exponential(multiplier=0.25, max=15)
@@ -87,7 +88,10 @@ def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
     time.sleep(_FIRST_WAIT_S * random.random())  # noqa: S311 - jitter
     try:
         return Retrying(
-            retry=retry_if_exception(is_transient), stop=stop_after_attempt(attempts - 1), wait=_WAIT, reraise=True
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(attempts - 1) | stop_after_delay(REPEAT_FOR_S),
+            wait=_WAIT,
+            reraise=True,
         )(action)
     except Exception as error:
         raise translate(error, uri) from error
@@ -189,13 +193,12 @@ def _local_mistake(error: Exception, uri: str, names: set[str]) -> Exception:
 
 
 def as_user_error(error: Exception, uri: str) -> Exception:
-    """For planning, where a missing or forbidden object is the user's to fix."""
+    """For planning, where a missing or forbidden object is the user's to fix. A store that does not answer may do so
+    later: it stays what it is, as for the table's."""
     if isinstance(error, FileNotFoundError):
         return UserError(str(error), "check the spelling, and that storage.endpoint_url names the right store")
     if isinstance(error, PermissionError):
         return UserError(str(error), "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
-    if isinstance(error, StoreUnavailable) and not isinstance(error, StoreBusy):
-        return UserError(error.message, error.hint)
     return error
 
 

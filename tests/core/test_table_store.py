@@ -1,6 +1,9 @@
 """When the store of the table fails: one sentence, as for the source's; what passes is tried again, and lands once."""
 
 import os
+import re
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from schemas.config import Storage
 from schemas.errors import EXIT_OTHER, EXIT_USER, ClipmillError, UserError
 from tests.core.tools import entry, ids, make_tables, receipt, take_lease
 from tests.fake_s3 import FakeS3
-from workers import store_errors
+from workers import storage, store_errors
 from workers.storage import StoreUnavailable
 
 SECRET = "very-secret-value"
@@ -101,6 +104,52 @@ def test_a_store_that_is_not_there_is_named() -> None:
     ) as it:
         tables.open()
     assert "storage.endpoint_url" in it.value.hint
+
+
+def test_a_store_that_swallows_what_is_written_ends_in_one_sentence_in_time(
+    store: FakeS3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes the connection and the bytes, and says nothing. Lance alone tries that 16 times."""
+    monkeypatch.setattr(storage, "STALLED_S", 2.0)
+    tables = make_tables("s3://b", storage=storage_of(store))
+    over = threading.Event()
+
+    def stall(method: str, key: str) -> tuple[int, str] | None:
+        if method not in ("PUT", "POST"):
+            return None
+        over.wait(60)
+        return 503, "SlowDown"
+
+    store.before = stall
+    store.requests.clear()
+    begun_s = time.monotonic()
+    try:
+        code = cli.run(["index", "s3://b/db/images", "--endpoint-url", store.endpoint, "--region", "us-east-1"])
+    finally:
+        over.set()
+    assert time.monotonic() - begun_s < 10
+    assert code == EXIT_OTHER
+    said = capsys.readouterr().err.splitlines()
+    assert re.match(r"error: the store of (the table|s3://b/db/images\S*) does not answer", said[-2]), said
+    assert said[-1].startswith("hint: ")
+    assert len([method for method, _ in store.requests if method == "PUT"]) == 1
+    assert tables.options["timeout"] == "2s"
+
+
+def test_what_fails_at_once_is_tried_as_often_as_ever(store: FakeS3) -> None:
+    tables = make_tables("s3://b", storage=storage_of(store))
+    left = 12
+
+    def busy(method: str, key: str) -> tuple[int, str] | None:
+        nonlocal left
+        if method != "PUT" or not left:
+            return None
+        left -= 1
+        return 503, "SlowDown"
+
+    store.before = busy
+    tables.log_run("run", "embed", "started", "")
+    assert left == 0
 
 
 CONFIG = """
