@@ -32,7 +32,8 @@ fp32). Weights cannot be had without a network: they are random, with every bran
 *Least cosine* is to the reference, *centred* the same after the mean over all photographs (or texts) is taken off,
 which a small mistake does not pass; *others* is the mean cosine of two different ones. Untrained weights amplify
 rounding more than trained ones do: what is fp32 here may well be bf16 with real weights. Names ending in `-quickgelu`
-and the sizes of one family run through the same code.
+and the sizes of one family run through the same code. The figures are those of the newest `*-models.json` in
+`benchmarks/results/`.
 """
 
 

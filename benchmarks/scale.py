@@ -6,7 +6,8 @@
 Tars of one tiny picture each on a local disk, the stub model, a Ray cluster of this process: nearly all of the time
 is overhead (survey, dispatch, tar reader, one Lance fragment, receipt, commit, ledger, compaction). Memory is the
 driver's growth over itself when it had imported everything and was connected, because importing lance and ray alone
-takes about 150 MB. CPU time is given beside wall time: on a machine that does other things only the former says much.
+takes about 150 MB (by hand, 2026-11-21). CPU time is given beside wall time: on a machine that
+does other things only the former says much.
 """
 
 import argparse
