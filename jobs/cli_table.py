@@ -125,9 +125,9 @@ def rejects(
 @allow_source_option
 @json_option
 def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
-    """Check TABLE from what is stored: for every unit seen = written + rejected; every file and row is there, once;
-    vectors, scores, tags, hashes and places are what they can be; indices give what a scan gives. Exit code 3 where a
-    check fails, or something that was to be checked could not be."""
+    """Check TABLE from what is stored: for every unit seen = written + rejected + moved; every file and row is there,
+    once; vectors, scores, tags, hashes and places are what they can be; indices give what a scan gives. Exit code 3
+    where a check fails, or something that was to be checked could not be."""
     from jobs.output import note, print_record
     from jobs.verify import verify as run_verify
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from jobs.commit import Committer
+from jobs.duplicates import Checked
 from jobs.ledger import Ledger
 from jobs.moves import IsGone, Moves
 from jobs.plan import Plan, Replacement
@@ -20,8 +21,8 @@ from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
 from schemas.rejects import Reason
 from schemas.units import WorkUnit
 
-# Replaces duplicates among new rows by rejects: (receipts, unit ids that leave) -> receipts.
-Deduplicate = Callable[[list[Receipt], list[str]], list[Receipt]]
+# Replaces duplicates among new rows by rejects: (receipts, unit ids that leave).
+Deduplicate = Callable[[list[Receipt], list[str]], Checked]
 # Told how many fragments a commit brought; may compact the table before the next one.
 AfterCommit = Callable[[int], None]
 
@@ -47,6 +48,7 @@ class Totals:
     source_bytes: int = 0
     retired_units: int = 0
     moved_units: int = 0
+    moved_rows: int = 0  # from units of which not all moved to one place
     commits: int = 0
     first_commit_at: float = 0.0
 
@@ -68,7 +70,7 @@ class Collector:
         self.committer, self.options = committer, options
         self.deduplicate, self.after_commit = deduplicate, after_commit
         self.units: dict[str, WorkUnit] = {unit.unit_id: unit for unit in plan.todo}
-        self.latest = latest
+        self.latest = dict(latest)  # kept up to date for units that lose rows
         self.groups: dict[str, Replacement] = {new: group for group in plan.replacements for new in group.new}
         self.held: dict[str, Receipt] = {}
         self.ready: list[Receipt] = []
@@ -149,20 +151,33 @@ class Collector:
             return
         receipts, leaving = self.ready, self.leaving
         self.ready, self.leaving = [], []
+        moved: dict[str, list[str]] = {}
         if self.deduplicate is not None:
-            receipts = self.deduplicate(receipts, leaving)
+            checked = self.deduplicate(receipts, leaving)
+            receipts, moved = checked.receipts, checked.moved
         retired = [replace(self.latest[u], state=LedgerState.RETIRED, table_version=0) for u in leaving]
+        smaller = [self._smaller(unit_id, len(ids)) for unit_id, ids in moved.items()]
         entries = [self._entry(r) for r in receipts]
         fragments = [f for r in receipts for f in r.fragments]
         self.committer.commit(
-            [*retired, *entries],
+            [*retired, *smaller, *entries],
             fragments,
             reject_fragments=[f for r in receipts for f in r.reject_fragments],
             remove_units=leaving,
+            remove_ids=moved,
         )
+        self.latest.update({entry.unit_id: entry for entry in smaller})
+        self.totals.moved_rows += sum(map(len, moved.values()))
         self._last_commit = time.monotonic()
         self._count(receipts, len(retired))
         self.after_commit(len(fragments))
+
+    def _smaller(self, unit_id: str, count: int) -> LedgerEntry:
+        """What the ledger says of a unit when `count` of its rows follow their samples elsewhere."""
+        was = self.latest[unit_id]
+        left = was.written - count
+        state = was.state if left else LedgerState.RETIRED
+        return replace(was, state=state, written=left, moved=was.moved + count, table_version=0)
 
     def _entry(self, receipt: Receipt) -> LedgerEntry:
         unit = self.units[receipt.unit_id]

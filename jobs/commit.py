@@ -7,7 +7,7 @@ at the next start from those properties (`jobs.heal`).
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -48,16 +48,19 @@ class Committer:
         *,
         reject_fragments: Sequence[str] = (),
         remove_units: Sequence[str] = (),
+        remove_ids: Mapping[str, Sequence[str]] | None = None,
     ) -> int:
         """Make `fragments` visible, drop the rows of `remove_units`, enter `entries`; returns the table version.
 
+        `remove_ids`: unit -> ids of rows that leave it, for rows of the same ids among the new.
         `entries` come with table_version 0. Raises LeaseLost where another run took over: nothing landed then.
         """
         self.hook("before_rejects")
         if reject_fragments:
             self._append_rejects(reject_fragments)
         self.hook("after_rejects")
-        version = self._commit_rows(entries, [self._checked(text) for text in fragments], remove_units)
+        leaving = leaving_filter(remove_units, remove_ids or {})
+        version = self._commit_rows(entries, [self._checked(text) for text in fragments], leaving)
         self.hook("after_rows")
         entered = [replace(entry, table_version=version) for entry in entries]
         # An event that is there twice changes nothing.
@@ -95,7 +98,7 @@ class Committer:
 
         once()
 
-    def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], remove_units: Sequence[str]) -> int:
+    def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], leaving: str) -> int:
         lance = lance_module()
         properties = {
             "clipmill.run": self.lease.run,
@@ -121,7 +124,7 @@ class Committer:
                     f"the table {self.tables.database}/{self.tables.name} was dropped and made again during the run",
                     "run the command again",
                 )
-            removed, updated = _without_units(rows, remove_units)
+            removed, updated = _without_rows(rows, leaving)
             operation = lance.LanceOperation.Update(
                 removed_fragment_ids=[FENCE_FRAGMENT, *removed],
                 updated_fragments=updated,
@@ -158,13 +161,26 @@ def units_filter(unit_ids: Sequence[str]) -> str:
     return "unit_id IN (" + ", ".join(f"'{unit_id}'" for unit_id in unit_ids) + ")"
 
 
-def _without_units(rows: Any, unit_ids: Sequence[str]) -> tuple[list[int], list[Any]]:
-    """(ids of fragments that vanish, metadata of fragments that lose rows) when the rows of these units leave."""
+def ids_filter(names: Iterable[str]) -> str:
+    """Ids are data of anybody's making."""
+    return "id IN (" + ", ".join("'" + name.replace("'", "''") + "'" for name in names) + ")"
+
+
+def leaving_filter(unit_ids: Sequence[str], ids: Mapping[str, Sequence[str]]) -> str:
+    """The rows of these units, and these rows of others; empty for none."""
+    parts = [units_filter(unit_ids)] if unit_ids else []
+    if ids:
+        names = [name for some in ids.values() for name in some]
+        parts.append(f"({units_filter(list(ids))} AND {ids_filter(names)})")
+    return " OR ".join(parts)
+
+
+def _without_rows(rows: Any, where: str) -> tuple[list[int], list[Any]]:
+    """(ids of fragments that vanish, metadata of fragments that lose rows) when these rows leave."""
     removed: list[int] = []
     updated: list[Any] = []
-    if not unit_ids:
+    if not where:
         return removed, updated
-    where = units_filter(unit_ids)
     touched: set[int] = set()
     scanner = rows.scanner(columns=[], filter=where, with_row_address=True)
     for batch in scanner.to_batches():  # a fragment id is the upper half of a row address

@@ -10,7 +10,7 @@ from jobs.duplicates import units_to_redo
 from jobs.estimate import Estimate, estimate
 from jobs.jobfile import refuse_unread_keys
 from jobs.ledger import read_ledger
-from jobs.moves import count_gone
+from jobs.moves import count_gone, gone_from
 from jobs.plan import Plan, make_plan
 from jobs.survey import survey
 from jobs.tables import Tables
@@ -72,7 +72,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     left_out: LeftOut = {}
     units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
     latest = read_ledger(tables)
-    plan = make_plan(units, latest, units_to_redo(tables, latest))
+    plan = make_plan(units, latest, units_to_redo(tables, latest, units, gone_from(job.storage)))
     refuse_to_shrink(plan, latest, job.source.limit)
     moved = count_gone(plan.moves.values(), job.storage)
     samples = plan.num_samples

@@ -1,25 +1,29 @@
-"""One id, one row: the later of two samples with the same id becomes the reject `duplicate_id`.
+"""One id, one row: the later of two samples with the same id becomes the reject `duplicate_id`, or takes the id over
+where the earlier one's place is gone.
 
 Ids that are URIs of members or objects are unique by construction. Ids from keys, contents and columns are not, nor
 are URIs that a manifest may list twice; those are checked within the commit and against the table's id index.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from jobs.commit import units_filter
+from jobs.commit import ids_filter, units_filter
 from jobs.ledger import Ledger, live
+from jobs.moves import Gone, IsGone, unlisted
 from jobs.tables import Tables
 from schemas.columns import table_id
 from schemas.config import Source
 from schemas.receipts import LedgerState, Receipt
 from schemas.rejects import Reason, Reject
+from schemas.units import WorkUnit
 
 LOOKUP = 5_000  # ids per query of the id index
+# How the detail begins where the winner's place is gone, and the loser is another picture: its turn never comes.
+OTHER_BYTES = "the id belongs to other bytes"
 
 
 def can_repeat(source: Source) -> bool:
@@ -27,54 +31,78 @@ def can_repeat(source: Source) -> bool:
     return source.id != "uri" or source.format in ("manifest", "parquet")
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The row that has an id."""
+
+    uri: str
+    unit_id: str
+    image_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """`moved`: unit -> ids of its rows whose samples came back among the new, and which leave in the same commit."""
+
+    receipts: list[Receipt]
+    moved: dict[str, list[str]]
+
+
 @dataclass(slots=True)
 class Deduplicator:
-    """Called by the collector before a commit. `pinned_version` is the one the run's fragments are written against."""
+    """Called by the collector before a commit. `pinned_version` is the one the run's fragments are written against.
+
+    The row that is there wins, unless its place is gone and the new sample has its bytes, or another pattern names the
+    same file now: then the sample has moved, and its row follows.
+    """
 
     tables: Tables
     pinned_version: int
     fingerprint: str
+    gone: Gone = field(default_factory=Gone)
 
-    def __call__(self, receipts: list[Receipt], leaving: list[str]) -> list[Receipt]:
+    def __call__(self, receipts: list[Receipt], leaving: list[str]) -> Checked:
         seen: dict[str, str] = {}  # id -> uri of the row that keeps it
+        moved: dict[str, list[str]] = {}
         result = []
         for receipt in receipts:
-            ids = pa.concat_tables([self._names(f) for f in receipt.fragments]) if receipt.fragments else None
-            if ids is None:
+            rows = pa.concat_tables([self._names(f) for f in receipt.fragments]) if receipt.fragments else None
+            if rows is None:
                 result.append(receipt)
                 continue
-            names = ids["id"].to_pylist()
-            winners = self._in_table(names, leaving)
-            losers = self._losers(names, ids["uri"].to_pylist(), winners, seen)
+            losers = self._losers(rows, leaving, seen, moved)
             result.append(self._without(receipt, losers) if losers else receipt)
-        return result
+        return Checked(result, moved)
 
     def _losers(
-        self, names: Sequence[str], uris: Sequence[str], winners: dict[str, str], seen: dict[str, str]
+        self, rows: pa.Table, leaving: list[str], seen: dict[str, str], moved: dict[str, list[str]]
     ) -> dict[int, Reject]:
-        """Row number within the receipt -> reject, for every row whose id is taken."""
+        """Row number within the receipt -> reject, for every row whose id is taken. `seen` and `moved` grow."""
         losers: dict[int, Reject] = {}
-        for row, (name, uri) in enumerate(zip(names, uris, strict=True)):
-            winner = winners.get(name) or seen.get(name)
-            if winner is None:
-                seen[name] = uri
-            else:
-                detail = f"the id belongs to {winner}"
-                losers[row] = Reject(id=name, uri=uri, reason=Reason.DUPLICATE_ID, detail=detail)
+        stay = f" AND NOT ({units_filter(leaving)})" if leaving else ""
+        winners = _owners(self.tables.open(), rows["id"].to_pylist(), stay)
+        units = {winner.unit_id for winner in winners.values()}
+        gone, unlisted = self.gone.among(units), self.gone.files_among(units)
+        for number, row in enumerate(rows.to_pylist()):
+            name, uri, winner = row["id"], row["uri"], winners.get(row["id"])
+            detail = ""
+            if name in seen:
+                detail = f"the id belongs to {seen[name]}"
+            elif winner is not None and winner.unit_id in gone and winner.image_hash != row["image_hash"]:
+                detail = f"{OTHER_BYTES}, to {winner.uri}"
+            elif winner is not None and winner.unit_id not in gone:
+                is_same = winner.unit_id in unlisted and winner.uri == uri
+                detail = "" if is_same else f"the id belongs to {winner.uri}"
+            if detail:
+                losers[number] = Reject(id=name, uri=uri, reason=Reason.DUPLICATE_ID, detail=detail)
+                continue
+            seen[name] = uri
+            if winner is not None:
+                moved.setdefault(winner.unit_id, []).append(name)
         return losers
 
-    def _in_table(self, names: Sequence[str], leaving: Sequence[str]) -> dict[str, str]:
-        rows = self.tables.open()
-        stay = f" AND NOT ({units_filter(leaving)})" if leaving else ""
-        found: dict[str, str] = {}
-        for start in range(0, len(names), LOOKUP):
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in names[start : start + LOOKUP])
-            table = rows.to_table(columns=["id", "uri"], filter=f"id IN ({quoted}){stay}")
-            found.update(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
-        return found
-
     def _names(self, fragment: str) -> pa.Table:
-        batches = list(self._batches(fragment, ["id", "uri"]))
+        batches = list(self._batches(fragment, ["id", "uri", "image_hash"]))
         return pa.Table.from_batches(batches)
 
     def _batches(self, fragment: str, columns: list[str] | None) -> Iterable[pa.RecordBatch]:
@@ -125,24 +153,33 @@ class Deduplicator:
         return changed
 
 
-def units_to_redo(tables: Tables, latest: Ledger) -> frozenset[str]:
-    """Units with a `duplicate_id` reject whose winner has left the table: the loser's turn has come."""
+def units_to_redo(tables: Tables, latest: Ledger, units: Iterable[WorkUnit], is_gone: IsGone) -> frozenset[str]:
+    """Of the listed `units` those with a `duplicate_id` reject whose winner has left the table, or whose winner's place
+    is gone: the loser's turn has come."""
     rejects, rows = tables.open("rejects", missing_ok=True), tables.open(missing_ok=True)
     if rejects is None or rows is None:
         return frozenset()
+    listed = {unit.unit_id for unit in units}
+    gone = Gone(unlisted(listed, latest), is_gone)
     attempts = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
     redo: set[str] = set()
-    scanner = rejects.scanner(columns=["id", "unit_id", "run", "attempt"], filter="reason = 'duplicate_id'")
-    for batch in scanner.to_batches():
+    columns = ["id", "unit_id", "run", "attempt", "detail"]
+    for batch in rejects.scanner(columns=columns, filter="reason = 'duplicate_id'").to_batches():
         losers = [r for r in batch.to_pylist() if (r["unit_id"], r["run"], r["attempt"]) in attempts]
-        taken = _present(rows, [r["id"] for r in losers])
-        redo.update(r["unit_id"] for r in losers if r["id"] not in taken)
+        owners = _owners(rows, [r["id"] for r in losers])
+        redo.update(r["unit_id"] for r in losers if r["id"] not in owners)
+        waiting = [r for r in losers if r["id"] in owners and not r["detail"].startswith(OTHER_BYTES)]
+        giving = gone.among(owners[r["id"]].unit_id for r in waiting)
+        redo.update(r["unit_id"] for r in waiting if owners[r["id"]].unit_id in giving)
     return frozenset(redo)
 
 
-def _present(rows: Any, ids: list[str]) -> set[str]:
-    found: set[str] = set()
+def _owners(rows: Any, ids: Sequence[str], stay: str = "") -> dict[str, Row]:
+    """Id -> the row that has it. `stay`: a further condition."""
+    found: dict[str, Row] = {}
     for start in range(0, len(ids), LOOKUP):
-        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[start : start + LOOKUP])
-        found.update(pc.unique(rows.to_table(columns=["id"], filter=f"id IN ({quoted})")["id"]).to_pylist())
+        where = ids_filter(ids[start : start + LOOKUP]) + stay
+        table = rows.to_table(columns=["id", "uri", "unit_id", "image_hash"], filter=where)
+        for row in table.to_pylist():
+            found[row["id"]] = Row(row["uri"], row["unit_id"], row["image_hash"])
     return found

@@ -16,6 +16,7 @@ from jobs.jobfile import refuse_unread_keys
 from jobs.lease import Lease
 from jobs.ledger import Ledger, read_ledger
 from jobs.ledger import left_out as ledger_left_out
+from jobs.moves import gone_from
 from jobs.plan import Plan, make_plan
 from jobs.progress import Progress
 from jobs.run import Run
@@ -71,7 +72,7 @@ def run(job: JobFile, options: Options) -> Summary:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
         units, left_out = _survey(job, progress)
         latest = read_ledger(tables)
-        plan = make_plan(units, latest, units_to_redo(tables, latest))
+        plan = make_plan(units, latest, units_to_redo(tables, latest, units, gone_from(job.storage)))
         refuse_to_shrink(plan, latest, job.source.limit)
         if rows is not None and _nothing_to_do(job, plan, latest, tables):
             idle = _idle(tables, options, plan, progress, started)

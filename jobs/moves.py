@@ -7,13 +7,14 @@ it: beside that one, the new place holds a copy.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import xxhash
 
+from jobs.ledger import Ledger, live
 from schemas.config import Storage
 from schemas.errors import ClipmillError
-from schemas.receipts import LedgerEntry, Outcome, Receipt
+from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
 from workers.read.fetch import ordered_map
 from workers.read.keys import pattern_of
 from workers.store_errors import FIRST_CONTACT_ATTEMPTS
@@ -47,6 +48,37 @@ class Moves:
             if self._is_gone(entry):
                 return entry.unit_id
         return None
+
+
+class Gone:
+    """Of units that are no longer listed: those whose place is empty. Each place is looked at once, when it is asked
+    for."""
+
+    def __init__(self, entries: Iterable[LedgerEntry] = (), is_gone: IsGone = lambda entry: False) -> None:
+        self._entries, self._is_gone = {entry.unit_id: entry for entry in entries}, is_gone
+        self._looked: dict[str, bool] = {}
+
+    def among(self, unit_ids: Iterable[str]) -> set[str]:
+        asked = {unit_id for unit_id in unit_ids if unit_id in self._entries}
+        new = sorted(asked - self._looked.keys())
+        places = [self._entries[unit_id] for unit_id in new]
+        answers = ordered_map(places, self._is_gone, weigh=lambda _: 0, max_bytes=1, threads=_THREADS)
+        self._looked.update(zip(new, answers, strict=True))
+        return {unit_id for unit_id in asked if self._looked[unit_id]}
+
+    def files_among(self, unit_ids: Iterable[str]) -> set[str]:
+        """Those of folders, their place empty or not: another pattern names the same files now."""
+        return {i for i in unit_ids if i in self._entries and self._entries[i].format == "files"}
+
+    def has_files(self) -> bool:
+        return any(entry.format == "files" for entry in self._entries.values())
+
+
+def unlisted(listed: Collection[str], latest: Ledger) -> list[LedgerEntry]:
+    """Units that have rows and that the listing does not show, under no other name either."""
+    alive = live(latest)
+    kept = {e.alias_of for i, e in alive.items() if i in listed and e.state == LedgerState.ALIAS}
+    return [e for i, e in alive.items() if e.state == LedgerState.COMMITTED and i not in listed and i not in kept]
 
 
 def gone_from(storage: Storage) -> IsGone:

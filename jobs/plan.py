@@ -63,6 +63,7 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
     """`redo`: units to do again although the ledger has them (a duplicate's winner has left, say)."""
     planned = {unit.unit_id: unit for unit in units}
     alive = live(latest)
+    redo |= {i for i, e in alive.items() if e.moved}  # back at its place, it is a unit like any other
     # The unit may be listed under a newer name by now, as an alias of the one that has the rows.
     redo |= {i for i, e in alive.items() if e.state == LedgerState.ALIAS and e.alias_of in redo}
     todo = [unit for unit_id, unit in planned.items() if unit_id not in alive or unit_id in redo]

@@ -19,7 +19,7 @@ from jobs.finish import finish_table
 from jobs.interrupts import draining_on_signals, noting_interrupts
 from jobs.lease import Lease
 from jobs.ledger import Ledger
-from jobs.moves import gone_from
+from jobs.moves import Gone, gone_from, unlisted
 from jobs.plan import Plan, make_plan
 from jobs.progress import Progress, Snapshot
 from jobs.summary import StageClock, Summary, failed_units, rate
@@ -109,7 +109,7 @@ class Run:
         self._log("started", {**plain(redacted(self.job)), "folder": os.getcwd()})
         try:
             latest = self._prepare(force, fingerprint)
-            plan = make_plan(units, latest, units_to_redo(self.tables, latest))
+            plan = make_plan(units, latest, units_to_redo(self.tables, latest, units, gone_from(self.job.storage)))
             refuse_to_shrink(plan, latest, self.job.source.limit)
             summary = self._work(plan, latest, force, fingerprint)
         except BaseException as error:
@@ -173,11 +173,13 @@ class Run:
             options=self.tables.options,
         )
         deduplicate = None
-        if can_repeat(self.job.source):
-            deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16])
+        is_gone = gone_from(self.job.storage)
+        listed = {*plan.done, *(unit.unit_id for unit in plan.todo)}
+        gone = Gone(unlisted(listed, latest), is_gone)
+        if can_repeat(self.job.source) or (self.job.source.format == "files" and gone.has_files()):
+            deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16], gone)
         committer = Committer(self.tables, self.lease, hook=self.options.hook)
         compactor = Compactor(self.tables, self.lease)
-        is_gone = gone_from(self.job.storage)
         collector = Collector(committer, plan, latest, self.job.commit, deduplicate, compactor.added, is_gone)
         self.totals = collector.totals
         shape, in_flight = force.shape, context.units_in_flight
@@ -269,6 +271,7 @@ class Run:
             aliases=totals.aliases,
             replaced_units=totals.retired_units - totals.moved_units,
             moved_units=totals.moved_units,
+            moved_rows=totals.moved_rows,
             healed_units=self.healed,
             seconds=round(time.monotonic() - self.started, 3),
             startup_s=round(self.working_since - self.started, 3),

@@ -56,7 +56,7 @@ def status(table: str, storage: Storage) -> Status:
     latest = ledger.read_ledger(tables)
     alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]
     count = rows.count_rows()
-    seen = sum(e.seen for e in alive)
+    seen = sum(e.accounted for e in alive)
     rejected = sum(e.rejected for e in alive)
     seen_by_readers = readers(rows)
     return Status(

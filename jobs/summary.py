@@ -36,6 +36,7 @@ class Summary:
     aliases: int = 0
     replaced_units: int = 0
     moved_units: int = 0  # whose rows followed them to a new place
+    moved_rows: int = 0  # beside those: of rows, each of which followed its sample into another unit
     healed_units: int = 0
     seconds: float = 0.0
     startup_s: float = 0.0
@@ -78,6 +79,7 @@ def describe(s: Summary) -> str:
         (s.already_done, "were in the table already"),
         (s.replaced_units, "replaced"),
         (s.moved_units, "moved, and their rows with them"),
+        (s.moved_rows, "rows moved from units whose place is gone"),
         (s.aliases, "unchanged under a new etag"),
         (s.healed_units, "entered that an earlier run had left"),
         (len(s.failed_units), "failed"),

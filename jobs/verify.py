@@ -51,7 +51,7 @@ def verify(
     with readable("the ledger", say):
         alive = _alive(tables)
         report.units = len(alive)
-        report.seen = sum(e.seen for e in alive.values())
+        report.seen = sum(e.accounted for e in alive.values())
         report.rejects = sum(e.rejected for e in alive.values())
         check_units(tables, rows, whole, alive, say)
     with readable("the rows", say):

@@ -64,7 +64,8 @@ class LedgerState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """One event. The newest `table_version` of a unit wins; at one version, COMMITTED wins over RETIRED."""
+    """One event; seen = written + rejected + moved. The newest `table_version` of a unit wins; at one version,
+    COMMITTED wins over RETIRED."""
 
     unit_id: str
     state: LedgerState
@@ -82,3 +83,9 @@ class LedgerEntry:
     content_hash: str = ""
     alias_of: str = ""
     left_out: str = ""  # JSON by ending; empty where nobody counted
+    moved: int = 0  # rows whose place is gone, and which follow their sample into another unit
+
+    @property
+    def accounted(self) -> int:
+        """Samples that this unit still answers for: rows and rejects."""
+        return self.seen - self.moved

@@ -10,7 +10,7 @@ from schemas.receipts import LedgerEntry
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
-    """seen = written + rejected, written = present, rejected = rejects entered, for every unit."""
+    """seen = written + rejected + moved, written = present, rejected = rejects entered, for every unit."""
     present: Counter[str] = Counter()
     for batch in rows.scanner(columns=["unit_id"], fragments=fragments).to_batches():
         for pair in batch.column("unit_id").value_counts().to_pylist():
@@ -21,8 +21,9 @@ def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str
             rejected[pair["values"]] += pair["counts"]
     for unit_id, entry in alive.items():
         name = f"unit {unit_id} ({entry.uri})"
-        if entry.seen != entry.written + entry.rejected:
-            say("balance", f"{name}: seen {entry.seen} != written {entry.written} + rejected {entry.rejected}")
+        if entry.accounted != entry.written + entry.rejected:
+            moved = f" + moved {entry.moved}" if entry.moved else ""
+            say("balance", f"{name}: seen {entry.seen} != written {entry.written} + rejected {entry.rejected}{moved}")
         if present[unit_id] != entry.written:
             say("rows", f"{name}: the ledger says {entry.written} rows, the table has {present[unit_id]}")
         if rejected[unit_id] != entry.rejected:

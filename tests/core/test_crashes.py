@@ -67,7 +67,7 @@ class World:
 
     def plan(self, latest: ledger.Ledger) -> Plan:
         units = [one for one, _ in self.units().values()]
-        return make_plan(units, latest, units_to_redo(self.tables, latest))
+        return make_plan(units, latest, units_to_redo(self.tables, latest, units, lambda _: False))
 
     def run(self, *, die_at: tuple[str, int] | None = None, skip: int = -1, compact: bool = False) -> None:
         """One driver. `die_at`: (step, which one of them); `skip`: the number of a unit that fails."""

@@ -33,7 +33,7 @@ class Desk:
         self.deduplicate = Deduplicator(tables, int(tables.open().version), "0" * 16)
 
     def commit(self, receipts: list[Receipt], leaving: Sequence[str] = ()) -> list[Receipt]:
-        made = self.deduplicate(receipts, list(leaving))
+        made = self.deduplicate(receipts, list(leaving)).receipts
         retired = [entry(name, "a", 0, state=LedgerState.RETIRED) for name in leaving]
         entries = []
         for r in made:
@@ -60,6 +60,10 @@ class Desk:
         for batch in counted_rejects(self.tables, ["id", "detail"], "reason = 'duplicate_id'"):
             found.update(zip(batch["id"].to_pylist(), batch["detail"].to_pylist(), strict=True))
         return found
+
+
+def to_redo(tables: Tables) -> frozenset[str]:
+    return units_to_redo(tables, ledger.read_ledger(tables), [], lambda _: False)
 
 
 @pytest.fixture
@@ -149,19 +153,19 @@ def test_the_losers_turn_comes_when_the_winner_has_left(desk: Desk) -> None:
     desk.commit([desk.offer("u1", ["1", "it's"])])
     desk.commit([desk.offer("u2", ["1", "it's", "2"])])
     tables = desk.tables
-    assert units_to_redo(tables, ledger.read_ledger(tables)) == frozenset()
+    assert to_redo(tables) == frozenset()
     desk.commit([desk.offer("u3", ["9"])], leaving=["u1"])
-    assert units_to_redo(tables, ledger.read_ledger(tables)) == {"u2"}
+    assert to_redo(tables) == {"u2"}
     (again,) = desk.commit([desk.offer("u2", ["1", "it's", "2"], attempt=2)], leaving=["u2"])
     assert (again.written, again.num_rejected) == (3, 0)
-    assert units_to_redo(tables, ledger.read_ledger(tables)) == frozenset()
+    assert to_redo(tables) == frozenset()
     assert desk.losers() == {}, "rejects of the earlier attempt no longer count"
     assert ids(tables) == ["1", "2", "9", "it's"]
 
 
 def test_a_tie_inside_one_unit_is_not_done_again_for_ever(desk: Desk) -> None:
     desk.commit([desk.offer("u1", ["1", "1"])])
-    assert units_to_redo(desk.tables, ledger.read_ledger(desk.tables)) == frozenset()
+    assert to_redo(desk.tables) == frozenset()
 
 
 def test_only_ids_that_can_repeat_are_looked_up() -> None:

@@ -44,8 +44,11 @@ def take_lease(tables: Tables, run: str, *, ttl_s: float = 30.0) -> Lease:
     return lease
 
 
-def rows_table(tables: Tables, unit_id: str, ids: Sequence[str], *, of: WorkUnit | None = None) -> pa.Table:
-    """`of`: the unit whose uri and etag the rows carry; None: as `entry` has them."""
+def rows_table(
+    tables: Tables, unit_id: str, ids: Sequence[str], *, of: WorkUnit | None = None, images: Sequence[str] = ()
+) -> pa.Table:
+    """`of`: the unit whose uri and etag the rows carry; None: as `entry` has them. `images`: what is hashed for bytes;
+    the ids where there are none."""
     n = len(ids)
     source, etag = (of.uri, of.etag) if of else (f"file:///{unit_id}.tar", "e")
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.full(n * DIM, 0.5, np.float16)), DIM)
@@ -54,7 +57,7 @@ def rows_table(tables: Tables, unit_id: str, ids: Sequence[str], *, of: WorkUnit
         "uri": pa.array([f"{source}#{i}" for i in ids]),
         "source_etag": pa.array([etag] * n),
         "unit_id": pa.array([unit_id] * n),
-        "image_hash": pa.array([xxhash.xxh3_128_hexdigest(i.encode()) for i in ids]),
+        "image_hash": pa.array([xxhash.xxh3_128_hexdigest(i.encode()) for i in images or ids]),
         "width": pa.array([1] * n, pa.int32()),
         "height": pa.array([1] * n, pa.int32()),
         "vector": vectors,
@@ -65,12 +68,18 @@ def rows_table(tables: Tables, unit_id: str, ids: Sequence[str], *, of: WorkUnit
 
 
 def fragments(
-    tables: Tables, unit_id: str, ids: Sequence[str], *, version: int | None = None, of: WorkUnit | None = None
+    tables: Tables,
+    unit_id: str,
+    ids: Sequence[str],
+    *,
+    version: int | None = None,
+    of: WorkUnit | None = None,
+    images: Sequence[str] = (),
 ) -> tuple[str, ...]:
     if not ids:
         return ()
     dataset = tables.open(version=version)
-    batches = rows_table(tables, unit_id, ids, of=of).to_batches()
+    batches = rows_table(tables, unit_id, ids, of=of, images=images).to_batches()
     return tuple(map(fragment_json, write_row_fragments(batches, dataset, tables.options)))
 
 
@@ -108,6 +117,7 @@ def receipt(
     bad: int = 0,
     attempt: int = 1,
     of: WorkUnit | None = None,
+    images: Sequence[str] = (),
 ) -> Receipt:
     rejects: tuple[str, ...] = ()
     if bad:
@@ -122,7 +132,7 @@ def receipt(
         seen=len(ids) + bad,
         written=len(ids),
         rejected={"corrupt": bad} if bad else {},
-        fragments=fragments(tables, unit_id, ids, of=of),
+        fragments=fragments(tables, unit_id, ids, of=of, images=images),
         reject_fragments=rejects,
         content_hash=f"hash-{unit_id}",
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -97,3 +98,63 @@ def test_rows_follow_a_source_that_was_renamed(kind: str, id_: str, here: Path) 
     assert moved.rejects == first.rejects
     assert run(made(new)).note.startswith("nothing to do")
     assert dry_run(made(new)).moved == 0
+
+
+def test_rows_follow_samples_that_are_repacked(here: Path) -> None:
+    """Ids are keys: other tars hold the same keys and bytes, and the old tars are gone."""
+    (here / "raw").mkdir()
+    made = job(here, {"format": "webdataset", "id": "key", "uri": f"{here}/raw/*.tar", "caption": "txt"})
+    write_tar(here / "raw/a.tar", range(3))
+    write_tar(here / "raw/b.tar", range(3, 6), bad=1)
+    assert run(made).rows == 6
+    before = {row["id"]: row for row in rows(made)}
+    for old in ("a", "b"):
+        (here / f"raw/{old}.tar").unlink()
+    write_tar(here / "raw/x.tar", [0, 2, 4])
+    write_tar(here / "raw/y.tar", [1, 3])
+    repacked = run(made)
+    assert (repacked.rows, repacked.moved_rows, repacked.rejects) == (5, 5, {})
+    assert problems(made) == []
+    after = {row["id"]: row for row in rows(made)}
+    assert after.keys() == before.keys(), "5 is gone with its tar, and stays as whatever is gone does"
+    assert sorted(Path(row["uri"].partition("#")[0]).name for row in after.values()) == [
+        *["b.tar"],
+        *["x.tar"] * 3,
+        *["y.tar"] * 2,
+    ]
+    assert all(np.dot(row["vector"], before[id_]["vector"]) > 0.999 for id_, row in after.items())
+    assert run(made).note.startswith("nothing to do")
+
+
+@pytest.mark.slow
+def test_a_copy_takes_over_when_its_original_ends(here: Path) -> None:
+    (here / "raw").mkdir()
+    made = job(here, {"format": "webdataset", "id": "key", "uri": f"{here}/raw/*.tar", "caption": "txt"})
+    write_tar(here / "raw/a.tar", range(4))
+    run(made)
+    shutil.copy(here / "raw/a.tar", here / "raw/b.tar")
+    assert run(made).rejects == {"duplicate_id": 4}
+    assert run(made).note.startswith("nothing to do")
+    (here / "raw/a.tar").unlink()
+    assert dry_run(made).changed == 1
+    took = run(made)
+    assert (took.rows, took.rejects, took.moved_units) == (4, {}, 1)
+    assert {row["uri"].partition("#")[0] for row in rows(made)} == {str(here / "raw/b.tar")}
+    assert (problems(made), rejects(made)) == ([], [])
+    assert run(made).note.startswith("nothing to do")
+
+
+@pytest.mark.parametrize("id_", ["uri", pytest.param("key", marks=pytest.mark.slow)])
+def test_the_same_files_under_another_pattern_are_there_once(id_: str, here: Path) -> None:
+    write_files(here / "p")
+
+    def named(pattern: str) -> Any:
+        return job(here, {"format": "files", "id": id_, "uri": f"{here}/{pattern}", "caption": "txt"})
+
+    assert run(named("p/")).rows == 4
+    before = sorted(row["uri"] for row in rows(named("p/")))
+    again = run(named("p/*.jpg"))
+    assert (again.rows, again.rejects, again.moved_rows) == (4, {}, 4)
+    assert sorted(row["uri"] for row in rows(named("p/"))) == before
+    assert problems(named("p/")) == []
+    assert run(named("p/*.jpg")).note.startswith("nothing to do")
