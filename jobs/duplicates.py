@@ -17,7 +17,7 @@ from jobs.moves import Gone, IsGone, unlisted
 from jobs.tables import Tables
 from schemas.columns import table_id
 from schemas.config import Source
-from schemas.receipts import LedgerState, Receipt
+from schemas.receipts import LedgerState, Outcome, Receipt
 from schemas.rejects import Reason, Reject
 from schemas.units import WorkUnit
 
@@ -52,8 +52,8 @@ class Checked:
 class Deduplicator:
     """Called by the collector before a commit. `pinned_version` is the one the run's fragments are written against.
 
-    The row that is there wins, unless its place is gone and the new sample has its bytes, or another pattern names the
-    same file now: then the sample has moved, and its row follows.
+    The row that is there wins, unless its place is gone or written over and the new sample has its bytes, or another
+    pattern names the same file now: then the sample has moved, and its row follows.
     """
 
     tables: Tables
@@ -65,6 +65,9 @@ class Deduplicator:
         seen: dict[str, str] = {}  # id -> uri of the row that keeps it
         moved: dict[str, list[str]] = {}
         result = []
+        for receipt in receipts:
+            if receipt.outcome == Outcome.ALIAS:
+                self.gone.stays(receipt.alias_of)
         for receipt in receipts:
             rows = pa.concat_tables([self._names(f) for f in receipt.fragments]) if receipt.fragments else None
             if rows is None:
@@ -82,7 +85,7 @@ class Deduplicator:
         stay = f" AND NOT ({units_filter(leaving)})" if leaving else ""
         winners = _owners(self.tables.open(), rows["id"].to_pylist(), stay)
         units = {winner.unit_id for winner in winners.values()}
-        gone, unlisted = self.gone.among(units), self.gone.files_among(units)
+        gone, files = self.gone.among(units), self.gone.files_among(units)
         for number, row in enumerate(rows.to_pylist()):
             name, uri, winner = row["id"], row["uri"], winners.get(row["id"])
             detail = ""
@@ -91,7 +94,7 @@ class Deduplicator:
             elif winner is not None and winner.unit_id in gone and winner.image_hash != row["image_hash"]:
                 detail = f"{OTHER_BYTES}, to {winner.uri}"
             elif winner is not None and winner.unit_id not in gone:
-                is_same = winner.unit_id in unlisted and winner.uri == uri
+                is_same = winner.unit_id in files and winner.uri == uri
                 detail = "" if is_same else f"the id belongs to {winner.uri}"
             if detail:
                 losers[number] = Reject(id=name, uri=uri, reason=Reason.DUPLICATE_ID, detail=detail)

@@ -51,12 +51,21 @@ class Moves:
 
 
 class Gone:
-    """Of units that are no longer listed: those whose place is empty. Each place is looked at once, when it is asked
-    for."""
+    """Of units that are no longer listed: those whose place is empty, or written over with something else (`replaced`).
+    Each place is looked at once, when it is asked for."""
 
-    def __init__(self, entries: Iterable[LedgerEntry] = (), is_gone: IsGone = lambda entry: False) -> None:
+    def __init__(
+        self,
+        entries: Iterable[LedgerEntry] = (),
+        is_gone: IsGone = lambda entry: False,
+        replaced: Collection[str] = (),
+    ) -> None:
         self._entries, self._is_gone = {entry.unit_id: entry for entry in entries}, is_gone
-        self._looked: dict[str, bool] = {}
+        self._looked = {unit_id: True for unit_id in replaced if unit_id in self._entries}
+
+    def stays(self, unit_id: str) -> None:
+        """It turned out to be what its place has now."""
+        self._looked[unit_id] = False
 
     def among(self, unit_ids: Iterable[str]) -> set[str]:
         asked = {unit_id for unit_id in unit_ids if unit_id in self._entries}

@@ -49,6 +49,11 @@ class Plan:
         return {new: gone[old] for new, old in self.moved.items() if new not in replacing}
 
     @property
+    def replaced(self) -> frozenset[str]:
+        """Units that leave in this run, as far as nothing fails and nothing is an alias."""
+        return frozenset().union(*(group.old for group in self.replacements))
+
+    @property
     def size_bytes(self) -> int:
         return sum(unit.size_bytes for unit in self.todo)
 

@@ -175,7 +175,7 @@ class Run:
         deduplicate = None
         is_gone = gone_from(self.job.storage)
         listed = {*plan.done, *(unit.unit_id for unit in plan.todo)}
-        gone = Gone(unlisted(listed, latest), is_gone)
+        gone = Gone(unlisted(listed, latest), is_gone, plan.replaced)
         if can_repeat(self.job.source) or (self.job.source.format == "files" and gone.has_files()):
             deduplicate = Deduplicator(self.tables, int(rows.version), fingerprint.weights_sha256[:16], gone)
         committer = Committer(self.tables, self.lease, hook=self.options.hook)

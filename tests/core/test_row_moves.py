@@ -5,6 +5,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ class World:
         try:
             latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
             plan = self.plan(latest)
-            gone = Gone(unlisted(self.units(), latest), self.is_gone)
+            gone = Gone(unlisted(self.units(), latest), self.is_gone, plan.replaced)
             deduplicate = Deduplicator(self.tables, int(self.tables.open().version), "0" * 16, gone)
             committer = Committer(self.tables, lease, hook=hook)
             collector = Collector(committer, plan, latest, NEVER, deduplicate, is_gone=self.is_gone)
@@ -161,7 +162,7 @@ steps = st.one_of(
     st.tuples(st.just("over"), number, tars),
     *[
         st.tuples(st.just(kind), number, number)
-        for kind in ("repack", "repack", "move", "copy", "end", "back", "again")
+        for kind in ("repack", "repack", "swap", "move", "copy", "end", "back", "again")
     ],
     st.tuples(st.just("run"), st.integers(1, 3)),
     st.tuples(st.just("crash"), st.sampled_from(STEPS), st.integers(0, 2), st.integers(1, 2)),
@@ -184,6 +185,36 @@ MORE: Samples = (("f", 0), ("g", 0), ("h", 0))
 @given(lives)
 def test_rows_follow_samples_that_are_repacked(life: list[tuple[Any, ...]]) -> None:
     live_through(life)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_tars_that_are_written_over_with_each_others_samples_take_one_run(each: int, tmp_path: Path) -> None:
+    world = World(make_tables(tmp_path))
+    world.put(FIVE[:2])
+    world.put(MORE[:2])
+    world.run()
+    world.put(MORE[:2], "p1")
+    world.put(FIVE[:2], "p2")
+    world.run(each=each)
+    found = world.tables.open().to_table(columns=["id", "uri"]).sort_by("id").to_pylist()
+    assert [(row["id"], place_of(row["uri"].partition("#")[0])) for row in found] == [
+        ("a", "p2"),
+        ("b", "p2"),
+        ("f", "p1"),
+        ("g", "p1"),
+    ]
+    world.check(settled=True)
+
+
+def test_a_tar_that_was_only_uploaded_again_keeps_its_ids(tmp_path: Path) -> None:
+    world = World(make_tables(tmp_path))
+    world.put(FIVE[:2])
+    world.run()
+    world.put(FIVE[:2], "p1")
+    world.put(FIVE[:2], "p2")
+    world.run(each=1)
+    assert {place_of(row["uri"].partition("#")[0]) for row in world.tables.open().to_table().to_pylist()} == {"p1"}
+    world.check(settled=True)
 
 
 @pytest.mark.slow
@@ -230,6 +261,12 @@ def change(world: World, kind: str, details: list[Any]) -> None:
         world.end(place)
     elif kind == "move":
         world.put(world.end(place))
+    elif kind == "swap":
+        other = places[details[1] % len(places)]
+        here, there = world.bucket[place][0], world.bucket[other][0]
+        world.put((*there[::2], *here[1::2]), place)
+        if other != place:
+            world.put((*here[::2], *there[1::2]), other)
     elif kind == "repack":
         samples = [s for one in {place, places[details[1] % len(places)]} for s in world.end(one)]
         world.put(tuple(samples[::2]))
