@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from jobs import local_node
 from schemas.config import Workers
 from schemas.errors import ClipmillError, UserError
 
@@ -67,7 +68,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
             "free some memory and processor time and try again; Ray's session folder holds its logs",
         ) from None
     try:
-        with _prints_on_stderr():
+        with _prints_on_stderr() if address else local_node.watched():
             yield
     finally:
         ray.shutdown()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jobs import cluster, compat, heal
+from jobs import cluster, compat, heal, local_node
 from jobs.collect import Collector, Totals
 from jobs.commit import Committer
 from jobs.compaction import Compactor, tidy_side_tables
@@ -214,6 +214,7 @@ class Run:
 
         def tick() -> None:
             nonlocal looked
+            local_node.check()
             if collector.error is not None:
                 raise collector.error
             if self.lease.lost is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs import cluster
+from jobs import cluster, local_node
 from jobs.dispatch import Slot, blames_node
 from jobs.tables import Tables
 from schemas.config import JobFile, Tags
@@ -74,6 +74,7 @@ class Workforce:
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError as error:
+                local_node.check()
                 if not tries_left or not blames_node(error):
                     raise _died_loading(error) from None
             self.say("the node of the first worker is gone; another one loads the model")
@@ -82,10 +83,8 @@ class Workforce:
         raise AssertionError("at least one attempt")
 
     def _facts(self) -> WorkerFacts:
-        import ray
-
         first = self.actors[0].facts.remote()
-        while not ray.wait([first], timeout=WAIT_NOTE_S)[0]:
+        while not local_node.wait(first, WAIT_NOTE_S):
             need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
             self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
         facts: WorkerFacts = _unwrapped(first)
@@ -126,7 +125,8 @@ class Workforce:
 
         self._context = context
         slots = [self._slot(actor) for actor in self.actors]
-        ray.wait([slot.ready for slot in slots], num_returns=1)
+        while not ray.wait([slot.ready for slot in slots], num_returns=1, timeout=0.5)[0]:
+            local_node.check()
         return slots
 
     def add(self) -> Slot:
@@ -143,6 +143,8 @@ class Workforce:
     def stop(self) -> None:
         import ray
 
+        if not ray.is_initialized():  # the node died; asking for anything would start another one
+            return
         for call in self._calls:
             with contextlib.suppress(Exception):  # read, and told by whoever needed the engine
                 ray.get(call, timeout=0)
@@ -155,10 +157,12 @@ def _get(ref: Any) -> Any:
     import ray
 
     try:
+        local_node.wait(ref)
         return _unwrapped(ref)
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
+        local_node.check()
         raise _died_loading(error) from None
 
 

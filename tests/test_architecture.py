@@ -16,6 +16,7 @@ OWNERS = {
     "ray": (
         "workers.actor",
         "jobs.cluster",
+        "jobs.local_node",
         "jobs.dispatch",
         "jobs.workforce",
         "jobs.submit",

@@ -1,0 +1,82 @@
+"""The raylet of the cluster that a command started itself dies: one sentence, soon, and what was committed stays."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from schemas.errors import EXIT_OTHER
+from tests.integration.alone.test_interrupt import SAMPLES, SLOW, UNITS, count, slow_job, wait_for
+from tests.integration.conftest import ROOT, Cli, last_json, write_job
+from tests.integration.help import problems
+
+SENTENCE = (
+    "error: Ray's node on this machine died (its raylet was killed or crashed)\nhint: what was committed stays and "
+)
+HANGING = """
+import subprocess, sys, time
+import psutil
+from jobs import cluster, local_node
+local_node._GRACE_S = 1.0
+with cluster.connected(None, num_cpus=1):
+    (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    raylet.kill()
+    time.sleep(100)  # an index is built, a call hangs
+"""
+
+
+def children(process: "subprocess.Popen[str]", name: str) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if child.name().startswith(name)]
+
+
+def kill_raylet(process: "subprocess.Popen[str]") -> float:
+    (raylet,) = children(process, "raylet")
+    raylet.send_signal(signal.SIGKILL)
+    return time.monotonic()
+
+
+@pytest.mark.ray
+def test_a_command_that_does_not_look_is_ended_with_the_sentence() -> None:
+    begun_s = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == EXIT_OTHER
+    assert time.monotonic() - begun_s < 90
+    assert done.stderr.startswith(SENTENCE), done.stderr
+    assert done.stderr.count("\n") == 2, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("moment", ["loading", "rows"])
+def test_a_node_that_dies_here_is_one_sentence_and_running_again_resumes(cli: Cli, moment: str) -> None:
+    made = slow_job(cli.folder)
+    file = write_job(cli.folder / "job.yaml", made)
+    process = cli.start("embed", str(file), "--json", **SLOW)
+    reached: dict[str, Callable[[], bool]] = {
+        "loading": lambda: bool(children(process, "ray::EmbedWorke")),
+        "rows": lambda: count(cli.folder) > 0,
+    }
+    wait_for(reached[moment], process)
+    killed_s = kill_raylet(process)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - killed_s < 20
+    assert process.returncode == EXIT_OTHER
+    assert SENTENCE in err
+    assert not re.search(r"raylet\)|state-dump|Traceback|core_worker", err), err
+    assert out == ""
+    kept = count(cli.folder)
+    if moment == "rows":
+        assert 0 < kept < UNITS * SAMPLES
+        assert "were committed before this and stay" in err
+        assert problems(made) == []
+
+    again = cli.run("embed", str(file), "--json")
+    assert again.returncode == 0, again.stderr
+    assert (count(cli.folder), last_json(again.stdout)["rows"]) == (UNITS * SAMPLES, UNITS * SAMPLES - kept)
+    assert problems(made) == []
