@@ -131,7 +131,8 @@ class UnitRun:
             reason = self.task.skip.get(ordinal)
             if reason is not None:
                 detail = f"sample {ordinal} of its unit; found by going through the unit one by one"
-                self.rejects.add(Reject(id=item.id, uri=item.uri, reason=Reason(reason), detail=detail))
+                id_ = item.id or xxhash.xxh3_128_hexdigest(item.image)
+                self.rejects.add(Reject(id=id_, uri=item.uri, reason=Reason(reason), detail=detail))
                 continue
             for column, problem in item.unread.items():
                 self.unread[column] = self.unread.get(column, 0) + 1

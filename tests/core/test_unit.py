@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import xxhash
 
 from jobs import ledger
 from jobs.commit import Committer
@@ -196,6 +197,13 @@ def test_a_sample_that_killed_a_worker_is_passed_over(tmp_path: Path) -> None:
     assert receipt.rejected == {"killed_worker": 1}
     assert [r["caption"] for r in road.land(receipt)] == [f"picture {i}" for i in (0, 1, 3, 4)]
     assert road.rejects() == {"002.jpg": "killed_worker"}
+
+
+def test_a_sample_that_is_passed_over_is_named_by_its_content_too(tmp_path: Path) -> None:
+    road = Road(tmp_path, pictures(2), id="content")
+    road.land(road.run(skip={1: "killed_worker"}))
+    (reject,) = road.tables.open("rejects").to_table().to_pylist()
+    assert reject["id"] == xxhash.xxh3_128_hexdigest(picture(1))
 
 
 def test_equal_content_under_a_new_etag_is_an_alias(tmp_path: Path) -> None:
