@@ -1,6 +1,7 @@
 """Fixtures that reach real things: pictures in a folder, and an S3 server over HTTP."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,22 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@contextmanager
+def heeding(*numbers: int) -> Iterator[None]:
+    """What is started in here does not ignore these signals, also where the tests do: `nohup` ignores SIGHUP, a shell's
+    `&` SIGINT, and children inherit that."""
+    old = {number: signal.signal(number, signal.SIG_DFL) for number in numbers if _is_ignored(number)}
+    try:
+        yield
+    finally:
+        for number in old:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 @pytest.fixture(scope="session")

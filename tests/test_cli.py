@@ -20,6 +20,7 @@ from schemas import errors
 from schemas.config import Storage
 from schemas.errors import EXIT_USER
 from schemas.receipts import Outcome, Receipt
+from tests.conftest import heeding
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "lance", "lancedb", "pandas", "pyarrow", "open_clip", "s3fs", "fastapi", "numpy", "pydantic"}
@@ -290,16 +291,15 @@ def test_whatever_is_said_has_its_credentials_masked(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_any_command_as_ctrl_c_does(number: signal.Signals) -> None:
-    if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("the tests run under nohup, and so would the command")
     code = f"import os, sys; from jobs import cli, cli_job; run = lambda **_: os.kill(os.getpid(), {int(number)})\n"
     code += "cli_job.plan.callback = run; sys.argv[1:] = ['plan', 'job.yaml']; cli.main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    with heeding(number):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 130
     assert done.stderr.lstrip() == "error: interrupted\nhint: run the same command again to go on from there\n"
 
 
-def test_what_nohup_asks_to_ignore_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nohup_asks_to_ignore_stays_ignored() -> None:
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert signal.SIGHUP not in handled()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from schemas.config import JobFile
+from tests.conftest import heeding
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,15 +67,16 @@ class Cli:
 
     def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
         """In a process group of its own, so that a signal can reach all of it as Ctrl-C on a terminal does."""
-        process = subprocess.Popen(
-            self.command(*args),
-            cwd=self.folder,
-            env={**os.environ, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+        with heeding(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process = subprocess.Popen(
+                self.command(*args),
+                cwd=self.folder,
+                env={**os.environ, **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                process_group=0,
+            )
         self.started.append(process)
         return process
 

@@ -57,8 +57,9 @@ def test_the_first_interrupt_drains_and_the_command_it_prints_finishes(cli: Cli)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == EXIT_INTERRUPTED
-    again = f"clipmill embed {file}"
-    assert f"hint: to go on from there: {again}" in err
+    found = re.search(rf"^hint: to go on from there: (\S*clipmill embed {re.escape(str(file))})$", err, re.MULTILINE)
+    assert found, err
+    again = found[1]  # with the path to the command where a shell would not find it
     assert "Traceback" not in err
     first = last_json(out)
     assert first["interrupted"] is True
@@ -107,8 +108,6 @@ def test_the_second_interrupt_stops_at_once(cli: Cli) -> None:
 @pytest.mark.parametrize("moment", ["starting workers", "stub on cpu", "rows"])
 def test_sigterm_and_sighup_end_as_ctrl_c_does(cli: Cli, number: signal.Signals, moment: str) -> None:
     """As a scheduler's stop or a closed terminal: before Ray is up, while the model loads, and with units in flight."""
-    if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("the tests run under nohup, and so would the command")
     made = slow_job(cli.folder)
     file = write_job(cli.folder / "job.yaml", made)
     process = cli.start("embed", str(file), "--json", **SLOW)
