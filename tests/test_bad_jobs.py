@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
+from schemas import errors
 
 GOOD = """\
 table: {out}/db/images
@@ -97,11 +98,11 @@ def listing(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file())
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
-    """Run a command that must be refused as the user's mistake; returns its sentence and its hint."""
-    code = cli.run(argv)
+def refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = errors.EXIT_USER) -> tuple[str, str]:
+    """Run a command that must be refused, as the user's mistake if nothing else is said; its sentence and its hint."""
+    ended = cli.run(argv)
     out, err = capsys.readouterr()
-    assert code == 2, err
+    assert ended == code, err
     assert out == ""
     assert "Traceback" not in err
     # Progress may come before; the error and its hint are the last two lines, and the only ones of their kind.

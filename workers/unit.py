@@ -6,12 +6,10 @@ receipt is checked for that before it leaves.
 Shapes: B samples of a batch, D dimension of the shared space, C, H, W of the model's input.
 """
 
-import json
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +19,10 @@ import xxhash
 from schemas.errors import SourceChanged
 from schemas.receipts import Outcome, Receipt
 from schemas.rejects import Reason, Reject
-from schemas.samples import BadImage, Picture, Sample
+from schemas.samples import BadImage, Sample
 from schemas.tasks import Task, UnitProgress, WorkContext
 from workers.bench import Bench
+from workers.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
 from workers.engine import halving
 from workers.flow import ReadAhead, map_ahead
 from workers.read import read_unit
@@ -34,17 +33,6 @@ from workers.tag import Tagger
 from workers.write import Embedded, RejectWriter, RowWriter, count_filled
 
 Vectors = npt.NDArray[np.float32]  # (B, D)
-
-
-@dataclass(slots=True)
-class Decoded:
-    """A sample after the decode stage: a picture, or the reason why there is none."""
-
-    sample: Sample
-    image_hash: str
-    picture: Picture | None = None
-    reject: Reject | None = None
-    busy_s: float = 0.0  # on the decoding thread
 
 
 class UnitRun:
@@ -99,13 +87,13 @@ class UnitRun:
         """The stages, one after the other. Reading and decoding run ahead of the model in their own threads."""
         samples = ReadAhead(
             read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits, self.census),
-            _weight,
+            weight,
             max_items=4 * self.bench.samples_at_once,
             max_bytes=self.context.limits.worker_memory // (8 * self.context.units_in_flight),
         )
         try:
             good = self._good(self._decoded(self._counted(samples)))
-            for batch in _batches(good, self.bench.samples_at_once):
+            for batch in batches(good, self.bench.samples_at_once):
                 embedded = self._embedded(batch)
                 self._steps += 1
                 if embedded is not None:
@@ -149,7 +137,7 @@ class UnitRun:
         start = time.thread_time()
         image_hash = xxhash.xxh3_128_hexdigest(sample.image)
         if not sample.id:  # source.id: content
-            sample = _with_id(sample, image_hash)
+            sample = with_id(sample, image_hash)
         decoded = Decoded(sample, image_hash)
         try:
             decoded.picture = self.bench.engine.prepare(
@@ -165,7 +153,7 @@ class UnitRun:
         for one in decoded:
             self.seconds["decode"] += one.busy_s
             self._steps += 1
-            _hash_sample(self.hasher, one.sample, one.image_hash, self._folder)
+            hash_sample(self.hasher, one.sample, one.image_hash, self._folder)
             if one.reject is not None:
                 self.rejects.add(one.reject)
             else:
@@ -176,7 +164,7 @@ class UnitRun:
         if self._remembered is not None:
             rows = self._remembered.rows_of([(d.image_hash, d.sample.caption) for d in batch])
             if rows is not None:
-                return self._remembered.embedded(rows, *_described(batch))
+                return self._remembered.embedded(rows, *described(batch))
         vectors_BD, caption_vectors_BD, has_caption_B = self._encode(batch)
         finite_B = np.isfinite(np.concatenate([vectors_BD, caption_vectors_BD], axis=1)).all(axis=1)
         if not finite_B.all():
@@ -191,7 +179,7 @@ class UnitRun:
             return None
         with self._timed("tag"):
             tags, scores = _tagged(self.bench.tagger, vectors_BD)
-        samples, pictures, hashes = _described(batch)
+        samples, pictures, hashes = described(batch)
         return Embedded(
             samples=samples,
             pictures=pictures,
@@ -209,7 +197,7 @@ class UnitRun:
         Only the forward passes take a turn at the model; what surrounds them is done while another unit has it.
         """
         bench, engine = self.bench, self.bench.engine
-        pixels_BCHW = np.stack([_pixels(d) for d in batch])
+        pixels_BCHW = np.stack([pixels(d) for d in batch])
         captions = [d.sample.caption for d in batch]
         known = {caption: bench.captions.get(caption) for caption in captions if caption is not None}
         new = [caption for caption, vector_D in known.items() if vector_D is None]
@@ -242,8 +230,8 @@ class UnitRun:
             image_hash = ""
             if isinstance(item, Sample):
                 image_hash = xxhash.xxh3_128_hexdigest(item.image)
-                _hash_sample(hasher, item, image_hash, self._folder)
-                item = item if item.id else _with_id(item, image_hash)
+                hash_sample(hasher, item, image_hash, self._folder)
+                item = item if item.id else with_id(item, image_hash)
             unseen.saw(item, image_hash)
         if hasher.hexdigest() != content:
             return None
@@ -292,43 +280,6 @@ class UnitRun:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
-
-
-def _weight(item: Sample | Reject) -> int:
-    return len(item.image) + 1000 if isinstance(item, Sample) else 1000
-
-
-def _described(batch: list[Decoded]) -> tuple[list[Sample], list[Picture], list[str]]:
-    return [d.sample for d in batch], [d.picture for d in batch if d.picture is not None], [d.image_hash for d in batch]
-
-
-def _pixels(decoded: Decoded) -> npt.NDArray[np.uint8]:
-    assert decoded.picture is not None
-    return decoded.picture.pixels_CHW
-
-
-def _with_id(sample: Sample, image_hash: str) -> Sample:
-    from dataclasses import replace
-
-    return replace(sample, id=image_hash)
-
-
-def _hash_sample(hasher: Any, sample: Sample, image_hash: str, folder: str) -> None:
-    """Key, bytes, caption and metadata: what makes two readings of an object, wherever it is, the same content."""
-    key = sample.uri.rpartition("#")[2].removeprefix(folder)
-    text = json.dumps([key, image_hash, sample.caption, sample.metadata], default=str, sort_keys=True)
-    hasher.update(text.encode())
-
-
-def _batches(items: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    batch: list[Decoded] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _tagged(tagger: Tagger | None, vectors_BD: npt.NDArray[np.float32]) -> tuple[Any, Any]:
