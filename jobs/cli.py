@@ -114,7 +114,10 @@ def _usage(error: click.UsageError) -> tuple[str, str]:
     text = " ".join(error.format_message().split())
     text = (text[:1].lower() + text[1:]).rstrip(".")
     where = error.ctx.command_path if error.ctx else "clipmill"
-    return text, getattr(error, "hint", f"`{where} --help` shows how it is used")
+    hint = f"`{where} --help` shows how it is used"
+    if "unexpected extra argument" in text:
+        hint = f'words that belong together take quotes, such as "a red shoe"; {hint}'
+    return text, getattr(error, "hint", hint)
 
 
 def _fail(message: str, hint: str, code: int) -> int:

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import allow_source_option, json_option, storage_from, table_options, version_from
+from jobs.cli_options import (
+    NewFile,
+    allow_source_option,
+    json_option,
+    storage_from,
+    table_options,
+    version_from,
+    without_secret,
+)
 from schemas.errors import EXIT_UNITS_FAILED
 
 where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
@@ -23,7 +31,9 @@ where_option = click.option("--where", metavar="SQL", help='Only rows for which 
 @click.option("--column", "columns", multiple=True, help="Vector columns. Default: vector, and those with an index.")
 @click.option("--memory", metavar="SIZE", help="What a query may keep of the index. Default: as it is, or 4GB.")
 @click.option("--rebuild", is_flag=True, help="Pick, train and build everything anew.")
-@click.option("--address", metavar="ADDRESS", help="Build segments on this Ray cluster's nodes.")
+@click.option(
+    "--address", metavar="ADDRESS", callback=without_secret, help="Build segments on this Ray cluster's nodes."
+)
 @json_option
 def index(
     table: str, endpoint_url: str | None, region: str | None, as_json: bool, memory: str | None, **options: Any
@@ -102,9 +112,7 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
 @click.option(
     "--prefer", type=click.Choice(["largest", "first"]), default="largest", show_default=True, help="Which to keep."
 )
-@click.option(
-    "--keep-list", metavar="FILE", type=click.Path(dir_okay=False), help="Write the ids to keep, a line each."
-)
+@click.option("--keep-list", metavar="FILE", type=NewFile(), help="Write the ids to keep, a line each.")
 @json_option
 def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Groups of pictures of TABLE that are byte for byte, or nearly, the same. Nothing is deleted."""
@@ -122,14 +130,16 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     if as_json:
         print_record(report, as_json=True)
         return
-    print_rows(report.groups, as_json=False, columns=["group", "keep", "how", "id", "uri"], empty="no copies")
+    # `how` is how near a row is to the one that is kept, which is no copy of itself.
+    shown = [{**row, "how": None if row["keep"] else row["how"]} for row in report.groups.to_pylist()]
+    print_rows(shown, as_json=False, columns=["group", "keep", "how", "id", "uri"], empty="no copies")
     note(f"{report.rows:,} rows: {report.exact:,} exact and {report.near:,} near copies, {report.surplus:,} surplus")
 
 
 @click.command(short_help="Write selected rows, images or vectors as files.")
 @table_options
 @where_option
-@click.option("--to", required=True, metavar="DIR", help="A new folder, local or s3://…")
+@click.option("--to", required=True, metavar="DIR", callback=without_secret, help="A new folder, local or s3://…")
 @click.option(
     "--format",
     "form",
@@ -152,8 +162,6 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Write what a filter, a search or a list of ids selects from TABLE. Exit code 3 where something that was asked for
     is not there, or nothing was selected."""
-    from pathlib import Path
-
     from jobs.export import ExportOptions
     from jobs.export import export as write
     from jobs.output import note, print_record
@@ -170,7 +178,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         to=options["to"],
         format=options["form"],
         query=query,
-        ids=tuple(Path(listed).read_text("utf-8").splitlines()) if listed else None,
+        ids=_ids(listed) if listed else None,
         columns=options["columns"] or None,
         allow_sources=options["allow_sources"],
     )
@@ -182,6 +190,18 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         raise SystemExit(EXIT_UNITS_FAILED)
 
 
+def _ids(path: str) -> tuple[str, ...]:
+    from pathlib import Path
+
+    from schemas.errors import UserError
+
+    try:
+        return tuple(Path(path).read_text("utf-8").splitlines())
+    except (UnicodeDecodeError, OSError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"--ids {path} cannot be read: {why}", "give a text file with an id a line") from None
+
+
 @click.command(short_help="Zero-shot accuracy and retrieval recall.")
 @table_options
 @click.option("--labels", metavar="FILE", help="CSV: id (or uri), label. Zero-shot accuracy.")
@@ -190,7 +210,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help="Prompts with {label}; several: averaged.")
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1, 50_000), help="More are sampled.")
 @click.option("--column", default="vector", show_default=True, help="The vectors to judge.")
-@click.option("--plot", "plot_file", metavar="FILE.svg", type=click.Path(dir_okay=False), help="Also draw it.")
+@click.option("--plot", "plot_file", metavar="FILE.svg", type=NewFile(), help="Also draw it.")
 @json_option
 def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """How well the vectors of TABLE tell labels apart, or find captions and are found by them."""
@@ -222,7 +242,13 @@ def _without_matrix(found: Any) -> Any:
 
 @click.command(short_help="A linear head, such as an aesthetic score, as a column.")
 @table_options
-@click.option("--head", required=True, metavar="FILE", help="Weights: .safetensors, .npz, or .pth (read as data only).")
+@click.option(
+    "--head",
+    required=True,
+    metavar="FILE",
+    callback=without_secret,
+    help="Weights: .safetensors, .npz, or .pth (read as data only).",
+)
 @click.option("--column", default="aesthetic", show_default=True, help="The column to fill.")
 @click.option("--source", default="vector", show_default=True, help="The vectors to score.")
 @json_option

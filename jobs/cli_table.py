@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from jobs.cli_options import allow_source_option, json_option, storage_from, table_options, version_from
+from jobs.cli_options import (
+    allow_source_option,
+    json_option,
+    storage_from,
+    table_options,
+    version_from,
+    without_secret,
+)
 from schemas.errors import EXIT_UNITS_FAILED
 
 
@@ -27,6 +34,7 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
     metavar="FILE",
     multiple=True,
     type=_Picture(exists=True, dir_okay=False),
+    callback=without_secret,
     help="Like this picture: a file or an s3:// address.",
 )
 @click.option("--like", metavar="ID", multiple=True, help="Like the row with this id. Examples may be several, mixed.")

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import shutil
 import socket
 import sys
@@ -17,7 +18,9 @@ from typing import Any, TextIO
 from jobs import local_node
 from schemas.config import Workers
 from schemas.errors import ClipmillError, UserError
+from schemas.secrets import secret_in
 
+_CONNECT_S = 10.0  # to a cluster's address
 _PORTS = range(20_000, 32_768)  # Linux hands out 32768 and up by itself, other systems higher ones
 
 
@@ -37,6 +40,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     Ray puts the driver's folder on every worker's path ahead of installed packages, so we leave it for an empty one
     first: a user whose folder has a `workers/` or `jobs/` still gets ours.
     """
+    if address:
+        check_address(address)
     _leave_folder()
     # Quiet: our own progress says what matters, and workers' tracebacks come back with their errors.
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
@@ -72,6 +77,26 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
             yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises UserError where nobody listens at `host:port` or `ray://host:port`: Ray itself asks for many minutes, and
+    lets no signal in meanwhile. `auto`, `local` and the names that plug-ins know are Ray's to read."""
+    if what := secret_in(address):
+        raise UserError(f"--address carries {what}", "set RAY_AUTH_TOKEN or Ray's token file instead")
+    found = re.fullmatch(r"(?:ray://)?(\[[^\]]+\]|[^:/\s]+):(\d+)/?", address)
+    if found is None:
+        if address in ("auto", "local") or "://" in address:
+            return
+        raise UserError(f"'{address}' is no address of a Ray cluster", "write auto, host:6379 or ray://host:10001")
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"cannot connect to the Ray cluster at {address}: {why}",
+            "check the address and that the cluster is up; left out, Ray is started on this machine",
+        ) from None
 
 
 def _prints_on_stderr() -> contextlib.redirect_stdout[TextIO]:

@@ -26,6 +26,7 @@ from jobs.output import plain
 from jobs.query import Query, Table
 from jobs.querying.filters import conjunction, filter_errors, ids_predicate
 from jobs.serving.pictures import sniff
+from jobs.table_errors import check_folder
 from jobs.tables import Tables
 from schemas.config import Storage
 from schemas.errors import UserError
@@ -132,6 +133,7 @@ class _Part:
 def _check_empty(to: str, storage: Storage) -> None:
     from workers.storage import list_objects
 
+    check_folder(to)
     found = next(iter(list_objects(to.rstrip("/") + "/", storage)), None) if _exists(to) else None
     if found is not None:
         raise UserError(f"{to} already holds files, such as {found.uri}", "choose an empty --to")

@@ -79,6 +79,10 @@ def build_index(
 ) -> IndexReport:
     """Build or update all indices of `<database uri>/<name>`. Raises UserError for a missing table or column."""
     options = options or IndexOptions()
+    if options.address:
+        from jobs.cluster import check_address
+
+        check_address(options.address)  # before anything is built
     dataset = Tables.at(table, storage).open()
     names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]
     for column in options.columns:

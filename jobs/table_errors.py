@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,17 +40,41 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def check_folder(uri: str) -> None:
-    """UserError where a local folder, or the nearest one above it that is there, cannot be written to: for a new table,
-    which would be found out only after the model is loaded. Stores are asked by `check_store`."""
+    """UserError where a local folder, or the nearest one above it that is there, cannot be written to: for a new table
+    or an export, which would find it out only after the work. Stores are asked by `check_store`."""
     if "://" in uri:
         return
     folder = Path(uri)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder, so there can be no table in {uri}", "use another place")
+        raise UserError(f"{folder} is no folder, so nothing can be kept in {uri}", "use another place")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"no permission to write to {folder}", "ask for write permission on it, or use another place")
+    try:  # root has every permission, also where nothing can be made
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder}: {error.strerror}", "use another place") from None
+
+
+def no_place_for_a_table(error: Exception, database: str) -> UserError | None:
+    """The sentence where no table can be below `database`, whatever it is called; None for other errors of lance."""
+    text = str(error)
+    if "No object store provider found" in text:
+        scheme = database.partition("://")[0]
+        return UserError(
+            f"{database} cannot hold a table: nothing here keeps tables under {scheme}://",
+            "write <database uri>/<name>, local or in a store, such as s3://lake/db/images",
+        )
+    if "Unable to find object store prefix" in text:
+        scheme = database.partition("://")[0]
+        return UserError(
+            f"{database} cannot be opened: {' '.join(text.split('prefix: ')[-1].split(', /')[0].split())}",
+            f"set what the store behind {scheme}:// needs, or use s3:// or a local folder",
+        )
+    if "(os error 20)" in text:
+        return UserError(f"{database} is no folder, so there is no table in it", "check the path, a folder and a name")
+    return None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ The rows table gets an id when it is made, and what the other three say carries 
 makes them again gets a table of another id, of which the old ledger says nothing.
 """
 
+import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.table_errors import is_conflict, writing
+from jobs.table_errors import is_conflict, no_place_for_a_table, writing
 from schemas import columns
 from schemas.config import Storage
 from schemas.errors import UserError
@@ -27,6 +28,7 @@ from workers.store_errors import StoreBusy, of_table
 PYLANCE = "13.0.0"
 SIDE_TABLES = {"runs": columns.RUNS, "units": columns.UNITS, "rejects": columns.REJECTS}
 MAX_CONFLICTS = 50
+_TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, the three beside it have not
 
 
 def lance_module() -> Any:
@@ -61,7 +63,7 @@ class Tables:
             raise UserError(f"the table's address carries {what}", CHAIN_HINT)
         database, _, name = table.rstrip("/").rpartition("/")
         name = name.removesuffix(".lance")
-        if not name or not database:
+        if not name or not database.strip("/") or re.fullmatch(r"\w+:/?", database):  # s3://lake: only a bucket
             raise UserError(f"'{table}' is not a table", "write <database uri>/<name>, such as s3://lake/db/images")
         database = absolute_uri(database)
         return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
@@ -91,7 +93,7 @@ class Tables:
         """
         for cut_off in (False, True):
             try:
-                return lance_module().dataset(
+                found = lance_module().dataset(
                     self.uri(part),
                     version=version,
                     storage_options=self.options or None,
@@ -99,6 +101,9 @@ class Tables:
                 )
             except (ValueError, OSError) as error:
                 self._raise_unless_missing(error, part)
+            else:
+                self._refuse_foreign(found.schema, part)
+                return found
             if version is not None or not self._is_there(part):
                 break
             if cut_off:  # twice: not another driver that made the table in between
@@ -119,8 +124,19 @@ class Tables:
         told = of_table(error, self.uri(part))
         if told is not error:
             raise told from None
+        if place := no_place_for_a_table(error, self.database):
+            raise place from None
         if not _is_missing(error):
             raise error
+
+    def _refuse_foreign(self, schema: pa.Schema, part: str) -> None:
+        """Rows of another tool's: no command may read them as ours, let alone build indices on them."""
+        if not part and (lacks := [name for name in _TOLD_BY if name not in schema.names]):
+            raise UserError(
+                f"the table {self.database}/{self.name} exists, but clipmill did not make it: it has no column "
+                f"`{lacks[0]}`",
+                "check the name, or give the job another table name",
+            )
 
     def _is_there(self, part: str) -> bool:
         """Lance takes a listing that is cut off for an empty one, and the table for missing; then everything would be

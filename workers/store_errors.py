@@ -196,7 +196,8 @@ def as_user_error(error: Exception, uri: str) -> Exception:
     """For planning, where a missing or forbidden object is the user's to fix. A store that does not answer may do so
     later: it stays what it is, as for the table's."""
     if isinstance(error, FileNotFoundError):
-        return UserError(str(error), "check the spelling, and that storage.endpoint_url names the right store")
+        hint = "check the spelling, and that storage.endpoint_url names the right store"
+        return UserError(str(error), hint if "://" in uri else "check the spelling, and the folder you are in")
     if isinstance(error, PermissionError):
         return UserError(str(error), "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
     return error

@@ -90,6 +90,8 @@ def claimed(out: Path) -> Iterator[DemoFolder]:
             yield DemoFolder(root=out)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{shown(out)} is not a folder", "name a folder with --out") from None
+    except FileNotFoundError as error:  # such as below /proc, where nothing can be made
+        raise UserError(f"{error.filename} cannot be made", "name another folder with --out") from None
     except PermissionError as error:
         raise UserError(f"{error.filename} cannot be written", "name another folder with --out") from None
 

@@ -227,7 +227,10 @@ def filter_errors(where: str | None) -> Iterator[None]:
         text = str(error)
         if where is None or not any(mistake in text for mistake in _MISTAKES):
             raise
-        raise UserError(f"the filter cannot be used: {_short(text, where)}", "filters are SQL: width > 512") from None
+        hint = "filters are SQL: width > 512"
+        if "List(" in text:
+            hint = "a list holds several values: write array_has_any(tags, ['shoe']), or --tag shoe"
+        raise UserError(f"the filter cannot be used: {_short(text, where)}", hint) from None
 
 
 def _short(text: str, where: str) -> str:
