@@ -5,6 +5,8 @@ import io
 import os
 import pickle
 import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -384,6 +386,36 @@ def test_a_store_that_is_too_busy_to_be_tested_is_no_mistake_of_the_users(
     with pytest.raises(StoreUnavailable, match="fails too many requests to be tested") as caught:
         check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
     assert caught.value.exit_code == EXIT_OTHER
+
+
+@pytest.mark.slow
+def test_a_new_store_that_swallows_what_is_written_is_given_up_in_time(
+    fake: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight tries of a client that waits a minute each were eight minutes, and a race of writers longer still."""
+    monkeypatch.setattr(store_fs, "_READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(store_errors, "REPEAT_FOR_S", 1.5)
+    monkeypatch.setattr(store_check, "REPEAT_FOR_S", 1.5)
+    over = threading.Event()
+    for stalled, tries in (("probe", 3), ("00-00", 8)):
+
+        def stall(method: str, key: str, stalled: str = stalled) -> tuple[int, str] | None:
+            if method == "PUT" and (key.endswith("probe") == (stalled == "probe")):
+                over.wait(30)
+                return 503, "SlowDown"
+            return None
+
+        fake.before = stall
+        fake.requests.clear()
+        monkeypatch.setattr(store_fs, "_CACHE", {})
+        begun_s = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
+        assert time.monotonic() - begun_s < 12
+        assert caught.value.exit_code == EXIT_OTHER
+        sent = [key for method, key in fake.requests if method == "PUT" and key.endswith(stalled)]
+        assert len(sent) <= tries, sent
+    over.set()
 
 
 @pytest.mark.s3
