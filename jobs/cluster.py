@@ -208,3 +208,13 @@ def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
     slots = sum(per_host) if gpus else sum(int(node.cpus // cpus) for node in hosts)
     num = workers.num if workers.num != "auto" else max(1, slots)
     return Shape(num=max(1, min(num, num_units)), cpus=cpus, gpus=gpus, threads=max(1, int(cpus)))
+
+
+def check_fits(shape: Shape, found: list[Node]) -> None:
+    """Raises UserError where an actor asks for more CPUs than any node of `found` has: it would wait for ever."""
+    most = max((node.cpus for node in found), default=0.0)
+    if shape.cpus > most:
+        raise UserError(
+            f"workers.cpus is {shape.cpus:g}, but this machine has {most:g} for Ray",
+            "set workers.cpus: auto, or name a cluster with --address",
+        )

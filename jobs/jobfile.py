@@ -3,6 +3,7 @@
 Credentials are refused wherever they stand: they come from the standard AWS chain only.
 """
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,7 +102,8 @@ def _read_local(name: str) -> bytes:
         with open(name, "rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        near = sorted(str(p) for p in Path(name).parent.glob("*.y*ml"))[:5] if Path(name).parent.is_dir() else []
+        there = sorted(str(p) for p in Path(name).parent.glob("*.y*ml"))
+        near = difflib.get_close_matches(name, there, n=5, cutoff=0.0)  # the likeliest first
         hint = f"job files there: {', '.join(near)}" if near else "check the path; examples are in deploy/jobs"
         raise UserError(f"the job file {name} does not exist", hint) from None
     except IsADirectoryError:

@@ -75,7 +75,10 @@ class Run:
             cluster.connected(self.options.address, num_cpus=self.options.num_cpus),
         ):
             check_interrupt()
-            shape = cluster.shape(self.job.workers, cluster.nodes(), len(units))
+            nodes = cluster.nodes()
+            shape = cluster.shape(self.job.workers, nodes, len(units))
+            if self.options.address is None:  # no autoscaler brings a larger machine
+                cluster.check_fits(shape, nodes)
             force = Workforce(job=self.job, shape=shape, vocabulary=self.vocabulary, say=self.progress.phase)
             force.start()
             try:

@@ -151,3 +151,10 @@ def test_a_missing_job_file_shows_its_neighbours(capsys, tmp_path):
     (tmp_path / "nightly.yaml").write_text("table: x/y")
     _, hint = refused(capsys, "plan", str(tmp_path / "nigthly.yaml"))
     assert "nightly.yaml" in hint
+
+
+def test_the_likeliest_neighbour_of_a_missing_job_file_comes_first(capsys, tmp_path):
+    for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml", "e.yaml", "f.yaml", "images.yml"):
+        (tmp_path / name).write_text("table: x/y")
+    _, hint = refused(capsys, "plan", str(tmp_path / "images.yaml"))
+    assert hint.startswith(f"hint: job files there: {tmp_path}/images.yml")

@@ -13,6 +13,7 @@ import pytest
 
 from jobs import cli
 from jobs.tables import Tables
+from schemas.errors import EXIT_OTHER
 from tests.tables import TableOptions, make_table
 from tests.test_bad_jobs import listing, refused
 
@@ -141,3 +142,15 @@ def test_the_kept_row_of_a_group_is_no_copy_of_itself(capsys, places):
     kept = [row for row in rows if row[1] == "yes"]
     assert kept
     assert {row[2] for row in kept} == {"-"}
+
+
+def test_a_web_server_that_does_not_answer_is_no_matter_of_an_endpoint(capsys, tmp_path):
+    file = tmp_path / "job.yaml"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}/a.tar"
+        file.write_text(f"table: {tmp_path}/db/t\nsource: {{format: webdataset, uri: '{uri}'}}\n")
+        said, hint = refused(capsys, "plan", str(file), code=EXIT_OTHER)
+    assert f"{uri} does not answer" in said
+    assert "check the address and the network" in hint
+    assert "endpoint" not in hint

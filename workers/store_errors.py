@@ -109,6 +109,8 @@ def translate(error: Exception, uri: str) -> Exception:
         return SourceChanged(f"{uri} was replaced while it was read", "run again: it will be planned anew")
     if is_transient(error):
         hint = "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network, then run again"
+        if uri.startswith(("http://", "https://")):
+            hint = "check the address and the network, then run again"
         if status:
             return StoreBusy(f"the store of {uri} is too busy or ill ({code or status})", "run the same command later")
         return StoreUnavailable(f"the store of {uri} does not answer: {_one_line(error)}", hint)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cluster
-from jobs.cluster import Node, Shape, shape
+from jobs.cluster import Node, Shape, check_fits, shape
 from schemas.config import Workers
 from schemas.errors import UserError
 
@@ -106,3 +106,11 @@ def test_ports_for_rays_agents_are_free_and_never_handed_out_by_the_system(monke
     setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first = int(setting.read_text().split()[0]) if setting.exists() else 49152
     assert max(ports) < first or first < 32768  # a machine whose owner widened the range has no such ports
+
+
+def test_more_cpus_than_this_machine_has_are_refused_instead_of_waited_for() -> None:
+    here = [Node(node_id="a", cpus=4, gpus=0)]
+    check_fits(shape(Workers(cpus=4), here, 10), here)
+    check_fits(shape(Workers(), here, 10), here)
+    with pytest.raises(UserError, match=r"workers.cpus is 5, but this machine has 4 .*--address"):
+        check_fits(shape(Workers(cpus=5), here, 10), here)
