@@ -27,6 +27,7 @@ def open_table(
     version: int | str | None = None,
     storage: Storage | None = None,
     engine: Engine | None = None,
+    **others: object,
 ) -> Table:
     """Open `<database uri>/<name>` for reading.
 
@@ -34,6 +35,11 @@ def open_table(
     encode queries with; None loads the one the table's fingerprint names, at the first text or image. Raises
     UserError where there is no such table or version.
     """
+    if others:  # endpoint_url and region, as the command line has them
+        raise UserError(
+            f"open_table has no option {next(iter(others))}",
+            "there is version, storage, engine; a server goes into storage=schemas.config.Storage(endpoint_url=...)",
+        )
     if not isinstance(uri, str | PathLike):
         raise UserError(f"a table is named by a string, not by a {type(uri).__name__}", "give <database uri>/<name>")
     if version is not None and (isinstance(version, bool) or not isinstance(version, int | str)):

@@ -98,6 +98,8 @@ def test_a_table_says_what_it_is(table: Table) -> None:
 
 def test_a_table_is_opened_by_a_name_or_a_path(table: Table) -> None:
     assert open_table(table.uri).num_rows == 300
+    with pytest.raises(UserError, match=r"no option endpoint_url .*Storage\(endpoint_url"):
+        open_table(table.uri, endpoint_url="http://localhost:9000")
     for wrong in ({"uri": None}, {"uri": 5}, {"uri": table.uri, "version": 1.5}, {"uri": table.uri, "storage": {}}):
         with pytest.raises(UserError) as raised:
             open_table(**wrong)  # type: ignore[arg-type]
