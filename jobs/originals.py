@@ -205,9 +205,13 @@ def _covers(place: str) -> Callable[[str], bool]:
     scheme, path = split_uri(uri)
     if scheme not in ("http", "https") and has_magic(path):
         pattern = parse_pattern(scheme, path)
-        return lambda whole: _matches(pattern, whole)
-    folder = uri.rstrip("/") + "/"
-    return lambda whole: absolute_uri(whole) == uri or absolute_uri(whole).startswith(folder)
+        return lambda whole: _lies_in(uri, whole) or _matches(pattern, whole)
+    return lambda whole: _lies_in(uri, whole)
+
+
+def _lies_in(folder: str, uri: str) -> bool:
+    """Whether `uri` is `folder` itself or below it, as both are written."""
+    return absolute_uri(uri) == folder or absolute_uri(uri).startswith(folder.rstrip("/") + "/")
 
 
 def _matches(pattern: Pattern, uri: str) -> bool:

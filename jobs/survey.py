@@ -75,7 +75,11 @@ def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[So
     suffixes = _SUFFIXES[source.format]
     for pattern in source.uri:
         found = False
-        for item in list_objects(pattern, storage):
+
+        def passed_over(uri: str, why: str) -> None:
+            left[hash(uri)] = why
+
+        for item in list_objects(pattern, storage, passed_over=passed_over):
             if not item.uri.lower().endswith(suffixes) and not _is_chosen(pattern, item, source):
                 ending = ending_of(unquote(item.uri))
                 if len(source.uri) == 1:
@@ -89,13 +93,15 @@ def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[So
                 seen.add(hash(item.uri))
                 yield item
         if not found:
-            raise UserError(
-                f"source.uri {pattern} matches nothing of format {source.format}",
-                f"check the spelling; below a folder, names must end in {', '.join(suffixes)}"
-                + (f"; there are {to_text(left_out)}" if left_out else ""),
-            )
+            break
     for ending in left.values():
         count(left_out, ending)
+    if not found:
+        raise UserError(
+            f"source.uri {pattern} matches nothing of format {source.format}",
+            f"check the spelling; below a folder, names must end in {', '.join(suffixes)}"
+            + (f"; there are {to_text(left_out)}" if left_out else ""),
+        )
 
 
 def _is_chosen(pattern: str, item: SourceObject, source: Source) -> bool:

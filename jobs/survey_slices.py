@@ -15,7 +15,7 @@ from schemas.config import Source, Storage
 from schemas.left_out import LONELY_TEXT, LeftOut, count, ending_of
 from schemas.units import SourceObject, WorkUnit, make_unit_id
 from workers.read.fields import Wanted
-from workers.read.keys import Digest, Pairs, file_patterns, is_asked_for, split_key, uri_of, wanted_keys
+from workers.read.keys import Digest, Pairs, file_patterns, is_asked_for, split_key, wanted_keys
 from workers.read.lines import digest_start, open_rows
 from workers.store_list import Key
 from workers.store_uri import Pattern
@@ -32,7 +32,7 @@ def file_slices(source: Source, storage: Storage, options: dict[str, Any], left_
     """Units of a `files` source. Overlapping patterns give each key to the first of them. Files that are no image and
     no sidecar of one are counted in `left_out`."""
     before: list[Pattern] = []
-    for typed, pattern in file_patterns(source, storage):
+    for pattern in file_patterns(source, storage):
         if pattern in before:
             continue
         earlier = tuple(before)
@@ -42,7 +42,7 @@ def file_slices(source: Source, storage: Storage, options: dict[str, Any], left_
             if is_asked_for(name, pattern, earlier):
                 count(left_out, f"{ending_of(name)} {LONELY_TEXT}")
 
-        slices = _Slices(uri_of(pattern, typed), Wanted.of(source), options, lonely)
+        slices = _Slices(pattern.uri, Wanted.of(source), options, lonely)
         for key in keys:
             if (unit := slices.add(key)) is not None:
                 yield unit

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 NO_EXTENSION = "no extension"
 HIDDEN = "hidden"  # dot files, macOS `._` files and `__MACOSX` folders, webdataset's own `__name__`
+BROKEN_LINK = "broken link"  # on a local disk: to nothing, or to itself
+NO_FILE = "no file"  # a pipe, socket or device
 LONELY_TEXT = "without a picture"  # prefixed by the text's ending: "txt without a picture"
 OTHER = "other"
 MAX_ENDINGS = 30

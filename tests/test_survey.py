@@ -1,5 +1,6 @@
 """Cutting sources into units: everything once, the same names tomorrow, little memory."""
 
+import os
 import random
 import tracemalloc
 from collections.abc import Iterator
@@ -390,3 +391,60 @@ def test_real_folders(real_data: Path) -> None:
     assert {s.uri for s in found} == {str(p) for p in on_disk}
     assert all(Path(s.uri).read_bytes() == s.image for s in found[:20])
     assert len(read_all(f"{real_data}/emoji_captions.csv", "manifest", caption="caption", image="file")) > 300
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_folder_whose_name_holds_characters_of_a_glob(
+    tmp_path: Path, where: str, request: pytest.FixtureRequest
+) -> None:
+    """It is the folder that is called so; a glob behind it is one, and `[[]` still stands for a bracket."""
+    s3: S3 | None = request.getfixturevalue("s3") if where == "s3" else None
+    root = f"s3://{s3.bucket}" if s3 else str(tmp_path)
+    files = {"a.jpg": b"A", "a.txt": b"text", "b/c [1].jpg": b"C", "x.tar": tar([("k.jpg", b"K")])}
+    for folder in ("p [2024]", "p 2", "w?y"):
+        for name, data in files.items():
+            if s3:
+                s3.put(f"{folder}/{name}", data)
+            else:
+                (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / folder / name).write_bytes(data)
+    storage = s3.storage if s3 else Storage()
+
+    def read(uri: str | list[str], format: str = "files") -> list[str]:
+        source = Source(format=format, uri=uri, caption="txt")
+        units = list(survey(source, storage, Limits()))
+        found = [s for u in units for s in read_unit(u, source, storage, Limits())]
+        assert all(isinstance(s, Sample) for s in found)
+        return [s.uri.removeprefix(root + "/") for s in found]
+
+    for folder in ("p [2024]", "w?y"):
+        both = [f"{folder}/a.jpg", f"{folder}/b/c [1].jpg"]
+        for typed in (f"{folder}/", folder, f"{folder}/**", folder.replace("[", "[[]").replace("?", "[?]") + "/"):
+            assert read(f"{root}/{typed}") == both, typed
+        assert read(f"{root}/{folder}/*.jpg") == both[:1]
+        assert read(f"{root}/{folder}/b/c [1].jpg") == both[1:]
+        assert read([f"{root}/{folder}/a.jpg", f"{root}/{folder}/"]) == both
+        assert read(f"{root}/{folder}/", "webdataset") == read(f"{root}/{folder}/*.tar", "webdataset")
+        assert read(f"{root}/{folder}/", "webdataset") == [f"{folder}/x.tar#k.jpg"]
+    assert read(f"{root}/p [2]/*.jpg") == ["p 2/a.jpg"], "no folder is called so: it is a glob"
+
+
+@pytest.mark.parametrize("format", ["files", "webdataset"])
+def test_links_to_nothing_and_pipes_are_counted(tmp_path: Path, format: str) -> None:
+    """A folder of links whose disk is not there must not look like an empty one."""
+    ending = "jpg" if format == "files" else "tar"
+    (tmp_path / f"a.{ending}").write_bytes(tar([("a.jpg", b"A")]))
+    (tmp_path / f"gone.{ending}").symlink_to(tmp_path / "mount" / "x")
+    (tmp_path / f"self.{ending}").symlink_to(f"self.{ending}")
+    os.mkfifo(tmp_path / f"pipe.{ending}")
+    counted: dict[str, int] = {}
+    units = list(survey(Source(format=format, uri=f"{tmp_path}/"), Storage(), Limits(), left_out=counted))
+    assert (len(units), counted) == (1, {"broken link": 2, "no file": 1})
+    counted.clear()
+    both = [f"{tmp_path}/*.{ending}", f"{tmp_path}/"]
+    list(survey(Source(format=format, uri=both), Storage(), Limits(), left_out=counted))
+    assert counted == {"broken link": 2, "no file": 1}, "each once"
+    (tmp_path / f"a.{ending}").unlink()
+    with pytest.raises(UserError) as failure:
+        list(survey(Source(format=format, uri=f"{tmp_path}/"), Storage(), Limits()))
+    assert "broken link 2" in failure.value.hint

@@ -7,7 +7,7 @@ chain only and are in no message.
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay
@@ -21,8 +21,8 @@ from workers.store_blocks import BLOCKS_AHEAD, Blocks
 from workers.store_check import check_store
 from workers.store_errors import TRANSIENT, BadName, StoreUnavailable, TooManyBytes, as_user_error, call, is_transient
 from workers.store_fs import connect, endpoint_url, head_of, open_fs, read_range, region
-from workers.store_list import list_keys, resolve
-from workers.store_uri import absolute_uri, join_uri, parse_pattern, quote, split_uri, unquote
+from workers.store_list import PassedOver, list_keys, resolve
+from workers.store_uri import Pattern, absolute_uri, folder_pattern, join_uri, quote, split_uri, unquote
 
 __all__ = [
     "TRANSIENT",
@@ -58,19 +58,26 @@ retry_transient = retry(
 )
 
 
-def list_objects(pattern: str, storage: Storage) -> Iterator[SourceObject]:
+def list_objects(
+    pattern: str, storage: Storage, *, passed_over: PassedOver = lambda uri, why: None
+) -> Iterator[SourceObject]:
     """Objects of a glob, a folder (ending in `/`, or found to be one), or one name; in key order.
 
     `**` crosses folders, `{000..009}` and `{a,b}` are expanded. Memory is one page. An empty folder or a glob without
-    a match yields nothing. Raises UserError for a missing bucket or name, refused permission or credentials, a store
-    that does not answer.
+    a match yields nothing. `passed_over` is told what is no file, by its uri, as `list_keys` tells it by its name.
+    Raises UserError for a missing bucket or name, refused permission or credentials, a store that does not answer.
     """
     try:
         for resolved, key in resolve(pattern, storage):
-            keys = [key] if key else list_keys(resolved, storage)
-            for found in keys:
-                uri = join_uri(resolved.scheme, resolved.root + found.name)
-                yield SourceObject(uri=uri, etag=found.etag, size_bytes=found.size_bytes)
+
+            def uri_of(name: str, resolved: Pattern = resolved) -> str:
+                return join_uri(resolved.scheme, resolved.root + name)
+
+            def tell(name: str, why: str, uri_of: Callable[[str], str] = uri_of) -> None:
+                passed_over(uri_of(name), why)
+
+            for found in [key] if key else list_keys(resolved, storage, passed_over=tell):
+                yield SourceObject(uri=uri_of(found.name), etag=found.etag, size_bytes=found.size_bytes)
     except (FileNotFoundError, NotADirectoryError, PermissionError, StoreUnavailable) as error:
         raise as_user_error(error, pattern) from error
 
@@ -78,7 +85,7 @@ def list_objects(pattern: str, storage: Storage) -> Iterator[SourceObject]:
 def has_any(folder: str, storage: Storage) -> bool:
     """Whether anything lies below a folder (ending in `/`), a bucket or not. Raises as `list_objects` does."""
     try:
-        return next(list_keys(parse_pattern(*split_uri(folder)), storage), None) is not None
+        return next(list_keys(folder_pattern(*split_uri(folder)), storage), None) is not None
     except FileNotFoundError:
         return False
     except (PermissionError, StoreUnavailable) as error:

@@ -6,14 +6,25 @@ sorts as `name/`), so that a slice (start_after, end_key] means the same on both
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.config import Storage
+from schemas.left_out import BROKEN_LINK, NO_FILE
 from workers.store_errors import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, call
 from workers.store_fs import etag_of, is_s3, open_fs, stat_of
-from workers.store_uri import Pattern, expand_braces, has_magic, join_uri, parse_pattern, split_uri
+from workers.store_uri import (
+    Pattern,
+    escape,
+    expand_braces,
+    folder_pattern,
+    join_uri,
+    parse_pattern,
+    split_uri,
+)
+
+PassedOver = Callable[[str, str], None]  # (name, why: a key of `left_out`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +39,65 @@ class Key:
 def resolve(pattern: str, storage: Storage) -> Iterator[tuple[Pattern, Key | None]]:
     """What a pattern of the job file stands for: (pattern, None) for a folder or glob, or (folder, key) for one object.
 
-    Braces are expanded first; a name that exists as it is typed is that object, whatever `[`, `?` or `{` it holds.
-    Raises FileNotFoundError where a name without magic is neither an object nor a folder.
+    Braces are expanded first; an object or folder that exists as it is typed is that one, whatever `[` or `?` its name
+    holds. Raises FileNotFoundError where a name without magic is neither an object nor a folder.
     """
     for text in expand_braces(pattern) if "{" in pattern else [pattern]:
         fs, path = open_fs(text, storage)
         scheme = split_uri(text)[0]
-        if path.endswith("/") or (has_magic(path) and "*" in path):
-            yield parse_pattern(scheme, path), None
-            continue
-        try:
-            etag, size = call(text, lambda fs=fs, path=path: stat_of(fs, path), attempts=FIRST_CONTACT_ATTEMPTS)  # type: ignore[misc]
-            folder, _, name = path.rpartition("/")
-            yield Pattern(scheme, folder + "/", "", None, False), Key(name, etag, size)
-        except FileNotFoundError:
-            if has_magic(path):
-                yield parse_pattern(scheme, path), None
+        if not path.endswith("/") and "*" not in path:
+            try:
+                etag, size = call(text, lambda fs=fs, path=path: stat_of(fs, path), attempts=FIRST_CONTACT_ATTEMPTS)  # type: ignore[misc]
+                folder, _, name = path.rpartition("/")
+                yield Pattern(scheme, folder + "/", "", None, False), Key(name, etag, size)
                 continue
-            below = parse_pattern(scheme, path + "/")
-            if next(list_keys(below, storage), None) is None and not (scheme == "file" and os.path.isdir(path)):
-                raise
-            yield below, None
+            except FileNotFoundError:
+                if escape(path) == path and not _is_folder(scheme, path + "/", storage):
+                    raise
+        if escape(path) == path:
+            yield folder_pattern(scheme, path.rstrip("/") + "/"), None
+        else:
+            yield parse_pattern(scheme, _with_folder_as_typed(scheme, path, storage)), None
 
 
-def list_keys(pattern: Pattern, storage: Storage, *, start_after: str = "", end: str = "") -> Iterator[Key]:
+def _with_folder_as_typed(scheme: str, path: str, storage: Storage) -> str:
+    """A glob, its folder escaped where one exists that is called just so (`pictures [2024]/*.jpg`)."""
+    if scheme in ("http", "https"):
+        return path
+    star = path.find("*")
+    folder = path[: path.rfind("/", 0, star if star >= 0 else None) + 1]
+    whole = [path + "/"] if star < 0 and not path.endswith("/") else []
+    for typed in (*whole, folder):
+        if escape(typed) != typed and _is_folder(scheme, typed, storage):
+            return escape(typed) + path[len(typed) :]
+    return path
+
+
+def _is_folder(scheme: str, path: str, storage: Storage) -> bool:
+    """Whether a folder of this raw name, which ends in `/`, is there; in a store: whether anything lies below."""
+    if scheme == "file":
+        return os.path.isdir(path)
+    return next(list_keys(folder_pattern(scheme, path), storage), None) is not None
+
+
+def list_keys(
+    pattern: Pattern,
+    storage: Storage,
+    *,
+    start_after: str = "",
+    end: str = "",
+    passed_over: PassedOver = lambda name, why: None,
+) -> Iterator[Key]:
     """Objects that match, in key order; only names in (start_after, end] where those are given.
 
-    Zero-byte "folder" keys ending in `/` are left out. Raises as `store_errors.call` does.
+    Zero-byte "folder" keys ending in `/` are left out. `passed_over` is told the names on a local disk that match and
+    are no file, and why. Raises as `store_errors.call` does.
     """
     fs, root = open_fs(join_uri(pattern.scheme, pattern.root), storage)
     uri = join_uri(pattern.scheme, pattern.root)
     if pattern.scheme == "file":
         call(uri, lambda: os.stat(root))  # a sentence where the folder itself is missing
-        found = _walk_local(root, "", pattern, _raw(start_after), ())
+        found = _walk_local(root, "", pattern, _raw(start_after), (), passed_over)
     elif is_s3(fs):
         found = _list_s3(fs, pattern, uri, start_after)
     else:
@@ -77,7 +114,12 @@ def _raw(name: str) -> bytes:
 
 
 def _walk_local(
-    root: str, folder: str, pattern: Pattern, start_after: bytes, inside: tuple[tuple[int, int], ...]
+    root: str,
+    folder: str,
+    pattern: Pattern,
+    start_after: bytes,
+    inside: tuple[tuple[int, int], ...],
+    passed_over: PassedOver,
 ) -> Iterator[Key]:
     """Depth first, in the order of whole keys. Folders that lie before `start_after` are not entered. `inside`: device
     and inode of the folders that lead here."""
@@ -99,10 +141,13 @@ def _walk_local(
                 and may_be_after
                 and not _is_met_elsewhere(root, folder, entry, pattern, inside)
             ):
-                yield from _walk_local(root, name, pattern, start_after, inside)
-        elif raw > start_after and _is(entry, folder=False) and name.startswith(pattern.prefix):
-            stat = entry.stat()
-            yield Key(name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
+                yield from _walk_local(root, name, pattern, start_after, inside, passed_over)
+        elif raw > start_after and name.startswith(pattern.prefix):
+            if _is(entry, folder=False):
+                stat = entry.stat()
+                yield Key(name, f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size)
+            elif pattern.matches(name):
+                passed_over(name, BROKEN_LINK if entry.is_symlink() else NO_FILE)
 
 
 def _is(entry: "os.DirEntry[str]", *, folder: bool) -> bool:

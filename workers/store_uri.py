@@ -16,6 +16,8 @@ _TO_QUOTE = re.compile("[#%\udc80-\udcff]")
 _TO_UNQUOTE = re.compile("%(23|25|[89A-Fa-f][0-9A-Fa-f])")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MAGIC = re.compile(r"[*?\[]")
+_ESCAPED = re.compile(r"\[([*?\[])\]")  # how a glob spells these characters where they mean themselves
+_TO_ESCAPE = re.compile(r"([*?\[])")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}/]*,[^{}/]*)\}")
 _MAX_EXPANDED = 100_000
 _ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file", "gcs": "gs", "adl": "abfs"}
@@ -96,7 +98,7 @@ class Pattern:
     """A pattern taken apart: `root` is the raw folder that names are relative to (empty or ending in `/`),
     `prefix` the literal start of the names below it, `regex` what a relative name must match (None: anything),
     `deep` whether names may lie in sub-folders, `everywhere` whether the last part of a name alone decides about it, in
-    whatever sub-folder it lies."""
+    whatever sub-folder it lies. `below`: what was written behind `root`."""
 
     scheme: str
     root: str
@@ -104,26 +106,53 @@ class Pattern:
     regex: re.Pattern[str] | None
     deep: bool
     everywhere: bool = False
+    below: str = ""
 
     def matches(self, name: str) -> bool:
         return self.regex is None or self.regex.fullmatch(name) is not None
 
+    @property
+    def uri(self) -> str:
+        """The spelling that `parse_pattern` understands, whatever characters the folder's name holds."""
+        return join_uri(self.scheme, escape(self.root) + self.below)
+
 
 def has_magic(path: str) -> bool:
-    return _MAGIC.search(path) is not None
+    return _magic_at(path) is not None
+
+
+def escape(path: str) -> str:
+    """The pattern that only the raw `path` itself matches."""
+    return _TO_ESCAPE.sub(r"[\1]", path)
+
+
+def folder_pattern(scheme: str, path: str) -> Pattern:
+    """All that lies below a folder called `path`, whatever characters its name holds."""
+    return Pattern(scheme, path, "", None, True, everywhere=True)
 
 
 def parse_pattern(scheme: str, path: str) -> Pattern:
     """A glob (`*` and `?` stay within a folder, `**` does not), or a folder ending in `/`."""
-    match = _MAGIC.search(path)
-    if not match:
+    start = _magic_at(path)
+    if start is None:
         assert path.endswith("/"), path
-        return Pattern(scheme, path, "", None, True, everywhere=True)
+        return folder_pattern(scheme, _ESCAPED.sub(r"\1", path))
     from fsspec.utils import glob_translate
 
-    literal = path[: match.start()]
-    root = literal[: literal.rfind("/") + 1]
-    below = path[len(root) :]
+    folder = path[: path.rfind("/", 0, start) + 1]
+    below = path[len(folder) :]
+    root, prefix = (_ESCAPED.sub(r"\1", part) for part in (folder, path[len(folder) : start]))
     regex = re.compile(glob_translate(below))
     everywhere = below.startswith("**/") and "/" not in below[3:]
-    return Pattern(scheme, root, literal[len(root) :], regex, "/" in below or "**" in below, everywhere)
+    return Pattern(scheme, root, prefix, regex, "/" in below or "**" in below, everywhere, below)
+
+
+def _magic_at(path: str) -> int | None:
+    """Where the first character stands that does not mean itself."""
+    at = 0
+    while found := _MAGIC.search(path, at):
+        escaped = _ESCAPED.match(path, found.start())
+        if escaped is None:
+            return found.start()
+        at = escaped.end()
+    return None

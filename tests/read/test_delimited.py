@@ -194,3 +194,16 @@ def test_lists_in_other_forms_are_one_sentence(tmp_path: Path, name: str, data: 
         list(survey(Source(format="manifest", uri=f"{tmp_path}/{name}", caption=caption), Storage(), Limits()))
     assert caught.value.hint
     assert f"{tmp_path}/{name}" in caught.value.message
+
+
+def test_blank_lines_before_the_header_are_passed_over(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "\ufeff\n\r\n  \nuri,caption\na.jpg,one\n\nb.jpg\nc.jpg,three\n")
+    assert [r for r in records(path) if isinstance(r, dict)] == [
+        {"uri": "a.jpg", "caption": "one"},
+        {"uri": "c.jpg", "caption": "three"},
+    ]
+    source = Source(format="manifest", uri=str(path), caption="caption")
+    found = [s for u in survey(source, Storage(), Limits()) for s in read_unit(u, source, Storage(), Limits())]
+    assert [item.uri.rpartition("#")[2] for item in found if "values" in getattr(item, "detail", "")] == ["line=7"]
+    with pytest.raises(UserError, match="no column"):
+        list(survey(source.model_copy(update={"caption": "text"}), Storage(), Limits()))

@@ -250,7 +250,7 @@ def test_archives_put_one_after_the_other_are_all_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"", {}),
+        (b"", {"empty": 1}),
         (tar([]), {}),
         (tar([], compress=True), {}),
         (b"\x28\xb5\x2f\xfd" + bytes(600), {"truncated": 1}),

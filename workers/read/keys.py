@@ -14,7 +14,7 @@ from schemas.config import Source, Storage
 from schemas.left_out import LeftOut, count, ending_of
 from workers.read.fields import Wanted
 from workers.store_list import Key, list_keys, resolve
-from workers.store_uri import Pattern, join_uri, parse_pattern, split_uri
+from workers.store_uri import Pattern, escape, expand_braces, join_uri, parse_pattern, split_uri
 
 T = TypeVar("T")
 
@@ -49,13 +49,6 @@ def folder_of(uri: str) -> str:
     return join_uri(pattern.scheme, pattern.root)
 
 
-def uri_of(pattern: Pattern, typed: str) -> str:
-    """The other way round: the spelling of a resolved pattern that `pattern_of` understands."""
-    if pattern.regex is None:
-        return join_uri(pattern.scheme, pattern.root)
-    return join_uri(*split_uri(typed))
-
-
 def wanted_keys(
     pattern: Pattern,
     source: Source,
@@ -76,7 +69,12 @@ def wanted_keys(
     # `b.jp*` lists from `b`, or `b.txt` would not be met.
     prefix = split_key(pattern.prefix)[0] if "." in pattern.prefix.rpartition("/")[2] else pattern.prefix
     listed = replace(pattern, prefix=prefix, regex=None)
-    for key in list_keys(listed, storage, start_after=start_after, end=end):
+
+    def passed_over(name: str, why: str) -> None:
+        if left_out is not None and is_asked_for(name, pattern, before):
+            count(left_out, why)
+
+    for key in list_keys(listed, storage, start_after=start_after, end=end, passed_over=passed_over):
         extension = split_key(key.name)[1]
         if not is_wanted(extension, wanted):
             if left_out is not None and is_asked_for(key.name, pattern, before):
@@ -106,26 +104,23 @@ def earlier_patterns(source: Source, uri: str, storage: Storage) -> tuple[Patter
     found: list[Pattern] = []
     if len(source.uri) == 1 and "{" not in source.uri[0]:
         return ()
-    for typed, pattern in file_patterns(source, storage):
-        if uri_of(pattern, typed) == uri:
+    for pattern in file_patterns(source, storage):
+        if pattern.uri == uri:
             break
         found.append(pattern)
     return tuple(found)
 
 
-def file_patterns(source: Source, storage: Storage) -> Iterator[tuple[str, Pattern]]:
-    """(as typed, pattern) of every uri of a `files` source. One file named alone is a glob that matches only it."""
-    from workers.store_uri import expand_braces
-
+def file_patterns(source: Source, storage: Storage) -> Iterator[Pattern]:
+    """The pattern of every uri of a `files` source. One file named alone is a glob that matches only it."""
     for typed in source.uri:
         for text in expand_braces(typed) if "{" in typed else [typed]:
             for pattern, key in resolve(text, storage):
                 if key is None:
-                    yield text, pattern
+                    yield pattern
                     continue
-                literal = join_uri(pattern.scheme, pattern.root + key.name.replace("[", "[[]").replace("?", "[?]"))
-                glob = literal[:-1] + f"[{literal[-1]}]"
-                yield glob, pattern_of(glob)
+                literal = join_uri(pattern.scheme, escape(pattern.root + key.name))
+                yield pattern_of(literal[:-1] + f"[{literal[-1]}]")
 
 
 @dataclass(slots=True)

@@ -121,9 +121,16 @@ class _TextRows:
     def _read_header(self, source: Source) -> None:
         delimiter = b"\t" if self._kind == "tsv" else b","
         self._shape = Shape(delimiter=delimiter)
-        self.header, self.start = next(self._rows(0), (b"", 0))
+        row, lines = b"", []  # blank lines before the header belong to it: the csv module and pandas pass over them too
+        for row, position in self._rows(0):
+            lines.append(row)
+            self.start = position
+            row = row.removeprefix(_BOM)
+            if row.strip() or position > MAX_ROW_BYTES:
+                break
+        self.header = b"".join(lines)
         try:
-            self._names = self._split(self.header.removeprefix(_BOM)) if self.header.strip() else []
+            self._names = self._split(row) if row.strip() else []
         except BadField as error:
             hint = "save the list as UTF-8"
             raise UserError(f"manifest {self._uri} has no readable header line: {error}", hint) from error
