@@ -66,8 +66,9 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
 
     Every key with at least one file ends as one sample or one reject; every further image of a key is a reject, and so
     is each picture whose name has an earlier dot where its key has no image. A tar that is cut or corrupt keeps the
-    samples before that point and adds one reject that names the byte; one without any byte is one reject. Raises SourceChanged; WrongFormat for what is
-    no tar by its first bytes; UserError where members of a compressed tar lie too far apart.
+    samples before that point and adds one reject that names the byte; one without any byte is one reject. Raises
+    SourceChanged; WrongFormat for what is no tar by its first bytes; UserError where members of a compressed tar lie
+    too far apart.
     """
     if unit.size_bytes == 0:  # an upload that failed, as a rule
         yield Reject(id=unit.uri, uri=unit.uri, reason=Reason.EMPTY, detail="the tar has no bytes")
