@@ -4,6 +4,7 @@ One pass over the column, in batches; memory is the batch and the distinct value
 """
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -46,10 +47,45 @@ def facets(
 
 
 def _over_filtered(table: Table, query: Query, column: str, top: int) -> Facet:
-    predicate = table.predicate(query)
-    with filter_errors(predicate):
-        batches = table.snapshot.dataset.scanner(columns=[column], filter=predicate, batch_size=65_536).to_batches()
-        return _count(column, (batch.column(column) for batch in batches), top)
+    predicate, snapshot = table.predicate(query), table.snapshot
+
+    def count() -> Facet:
+        with filter_errors(predicate):
+            batches = snapshot.dataset.scanner(columns=[column], filter=predicate, batch_size=65_536).to_batches()
+            return _count(column, (batch.column(column) for batch in batches), MAX_DISTINCT)
+
+    # Remembered whole: somebody who types the name of a tag asks again at every letter.
+    found: Facet = snapshot.counted.get_or_make((predicate, column), count)
+    return replace(found, values=found.values[:top])
+
+
+def parts(
+    facet: Facet,
+    *,
+    top: int,
+    containing: str = "",
+    facet_of: Mapping[str, str] | None = None,
+    known: Iterable[str] = (),
+) -> dict[str, Facet]:
+    """The values that contain some text, whatever its case, in the groups that `facet_of` puts them in; by group, in
+    its order, those it does not know last and under "". Best first are then the value itself and those that begin with
+    the text. `known`: values that are listed with 0 rows where they were not counted. `top`: of each group."""
+    text = containing.casefold()
+    counts = {**dict.fromkeys(known, 0), **dict(facet.values)}
+    groups: dict[str, list[tuple[str, int]]] = {group: [] for group in [*(facet_of or {}).values(), ""]}
+    for value, rows in counts.items():
+        if text in value.casefold():
+            groups[(facet_of or {}).get(value, "")].append((value, rows))
+
+    def order(item: tuple[str, int]) -> tuple[bool, bool, int, str]:
+        value = item[0].casefold()
+        return value != text, not value.startswith(text), -item[1], item[0]
+
+    return {
+        group: replace(facet, values=sorted(values, key=order)[:top], distinct=len(values))
+        for group, values in groups.items()
+        if values
+    }
 
 
 def _check(table: Table, column: str) -> None:

@@ -6,6 +6,7 @@ N: rows. B: texts or images of a batch. D: dimension. Nothing here imports torch
 import colorsys
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from schemas.config import Limits
 from schemas.model import Fingerprint, Preprocess
 from schemas.receipts import LedgerEntry, LedgerState
 from schemas.samples import Picture
+from schemas.vocabulary import Vocabulary
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 THINGS = ("shoe", "dress", "hat", "shirt", "dog", "cat", "car", "tree", "house", "boat")
@@ -92,7 +94,8 @@ class WordEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """`noise`: length of the noise added to each unit vector. `images`: folder to write a PNG per row into."""
+    """`noise`: length of the noise added to each unit vector. `images`: folder to write a PNG per row into.
+    `vocabulary`: tags are one label of each of its facets, the first ones oftener, instead of colour and thing."""
 
     rows: int = 600
     dim: int = DIM
@@ -101,6 +104,7 @@ class TableOptions:
     thumbnails: bool = False
     images: Path | None = None
     start: int = 0
+    vocabulary: Vocabulary | None = None
 
 
 def picture(colour: str, size_px: int = 48) -> bytes:
@@ -136,7 +140,7 @@ def batch(options: TableOptions = TableOptions()) -> pa.Table:
         dim=options.dim,
         keep=KEEP,
         fingerprint_json=fingerprint(options.dim).to_json(),
-        vocabulary_json='{"name": "test", "hash": "0", "top_k": 2, "min_score": 0.1}',
+        vocabulary_json=json.dumps({**_vocabulary(options), "top_k": 2, "min_score": 0.1}),
         thumbnails=options.thumbnails,
     )
     columns: dict[str, Any] = {
@@ -153,8 +157,9 @@ def batch(options: TableOptions = TableOptions()) -> pa.Table:
         "vector": [None if i % 97 == 3 else v for i, v in zip(index, vectors_ND, strict=True)],
         "caption_vector": list(clean_ND.astype(np.float16)),
         "caption_score": (clean_ND * vectors_ND.astype(np.float32)).sum(axis=1),
-        "tags": [[c, t] for c, t in zip(colours, things, strict=True)],
-        "tag_scores": [[0.6, 0.4]] * options.rows,
+        "tags": _labels(options) or [[c, t] for c, t in zip(colours, things, strict=True)],
+        "tag_scores": [[0.6, 0.4] if options.vocabulary is None else [0.5] * len(options.vocabulary.facets)]
+        * options.rows,
         "license": [("cc0", "cc-by", "all rights")[i % 3] for i in index],
         "views": [int(i) for i in index],
         "shard": [int(i) % 7 for i in index],
@@ -165,6 +170,19 @@ def batch(options: TableOptions = TableOptions()) -> pa.Table:
         [pa.array(columns[field.name], type=field.type) for field in schema],
         schema=schema,
     )
+
+
+def _vocabulary(options: TableOptions) -> dict[str, str]:
+    found = options.vocabulary
+    return {"name": found.name, "hash": found.hash} if found else {"name": "test", "hash": "0"}
+
+
+def _labels(options: TableOptions) -> list[list[str]]:
+    if options.vocabulary is None:
+        return []
+    rng = np.random.default_rng(options.seed)
+    parts = [options.vocabulary.labels[start:stop] for _, start, stop in options.vocabulary.facets]
+    return [[part[int(len(part) * rng.random() ** 2)].name for part in parts] for _ in range(options.rows)]
 
 
 def _image_uri(options: TableOptions, index: int, colour: str) -> str:

@@ -53,6 +53,7 @@ class Snapshot:
         self.warm: dict[str, WarmVectors] = {}
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
         self.subsets: Recent[tuple[str, str], WarmVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
+        self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._counts: OrderedDict[str | None, int] = OrderedDict()
 
     @cached_property
@@ -189,6 +190,10 @@ class Snapshot:
             if name not in self.schema.names:
                 raise UserError(f"{name} is no column of the table", f"there is: {', '.join(self.schema.names)}")
         return columns
+
+
+def _weigh_facet(_: Any, facet: Any) -> int:
+    return sum(100 + len(value) for value, _ in facet.values)
 
 
 def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:

@@ -1,7 +1,8 @@
 """The routes. Each one: check, hand the work to a thread, shape the answer."""
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
@@ -42,7 +43,8 @@ PICTURE: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What the routes share. `encoder` is a list of one word on the encoder's state, replaced as it loads;
-    `table_state` the same of the table: ok, away or gone, and why."""
+    `table_state` the same of the table: ok, away or gone, and why; `facet_of` the same of the tags: the facet of every
+    label of the vocabulary, empty where it is not known here."""
 
     table: Table
     settings: Settings
@@ -51,6 +53,7 @@ class Services:
     metrics: Metrics
     encoder: list[str]
     table_state: list[tuple[str, str]]
+    facet_of: list[dict[str, str]]
 
     def need_encoder(self) -> None:
         """Raises Loading rather than let a query wait in a thread that others could use."""
@@ -133,18 +136,32 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
         hits = question.hits if len(query.positive) else 0
         found.table.count(query)  # as for a search
         counted = facet_counts.facets(
-            found.table, query, columns=tuple(question.columns_counted), top=question.top, hits=hits
+            found.table, query, columns=tuple(question.columns_counted), top=facet_counts.MAX_DISTINCT, hits=hits
         )
         return models.FacetsResponse(
-            facets=[
-                models.FacetOut(**{**asdict(f), "values": [models.FacetValue(value=v, rows=n) for v, n in f.values]})
-                for f in counted
-            ],
+            facets=[shown for one in counted for shown in _facets_out(found, question, one)],
             version=found.table.version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
 
     return await found.runner.run(work)
+
+
+def _facets_out(
+    found: Services, question: models.FacetsRequest, counted: facet_counts.Facet
+) -> Iterator[models.FacetOut]:
+    """One of each column; of tags by facet one of each."""
+    is_tags = counted.column == "tags"
+    parts = facet_counts.parts(
+        counted,
+        top=question.top,
+        containing=question.containing,
+        facet_of=found.facet_of[0] if question.by_facet and is_tags else None,
+        known=found.table.snapshot.labels if question.containing and is_tags else (),
+    )
+    for group, part in (parts or {"": replace(counted, values=[], distinct=0)}).items():
+        values = [models.FacetValue(value=value, rows=rows) for value, rows in part.values]
+        yield models.FacetOut(**{**asdict(part), "group": group, "values": values})
 
 
 @router.post("/api/encode", responses=PROBLEMS)

@@ -21,6 +21,8 @@ from jobs.serving.guard import COOKIE, Guard, Metrics
 from jobs.serving.pictures import NoPicture, Pictures
 from jobs.serving.runner import Busy, Runner, TooSlow
 from jobs.serving.settings import Settings
+from jobs.tables import Tables
+from jobs.vocabularies import vocabulary_of
 from schemas.errors import ClipmillError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] 
         metrics=metrics,
         encoder=[LOADING],
         table_state=[("ok", "")],
+        facet_of=[{}],
     )
     app = FastAPI(
         title="clipmill",
@@ -70,12 +73,25 @@ async def _background(services: Services, tell: Callable[[str], None]) -> AsyncI
 
 def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Event) -> None:
     tell("loading the model; filters and pictures work meanwhile")
+    _find_facets(services)
     _load_encoder(services, tell)
     services.table.warm(memory_bytes=services.settings.warm_bytes)
     while not stop.wait(services.settings.refresh_s):
         if _follow(services):
             logger.info("now serving version %s", services.table.version)
+            _find_facets(services)
             _load_encoder(services, logger.info)  # a table that was made again may be of another model
+
+
+def _find_facets(services: Services) -> None:
+    """Which facet each tag is of. Here and not at a query, because a vocabulary may lie in a store that is slow."""
+    table = services.table
+    try:
+        found = vocabulary_of(Tables.at(table.uri, table.storage), table.schema)
+    except Exception:  # whatever is wrong with the runs or the metadata: tags are then one plain list
+        logger.warning("the vocabulary of the tags cannot be looked for", exc_info=True)
+        found = None
+    services.facet_of[0] = {label.name: label.facet for label in found.labels} if found else {}
 
 
 def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:

@@ -74,6 +74,14 @@ class FacetsRequest(Question):
     columns_counted: list[ColumnName] = Field(default=["tags"], min_length=1, max_length=8)
     top: int = Field(default=30, ge=1, le=1000)
     hits: int = Field(default=0, ge=0, le=MAX_K, description="Count the best hits; 0: every row that passes.")
+    containing: Annotated[str, Field(max_length=256), AfterValidator(_unicode)] = Field(
+        default="",
+        description="Only values with this text in them, whatever its case; tags of no such row are counted as 0.",
+    )
+    by_facet: bool = Field(
+        default=False,
+        description="Tags by the facets of their vocabulary, where it is known: an answer and `top` values of each.",
+    )
 
 
 class Row(BaseModel):
@@ -100,7 +108,10 @@ class FacetValue(BaseModel):
 
 
 class FacetOut(BaseModel):
+    """`group`: the facet of the vocabulary that these tags are of; empty for what is of none."""
+
     column: str
+    group: str = ""
     values: list[FacetValue]
     rows: int
     distinct: int

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { EMPTY, fromAddress, hasExamples, toAddress, toQuestion, withItem, without } from "./state.js";
 import { $, card, chips, detail, element, facetList, number } from "./view.js";
 import { bindKeys } from "./keys.js";
+import { bindTagBox } from "./tagbox.js";
 
 const PAGE = 40;
 let state = fromAddress(location.search);
@@ -64,7 +65,7 @@ async function search() {
   $("grid").classList.add("stale");
   $("problem").textContent = $("where-error").textContent = "";
   const question = toQuestion(state, kinds);
-  const counting = api.facets({ ...question, columns_counted: info.facets.slice(0, 6), top: 30, hits: state.scope }, mine.signal);
+  const counting = api.facets({ ...question, columns_counted: info.facets.slice(0, 6), by_facet: true, top: 30, hits: state.scope }, mine.signal);
   counting.then((found) => mine === running && drawFacets(found), () => {}); // the search tells what is wrong
   try {
     const found = await api.search({ ...question, k: PAGE, offset: 0 }, mine.signal);
@@ -114,7 +115,8 @@ async function more() {
 }
 
 function drawFacets(found) {
-  $("facets").replaceChildren(...found.facets.filter((f) => f.values.length).map((f) => facetList(f, state, act)));
+  const grouped = found.facets.some((f) => f.group);
+  $("facets").replaceChildren(...found.facets.filter((f) => f.values.length).map((f) => facetList(f, state, act, { grouped })));
 }
 
 async function drawDetail() {
@@ -164,10 +166,11 @@ function bindInputs() {
     const words = $("words").value;
     go({ ...state, words, like: words ? [] : state.like, vector: words ? "" : state.vector, item: "" });
   });
-  $("tag").addEventListener("change", () => {
-    const tag = $("tag").value.trim();
-    $("tag").value = "";
-    if (tag && !state.tags.includes(tag)) act.tag(tag);
+  bindTagBox({
+    suggest: (containing, signal) => api.facets({
+      ...toQuestion(state, kinds), columns_counted: ["tags"], by_facet: true, containing, top: 6, hits: state.scope,
+    }, signal),
+    choose: (tag) => { if (!state.tags.includes(tag)) act.tag(tag); },
   });
   $("where").addEventListener("change", () => act.set({ where: $("where").value }));
   $("not-words").addEventListener("change", () => { clearTimeout(typing); act.set({ notWords: $("not-words").value }); });

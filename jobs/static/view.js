@@ -9,7 +9,7 @@ export function element(name, properties = {}, ...children) {
   for (const [key, value] of Object.entries(properties)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (key === "data") Object.assign(made.dataset, value);
-    else if (key.startsWith("aria-")) made.setAttribute(key, value);
+    else if (key === "role" || key.startsWith("aria-")) made.setAttribute(key, value);
     else made[key] = value;
   }
   made.append(...children);
@@ -67,7 +67,8 @@ export function chips(state, act) {
   return made;
 }
 
-export function facetList(facet, state, act) {
+// `grouped`: the tags stand under the facets of their vocabulary, and those of none apart.
+export function facetList(facet, state, act, { grouped }) {
   const isTags = facet.column === "tags";
   const items = facet.values.map(({ value, rows }) => {
     const chosen = isTags ? state.tags.includes(value) : state.equal[facet.column] === value;
@@ -83,8 +84,9 @@ export function facetList(facet, state, act) {
     }
     return line;
   });
-  return element("section", { className: "facet", data: { column: facet.column } },
-    element("h2", { textContent: facet.column.replaceAll("_", " ") }), element("ul", {}, ...items));
+  const name = isTags && grouped ? facet.group || "other tags" : facet.column.replaceAll("_", " ");
+  return element("section", { className: "facet", "aria-label": name, data: { column: facet.column, group: facet.group } },
+    element("h2", { textContent: name }), element("ul", {}, ...items));
 }
 
 const LABELS = { uri: "source", source_etag: "source etag", unit_id: "work unit", image_hash: "image hash", caption_score: "caption score", score: "score" };

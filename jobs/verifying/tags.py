@@ -7,7 +7,6 @@ label and not be found; `verify --sample` loads it and then looks at the tags of
 B: rows of a batch. L: labels. D: dimension.
 """
 
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,14 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import compat
-from jobs.originals import STORES, is_local
-from jobs.runs import last_job
 from jobs.tables import Tables
 from jobs.verifying.report import Problems, Report
-from schemas.errors import ClipmillError
+from jobs.vocabularies import vocabulary_of
 from schemas.vocabulary import Vocabulary
 from workers.engine import Engine
-from workers.store_uri import split_uri
 
 # Of a cosine between a stored vector and a label's, when either was computed in bf16 and the other in fp32.
 COSINE_TOLERANCE = 4e-3
@@ -51,28 +47,8 @@ def rules(tables: Tables, rows: Any) -> Rules:
     stored = compat.stored_vocabulary(rows.schema)
     if stored is None:
         return Rules(tagged=False)
-    found = _vocabulary(tables, stored)
+    found = vocabulary_of(tables, rows.schema)
     return Rules(tagged=True, min_score=stored["min_score"], top_k=stored["top_k"], vocabulary=found)
-
-
-def _vocabulary(tables: Tables, stored: dict[str, Any]) -> Vocabulary | None:
-    """A file is named by the table, so by somebody else: one on this disk is opened only for a table on this disk, one
-    in a store only from an object store, and a pipe never."""
-    from workers.tag import BUILT_IN, load_vocabulary
-
-    named = (last_job(tables).get("tags") or {}).get("vocabulary")
-    for name in dict.fromkeys(n for n in (stored["name"], named) if isinstance(n, str)):
-        scheme, path = split_uri(name)
-        is_file = scheme == "file" and is_local(tables) and os.path.isfile(path)
-        if name not in BUILT_IN and not is_file and scheme not in STORES:
-            continue
-        try:
-            found = load_vocabulary(name, tables.storage)
-        except (ClipmillError, OSError):
-            continue
-        if found.hash == stored["hash"]:
-            return found
-    return None
 
 
 class TagCheck:

@@ -464,11 +464,10 @@ def test_a_scalar_index_of_other_values_is_named(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_that_a_table_in_a_store_names_on_this_disk_is_not_opened(made: Made) -> None:
-    from jobs.verifying import tags
+    from jobs.vocabularies import vocabulary_of
 
-    rows = made.tables.open()
-    assert tags.rules(made.tables, rows).vocabulary is not None
-    stored = {"name": "words", "hash": tags.rules(made.tables, rows).vocabulary.hash}  # type: ignore[union-attr]
+    schema = made.tables.open().schema
+    assert vocabulary_of(made.tables, schema) is not None
 
     class Elsewhere(Tables):
         """The same four tables, under the name of a store."""
@@ -476,7 +475,7 @@ def test_a_vocabulary_that_a_table_in_a_store_names_on_this_disk_is_not_opened(m
         def open(self, *args: Any, **options: Any) -> Any:
             return made.tables.open(*args, **options)
 
-    assert tags._vocabulary(Elsewhere(database="s3://b/db", name="images"), stored) is None
+    assert vocabulary_of(Elsewhere(database="s3://b/db", name="images"), schema) is None
 
 
 def test_an_index_over_other_vectors_is_named(tmp_path: Path) -> None:

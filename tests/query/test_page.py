@@ -12,6 +12,7 @@ import pytest
 from jobs.query import open_table
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, make_table, picture
+from workers.tag import load_vocabulary
 
 pytestmark = pytest.mark.browser
 
@@ -264,6 +265,42 @@ def test_a_tag_that_is_not_listed_can_be_typed(page) -> None:
     page.wait_for_selector("#chips li:has-text('house')")
     assert all("house" in found for found in tags(page))
     assert page.input_value("#tag") == ""
+
+
+def test_any_tag_is_found_under_its_facet_by_keyboard_and_by_mouse(browser, tmp_path: Path) -> None:
+    scenes = load_vocabulary("scenes")
+    options = TableOptions(rows=300, vocabulary=scenes)
+    table = open_table(make_table(tmp_path, options), engine=WordEngine())
+    with running(table) as url, browser.new_context(base_url=url, viewport={"width": 1280, "height": 860}) as context:
+        page = context.new_page()
+        page.goto("/")
+        page.wait_for_selector("#facets .facet")
+        groups = page.locator("#facets h2").evaluate_all("all => all.map((one) => one.textContent)")
+        assert groups == [facet for facet, _, _ in scenes.facets]
+        assert page.locator("#facets [data-group=colour] .value:has-text('red')").count() == 1
+        page.focus("#tag")
+        page.keyboard.type("hou")
+        option = page.locator("#tag-list [role=group][aria-label=object] [role=option]")
+        option.wait_for()
+        house = table.count("array_has(tags, 'house')")
+        assert option.locator("span").all_inner_texts() == ["house", str(house)]
+        look(page, "tag-box")
+        page.keyboard.press("ArrowDown")
+        assert page.get_attribute("#tag", "aria-activedescendant") == option.get_attribute("id")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#chips li:has-text('house')")
+        until(page, "n => document.getElementById('status').innerText.startsWith(`${n} of`)", arg=house)
+        assert page.locator("#tag-list").is_hidden()
+        page.keyboard.type("o")
+        page.wait_for_selector("#tag-list [role=option]")
+        look(page, "tag-box-more")
+        page.keyboard.press("Escape")
+        assert page.get_attribute("#tag", "aria-expanded") == "false"
+        page.fill("#tag", "red")
+        page.click("#tag-list [role=option][title=red]")
+        page.wait_for_selector("#chips li:has-text('red')")
+        page.fill("#tag", "zebra")
+        page.wait_for_selector("#tag-list:has-text('no such tag')")
 
 
 def test_dark_narrow_and_more_pages(browser, base: str, page) -> None:

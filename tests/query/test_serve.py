@@ -8,7 +8,9 @@ import os
 import struct
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ from jobs.serving.settings import Settings
 from schemas.errors import UserError
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, append, make_table, picture
+from workers.tag import load_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,49 @@ def test_facets_over_filter_and_hits(client: httpx.Client) -> None:
     assert sum(v["rows"] for v in tags["values"]) == 160
     nearest = client.post("/api/facets", json={"text": ["red shoe"], "hits": 10}).json()["facets"][0]
     assert nearest["rows"] == 10
+
+
+def test_tags_stand_under_the_facets_of_their_vocabulary(tmp_path: Path, engine: WordEngine) -> None:
+    scenes = load_vocabulary("scenes")
+    table = open_table(make_table(tmp_path, TableOptions(rows=300, vocabulary=scenes)), engine=engine)
+    rows = table.snapshot.dataset.to_table(columns=["tags"])["tags"].to_pylist()
+    by_hand = Counter(tag for tags in rows for tag in tags)
+    facet_of = {label.name: label.facet for label in scenes.labels}
+    with running(table) as base, httpx.Client(base_url=base) as client:
+
+        def counted(**question: object) -> dict[str, dict[str, int]]:
+            found = client.post("/api/facets", json={"columns_counted": ["tags"], **question}).json()["facets"]
+            return {f["group"]: {v["value"]: v["rows"] for v in f["values"]} for f in found}
+
+        assert "house" not in counted(top=30)[""]
+        whole = counted(by_facet=True)
+        assert list(whole) == [facet for facet, _, _ in scenes.facets]
+        assert {tag: n for group in whole.values() for tag, n in group.items()} == by_hand
+        assert all(facet_of[tag] == group for group, tags in whole.items() for tag in tags)
+        assert all(len(tags) <= 3 for tags in counted(by_facet=True, top=3).values())
+        assert counted(by_facet=True, containing="HOUS") == {"object": {"house": by_hand["house"]}}
+        assert next(iter(counted(containing="re")[""])) == "red", "what begins with the text is first, however rare"
+        one_row = {"where": "id = 'row-000000'", "containing": "house", "by_facet": True}
+        assert counted(**one_row) == {"object": {"house": int("house" in rows[0])}}, "a tag that the filter hides"
+        assert counted(containing="no such tag", by_facet=True) == {"": {}}
+
+
+def test_tags_of_a_vocabulary_that_is_not_known_here_are_one_list(client: httpx.Client) -> None:
+    (tags,) = client.post("/api/facets", json={"by_facet": True, "containing": "o"}).json()["facets"]
+    assert (tags["column"], tags["group"]) == ("tags", "")
+    assert {v["value"] for v in tags["values"]} == {"yellow", "shoe", "dog", "house", "boat"}
+
+
+def test_the_facets_of_a_vocabulary_file_are_found_and_a_pipe_is_not_opened(tmp_path: Path, engine: WordEngine) -> None:
+    (tmp_path / "mine.yaml").write_text("facets:\n  animal: [cat, dog]\n  sky: [day, night]\n")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    mine = load_vocabulary(f"{tmp_path}/mine.yaml")
+    for file, groups in (("mine", {"animal", "sky"}), ("pipe", {""}), ("absent", {""})):
+        named = replace(mine, name=f"{tmp_path}/{file}.yaml")
+        uri = make_table(tmp_path, TableOptions(rows=20, vocabulary=named), name=file)
+        with running(open_table(uri, engine=engine)) as base:
+            found = httpx.post(f"{base}/api/facets", json={"by_facet": True}).json()["facets"]
+            assert {facet["group"] for facet in found} == groups
 
 
 def test_pictures_small_and_original(client: httpx.Client, folder: Path) -> None:
