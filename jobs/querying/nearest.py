@@ -99,7 +99,8 @@ def _scan(
     if road.use_index:
         arguments |= {"refine_factor": road.refine, "nprobes": road.probes}
     if road.ef is not None:
-        arguments["ef"] = road.ef
+        # Where ties are asked for again there are more rows than the road was chosen for, and Lance refuses fewer.
+        arguments["ef"] = max(road.ef, rows * (road.refine or 1))
     with filter_errors(predicate):
         return snapshot.dataset.scanner(
             columns=["_distance"],

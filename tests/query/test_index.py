@@ -77,6 +77,17 @@ def test_a_small_table_needs_no_vector_index(tmp_path: Path) -> None:
     assert (report.vectors[0].kind, report.vectors[0].done, report.vectors[0].recall) == ("", "none", None)
 
 
+def test_copies_of_a_picture_in_an_hnsw_index_are_found(tmp_path: Path, engine: WordEngine) -> None:
+    """Rows that tie are asked for again, several times as many: Lance refuses more than the breadth of the search."""
+    uri = make_table(tmp_path, TableOptions(rows=30, noise=0.0))
+    for start in range(30, 900, 30):
+        append(uri, TableOptions(rows=30, noise=0.0, start=start))
+    assert build_index(uri, IndexOptions(kind="hnsw_sq")).vectors[0].kind == "IVF_HNSW_SQ"
+    opened = open_table(uri, engine=engine)
+    pages = [opened.search("red shoe", k=7, offset=n, columns=("id",))["id"].to_pylist() for n in range(0, 70, 7)]
+    assert len({row_id for page in pages for row_id in page}) == 70
+
+
 def test_hnsw_where_asked_for(tmp_path: Path) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1000))
     report = build_index(uri, IndexOptions(kind="hnsw_sq"))
