@@ -76,6 +76,8 @@ def _check_files(tables: Tables, rows: Any, say: Problems) -> list[Any]:
     for part in SIDE:
         if (dataset := tables.open(part, missing_ok=True)) is not None:
             check_files(tables, part, dataset, say)
+        else:
+            say("files", f"the table {tables.name}__{part} is gone")
     return check_files(tables, "", rows, say)
 
 

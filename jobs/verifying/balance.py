@@ -7,6 +7,7 @@ from jobs.status import counted_rejects
 from jobs.tables import Tables
 from jobs.verifying.report import Problems
 from schemas.receipts import LedgerEntry
+from schemas.rejects import Reason
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
@@ -16,7 +17,9 @@ def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str
         for pair in batch.column("unit_id").value_counts().to_pylist():
             present[pair["values"]] += pair["counts"]
     rejected: Counter[str] = Counter()
-    for batch in counted_rejects(tables, ["unit_id"]):
+    for batch in counted_rejects(tables, ["unit_id", "reason"]):
+        for reason in set(batch.column("reason").unique().to_pylist()) - set(Reason):
+            say("reasons", f"rejects of reason {reason!r}, which is none of the closed list")
         for pair in batch.column("unit_id").value_counts().to_pylist():
             rejected[pair["values"]] += pair["counts"]
     for unit_id, entry in alive.items():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,6 +84,14 @@ def reject_invented(tables: Tables) -> None:
     tables.append("rejects", old)
 
 
+def reject_renamed(tables: Tables) -> None:
+    tables.open("rejects").update({"reason": "'just_because'"})
+
+
+def runs_lost(tables: Tables) -> None:
+    shutil.rmtree(tables.uri("runs"))
+
+
 def ledger_unbalanced(tables: Tables) -> None:
     enter(tables, seen=9)
 
@@ -130,6 +139,8 @@ def tags_not_parallel(tables: Tables) -> None:
         (unit_unknown, "1 rows of unit stranger, which the ledger does not have"),
         (reject_lost, "the ledger says 1 rejects, 0 are named"),
         (reject_invented, "the ledger says 1 rejects, 2 are named"),
+        (reject_renamed, "rejects of reason 'just_because', which is none of the closed list"),
+        (runs_lost, "__runs is gone"),
         (ledger_unbalanced, "seen 9 != written 3 + rejected 1"),
         (ledger_of_another_attempt, "the ledger says 1 rejects, 0 are named"),
         (ledger_forgets_a_unit, "3 rows of unit u1, which the ledger does not have"),
