@@ -61,6 +61,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         else:
             with patient_start():
                 ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+    except SystemExit:  # Ray takes SIGTERM for itself as it connects, and exits; to us it is what Ctrl-C is
+        raise KeyboardInterrupt from None
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where its processes do not come up
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address:

@@ -114,3 +114,18 @@ def test_more_cpus_than_this_machine_has_are_refused_instead_of_waited_for() -> 
     check_fits(shape(Workers(), here, 10), here)
     with pytest.raises(UserError, match=r"workers.cpus is 5, but this machine has 4 .*--address"):
         check_fits(shape(Workers(cpus=5), here, 10), here)
+
+
+def test_a_sigterm_that_ray_takes_for_itself_while_it_connects_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    def stopped(*args: object, **options: object) -> None:
+        raise SystemExit(15)  # what Ray's own handler does
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", stopped)
+    with pytest.raises(KeyboardInterrupt), cluster.connected(None):
+        pass
