@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -48,7 +49,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30 s
-    import ray
+    with _signals_wait():
+        import ray
 
     if ray.is_initialized():  # a caller's own cluster: theirs to end
         with _prints_on_stderr():
@@ -146,6 +148,16 @@ def _free_ports(count: int) -> list[int]:
         if len(ports) == count:
             break
     return ports
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Those that end a command come after the block: inside an import of Cython code they are printed, and lost."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _leave_folder() -> None:
