@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks import machine, pictures
 from benchmarks.peers.checkpoint import make_checkpoint
-from schemas.config import Limits
-from schemas.model import ModelSpec, Preprocess
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec, Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (3, H, W)
 Road = Callable[[bytes], Pixels]
@@ -54,8 +54,8 @@ def _mosaic(photos: Sequence[Path]) -> bytes:
 
 
 def roads(how: Preprocess) -> dict[str, Road]:
-    from workers.decode import decode
-    from workers.preprocess import preprocess
+    from clipmill.workers.decode.picture import decode
+    from clipmill.workers.decode.preprocess import preprocess
 
     limits = Limits()
 
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     import torch
 
-    from workers.load import load_engine
+    from clipmill.workers.load import load_engine
 
     torch.set_num_threads(1)
     photos = pictures.photographs()

@@ -121,10 +121,10 @@ class BusyGpu:
 def run_case(case: Case, kind: str, options: argparse.Namespace, peak: float) -> dict[str, Any]:
     """Units one after the other until `seconds` have passed, the first ones not counted."""
     from benchmarks.road import Road
-    from jobs.arithmetic import model_cost
-    from jobs.estimate import flops_per_sample
-    from jobs.summary import StageClock
-    from schemas.config import JobFile
+    from clipmill.jobs.planning.arithmetic import model_cost
+    from clipmill.jobs.planning.estimate import flops_per_sample
+    from clipmill.jobs.running.summary import StageClock
+    from clipmill.schemas.config import JobFile
 
     shards = options.folder / f"shards-{kind.replace(' ', '')}"
     job = JobFile.model_validate(

@@ -25,10 +25,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from schemas.config import Limits
-from schemas.model import ModelSpec
-from workers import selfcheck
-from workers.load import load_engine
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip import selfcheck
+from clipmill.workers.load import load_engine
 
 MAX_BYTES = 12 << 30  # of data in this process
 OWN_VOCABULARY = 49408  # of open_clip's own tokenizer

@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.query_cases import CASES
 from benchmarks.query_data import write
 from benchmarks.query_steps import STEPS
-from jobs.indexing.plan import SMALL_BYTES
+from clipmill.jobs.indexing.plan import SMALL_BYTES
 
 BUILDS = {"clipmill": ("build",), "lancedb": ("copy", "build LanceDB")}
 QUERIES = ("clipmill", "LanceDB defaults", "brute force")

@@ -68,7 +68,7 @@ def predicate_of(case: dict[str, Any]) -> str | None:
 def true_answers(uri: str, queries: int, dim: int) -> dict[str, list[list[str]]]:
     """Ids of the exact K nearest by case and query, from the cosines of all rows; for hybrid, that ranking fused with
     BM25 over the same filter."""
-    from jobs.query import open_table
+    from clipmill.jobs.querying.open import open_table
 
     snapshot = open_table(uri).snapshot
     queries_QD = query_vectors(queries, dim)[:queries]
@@ -92,7 +92,7 @@ def true_answers(uri: str, queries: int, dim: int) -> dict[str, list[list[str]]]
 
 
 def _nearest(snapshot: Any, case: dict[str, Any], words: str, cosine_N: Any, row_N: Any, order: Any) -> list[int]:
-    from jobs.querying.hybrid import full_text, fuse
+    from clipmill.jobs.querying.hybrid import full_text, fuse
 
     predicate, depth = predicate_of(case), HYBRID_DEPTH if case.get("hybrid") else K
     places = np.arange(len(row_N))

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.columns import rows_schema
-from schemas.model import Fingerprint, Preprocess
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.model import Fingerprint, Preprocess
 
 CENTRES = 1500
 RANK = 64

@@ -17,7 +17,7 @@ BRUTE_QUERIES = 10  # a third of a second and more each
 
 def build(uri: str, queries: int, dim: int) -> dict[str, Any]:
     """`clipmill index`, anew."""
-    from jobs.index import IndexOptions, build_index
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
 
     start = time.perf_counter()
     report = build_index(uri, IndexOptions(rebuild=True), tell=lambda text: print(text, file=sys.stderr))
@@ -54,7 +54,7 @@ def copy(uri: str, queries: int, dim: int) -> dict[str, Any]:
 
 def clipmill(uri: str, queries: int, dim: int) -> dict[str, Any]:
     """Every case without vectors in memory, as a script has it, and with them, as a server has it."""
-    from jobs.query import Query, open_table
+    from clipmill.jobs.querying.open import Query, open_table
 
     queries_QD = query_vectors(queries, dim)
     engine = _TextEngine(queries_QD)

@@ -27,7 +27,7 @@ FOLDERS_OF = 1000
 
 
 def make_job(folder: Path) -> Any:
-    from schemas.config import JobFile
+    from clipmill.schemas.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -49,13 +49,13 @@ def fill(job: Any, rows: int) -> None:
     """Every unit that the ledger lacks gets a thousand rows, in one commit."""
     import pyarrow as pa
 
-    from jobs.commit import Committer
-    from jobs.lease import Lease
-    from jobs.ledger import read_ledger
-    from jobs.survey import survey
-    from jobs.tables import Tables
-    from schemas.receipts import LedgerEntry, LedgerState
-    from workers.write import fragment_json, write_row_fragments
+    from clipmill.jobs.committing.commit import Committer
+    from clipmill.jobs.committing.lease import Lease
+    from clipmill.jobs.planning.survey import survey
+    from clipmill.jobs.table.ledger import read_ledger
+    from clipmill.jobs.table.tables import Tables
+    from clipmill.schemas.receipts import LedgerEntry, LedgerState
+    from clipmill.workers.write import fragment_json, write_row_fragments
 
     tables = Tables.at(job.table, job.storage)
     done = read_ledger(tables)
@@ -103,21 +103,23 @@ def fill(job: Any, rows: int) -> None:
 
 def resume(folder: Path, rows: int) -> dict[str, Any]:
     """Seconds of `embed` on a table of `rows` rows; Ray is running already, as it is on a cluster."""
-    from jobs import cluster, embed
+    from clipmill.jobs.cluster import connect as cluster
+    from clipmill.jobs.running import embed
+    from clipmill.jobs.running.options import Options
 
     job = make_job(folder)
     with cluster.connected(None, num_cpus=1):
         add_tar(folder, 0)
-        embed.run(job, embed.Options(num_cpus=1))
+        embed.run(job, Options(num_cpus=1))
         for number in range(1, rows // ROWS_PER_UNIT + 1):
             add_tar(folder, number)
         fill(job, rows)
         start = time.monotonic()
-        idle = embed.run(job, embed.Options(num_cpus=1))
+        idle = embed.run(job, Options(num_cpus=1))
         idle_s = time.monotonic() - start
         assert idle.note.startswith("nothing to do"), idle
         add_tar(folder, rows // ROWS_PER_UNIT + 1)
-        one = embed.run(job, embed.Options(num_cpus=1))
+        one = embed.run(job, Options(num_cpus=1))
         assert one.rows == 1, one
     return {
         "rows": rows,

@@ -1,4 +1,4 @@
-"""A worker without Ray: engine, bench, table and units, put together as `workers.actor` and `jobs.run` do it."""
+"""A worker without Ray: engine, bench, table and units, put together as `workers.actor` and `running.run` do it."""
 
 import time
 from collections.abc import Sequence
@@ -6,18 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.config import JobFile
-from schemas.receipts import Receipt
-from schemas.tasks import Task, WorkContext
-from schemas.units import WorkUnit
-from workers import process
-from workers.bench import Bench
-from workers.engine import Engine
-from workers.flow import Turns
-from workers.storage import connect
-from workers.tag import Tagger, load_vocabulary
-from workers.unit import UnitRun
-from workers.write import import_lance
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers import process
+from clipmill.workers.bench import Bench
+from clipmill.workers.engine import Engine
+from clipmill.workers.flow import Turns
+from clipmill.workers.store.storage import connect
+from clipmill.workers.tag import Tagger, load_vocabulary
+from clipmill.workers.unit import UnitRun
+from clipmill.workers.write import import_lance
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,10 +36,10 @@ class Road:
     @staticmethod
     def build(job: JobFile, *, device: str, threads: int) -> "Road":
         """Loads the model, lists the source, creates the table where it is missing. Raises UserError."""
-        from jobs.survey import survey
-        from jobs.tables import Tables
-        from schemas import columns
-        from workers.load import load_engine
+        from clipmill.jobs.planning.survey import survey
+        from clipmill.jobs.table.tables import Tables
+        from clipmill.schemas import columns
+        from clipmill.workers.load import load_engine
 
         process.one_blas_thread()
         process.short_turns()

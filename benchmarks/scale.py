@@ -62,8 +62,11 @@ def worker_cpu_s() -> float:
 
 def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
     """Run the job and look at memory and CPU time while it does."""
-    from jobs import cluster, dispatch, embed, verify
-    from schemas.config import JobFile, Storage
+    from clipmill.jobs.cluster import connect as cluster
+    from clipmill.jobs.running import dispatch, embed
+    from clipmill.jobs.running.options import Options
+    from clipmill.jobs.verifying import verify
+    from clipmill.schemas.config import JobFile, Storage
 
     made_s = time.monotonic()
     uri = make_source(folder / "source", units)
@@ -94,16 +97,16 @@ def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
         forget_peak()
         idle = memory_bytes("VmRSS")
         cpu_s = time.process_time()
-        summary = embed.run(job, embed.Options(num_cpus=cpus))
+        summary = embed.run(job, Options(num_cpus=cpus))
         cpu_s = time.process_time() - cpu_s
         peak = memory_bytes("VmHWM")
         again = time.monotonic()
-        embed.run(job, embed.Options(num_cpus=cpus))
+        embed.run(job, Options(num_cpus=cpus))
         again = time.monotonic() - again
     report = verify.verify(job.table, Storage())
     assert summary.units == units, summary
     assert report.problems == [], report.problems
-    from jobs.tables import Tables
+    from clipmill.jobs.table.tables import Tables
 
     tables = Tables.at(job.table)
     rows = tables.open()
@@ -132,7 +135,14 @@ def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
 def _import_all() -> None:
     import importlib
 
-    for name in ("lance.file", "lance.fragment", "lance.optimize", "jobs.run", "workers.actor", "workers.write"):
+    for name in (
+        "lance.file",
+        "lance.fragment",
+        "lance.optimize",
+        "clipmill.jobs.running.run",
+        "clipmill.workers.actor",
+        "clipmill.workers.write",
+    ):
         importlib.import_module(name)
 
 

@@ -33,7 +33,7 @@ STAGES = ("read", "decode", "image tower", "text tower", "tag", "write")
 
 def job_of(options: argparse.Namespace, table: str) -> Any:
     """The job as a user would write it, against the local server."""
-    from schemas.config import JobFile
+    from clipmill.schemas.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -54,10 +54,10 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.road import Road
-    from schemas.samples import Sample
-    from schemas.tasks import Task
-    from workers.read import read_unit
-    from workers.write import RowWriter
+    from clipmill.schemas.samples import Sample
+    from clipmill.schemas.tasks import Task
+    from clipmill.workers.read import read_unit
+    from clipmill.workers.write import RowWriter
 
     road = Road.build(job_of(options, f"stages_{os.getpid()}"), device="cpu", threads=options.threads)
     units, engine = road.units, road.engine
@@ -119,7 +119,7 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
 def _embedded(samples: Any, pictures_: Any, vectors_BD: Any, caption_vectors_BD: Any, tags: Any) -> Any:
     import numpy as np
 
-    from workers.write import Embedded
+    from clipmill.workers.write import Embedded
 
     return Embedded(
         samples=samples,
@@ -138,7 +138,8 @@ def _embedded(samples: Any, pictures_: Any, vectors_BD: Any, caption_vectors_BD:
 
 def job(options: argparse.Namespace) -> dict[str, Any]:
     """The main job through Ray, S3 and Lance, start-up left out."""
-    from jobs import dispatch, embed
+    from clipmill.jobs.running import dispatch, embed
+    from clipmill.jobs.running.options import Options
 
     server_cpu_s, used_s = _cpu_s(options.server_pid), 0.0
     run = dispatch.Dispatcher.run
@@ -150,7 +151,7 @@ def job(options: argparse.Namespace) -> dict[str, Any]:
         used_s = _tree_cpu_s() - before_s
 
     dispatch.Dispatcher.run = counted  # type: ignore[method-assign]
-    summary = embed.run(job_of(options, f"job_{os.getpid()}"), embed.Options(num_cpus=options.threads))
+    summary = embed.run(job_of(options, f"job_{os.getpid()}"), Options(num_cpus=options.threads))
     assert not summary.failed_units, summary
     return {
         "samples": summary.seen,
@@ -272,7 +273,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, result: dict[str, Any] | None) -> dict[str, Any]:
-    from jobs.demo.server import BUCKET, local_s3, upload
+    from clipmill.jobs.demo.server import BUCKET, local_s3, upload
 
     source = pictures.make_shards(options.folder.resolve() / "shards", options.samples)
     with tempfile.TemporaryDirectory() as log, local_s3(Path(log) / "server.log") as storage:

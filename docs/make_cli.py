@@ -2,7 +2,7 @@
 
 import click
 
-from jobs.cli import build
+from clipmill.jobs.cli.main import build
 
 INTRO = """# Command line
 

@@ -1,0 +1,1 @@
+"""What flows, frozen: nouns without behaviour; imports nobody."""

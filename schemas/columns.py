@@ -92,7 +92,7 @@ UNITS = pa.schema(
         pa.field("content_hash", pa.string(), nullable=False),
         pa.field("alias_of", pa.string(), nullable=False),
         TABLE_ID,
-        pa.field("left_out", pa.string()),  # JSON, see schemas.left_out; null where an older clipmill did not count
+        pa.field("left_out", pa.string()),  # JSON, see left_out.py; null where an older clipmill did not count
         pa.field("moved", pa.int64()),  # rows that left for another unit's; null from an older clipmill
     ]
 )

@@ -1,6 +1,6 @@
 """The job file as frozen values. Unknown keys are errors; no I/O, no defaults taken from the machine.
 
-`jobs.jobfile.load_job` reads the YAML and turns pydantic's errors into one sentence and a hint.
+`jobs.planning.jobfile.load_job` reads the YAML and turns pydantic's errors into one sentence and a hint.
 """
 
 import re
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from schemas.columns import KEEP_TYPES, RESERVED, of_set
-from schemas.model import ModelSpec
+from clipmill.schemas.columns import KEEP_TYPES, RESERVED, of_set
+from clipmill.schemas.model import ModelSpec
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(B|iB)?\s*", re.IGNORECASE)

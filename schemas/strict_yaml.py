@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import UserError
+from clipmill.schemas.errors import UserError
 
 Lines = dict[tuple[str | int, ...], int]
 MAX_BYTES = 16_000_000

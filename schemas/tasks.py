@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from schemas.config import Limits, Source, Storage
-from schemas.units import WorkUnit
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.units import WorkUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from schemas.errors import UserError
-from schemas.strict_yaml import Lines, load_yaml
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.strict_yaml import Lines, load_yaml
 
 MAX_LABELS = 100_000
 MAX_SYNONYMS = 64

@@ -19,7 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from schemas.config import Storage
+from clipmill.schemas.config import Storage
 
 _STARTUP_S = 60.0
 

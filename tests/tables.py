@@ -17,14 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from jobs import ledger
-from jobs.tables import Tables
-from schemas.columns import rows_schema
-from schemas.config import Limits
-from schemas.model import Fingerprint, Preprocess
-from schemas.receipts import LedgerEntry, LedgerState
-from schemas.samples import Picture
-from schemas.vocabulary import Vocabulary
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import Fingerprint, Preprocess
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.samples import Picture
+from clipmill.schemas.vocabulary import Vocabulary
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 THINGS = ("shoe", "dress", "hat", "shirt", "dog", "cat", "car", "tree", "house", "boat")
@@ -66,7 +66,7 @@ class WordEngine:
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
         from PIL import Image
 
-        from workers.decode import decode
+        from clipmill.workers.decode.picture import decode
 
         decoded = decode(image, limits, target_px=32)
         pixels_HWC = np.asarray(Image.fromarray(decoded.pixels_HWC).resize((32, 32)))

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.cluster import Shape
-from jobs.workforce import Workforce
-from schemas.config import JobFile
-from schemas.model import ModelSpec
-from workers import actor
-from workers.actor import EmbedWorker
-from workers.origin import origin
+from clipmill.jobs.cluster.connect import Shape
+from clipmill.jobs.running.workforce import Workforce
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers import actor
+from clipmill.workers.actor import EmbedWorker
+from clipmill.workers.origin import origin
 
 
 @pytest.fixture

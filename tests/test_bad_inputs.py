@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas.config import Limits
-from schemas.model import ModelSpec
-from schemas.rejects import Reason
-from schemas.samples import BadImage, Picture
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.samples import BadImage, Picture
+from clipmill.workers.load import load_engine
 from tests.models import encoded, picture
-from workers.load import load_engine
 
 EXPECTED = {
     "DecompressionBombError": {Reason.TOO_MANY_PIXELS},

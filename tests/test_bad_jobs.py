@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from schemas import errors
+from clipmill.jobs.cli import main as cli
+from clipmill.schemas import errors
 
 GOOD = """\
 table: {out}/db/images

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs import cli
-from schemas import errors
+from clipmill.jobs.cli import main as cli
+from clipmill.schemas import errors
+from clipmill.workers.store import errors as store_errors
 from tests.fake_s3 import FakeS3
 from tests.tables import TableOptions, make_table
 from tests.test_bad_jobs import listing, refused
-from workers import store_errors
 
 
 def job(folder: Path, **changes: Any) -> str:
@@ -193,7 +193,13 @@ def test_an_endpoint_that_nobody_answers_at(capsys, tmp_path, fake):
 )
 def test_a_model_that_is_not_there_is_refused(tmp_path, model, sentence, hint):
     """In a process of its own, because the command starts a cluster and leaves the current directory."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "embed", job(tmp_path, model=model)]
+    command = [
+        sys.executable,
+        "-m",
+        "clipmill",
+        "embed",
+        job(tmp_path, model=model),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     said, advice = done.stderr.splitlines()[-2:]

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from workers.batch_size import best_batch_size
-from workers.engine import OutOfMemory
+from clipmill.workers.clip.batch_size import best_batch_size
+from clipmill.workers.engine import OutOfMemory
 
 SIZES = (8, 16, 32, 64, 128)
 

@@ -184,7 +184,7 @@ def test_what_scaling_while_decoding_costs_and_drifts_is_measured_against_pillow
     some_photos(tmp_path / "clothing")
     monkeypatch.setenv("CLIPMILL_TEST_DATA", str(tmp_path))
     # Pictures are not scaled for a model as small as this one; what is tested is that the benchmark sees scaling.
-    monkeypatch.setattr("workers.decode_jpeg.MIN_TARGET_PX", 1)
+    monkeypatch.setattr("clipmill.workers.decode.jpeg.MIN_TARGET_PX", 1)
     threads = torch.get_num_threads()
     try:
         assert decode.main(["--pictures", "2", "--models", "clipmill-tiny", "--out", str(tmp_path / "results")]) == 0

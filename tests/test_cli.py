@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs import cli, cli_job, output
-from jobs.progress import Progress
-from jobs.signals import handled
-from schemas import errors
-from schemas.config import Storage
-from schemas.errors import EXIT_USER
-from schemas.receipts import Outcome, Receipt
+from clipmill.jobs.cli import job as cli_job
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.terminal import output
+from clipmill.jobs.terminal.progress import Progress
+from clipmill.jobs.terminal.signals import handled
+from clipmill.schemas import errors
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import EXIT_USER
+from clipmill.schemas.receipts import Outcome, Receipt
 from tests.conftest import heeding
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +35,8 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 
 def test_help_is_there_within_a_second_and_loads_nothing_heavy():
-    code = "import sys; from jobs.cli import run; code = run(['--help']); print(code, *sys.modules, file=sys.stderr)"
+    code = "import sys; from clipmill.jobs.cli.main import run\n"
+    code += "code = run(['--help']); print(code, *sys.modules, file=sys.stderr)"
     best_s = 9.0
     for _ in range(3):  # the best of three: the machine may be busy
         started = time.perf_counter()
@@ -142,8 +145,10 @@ def test_every_error_crosses_a_process():
 
 
 def test_the_reader_of_our_output_may_leave():
-    code = "from jobs.output import print_rows; print_rows([{'a': 'x' * 50}] * 100_000, as_json=False)"
-    program = f"import sys; from jobs import cli; import click\ndef f(): {code}\n"
+    code = (
+        "from clipmill.jobs.terminal.output import print_rows; print_rows([{'a': 'x' * 50}] * 100_000, as_json=False)"
+    )
+    program = f"import sys; from clipmill.jobs.cli import main as cli; import click\ndef f(): {code}\n"
     program += "cli.build = lambda: click.Command('x', callback=f)\ncli.main()"
     pipe = f'{sys.executable} -c "$PROGRAM" | head -1'
     done = subprocess.run(
@@ -291,7 +296,8 @@ def test_whatever_is_said_has_its_credentials_masked(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_any_command_as_ctrl_c_does(number: signal.Signals) -> None:
-    code = f"import os, sys; from jobs import cli, cli_job; run = lambda **_: os.kill(os.getpid(), {int(number)})\n"
+    code = "import os, sys; from clipmill.jobs.cli import job as cli_job, main as cli\n"
+    code += f"run = lambda **_: os.kill(os.getpid(), {int(number)})\n"
     code += "cli_job.plan.callback = run; sys.argv[1:] = ['plan', 'job.yaml']; cli.main()"
     with heeding(number):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

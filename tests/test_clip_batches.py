@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.config import Limits
-from schemas.model import ModelSpec
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip.batch_size import CPU_SIZES
+from clipmill.workers.clip.engine import _TEXTS_STEP, ClipEngine, _like_lengths
+from clipmill.workers.engine import halving
+from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, encoded, picture, save_checkpoint
-from workers.batch_size import CPU_SIZES
-from workers.clip import _TEXTS_STEP, ClipEngine, _like_lengths
-from workers.engine import halving
-from workers.load import load_engine
 
 TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "été 🐘"]
 

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.model_trial import TEXTS, calibrate, cosines, reference, sensitive
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.model import ModelSpec
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip import build as clip_build
+from clipmill.workers.clip import fold as clip_fold
+from clipmill.workers.clip.load import load_clip
+from clipmill.workers.load import load_engine
 from tests.models import encoded, picture
-from workers import clip_build, clip_fold
-from workers.clip_load import load_clip
-from workers.load import load_engine
 
 _TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -12,12 +12,12 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from schemas.model import ModelSpec
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip import fold as clip_fold
+from clipmill.workers.clip.fold import fold_quick_gelu
+from clipmill.workers.clip.pack import PackedLinear
+from clipmill.workers.load import load_engine
 from tests.models import config, picture, save_checkpoint
-from workers import clip_fold
-from workers.clip_fold import fold_quick_gelu
-from workers.clip_pack import PackedLinear
-from workers.load import load_engine
 
 
 def quick_model(**changed: Any) -> Any:

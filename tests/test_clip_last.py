@@ -9,10 +9,10 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from schemas.model import ModelSpec
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip.last import LastBlock, LastPool, shorten_image_tower, shorten_text_tower, shorten_transformer
+from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, config, save_checkpoint
-from workers.clip_last import LastBlock, LastPool, shorten_image_tower, shorten_text_tower, shorten_transformer
-from workers.load import load_engine
 
 WIDTH, HEADS, LENGTH = 64, 2, 7
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.model import Fingerprint, ModelSpec
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint, ModelSpec
+from clipmill.workers.clip import selfcheck
+from clipmill.workers.clip.engine import ClipEngine
+from clipmill.workers.engine import OutOfMemory
+from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, config, encoded, picture, save_checkpoint, state_dict
-from workers import selfcheck
-from workers.clip import ClipEngine
-from workers.engine import OutOfMemory
-from workers.load import load_engine
 
 TEXTS = ["a red shoe", "", "a red shoe", "two dogs and " * 30, "a blue hat", "été 🐘"]
 
@@ -220,7 +220,7 @@ def test_the_self_check_passes_and_catches_a_wrong_road(family: str, tmp_path: P
 
 
 def test_auto_precision_gives_way_where_rounding_shows(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.clip_build.native_bf16", lambda _: True)
+    monkeypatch.setattr("clipmill.workers.clip.build.native_bf16", lambda _: True)
     assert load(vit, precision="auto").fingerprint.provenance["precision"] == "bf16"
     monkeypatch.setattr(selfcheck, "AUTO_MIN_COSINE", 1.1)
     engine = load(vit, precision="auto")
@@ -293,7 +293,7 @@ def test_many_threads_share_one_engine(vit: Path) -> None:
 
 
 def test_the_tokenizers_memory_is_bounded(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.clip._MAX_REMEMBERED_WORDS", 50)
+    monkeypatch.setattr("clipmill.workers.clip.engine._MAX_REMEMBERED_WORDS", 50)
     engine = load(vit)
     before = engine.encode_texts(["a red shoe"])
     for start in range(0, 400, 20):

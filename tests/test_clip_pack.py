@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schemas.model import ModelSpec
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip import build as clip_build
+from clipmill.workers.clip import pack as clip_pack
+from clipmill.workers.clip import selfcheck
+from clipmill.workers.clip.pack import PackedAttention, PackedLinear, PackedPatches, pack
+from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, save_checkpoint
-from workers import clip_build, clip_pack, selfcheck
-from workers.clip_pack import PackedAttention, PackedLinear, PackedPatches, pack
-from workers.load import load_engine
 
 WIDTH, HEADS = 64, 2
 

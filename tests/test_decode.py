@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from schemas.config import Limits
-from schemas.rejects import Reason
-from schemas.samples import BadImage
+from clipmill.schemas.config import Limits
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.samples import BadImage
+from clipmill.workers.clip.selfcheck import reference_rgb
+from clipmill.workers.decode.picture import Decoded, decode, thumbnail
 from tests.models import encoded, picture
-from workers.decode import Decoded, decode, thumbnail
-from workers.selfcheck import reference_rgb
 
 LIMITS = Limits()
 PIXELS = picture(1, 121, 83)
@@ -187,7 +187,7 @@ def test_lab_goes_through_colour_management() -> None:
 
 
 def test_a_picture_converted_in_bands_is_the_one_converted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.rgb._BAND_PIXELS", 1000)
+    monkeypatch.setattr("clipmill.workers.decode.rgb._BAND_PIXELS", 1000)
     for name in ("png palette alpha", "png rgb one transparent", "tiff cmyk", "png alpha", "png"):
         assert np.array_equal(full(AS_PILLOW[name]).pixels_HWC, np.asarray(reference_rgb(AS_PILLOW[name]))), name
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from schemas.config import Limits
-from schemas.rejects import Reason
-from schemas.samples import BadImage
+from clipmill.schemas.config import Limits
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.samples import BadImage
+from clipmill.workers.decode.picture import Decoded, decode
 from tests.models import picture
-from workers.decode import Decoded, decode
 
 PIXELS = picture(1, 121, 83)
 COLOUR = Image.fromarray(PIXELS)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from schemas.config import Limits
-from schemas.model import ModelSpec, Preprocess
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec, Preprocess
+from clipmill.workers.clip.selfcheck import reference_rgb
+from clipmill.workers.decode.picture import decode
+from clipmill.workers.decode.preprocess import preprocess
+from clipmill.workers.load import load_engine
 from tests.models import save_checkpoint
-from workers.decode import decode
-from workers.load import load_engine
-from workers.preprocess import preprocess
-from workers.selfcheck import reference_rgb
 
 LIMITS = Limits()
 ORIENTATIONS = range(1, 9)

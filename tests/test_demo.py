@@ -16,18 +16,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from jobs.demo import bucket, files, server
-from jobs.demo.findings import FacetFound, Findings, Found, Hit
-from jobs.demo.page import render_page
-from jobs.demo.run import Options, demo
-from jobs.demo.searches import SEARCHES, suggestions
-from jobs.jobfile import load_job
-from jobs.status import Status, status
-from schemas.config import Storage
-from schemas.errors import UserError
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.demo import bucket, files, server
+from clipmill.jobs.demo.findings import FacetFound, Findings, Found, Hit
+from clipmill.jobs.demo.page import render_page
+from clipmill.jobs.demo.run import Options, demo
+from clipmill.jobs.demo.searches import SEARCHES, suggestions
+from clipmill.jobs.planning.jobfile import load_job
+from clipmill.jobs.verifying.status import Status, status
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.workers.store.storage import list_objects
 from tests.conftest import unprivileged
-from workers.storage import list_objects
 
 SPEC = bucket.BucketSpec(number=100)
 
@@ -195,7 +195,17 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.words = [sys.executable, "-m", "jobs.cli", "demo", "--out", "out", "--scenes", "600", "--json"]
+        self.words = [
+            sys.executable,
+            "-m",
+            "clipmill",
+            "demo",
+            "--out",
+            "out",
+            "--scenes",
+            "600",
+            "--json",
+        ]
         self.stderr = ""
 
     def run(self, *, stop_at: str = "", after_s: float = 0, with_signal: int = signal.SIGINT) -> tuple[int, str]:

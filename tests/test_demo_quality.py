@@ -13,30 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-import workers.clip
-import workers.preprocess
-import workers.towers
-import workers.unit
-from jobs.demo.bucket import NUM_BROKEN, BucketSpec, choose_scenes, number_of, tar_bytes
-from jobs.demo.captions import LABELS
-from jobs.demo.findings import search_all
-from jobs.demo.scene_types import Scene
-from jobs.demo.searches import HITS, SEARCHES, facet_accuracy
-from jobs.query import open_table
-from jobs.tables import Tables
-from schemas.columns import rows_schema
-from schemas.config import Limits, Source, Storage, Tags
-from schemas.model import ModelSpec
-from schemas.receipts import Receipt
-from schemas.samples import Sample
-from schemas.tasks import Task, WorkContext
-from schemas.units import WorkUnit
-from workers.bench import Bench
-from workers.engine import Engine
-from workers.load import load_engine
-from workers.storage import head
-from workers.tag import Tagger, load_vocabulary
-from workers.unit import UnitRun
+import clipmill.workers.clip.engine
+import clipmill.workers.clip.towers
+import clipmill.workers.decode.preprocess
+import clipmill.workers.unit
+from clipmill.jobs.demo.bucket import NUM_BROKEN, BucketSpec, choose_scenes, number_of, tar_bytes
+from clipmill.jobs.demo.captions import LABELS
+from clipmill.jobs.demo.findings import search_all
+from clipmill.jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.searches import HITS, SEARCHES, facet_accuracy
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import Limits, Source, Storage, Tags
+from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.bench import Bench
+from clipmill.workers.engine import Engine
+from clipmill.workers.load import load_engine
+from clipmill.workers.store.storage import head
+from clipmill.workers.tag import Tagger, load_vocabulary
+from clipmill.workers.unit import UnitRun
 
 SPEC = BucketSpec(number=200)
 STORAGE = Storage()
@@ -187,13 +187,13 @@ def test_searches_tags_and_captions_are_as_good_as_the_model(figures: Measured) 
 
 
 def test_swapped_colours_are_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = workers.clip.decode
+    right = clipmill.workers.clip.engine.decode
 
     def bgr(*args: Any, **kwargs: Any) -> Any:
         decoded = right(*args, **kwargs)
         return replace(decoded, stored_HWC=np.ascontiguousarray(decoded.stored_HWC[..., ::-1]))
 
-    monkeypatch.setattr(workers.clip, "decode", bgr)
+    monkeypatch.setattr(clipmill.workers.clip.engine, "decode", bgr)
     measured, _ = figures()
     print(measured)
     assert {"colour", "captions"} <= measured.under_the_floor(), measured
@@ -201,7 +201,7 @@ def test_swapped_colours_are_seen(figures: Measured, monkeypatch: pytest.MonkeyP
 
 def test_a_crop_that_is_off_is_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the corner instead of the middle: only two pictures of five are not square."""
-    monkeypatch.setattr(workers.preprocess, "_crop_start", lambda size_px, target_px: 0)
+    monkeypatch.setattr(clipmill.workers.decode.preprocess, "_crop_start", lambda size_px, target_px: 0)
     measured, _ = figures()
     print(measured)
     assert "position" in measured.under_the_floor(), measured
@@ -209,14 +209,14 @@ def test_a_crop_that_is_off_is_seen(figures: Measured, monkeypatch: pytest.Monke
 
 def test_a_missing_normalisation_is_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not load_engine(ModelSpec(name="clipmill-tiny"))._parts.image_tower.folded  # type: ignore[attr-defined]
-    monkeypatch.setattr(workers.towers, "normalise", lambda pixels_BCHW, how: pixels_BCHW.float() / 255.0)
+    monkeypatch.setattr(clipmill.workers.clip.towers, "normalise", lambda pixels_BCHW, how: pixels_BCHW.float() / 255.0)
     measured, _ = figures()
     print(measured)
     assert {"colour", "captions", "searches"} <= measured.under_the_floor(), measured
 
 
 def test_captions_that_slipped_by_one_are_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = workers.unit.read_unit
+    right = clipmill.workers.unit.read_unit
 
     def slipped(*args: Any) -> Iterator[Any]:
         before: str | None = "the caption of the tar before"
@@ -225,7 +225,7 @@ def test_captions_that_slipped_by_one_are_seen(figures: Measured, monkeypatch: p
                 item, before = replace(item, caption=before), item.caption
             yield item
 
-    monkeypatch.setattr(workers.unit, "read_unit", slipped)
+    monkeypatch.setattr(clipmill.workers.unit, "read_unit", slipped)
     measured, _ = figures()
     print(measured)
     assert measured.under_the_floor() == {"captions"}, measured
@@ -233,12 +233,12 @@ def test_captions_that_slipped_by_one_are_seen(figures: Measured, monkeypatch: p
 
 def test_pictures_that_slipped_by_one_are_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors that belong to the row before: the batch is right, its order is not."""
-    right = workers.clip.ClipEngine.encode_images
+    right = clipmill.workers.clip.engine.ClipEngine.encode_images
 
     def slipped(self: Any, pixels_BCHW: Any) -> Any:
         return np.roll(right(self, pixels_BCHW), 1, axis=0)
 
-    monkeypatch.setattr(workers.clip.ClipEngine, "encode_images", slipped)
+    monkeypatch.setattr(clipmill.workers.clip.engine.ClipEngine, "encode_images", slipped)
     measured, _ = figures()
     assert measured.under_the_floor() == {*ACCURACY_FLOOR, "searches", "captions"}, measured
 

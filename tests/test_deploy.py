@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import build
-from schemas import errors
+from clipmill.jobs.cli.main import build
+from clipmill.schemas import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -132,7 +132,7 @@ def test_the_readme_lists_every_module_and_none_that_is_gone() -> None:
 
 
 def test_the_runbook_explains_every_exit_code() -> None:
-    from jobs.cli_options import EXIT_INTERRUPTED
+    from clipmill.jobs.cli.options import EXIT_INTERRUPTED
 
     table = (ROOT / "docs/runbook.md").read_text()
     written = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}

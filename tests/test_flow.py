@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from workers.flow import Turns
+from clipmill.workers.flow import Turns
 
 
 def test_the_oldest_goes_first_whoever_waited_longest() -> None:

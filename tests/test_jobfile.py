@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import embed
-from jobs.dry_run import dry_run
-from jobs.jobfile import load_job, redacted, refuse_unread_keys
-from schemas.config import JobFile
-from schemas.errors import UserError
+from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.planning.jobfile import load_job, redacted, refuse_unread_keys
+from clipmill.jobs.running import embed
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "deploy" / "jobs").glob("*.yaml"))
@@ -148,7 +148,7 @@ def test_redacted_masks_what_did_not_come_through_load_job(tmp_path):
 
 def test_reading_a_job_file_loads_nothing_heavy(tmp_path):
     heavy = {"torch", "ray", "lance", "lancedb", "pandas", "s3fs", "open_clip"}
-    code = "import sys; from jobs.jobfile import load_job; load_job(sys.argv[1]); print(*sys.modules)"
+    code = "import sys; from clipmill.jobs.planning.jobfile import load_job; load_job(sys.argv[1]); print(*sys.modules)"
     command = [sys.executable, "-c", code, str(write(tmp_path, MINIMAL))]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert not heavy & set(out.stdout.split())

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs import cli
-from jobs.tables import Tables
-from schemas.errors import EXIT_OTHER
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.errors import EXIT_OTHER
 from tests.tables import TableOptions, make_table
 from tests.test_bad_jobs import listing, refused
 

@@ -16,15 +16,17 @@ import open_clip
 import pytest
 from safetensors.torch import save_file
 
-from jobs.dry_run import dry_run
-from jobs.embed import embed
-from schemas.config import JobFile, Model
-from schemas.errors import UserError
-from schemas.model import Fingerprint, ModelSpec
+from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.running.embed import embed
+from clipmill.schemas.config import JobFile, Model
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint, ModelSpec
+from clipmill.workers.clip.names import find
+from clipmill.workers.load import load_engine
+from clipmill.workers.naming import catalog as model_catalog
+from clipmill.workers.naming import hub
+from clipmill.workers.naming import names as model_names
 from tests.models import config, encoded, picture, state_dict
-from workers import hub, model_catalog, model_names
-from workers.clip_names import find
-from workers.load import load_engine
 
 KEYS = ("mean", "std", "interpolation", "resize_mode")
 
@@ -193,8 +195,8 @@ def test_the_pixels_are_prepared_so_and_the_fingerprint_finds_the_model_again(
 def test_names_are_checked_without_importing_open_clip() -> None:
     code = """
 import sys
-from schemas.model import ModelSpec
-from workers import model_catalog, model_names
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.naming import catalog as model_catalog, names as model_names
 assert len(model_catalog.architectures()) > 100 and "laion2b_s34b_b79k" in model_catalog.tags("ViT-B-32")
 model_names.check(ModelSpec(name="ViT-B-32", pretrained="laion2b_s34b_b79k"))
 heavy = {"torch", "open_clip", "timm"} & set(sys.modules)
@@ -223,7 +225,7 @@ def test_plan_and_embed_tell_it_before_a_cluster_starts(
     def no_cluster(*_: object, **__: object) -> None:
         raise AssertionError("a cluster was started")
 
-    monkeypatch.setattr("jobs.cluster.connected", no_cluster)
+    monkeypatch.setattr("clipmill.jobs.cluster.connect.connected", no_cluster)
     (tmp_path / "a.jpg").write_bytes(encoded(picture(1)))
     job = JobFile.model_validate(
         {"table": f"{tmp_path}/db/t", "source": {"format": "files", "uri": f"{tmp_path}/"}, "model": model}

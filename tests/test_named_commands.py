@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import build
+from clipmill.jobs.cli.main import build
 
 ROOT = Path(__file__).resolve().parent.parent
 # In backticks anywhere, and at the start of a line of a code block or a comment.

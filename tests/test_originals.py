@@ -18,21 +18,21 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from jobs import ledger
-from jobs.originals import NotOfSource, Originals, source_storage, why
-from jobs.tables import Tables
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
-from schemas.samples import Sample
-from schemas.units import WorkUnit
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.originals import NotOfSource, Originals, source_storage, why
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.original import NotTheBytes
+from clipmill.workers.store.fs import read_range
+from clipmill.workers.store.storage import head
 from tests.build import picture, tar
 from tests.conftest import S3
 from tests.core.tools import make_tables
 from tests.tables import ledger_entry
-from workers.fetch import NotTheBytes
-from workers.read import read_unit
-from workers.storage import head
-from workers.store_fs import read_range
 
 SECRET = picture(99)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from schemas.config import Limits
-from schemas.model import ModelSpec
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip.engine import ClipEngine
+from clipmill.workers.clip.selfcheck import reference_rgb
+from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, config, save_checkpoint
-from workers.clip import ClipEngine
-from workers.load import load_engine
-from workers.selfcheck import reference_rgb
 
 LIMITS = Limits()
 MODELS = (*FAMILIES, "clipmill-tiny")

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from schemas.model import Preprocess
+from clipmill.schemas.model import Preprocess
+from clipmill.workers.clip.load import reference_transform
+from clipmill.workers.clip.selfcheck import reference_rgb
+from clipmill.workers.decode.preprocess import preprocess
 from tests.models import picture
-from workers.clip_load import reference_transform
-from workers.preprocess import preprocess
-from workers.selfcheck import reference_rgb
 
 SIZES = [(64, 64), (65, 64), (64, 200), (333, 250), (250, 333), (31, 47), (7, 90), (640, 641), (1, 1), (3, 40)]
 

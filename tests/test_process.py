@@ -11,7 +11,7 @@ def run(code: str) -> str:
 def test_numpy_multiplies_on_one_thread() -> None:
     told = run(
         "import numpy, threadpoolctl\n"
-        "from workers.process import one_blas_thread\n"
+        "from clipmill.workers.process import one_blas_thread\n"
         "one_blas_thread()\n"
         "print([x['num_threads'] for x in threadpoolctl.threadpool_info() if x['user_api'] == 'blas'])"
     )
@@ -19,14 +19,16 @@ def test_numpy_multiplies_on_one_thread() -> None:
 
 
 def test_threads_hand_over_the_interpreter_soon() -> None:
-    told = run("import sys\nfrom workers.process import short_turns\nshort_turns()\nprint(sys.getswitchinterval())")
+    told = run(
+        "import sys\nfrom clipmill.workers.process import short_turns\nshort_turns()\nprint(sys.getswitchinterval())"
+    )
     assert float(told) == 0.0005
 
 
 def test_what_is_there_is_frozen_and_what_comes_later_is_collected() -> None:
     told = run(
         "import gc, weakref\n"
-        "from workers.process import freeze_garbage\n"
+        "from clipmill.workers.process import freeze_garbage\n"
         "freeze_garbage()\n"
         "class Cycle: pass\n"
         "one = Cycle(); one.me = one; gone = weakref.ref(one); del one\n"

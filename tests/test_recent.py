@@ -1,6 +1,6 @@
 """What is remembered is what was used last, within its bound."""
 
-from workers.recent import Recent
+from clipmill.workers.recent import Recent
 
 
 def test_what_was_used_last_is_remembered_within_the_bound() -> None:

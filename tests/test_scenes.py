@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jobs.demo.captions import GROUNDS, LABELS, TEMPLATES, caption, label_of, partial_caption, shape_caption
-from jobs.demo.scene_types import BACKGROUNDS, COLOURS, COUNTS, KINDS, POSITIONS, STYLES, Scene, is_held_out
-from jobs.demo.scenes import TRAIN, UNSEEN, render, sample_scene, swap_colours, swap_places, twin
+from clipmill.jobs.demo.captions import GROUNDS, LABELS, TEMPLATES, caption, label_of, partial_caption, shape_caption
+from clipmill.jobs.demo.scene_types import BACKGROUNDS, COLOURS, COUNTS, KINDS, POSITIONS, STYLES, Scene, is_held_out
+from clipmill.jobs.demo.scenes import TRAIN, UNSEEN, render, sample_scene, swap_colours, swap_places, twin
 
 
 def scenes(number: int, seed: int = 0, pairs: str = "any") -> list[Scene]:

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.survey import survey
-from schemas.config import Limits, Source, Storage
-from schemas.errors import EXIT_OTHER, SourceChanged, UserError
-from schemas.model import ModelSpec
-from tests.conftest import S3
-from tests.fake_s3 import FakeS3
-from workers import store_check, store_errors, store_fs
-from workers.actor import EmbedWorker
-from workers.origin import origin
-from workers.storage import (
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import EXIT_OTHER, SourceChanged, UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.actor import EmbedWorker
+from clipmill.workers.origin import origin
+from clipmill.workers.store import check as store_check
+from clipmill.workers.store import errors as store_errors
+from clipmill.workers.store import fs as store_fs
+from clipmill.workers.store.storage import (
     StoreUnavailable,
     TooManyBytes,
     absolute_uri,
@@ -37,7 +37,9 @@ from workers.storage import (
     open_stream,
     put_bytes,
 )
-from workers.store_uri import expand_braces, join_uri, quote, split_uri, unquote
+from clipmill.workers.store.uri import expand_braces, join_uri, quote, split_uri, unquote
+from tests.conftest import S3
+from tests.fake_s3 import FakeS3
 
 LOCAL = Storage()
 names = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
@@ -129,8 +131,8 @@ def test_local_and_s3_list_the_same_in_the_same_order(
 
 
 def test_a_local_slice_of_a_walk_is_what_a_whole_walk_has_there(tmp_path: Path) -> None:
-    from workers.store_list import list_keys
-    from workers.store_uri import parse_pattern
+    from clipmill.workers.store.listing import list_keys
+    from clipmill.workers.store.uri import parse_pattern
 
     for key in KEYS:
         put_bytes(quote(f"{tmp_path}/{key}"), b"1", LOCAL)

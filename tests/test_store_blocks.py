@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers import store_blocks
-from workers.store_blocks import Blocks
+from clipmill.workers.store import blocks as store_blocks
+from clipmill.workers.store.blocks import Blocks
 
 KB = 1024
 

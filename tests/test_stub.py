@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.model import ModelSpec
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.engine import OutOfMemory
+from clipmill.workers.load import load_engine
 from tests.models import encoded, picture
-from workers.engine import OutOfMemory
-from workers.load import load_engine
 
 
 def test_vectors_depend_on_content_only() -> None:
@@ -43,7 +43,8 @@ def test_it_misbehaves_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_marked_image_kills_the_process() -> None:
     code = (
-        "from workers.load import load_engine; from schemas.model import ModelSpec; from schemas.config import Limits;"
+        "from clipmill.workers.load import load_engine; from clipmill.schemas.model import ModelSpec;"
+        "from clipmill.schemas.config import Limits;"
         "load_engine(ModelSpec(name='stub')).prepare(b'..poison..', Limits())"
     )
     done = subprocess.run([sys.executable, "-c", code], env={"CLIPMILL_STUB_KILL": "poison"}, timeout=120)
@@ -52,7 +53,7 @@ def test_a_marked_image_kills_the_process() -> None:
 
 def test_it_needs_no_torch() -> None:
     code = (
-        "import sys; from workers.load import load_engine; from schemas.model import ModelSpec;"
+        "import sys; from clipmill.workers.load import load_engine; from clipmill.schemas.model import ModelSpec;"
         "load_engine(ModelSpec(name='stub:8')).encode_texts(['a']); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

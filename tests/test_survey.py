@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import survey as survey_module
-from jobs import survey_slices
-from jobs.survey import survey
-from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged, UserError
-from schemas.samples import Sample
-from schemas.units import WorkUnit
+from clipmill.jobs.planning import survey as survey_module
+from clipmill.jobs.planning import survey_slices
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read import keys, read_unit
+from clipmill.workers.read.fields import Wanted
+from clipmill.workers.store.listing import Key
+from clipmill.workers.store.storage import head
 from tests.build import noise, parquet, tar
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
 from tests.read.help import reasons
-from workers.read import keys, read_unit
-from workers.read.fields import Wanted
-from workers.storage import head
-from workers.store_list import Key
 
 LOCAL = Storage()
 
@@ -110,7 +110,7 @@ def test_a_worker_holds_no_text_without_a_picture(tmp_path: Path, monkeypatch: p
         held.append(len(texts))
         return keys.text_of(image, extension, texts)
 
-    monkeypatch.setattr("workers.read.files.text_of", text_of)
+    monkeypatch.setattr("clipmill.workers.read.files.text_of", text_of)
     (sample,) = read_all(f"{tmp_path}/", "files", caption="txt")
     assert (sample.caption, held) == ("nine", [1])
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from schemas import columns
-from schemas.rejects import Reason
+from clipmill.schemas import columns
+from clipmill.schemas.rejects import Reason
 
 PAGE = (Path(__file__).parent.parent / "docs" / "table.md").read_text()
 SECTIONS = dict(zip(re.findall(r"^## `(.*?)`", PAGE, re.M), re.split(r"^## ", PAGE, flags=re.M)[1:], strict=True))

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.config import Tags
-from schemas.errors import UserError
-from schemas.model import Fingerprint, Preprocess
-from schemas.vocabulary import Label, Vocabulary
-from workers.engine import OutOfMemory
-from workers.tag import Tagger, embed_labels
+from clipmill.schemas.config import Tags
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint, Preprocess
+from clipmill.schemas.vocabulary import Label, Vocabulary
+from clipmill.workers.engine import OutOfMemory
+from clipmill.workers.tag import Tagger, embed_labels
 
 DIM = 16
 

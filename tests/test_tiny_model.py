@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from jobs.demo.scene_types import Scene
-from jobs.demo.scenes import TRAIN, UNSEEN
-from schemas.config import Storage
-from schemas.model import ModelSpec
+from clipmill.jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.scenes import TRAIN, UNSEEN
+from clipmill.schemas.config import Storage
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.load import load_engine
+from clipmill.workers.tag import load_vocabulary, unknown_labels
 from tests.models import save_checkpoint
 from training.evaluate import Model, binding, distinct, facet_accuracy, picture, recall, scenes_of
-from workers.load import load_engine
-from workers.tag import load_vocabulary, unknown_labels
 
 FOLDER = Path(__file__).parents[1] / "workers" / "models" / "clipmill-tiny"
 NUMBER = 300

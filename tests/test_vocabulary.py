@@ -2,10 +2,10 @@
 
 import pytest
 
-from jobs.demo import captions
-from schemas.errors import UserError
-from schemas.vocabulary import MAX_LABELS, Label, Vocabulary, parse_vocabulary
-from workers.tag import load_vocabulary
+from clipmill.jobs.demo import captions
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.vocabulary import MAX_LABELS, Label, Vocabulary, parse_vocabulary
+from clipmill.workers.tag import load_vocabulary
 
 
 def parse(text: str, form: str = "yaml") -> Vocabulary:

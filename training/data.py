@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from open_clip import SimpleTokenizer
 from PIL import Image
 
-from jobs.demo.captions import caption, partial_caption, shape_caption
-from jobs.demo.scene_types import STYLES, Scene
-from jobs.demo.scenes import TRAIN, render, sample_scene, twin
+from clipmill.jobs.demo.captions import caption, partial_caption, shape_caption
+from clipmill.jobs.demo.scene_types import STYLES, Scene
+from clipmill.jobs.demo.scenes import TRAIN, render, sample_scene, twin
 
 IMAGE_PX = 64
 CONTEXT_LENGTH = 32

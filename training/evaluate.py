@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from jobs.demo.captions import LABELS, TEMPLATES, caption, label_of
-from jobs.demo.scene_types import BACKGROUNDS, STYLES, Scene, is_held_out
-from jobs.demo.scenes import TRAIN, UNSEEN, meaning, render, sample_scene, swap_colours, swap_places
+from clipmill.jobs.demo.captions import LABELS, TEMPLATES, caption, label_of
+from clipmill.jobs.demo.scene_types import BACKGROUNDS, STYLES, Scene, is_held_out
+from clipmill.jobs.demo.scenes import TRAIN, UNSEEN, meaning, render, sample_scene, swap_colours, swap_places
 from training.card import fill
 
 SEED = 990_001  # training draws with seeds [7, row]

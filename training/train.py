@@ -25,7 +25,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from jobs.demo.scene_types import STYLES
+from clipmill.jobs.demo.scene_types import STYLES
 from training.data import DataSpec, build, load
 from training.model import PREPROCESS_CFG, encode_text, new_model, resume, save
 

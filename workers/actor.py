@@ -8,22 +8,22 @@ from typing import Any, Literal
 
 import ray
 
-from schemas.config import Storage, Tags
-from schemas.errors import ClipmillError, UserError
-from schemas.model import ModelSpec
-from schemas.receipts import Receipt
-from schemas.tasks import Task, UnitProgress, WorkContext, WorkerFacts
-from schemas.vocabulary import Vocabulary
-from workers import probe, process
-from workers.bench import Bench
-from workers.engine import Engine
-from workers.flow import Turns
-from workers.load import import_code, load_engine
-from workers.origin import origin
-from workers.storage import connect
-from workers.tag import Tagger, unknown_labels
-from workers.unit import UnitRun
-from workers.write import import_lance
+from clipmill.schemas.config import Storage, Tags
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.tasks import Task, UnitProgress, WorkContext, WorkerFacts
+from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.workers import probe, process
+from clipmill.workers.bench import Bench
+from clipmill.workers.engine import Engine
+from clipmill.workers.flow import Turns
+from clipmill.workers.load import import_code, load_engine
+from clipmill.workers.origin import origin
+from clipmill.workers.store.storage import connect
+from clipmill.workers.tag import Tagger, unknown_labels
+from clipmill.workers.unit import UnitRun
+from clipmill.workers.write import import_lance
 
 
 class EmbedWorker:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from workers.engine import Engine
-from workers.flow import Turns
-from workers.recent import Recent
-from workers.tag import Tagger
+from clipmill.workers.engine import Engine
+from clipmill.workers.flow import Turns
+from clipmill.workers.recent import Recent
+from clipmill.workers.tag import Tagger
 
 Vector = npt.NDArray[np.float32]  # (D,)
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.config import Limits
-from schemas.model import Fingerprint
-from schemas.samples import Picture
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.samples import Picture
 
 
 class OutOfMemory(Exception):

@@ -3,9 +3,9 @@
 import importlib
 from typing import Literal
 
-from schemas.errors import UserError
-from schemas.model import ModelSpec
-from workers.engine import Engine
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.engine import Engine
 
 
 def load_engine(
@@ -24,17 +24,17 @@ def load_engine(
     if threads < 0 or (batch_size != "auto" and batch_size < 1):
         raise UserError(f"threads {threads}, batch_size {batch_size}", "both are positive, or 0 threads and auto")
     if _is_stub(spec):
-        from workers.stub import StubEngine
+        from clipmill.workers.stub import StubEngine
 
         return StubEngine.from_name(spec.name)
-    from workers.clip_build import build_engine
+    from clipmill.workers.clip.build import build_engine
 
     return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
 
 
 def import_code(spec: ModelSpec) -> None:
     """The modules that `load_engine` needs: some seven seconds of one core, before any work on the model itself."""
-    importlib.import_module("workers.stub" if _is_stub(spec) else "workers.clip_build")
+    importlib.import_module("clipmill.workers.stub" if _is_stub(spec) else "clipmill.workers.clip.build")
 
 
 def _is_stub(spec: ModelSpec) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-import schemas
+import clipmill
 
 PACKAGES = ("schemas", "workers")  # what an actor runs; `jobs` stays with the driver
 
@@ -17,7 +17,7 @@ PACKAGES = ("schemas", "workers")  # what an actor runs; `jobs` stays with the d
 @functools.cache
 def origin() -> tuple[str, str, str]:
     """(version, digest, folder). Only `.py` files count: caches and data may differ between machines."""
-    root = Path(schemas.__file__).resolve().parent.parent
+    root = Path(clipmill.__file__).resolve().parent
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):

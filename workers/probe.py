@@ -4,7 +4,7 @@ A child process goes through the unit one sample at a time, with its own engine,
 standard output before it touches it. Where the child dies, or stops moving, the last name is the culprit. One death
 finds one sample; splitting the unit in halves would cost a model load for each of log2(n) deaths.
 
-    python -m workers.probe < job.json
+    python -m clipmill.workers.probe < job.json
 """
 
 import json
@@ -16,11 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemas.config import Limits, Source, Storage
-from schemas.model import ModelSpec
-from schemas.rejects import Reason
-from schemas.tasks import Task, WorkContext
-from schemas.units import WorkUnit
+import clipmill
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
 
 STARTED = -1  # the child's first line, once its model is loaded
 START_S = 600.0
@@ -53,8 +54,8 @@ def find_poison(task: Task, context: WorkContext, spec: ModelSpec) -> tuple[int,
 
 
 def _bootstrap() -> str:
-    root = str(Path(__file__).resolve().parent.parent)
-    return f"import sys; sys.path.insert(0, {root!r}); from workers.probe import main; main()"
+    root = str(Path(clipmill.__file__).absolute().parents[1])
+    return f"import sys; sys.path.insert(0, {root!r}); from clipmill.workers.probe import main; main()"
 
 
 def _watch(child: "subprocess.Popen[bytes]", sample_deadline_s: float) -> tuple[int, str] | None:
@@ -91,8 +92,8 @@ def _encode(task: Task, context: WorkContext, spec: ModelSpec) -> str:
 
 def main() -> None:
     """The child: decode and embed every sample alone, write nothing."""
-    from workers.load import load_engine
-    from workers.read import read_unit
+    from clipmill.workers.load import load_engine
+    from clipmill.workers.read import read_unit
 
     job: dict[str, Any] = json.loads(sys.stdin.read())
     out = sys.stdout
@@ -105,7 +106,7 @@ def main() -> None:
         out.flush()
 
     say(STARTED)
-    from schemas.samples import BadImage, Sample
+    from clipmill.schemas.samples import BadImage, Sample
 
     reading = read_unit(
         WorkUnit(**job["unit"]), Source.model_validate(job["source"]), Storage.model_validate(job["storage"]), limits

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.rejects import Reject
-from schemas.samples import Picture, Sample
-from workers.write import Embedded
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Picture, Sample
+from clipmill.workers.write import Embedded
 
 MAX_BYTES = 256_000_000  # of vectors held for one unit; the rows beyond are embedded again
 _PLACES = ["id", "uri", "image_hash", "image_offset", "image_size"]

@@ -25,13 +25,13 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.model import Fingerprint, Preprocess
-from schemas.samples import Picture
-from workers.decode import decode
-from workers.decode import thumbnail as make_thumbnail
-from workers.engine import OutOfMemory, Text
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint, Preprocess
+from clipmill.schemas.samples import Picture
+from clipmill.workers.decode.picture import decode
+from clipmill.workers.decode.picture import thumbnail as make_thumbnail
+from clipmill.workers.engine import OutOfMemory, Text
 
 DEFAULT_DIM = 16
 SIZE_PX = 16

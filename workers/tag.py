@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.config import Storage, Tags
-from schemas.errors import UserError
-from schemas.model import Fingerprint
-from schemas.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vocabulary
-from workers.engine import Engine, OutOfMemory
+from clipmill.schemas.config import Storage, Tags
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vocabulary
+from clipmill.workers.engine import Engine, OutOfMemory
 
 Floats = npt.NDArray[np.float32]
 BUILT_IN = ("coco", "imagenet", "scenes")
@@ -57,7 +57,9 @@ def load_vocabulary(name_or_path: str, storage: Storage | None = None) -> Vocabu
 
 def _read(name: str, storage: Storage) -> str:
     if "://" in name:
-        from workers.storage import get_bytes  # the object-store client is heavy, and most vocabularies are local
+        from clipmill.workers.store.storage import (
+            get_bytes,  # the object-store client is heavy, and most vocabularies are local
+        )
 
         raw: bytes = get_bytes(name, storage, max_bytes=_MAX_FILE_BYTES)
     else:
@@ -182,7 +184,7 @@ class Tagger:
 
     @property
     def metadata_json(self) -> str:
-        """What the table's `tags` field carries: schemas.columns.VOCABULARY_KEY."""
+        """What the table's `tags` field carries: clipmill.schemas.columns.VOCABULARY_KEY."""
         return json.dumps(
             {
                 "name": self.vocabulary.name,

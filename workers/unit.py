@@ -16,27 +16,27 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from schemas.errors import SourceChanged
-from schemas.receipts import Outcome, Receipt
-from schemas.rejects import Reason, Reject
-from schemas.samples import BadImage, Sample
-from schemas.tasks import Task, UnitProgress, WorkContext
-from workers.bench import Bench
-from workers.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
-from workers.engine import halving
-from workers.flow import ReadAhead, map_ahead
-from workers.read import read_unit
-from workers.read.census import Census
-from workers.read.keys import folder_of
-from workers.reuse import Remembered, Unseen
-from workers.tag import Tagger
-from workers.write import Embedded, RejectWriter, RowWriter, count_filled
+from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import BadImage, Sample
+from clipmill.schemas.tasks import Task, UnitProgress, WorkContext
+from clipmill.workers.bench import Bench
+from clipmill.workers.decode.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
+from clipmill.workers.engine import halving
+from clipmill.workers.flow import ReadAhead, map_ahead
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.keys import folder_of
+from clipmill.workers.reuse import Remembered, Unseen
+from clipmill.workers.tag import Tagger
+from clipmill.workers.write import Embedded, RejectWriter, RowWriter, count_filled
 
 Vectors = npt.NDArray[np.float32]  # (B, D)
 
 
 class UnitRun:
-    """One attempt at one unit. `on_sample` is called before each sample is touched (see workers.probe)."""
+    """One attempt at one unit. `on_sample` is called before each sample is touched (see clipmill.workers.probe)."""
 
     def __init__(
         self, task: Task, context: WorkContext, bench: Bench, on_sample: Callable[[int], None] | None = None

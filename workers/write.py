@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import columns
-from schemas.rejects import Reject
-from schemas.samples import Picture, Sample
-from schemas.tasks import Task, WorkContext
-from workers.store_errors import table_errors
+from clipmill.schemas import columns
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Picture, Sample
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.workers.store.errors import table_errors
 
 # A unit's rejects are written in pieces of this many, so that a source of nothing but bad samples stays bounded.
 REJECTS_PER_FRAGMENT = 10_000

@@ -11,8 +11,9 @@ from benchmarks.peers.clock import Clock, given
 
 
 def main() -> None:
-    from jobs import embed
-    from schemas.config import JobFile
+    from clipmill.jobs.running import embed
+    from clipmill.jobs.running.options import Options
+    from clipmill.schemas.config import JobFile
 
     given_ = given()
     job = JobFile.model_validate(
@@ -24,7 +25,7 @@ def main() -> None:
         }
     )
     clock, began = Clock(), time.time()
-    summary = embed.run(job, embed.Options(num_cpus=given_.threads))
+    summary = embed.run(job, Options(num_cpus=given_.threads))
     clock.ready_at = began + summary.startup_s
     clock.done_at = began + summary.seconds
     print(summary, file=sys.stderr)

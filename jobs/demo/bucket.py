@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from jobs.demo.captions import caption
-from jobs.demo.scene_types import Scene
-from jobs.demo.scenes import render, sample_scene
-from jobs.demo.searches import HITS, SEARCHES
+from clipmill.jobs.demo.captions import caption
+from clipmill.jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.scenes import render, sample_scene
+from clipmill.jobs.demo.searches import HITS, SEARCHES
 
 SIDE_PX = 256
 MIN_TRUE = HITS + 2  # scenes in the bucket that answer a search

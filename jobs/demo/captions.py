@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jobs.demo.scene_types import (
+from clipmill.jobs.demo.scene_types import (
     BACKGROUNDS,
     COLOURS,
     COUNTS,

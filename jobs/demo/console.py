@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from jobs.output import note
+from clipmill.jobs.terminal.output import note
 
 
 class Console:

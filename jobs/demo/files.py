@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.demo.bucket import BucketSpec
-from jobs.output import shown
-from schemas.config import Storage
-from schemas.errors import UserError
+from clipmill.jobs.demo.bucket import BucketSpec
+from clipmill.jobs.terminal.output import shown
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
 
 _STAMP = "demo.json"
 

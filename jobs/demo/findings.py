@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.demo.bucket import number_of
-from jobs.demo.captions import LABELS
-from jobs.demo.scene_types import Scene
-from jobs.demo.searches import HITS, SEARCHES, Search, facet_accuracy
-from jobs.facets import facets
-from jobs.query import Table
-from jobs.status import Status
-from jobs.tables import Tables
+from clipmill.jobs.demo.bucket import number_of
+from clipmill.jobs.demo.captions import LABELS
+from clipmill.jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.searches import HITS, SEARCHES, Search, facet_accuracy
+from clipmill.jobs.exploring.facets import facets
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.status import Status
 
 MAX_VALUES = 16  # of a facet; its vocabulary has no more
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.demo.findings import Findings
+from clipmill.jobs.demo.findings import Findings
 
 _TEMPLATE = "page.html.j2"
 

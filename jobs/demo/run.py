@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.demo import bucket, server
-from jobs.demo.console import Console
-from jobs.demo.files import DemoFolder, claimed, drop_outdated, write_jobs
-from jobs.demo.findings import Findings, Found, count_facets, filling_run, search_all
-from jobs.demo.page import write_page
-from jobs.demo.scene_types import Scene
-from jobs.demo.searches import suggestions
-from jobs.output import program, shown
-from schemas.config import Storage
-from schemas.errors import UnitsFailed
+from clipmill.jobs.demo import bucket, server
+from clipmill.jobs.demo.console import Console
+from clipmill.jobs.demo.files import DemoFolder, claimed, drop_outdated, write_jobs
+from clipmill.jobs.demo.findings import Findings, Found, count_facets, filling_run, search_all
+from clipmill.jobs.demo.page import write_page
+from clipmill.jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.searches import suggestions
+from clipmill.jobs.terminal.output import program, shown
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UnitsFailed
 
 _SHOWN_HITS = 3
 _PREFIX = "scenes/"
@@ -62,7 +62,7 @@ def demo(options: Options) -> Report:
 
 @contextmanager
 def _here_again() -> Iterator[None]:
-    """A run leaves the current folder (see `jobs.cluster`); the caller gets it back."""
+    """A run leaves the current folder (see `jobs.cluster.connect`); the caller gets it back."""
     here = Path.cwd()
     try:
         yield
@@ -82,7 +82,7 @@ class _Demo:
         self.page, self.yours, self.root = shown(folder.page), shown(folder.yours), shown(folder.root)
 
     def run(self, started: float) -> Report:
-        from jobs.output import note
+        from clipmill.jobs.terminal.output import note
 
         note(
             f"clipmill demo: {self.spec.number:,} drawn pictures, a local S3 server, and the real job. "
@@ -127,14 +127,15 @@ class _Demo:
 
     def _embed(self, storage: Storage) -> int:
         """The job itself; returns how many rows it added."""
-        from jobs import embed
-        from jobs.jobfile import load_job
+        from clipmill.jobs.planning.jobfile import load_job
+        from clipmill.jobs.running import embed
+        from clipmill.jobs.running.options import Options as RunOptions
 
         write_jobs(self.folder, storage, self.called)
         self.console.step("embed: read, decode, embed, tag, write, commit, index")
         self.console.command(shlex.join([self.called, "embed", self.job]))
         again = shlex.join([self.called, "demo", "--out", self.root])
-        summary = embed.run(load_job(self.job), embed.Options(resume=again))
+        summary = embed.run(load_job(self.job), RunOptions(resume=again))
         if summary.drained:  # though it may have finished its last units: who pressed Ctrl-C wants no page now
             raise KeyboardInterrupt
         if summary.failed_units:
@@ -151,10 +152,10 @@ class _Demo:
         return summary.rows
 
     def _look(self, scenes: Sequence[Scene]) -> Findings:
-        from jobs.index import build_index
-        from jobs.query import open_table
-        from jobs.status import rejects, status
-        from jobs.tables import Tables
+        from clipmill.jobs.indexing.build import build_index
+        from clipmill.jobs.querying.open import open_table
+        from clipmill.jobs.table.tables import Tables
+        from clipmill.jobs.verifying.status import rejects, status
 
         uri, local = str(self.folder.table), Storage()
         self.console.step("index")
@@ -192,7 +193,7 @@ class _Demo:
         self.console.data(f"… and {rest} more; {found.num_right} of {len(found.hits)} right")
 
     def _what_next(self, tries: Sequence[str]) -> None:
-        from jobs.output import note
+        from clipmill.jobs.terminal.output import note
 
         searches = "\n  ".join(tries)
         note(

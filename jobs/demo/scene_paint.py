@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from jobs.demo import scene_shapes as shapes
-from jobs.demo.scene_backdrop import backdrop
-from jobs.demo.scene_types import Scene, SceneObject
+from clipmill.jobs.demo import scene_shapes as shapes
+from clipmill.jobs.demo.scene_backdrop import backdrop
+from clipmill.jobs.demo.scene_types import Scene, SceneObject
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from jobs.demo.scene_paint import render
-from jobs.demo.scene_types import (
+from clipmill.jobs.demo.scene_paint import render
+from clipmill.jobs.demo.scene_types import (
     BACKGROUNDS,
     COLOURS,
     COUNTS,

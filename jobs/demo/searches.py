@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from jobs.demo.captions import LABELS, label_of, plural
-from jobs.demo.scene_types import Scene
+from clipmill.jobs.demo.captions import LABELS, label_of, plural
+from clipmill.jobs.demo.scene_types import Scene
 
 HITS = 6
 

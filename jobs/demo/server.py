@@ -1,7 +1,7 @@
 """A local S3 server for as long as the demo runs: moto's, in a process of its own, in memory.
 
-`python -m jobs.demo.server` is that process. It prints its port and ends when its standard input closes, so that it
-never outlives the demo, whichever way that ends.
+`python -m clipmill.jobs.demo.server` is that process. It prints its port and ends when its standard input
+closes, so that it never outlives the demo, whichever way that ends.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from schemas.config import Storage
-from schemas.errors import ClipmillError, UserError
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import ClipmillError, UserError
 
 BUCKET = "demo"
 HOST = "127.0.0.1"
@@ -43,7 +43,7 @@ def local_s3(log: Path, *, environment: Mapping[str, str] = _ENVIRONMENT) -> Ite
     _require_moto()
     with log.open("wb") as errors:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jobs.demo.server"],
+            [sys.executable, "-m", "clipmill.jobs.demo.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -69,7 +69,7 @@ def local_s3(log: Path, *, environment: Mapping[str, str] = _ENVIRONMENT) -> Ite
 
 def upload(folder: Path, prefix: str, storage: Storage) -> Iterator[tuple[int, int]]:
     """Every tar of `folder` into the bucket below `prefix`; yields (done, in all)."""
-    from workers.storage import put_bytes
+    from clipmill.workers.store.storage import put_bytes
 
     paths = sorted(folder.glob("*.tar"))
     for done, path in enumerate(paths, 1):

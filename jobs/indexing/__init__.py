@@ -1,4 +1,4 @@
-"""Building the indices of a table: `jobs.index` is the door.
+"""Building the indices of a table: `jobs.indexing.build` is the door.
 
 plan     which vector index, from size and memory (pure)    kmeans    its partitions
 vector   build, extend, merge; in segments when large       cluster   segments on the nodes of a Ray cluster

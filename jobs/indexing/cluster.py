@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs.indexing.segments import SegmentTask, build_segment
+from clipmill.jobs.indexing.segments import SegmentTask, build_segment
 
 
 def on_nodes(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.indexing.vector import as_rows, normalise, sample
-from jobs.querying.nearest import nearest
-from jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.indexing.centroids import sample
+from clipmill.jobs.querying.nearest import nearest
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.vectors import as_rows, normalise
 
 _BUDGET_PRODUCTS = 2e8  # rows x queries of the brute force: some ten seconds on two cores at D = 512
 MIN_QUERIES, MAX_QUERIES = 20, 100

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.columns import of_set
+from clipmill.schemas.columns import of_set
 
 BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
 _SAMPLE_ROWS = 20_000

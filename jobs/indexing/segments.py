@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.indexing.plan import VectorPlan
-from jobs.tables import lance_module
-from schemas.config import Storage
+from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.plan import VectorPlan
+from clipmill.jobs.table.tables import lance_module
+from clipmill.schemas.config import Storage
 
 Tell = Callable[[str], None]
 
@@ -75,7 +76,7 @@ class Checkpoint:
         self._read()
 
     def _read(self) -> None:
-        from workers.storage import get_bytes
+        from clipmill.workers.store.storage import get_bytes
 
         try:
             state = json.loads(get_bytes(f"{self._base}.json", self._storage, max_bytes=64_000_000))
@@ -88,7 +89,7 @@ class Checkpoint:
         self.centroids_PD = np.load(io.BytesIO(centroids), allow_pickle=False)
 
     def begin(self, centroids_PD: npt.NDArray[np.float32], model: str) -> None:
-        from workers.storage import put_bytes
+        from clipmill.workers.store.storage import put_bytes
 
         out = io.BytesIO()
         np.save(out, centroids_PD, allow_pickle=False)
@@ -106,7 +107,7 @@ class Checkpoint:
         self._write()
 
     def _write(self) -> None:
-        from workers.storage import put_bytes
+        from clipmill.workers.store.storage import put_bytes
 
         state = {"key": self._key, "model": self.model, "segments": self.segments}
         put_bytes(f"{self._base}.json", json.dumps(state).encode(), self._storage)
@@ -144,8 +145,6 @@ def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
 
 def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> int:
     """Build, merge and commit; the number of segments built now (those of an earlier run are taken over)."""
-    from jobs.indexing.vector import centroids
-
     parts = groups(dataset, builder.rows_per_segment)
     names = {",".join(map(str, part)): part for part in parts}
     key = hashlib.sha256(json.dumps([dataclasses.asdict(plan), column, parts]).encode()).hexdigest()

@@ -1,25 +1,16 @@
-"""The vector index of one column: trained here, built in segments, extended by what was appended.
-
-S: sampled vectors. P: partitions. D: dimension.
-"""
+"""The vector index of one column: trained here, built in segments, extended by what was appended."""
 
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
-from jobs.indexing.kmeans import train
-from jobs.indexing.plan import VectorPlan
-from jobs.indexing.segments import Builder, build_in_segments, groups
+from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.plan import VectorPlan
+from clipmill.jobs.indexing.segments import Builder, build_in_segments, groups
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_PER_PARTITION = 64
-MAX_SAMPLE_BYTES = 512_000_000
 MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
 Tell = Callable[[str], None]
 
@@ -76,40 +67,3 @@ def _extend(dataset: Any, name: str, plan: VectorPlan, unindexed_rows: int, delt
     merge = deltas if deltas > MAX_DELTAS else 0
     dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
     return "extended"
-
-
-def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
-    """Unit centroids (P, D) from a random sample of the stored vectors."""
-    sample_SD = sample(dataset, column, num_partitions * SAMPLES_PER_PARTITION)
-    return train(sample_SD, min(num_partitions, len(sample_SD)))
-
-
-def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Unit vectors (S, D) of random rows that have one, S <= wanted. Reads in runs of neighbours, which costs a
-    fraction of single rows; the runs are spread over the whole table."""
-    dim = dataset.schema.field(column).type.list_size
-    wanted = min(wanted, MAX_SAMPLE_BYTES // (dim * 4))
-    total = dataset.count_rows()
-    run = 1 if total <= 4 * wanted else 16
-    rng = np.random.default_rng(seed)
-    starts = rng.choice(max(1, total // run), min(max(1, total // run), -(-wanted // run)), replace=False) * run
-    offsets = (np.sort(starts)[:, None] + np.arange(run)).reshape(-1)
-    offsets = offsets[offsets < total]
-    blocks = []
-    for start in range(0, len(offsets), 16_384):
-        table = dataset.take(offsets[start : start + 16_384].tolist(), columns=[column])
-        blocks.append(as_rows(table[column], dim))
-    return normalise(np.concatenate(blocks))
-
-
-def as_rows(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:
-    """The vectors that are there, float32 (S, D)."""
-    flat = column.drop_null().combine_chunks()
-    if isinstance(flat, pa.ChunkedArray):
-        flat = pa.concat_arrays(flat.chunks) if flat.num_chunks else pa.array([], column.type)
-    return np.asarray(flat.flatten()).astype(np.float32).reshape(-1, dim)
-
-
-def normalise(vectors_SD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    lengths_S = np.linalg.norm(vectors_SD, axis=1, keepdims=True)
-    return (vectors_SD / np.where(lengths_S == 0, 1, lengths_S)).astype(np.float32, copy=False)

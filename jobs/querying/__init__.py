@@ -1,4 +1,4 @@
-"""Questions about the table: `jobs.query` is the door, these are the rooms.
+"""Questions about the table: `jobs.querying.open` is the door, these are the rooms.
 
 request    what is asked, checked          filters   tags and SQL, checked, as one predicate
 encoder    words and pictures to vectors   roads     which road the vector search takes (pure)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.config import Limits, Storage
-from schemas.errors import UserError
-from schemas.model import Fingerprint
-from schemas.rejects import Reason
-from schemas.samples import BadImage
-from workers.engine import Engine
+from clipmill.schemas.config import Limits, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.samples import BadImage
+from clipmill.workers.engine import Engine
 
 QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
 NO_STORAGE = Storage()
@@ -33,7 +33,7 @@ def engine_for(fingerprint: Fingerprint) -> Engine:
     key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
     with _lock:
         if key not in _engines:
-            from workers.load import load_engine
+            from clipmill.workers.load import load_engine
 
             _engines[key] = check_engine(load_engine(fingerprint.spec()), fingerprint)
         return _engines[key]
@@ -93,7 +93,7 @@ def image_bytes(image: Any, *, limits: Limits = QUERY_LIMITS, storage: Storage =
 
 def _read(uri: str, limits: Limits, storage: Storage) -> bytes:
     if "://" in uri:
-        from workers.storage import TooManyBytes, get_bytes
+        from clipmill.workers.store.storage import TooManyBytes, get_bytes
 
         try:
             return get_bytes(uri, storage, max_bytes=limits.max_image_bytes)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from schemas.errors import UserError
+from clipmill.schemas.errors import UserError
 
 MAX_WHERE_CHARS = 1_000_000  # `id IN (...)` with thousands of ids is a fair question
 MAX_WHERE_TERMS = 20_000

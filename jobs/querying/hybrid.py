@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.querying.filters import filter_errors
-from jobs.querying.nearest import cosines, nearest
-from jobs.querying.request import MAX_HITS, Query
-from jobs.querying.snapshot import ROW_ID, Snapshot
-from schemas.errors import UserError
+from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.nearest import cosines, nearest
+from clipmill.jobs.querying.request import MAX_HITS, Query
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.schemas.errors import UserError
 
 RRF_K = 60
 WINDOW = 100

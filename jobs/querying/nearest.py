@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.querying.filters import filter_errors
-from jobs.querying.roads import MAX_PROPOSED, POSTFILTER_SELECTIVITY, Road, choose_road, widest
-from jobs.querying.snapshot import ROW_ID, Snapshot
-from jobs.querying.warm import EXACT_ROWS, EXACT_ROWS_FAR, fits, passing, subset
+from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.roads import MAX_PROPOSED, POSTFILTER_SELECTIVITY, Road, choose_road, widest
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.warm import EXACT_ROWS, EXACT_ROWS_FAR, fits, passing, subset
 
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
 

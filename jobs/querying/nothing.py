@@ -5,9 +5,9 @@ import difflib
 import unicodedata
 from dataclasses import replace
 
-from jobs.querying.request import Query
-from jobs.querying.snapshot import Snapshot
-from jobs.querying.table import Table
+from clipmill.jobs.querying.request import Query
+from clipmill.jobs.querying.snapshot import Snapshot
+from clipmill.jobs.querying.table import Table
 
 _MOST_NAMED = 5
 

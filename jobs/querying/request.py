@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from jobs.querying import values
-from schemas.errors import UserError
+from clipmill.jobs.querying import values
+from clipmill.schemas.errors import UserError
 
 MAX_HITS = 10_000  # offset + k: a page deeper than this is an export, not a search
 MAX_EXAMPLES = 64

@@ -8,7 +8,7 @@ pass the filter and how near they truly are is settled afterwards.
 import math
 from dataclasses import dataclass
 
-from jobs.querying.snapshot import VectorIndex
+from clipmill.jobs.querying.snapshot import VectorIndex
 
 # Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the
 # first question with a filter (docs/querying.md; they are kept for the next), but among so few the index misses many of

@@ -7,26 +7,24 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.querying import deadline
-from jobs.querying.filters import filter_errors
-from jobs.tables import Tables
-from schemas.columns import FINGERPRINT_KEY, of_set, table_id
-from schemas.config import Storage
-from schemas.errors import UserError
-from schemas.model import Fingerprint
-from workers.recent import Recent
+from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.vectors import WarmVectors
+from clipmill.jobs.table.readers import LIVE
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import FINGERPRINT_KEY, of_set, table_id
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.workers.recent import Recent
 
-if TYPE_CHECKING:
-    from jobs.querying.warm import WarmVectors
-
-LIVE = "live"
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_KEPT = 512
 _PIECE_S = 0.5

@@ -11,16 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.querying import filters, values
-from jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
-from jobs.querying.hybrid import hybrid
-from jobs.querying.nearest import nearest
-from jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
-from jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
-from jobs.querying.warm import load as load_warm
-from schemas.config import Storage
-from schemas.errors import UserError
-from workers.engine import Engine
+from clipmill.jobs.querying import filters, values
+from clipmill.jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
+from clipmill.jobs.querying.hybrid import hybrid
+from clipmill.jobs.querying.nearest import nearest
+from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
+from clipmill.jobs.querying.warm import load as load_warm
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.workers.engine import Engine
 
 
 class Table:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from schemas.errors import UserError
+from clipmill.schemas.errors import UserError
 
 # What other libraries call an option of `Query`.
 OTHER_NAMES = {"limit": "k", "n": "k", "top_k": "k", "filter": "where", "fields": "columns", "tags": "all_tags"}

@@ -1,4 +1,4 @@
-"""HTTP over an open table: `jobs.serve` is the door.
+"""HTTP over an open table: `jobs.serving.serve` is the door.
 
 settings  limits and the token          guard     what every request passes: token, host, size, headers, counts
 models    requests and answers          api       search, facets, items

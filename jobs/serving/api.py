@@ -8,19 +8,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from jobs import facets as facet_counts
-from jobs.index import stored_report
-from jobs.output import plain
-from jobs.query import Table
-from jobs.querying.encoder import encode_images
-from jobs.querying.nothing import caveat, why_nothing
-from jobs.serving import models
-from jobs.serving.guard import Metrics
-from jobs.serving.pictures import NoPicture, Pictures
-from jobs.serving.runner import Runner
-from jobs.serving.settings import Settings
-from schemas.config import Limits
-from schemas.errors import UserError
+from clipmill.jobs.exploring import facets as facet_counts
+from clipmill.jobs.indexing.build import stored_report
+from clipmill.jobs.querying.encoder import encode_images
+from clipmill.jobs.querying.nothing import caveat, why_nothing
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.serving import models
+from clipmill.jobs.serving.guard import Metrics
+from clipmill.jobs.serving.pictures import NoPicture, Pictures
+from clipmill.jobs.serving.runner import Runner
+from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.terminal.output import plain
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
 
 router = APIRouter()
 IdQuery = Annotated[models.Id, Query(description="The row's id.")]

@@ -14,19 +14,19 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from jobs.query import Table
-from jobs.serving import models
-from jobs.serving.api import LOADING, Loading, Services, router
-from jobs.serving.guard import COOKIE, Guard, Metrics
-from jobs.serving.pictures import NoPicture, Pictures
-from jobs.serving.runner import Busy, Runner, TooSlow
-from jobs.serving.settings import Settings
-from jobs.tables import Tables
-from jobs.vocabularies import vocabulary_of
-from schemas.errors import ClipmillError
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.serving import models
+from clipmill.jobs.serving.api import LOADING, Loading, Services, router
+from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
+from clipmill.jobs.serving.pictures import NoPicture, Pictures
+from clipmill.jobs.serving.runner import Busy, Runner, TooSlow
+from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.vocabularies import vocabulary_of
+from clipmill.schemas.errors import ClipmillError
 
 logger = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parent
 
 
 def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] = logger.info) -> FastAPI:

@@ -10,7 +10,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from jobs.serving.settings import Settings
+from clipmill.jobs.serving.settings import Settings
 
 _LOOK_S = 1.0
 

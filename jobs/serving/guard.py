@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from jobs.serving.settings import LOCAL_HOSTS, Settings
+from clipmill.jobs.serving.settings import LOCAL_HOSTS, Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

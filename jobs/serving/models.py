@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from jobs.querying.request import Examples, Query, as_tuple
-from schemas.errors import UserError
+from clipmill.jobs.querying.request import Examples, Query, as_tuple
+from clipmill.schemas.errors import UserError
 
 MAX_K = 1000
 MAX_OFFSET = 9000

@@ -1,6 +1,6 @@
 """Pictures of rows: a small one for the grid, the original for a closer look. Only bytes that are a picture leave.
 
-The originals come from the table's own source and nowhere else (`jobs.originals`), by one ranged GET where the byte
+The originals come from the table's own source and nowhere else (`table.originals`), by one ranged GET where the byte
 range is known.
 """
 
@@ -8,27 +8,17 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from jobs.originals import COLUMNS, Originals, why
-from jobs.query import Table
-from jobs.serving.settings import Settings
-from jobs.tables import Tables
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.samples import BadImage
-from workers.store_errors import StoreUnavailable
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.samples import BadImage
+from clipmill.workers.decode.sniff import sniff
+from clipmill.workers.store.errors import StoreUnavailable
 
 CACHE_BYTES = 64_000_000
-
-# What browsers show and decoders read; SVG and HTML, which can run scripts, are not among them.
-_MAGIC = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
-)
 
 
 class NoPicture(Exception):
@@ -96,7 +86,7 @@ class Pictures:
         return Encoded(data, media_type) if media_type else None
 
     def _made(self, row_id: str) -> Encoded:
-        from workers.decode import decode, thumbnail
+        from clipmill.workers.decode.picture import decode, thumbnail
 
         data = self._fetched(row_id)
         try:
@@ -113,10 +103,3 @@ def _why(error: UserError) -> str:
     if isinstance(cause, PermissionError):
         return "no access to it"
     return "its store does not answer" if isinstance(cause, StoreUnavailable) else why(error)
-
-
-def sniff(data: bytes) -> str | None:
-    """Media type by the first bytes, None for anything that is not a plain picture."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), None)

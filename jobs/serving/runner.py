@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from jobs.querying.deadline import OutOfTime, deadline
-from jobs.serving.settings import Settings
+from clipmill.jobs.querying.deadline import OutOfTime, deadline
+from clipmill.jobs.serving.settings import Settings
 
 Result = TypeVar("Result")
 

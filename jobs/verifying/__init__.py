@@ -1,4 +1,4 @@
-"""Can the table be trusted? `jobs.verify` is the door, these are the checks; each is made from what is stored alone.
+"""Can the table be trusted? `verify` is the door, `status` the short answer; each check uses only what is stored.
 
 report    what was found             files    what the manifests name is there, whole
 balance   ledger, rows and rejects   ids      there once

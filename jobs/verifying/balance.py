@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import Any
 
-from jobs.status import counted_rejects
-from jobs.tables import Tables
-from jobs.verifying.report import Problems
-from schemas.receipts import LedgerEntry
-from schemas.rejects import Reason
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.report import Problems
+from clipmill.jobs.verifying.status import counted_rejects
+from clipmill.schemas.receipts import LedgerEntry
+from clipmill.schemas.rejects import Reason
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:

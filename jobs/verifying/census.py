@@ -13,26 +13,26 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
-from jobs import ledger
-from jobs.originals import is_local, source_storage
-from jobs.runs import last_job, last_source
-from jobs.survey import survey
-from jobs.tables import Tables
-from jobs.verifying.report import Problems, Report
-from schemas.config import Limits, Source, Storage
-from schemas.errors import ClipmillError
-from schemas.left_out import from_json
-from schemas.receipts import LedgerEntry, LedgerState
-from schemas.units import WorkUnit
-from workers.read.census import BEHIND_A_DOT, Census
-from workers.read.fields import Wanted
-from workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
-from workers.read.lines import open_rows
-from workers.read.packed import unpack
-from workers.read.tar import BadTar, TarReader
-from workers.storage import open_stream
-from workers.store_list import list_keys
-from workers.store_uri import split_uri
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.originals import is_local, source_storage
+from clipmill.jobs.table.runs import last_job, last_source
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.left_out import from_json
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.census import BEHIND_A_DOT, Census
+from clipmill.workers.read.fields import Wanted
+from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
+from clipmill.workers.read.lines import open_rows
+from clipmill.workers.read.packed import unpack
+from clipmill.workers.read.tar import BadTar, TarReader
+from clipmill.workers.store.listing import list_keys
+from clipmill.workers.store.storage import open_stream
+from clipmill.workers.store.uri import split_uri
 
 SMALL_BYTES = 64_000_000  # of tars that are read without being asked for
 _TABULAR = (".parquet", ".parq", ".pq")

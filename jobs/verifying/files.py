@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.tables import Tables
-from jobs.verifying.report import Problems
-from workers.storage import list_objects
-from workers.store_uri import split_uri
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.report import Problems
+from clipmill.workers.store.storage import list_objects
+from clipmill.workers.store.uri import split_uri
 
 SIDE = ("units", "rejects", "runs")
 _TITLES = {"units": "the ledger", "rejects": "the rejects", "runs": "the runs"}

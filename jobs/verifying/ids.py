@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from jobs.verifying.report import Problems
+from clipmill.jobs.verifying.report import Problems
 
 
 def check_ids(rows: Any, fragments: list[Any], say: Problems) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.index import stored_report
-from jobs.indexing.recall import measure
-from jobs.querying.filters import quote
-from jobs.tables import Tables
-from jobs.verifying.files import index_bytes, readable
-from jobs.verifying.report import Problems, Report
+from clipmill.jobs.indexing.build import stored_report
+from clipmill.jobs.indexing.recall import measure
+from clipmill.jobs.querying.filters import quote
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.files import index_bytes, readable
+from clipmill.jobs.verifying.report import Problems, Report
 
 RECALL_LOST = 0.15  # below what was measured when the index was built or extended; sampled queries vary by 0.1
 LEAST_RECALL = 0.5  # where nothing was measured

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jobs.originals import COLUMNS, Originals, why
-from jobs.tables import Tables
-from jobs.verifying import tags
-from jobs.verifying.report import Problems, Report
-from schemas.config import Limits
-from schemas.errors import UserError
-from schemas.model import Fingerprint
-from schemas.samples import BadImage
-from workers.engine import Engine
-from workers.fetch import NotTheBytes
+from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying import tags
+from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas.config import Limits
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.samples import BadImage
+from clipmill.workers.engine import Engine
+from clipmill.workers.read.original import NotTheBytes
 
 MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture or text in fp32
 _ROWS_AT_ONCE = 1000
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Which rows: `size` of them, drawn by `seed`; `allow`: further places that may be read, see `jobs.originals`."""
+    """Which rows: `size` of them, drawn by `seed`; `allow`: further places that may be read, see `table.originals`."""
 
     size: int
     seed: int
@@ -79,7 +79,7 @@ def check_sample(
 
 def _engine(fingerprint: Fingerprint, report: Report, say: Problems) -> Engine | None:
     """The table's model; None, and a word about it, where another one or none loads here."""
-    from workers.load import load_engine
+    from clipmill.workers.load import load_engine
 
     spec = fingerprint.spec("fp32")
     try:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs import compat
-from jobs.tables import Tables
-from jobs.verifying.report import Problems, Report
-from jobs.vocabularies import vocabulary_of
-from schemas.vocabulary import Vocabulary
-from workers.engine import Engine
+from clipmill.jobs.table import compat
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.vocabularies import vocabulary_of
+from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.workers.engine import Engine
 
 # Of a cosine between a stored vector and a label's, when either was computed in bf16 and the other in fp32.
 COSINE_TOLERANCE = 4e-3
@@ -103,8 +103,8 @@ def check_against_model(tables: Tables, rows: Any, engine: Engine, report: Repor
     if found.vocabulary is None:
         report.not_checked.append("tags against the model: the vocabulary is not found here, or was changed since")
         return
-    from schemas.config import Tags
-    from workers.tag import Tagger, embed_labels
+    from clipmill.schemas.config import Tags
+    from clipmill.workers.tag import Tagger, embed_labels
 
     vectors_LD = embed_labels(found.vocabulary, engine)
     every = Tags(top_k=min(100, len(found.vocabulary.labels)), min_score=0.0)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.originals import is_of_unit
-from jobs.verifying.report import Problems
-from jobs.verifying.tags import TagCheck
-from schemas.config import Source
-from schemas.receipts import LedgerEntry
+from clipmill.jobs.table.originals import is_of_unit
+from clipmill.jobs.verifying.report import Problems
+from clipmill.jobs.verifying.tags import TagCheck
+from clipmill.schemas.config import Source
+from clipmill.schemas.receipts import LedgerEntry
 
 NORM_TOLERANCE = 2e-3  # float16 has 11 bits; 512 rounded components stay within this of unit length
 SCORE_TOLERANCE = 2e-3  # of caption_score, computed before the two vectors were rounded to float16

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import ledger
-from jobs.cluster import patient_start
-from jobs.status import count_rejects
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import Storage
+from clipmill.jobs.cluster.connect import patient_start
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.status import count_rejects
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Storage
 from tests.build import picture, tar
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # as `jobs.cluster`, for a busy machine
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # as `jobs.cluster.connect`, for a busy machine
     from ray.cluster_utils import Cluster as RayCluster
 
     made = Cluster(RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))

@@ -12,11 +12,12 @@ import os
 import sys
 import time
 
-from jobs import embed as embed_module
-from jobs.collect import Collector
-from jobs.jobfile import load_job
-from jobs.output import plain
-from schemas.errors import ClipmillError
+from clipmill.jobs.planning.jobfile import load_job
+from clipmill.jobs.running import embed as embed_module
+from clipmill.jobs.running.collect import Collector
+from clipmill.jobs.running.options import Options
+from clipmill.jobs.terminal.output import plain
+from clipmill.schemas.errors import ClipmillError
 
 
 def _join(address: str) -> None:
@@ -66,7 +67,7 @@ def main(job_path: str, address: str, log_path: str, stop_at: str = "") -> int:
     _join(address)
     ttl_s = float(os.environ.get("CHAOS_LEASE_TTL_S", "30"))
     try:
-        options = embed_module.Options(address=address, hook=hook, lease_ttl_s=ttl_s)
+        options = Options(address=address, hook=hook, lease_ttl_s=ttl_s)
         summary = embed_module.run(load_job(job_path), options)
     except ClipmillError as error:
         _leave()

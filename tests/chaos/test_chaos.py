@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jobs.commit import STEPS
+from clipmill.jobs.committing.commit import STEPS
 from tests.build import picture, tar
 from tests.chaos.conftest import SAMPLES, UNITS, WORKERS, Cluster, Scene
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.attempts import Attempts, Fate, Item
+from clipmill.jobs.running.attempts import Attempts, Fate, Item
 from tests.core.tools import unit
 
 

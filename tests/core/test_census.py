@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 
-from jobs import survey_slices
-from jobs.collect import Collector
-from jobs.commit import Committer
-from jobs.plan import make_plan
-from jobs.survey import survey
-from jobs.tables import Tables
-from jobs.verify import Report, verify
-from jobs.verifying import census
-from schemas.columns import rows_schema
-from schemas.config import Commit, Limits, Source, Storage
-from schemas.tasks import Task, WorkContext
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.planning import survey_slices
+from clipmill.jobs.planning.plan import make_plan
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.running.collect import Collector
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying import census
+from clipmill.jobs.verifying.verify import Report, verify
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import Commit, Limits, Source, Storage
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.workers.bench import Bench
+from clipmill.workers.read import files, keys, lines, webdataset
+from clipmill.workers.read import parquet as parquet_reader
+from clipmill.workers.read.census import Census
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.unit import UnitRun
 from tests.build import parquet, picture, tar
 from tests.core.tools import take_lease
-from workers.bench import Bench
-from workers.read import files, keys, lines, webdataset
-from workers.read import parquet as parquet_reader
-from workers.read.census import Census
-from workers.stub import StubEngine
-from workers.unit import UnitRun
 
 FORMATS = ("webdataset", "files", "parquet", "manifest")
 STORAGE = Storage()
@@ -201,8 +201,8 @@ def test_a_relative_source_is_found_from_anywhere(tmp_path: Path, monkeypatch: p
 
 
 def test_a_table_in_a_store_reaches_no_file_of_this_machine(tmp_path: Path) -> None:
-    from jobs.verifying.census import check_source
-    from jobs.verifying.report import Problems
+    from clipmill.jobs.verifying.census import check_source
+    from clipmill.jobs.verifying.report import Problems
 
     tables = embed(tmp_path, make_source(tmp_path, "files"))
     report = Report(table="x")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cluster
-from jobs.cluster import Node, Shape, check_fits, shape
-from schemas.config import Workers
-from schemas.errors import UserError
+from clipmill.jobs.cluster import connect as cluster
+from clipmill.jobs.cluster.connect import Node, Shape, check_fits, shape
+from clipmill.schemas.config import Workers
+from clipmill.schemas.errors import UserError
 
 
 def workers(**options: object) -> Workers:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from jobs import ledger
-from jobs.collect import Collector
-from jobs.commit import Committer
-from jobs.plan import Plan, Replacement
-from jobs.tables import Tables
-from schemas.config import Commit
-from schemas.errors import LeaseLost
-from schemas.receipts import LedgerState, Outcome, Receipt
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.planning.plan import Plan, Replacement
+from clipmill.jobs.running.collect import Collector
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Commit
+from clipmill.schemas.errors import LeaseLost
+from clipmill.schemas.receipts import LedgerState, Outcome, Receipt
 from tests.core.tools import entry, fragments, ids, make_tables, receipt, take_lease, unit
 
 NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
@@ -90,7 +90,7 @@ def test_rows_are_visible_after_so_many_rows(tables: Tables) -> None:
 def test_the_first_rows_are_visible_soon_and_the_next_when_it_is_time(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.collect.FIRST_COMMIT_S", 0.3)
+    monkeypatch.setattr("clipmill.jobs.running.collect.FIRST_COMMIT_S", 0.3)
     one = collector(tables, plan(["u1", "u2", "u3"]), NEVER)
     one.start()
     time.sleep(0.5)  # counted from the first receipt, not from the start

@@ -9,12 +9,13 @@ from pathlib import Path
 import lance
 import pytest
 
-from jobs import heal, ledger
-from jobs.commit import STEPS, Committer
-from jobs.lease import FENCE_TAG, KEY, Lease
-from jobs.tables import Tables
-from schemas.errors import ClipmillError, LeaseHeld, LeaseLost
-from schemas.receipts import LedgerState
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.lease import FENCE_TAG, KEY, Lease
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
+from clipmill.schemas.receipts import LedgerState
 from tests.core.tools import entry, fragments, ids, make_tables, receipt, take_lease
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import heal, ledger
-from jobs.commit import Committer
-from jobs.compaction import FILL_KEY, Compactor, tidy_side_tables
-from jobs.holder import Holder
-from jobs.lease import Lease
-from jobs.tables import Tables
-from schemas.errors import LeaseLost
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.compaction import FILL_KEY, Compactor, tidy_side_tables
+from clipmill.jobs.committing.holder import Holder
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.errors import LeaseLost
 from tests.core.tools import entry, fragments, ids, make_tables, take_lease
 
 

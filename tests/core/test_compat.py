@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import compat
-from schemas.columns import rows_schema
-from schemas.config import JobFile
-from schemas.errors import UserError
-from schemas.vocabulary import Vocabulary, parse_vocabulary
+from clipmill.jobs.table import compat
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.vocabulary import Vocabulary, parse_vocabulary
 from tests.core.tools import FINGERPRINT
 
 PETS = parse_vocabulary("labels: [cat, dog]", name="pets", where="pets.yaml")

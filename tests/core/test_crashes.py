@@ -10,17 +10,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs import heal, ledger
-from jobs.collect import Collector
-from jobs.commit import STEPS, Committer
-from jobs.compaction import Compactor
-from jobs.duplicates import Deduplicator, units_to_redo
-from jobs.plan import Plan, make_plan
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import Commit, Storage
-from schemas.receipts import Outcome, Receipt
-from schemas.units import WorkUnit
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.compaction import Compactor
+from clipmill.jobs.committing.duplicates import Deduplicator, units_to_redo
+from clipmill.jobs.planning.plan import Plan, make_plan
+from clipmill.jobs.running.collect import Collector
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Commit, Storage
+from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.units import WorkUnit
 from tests.core.tools import make_tables, receipt, take_lease, unit
 
 NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ledger
-from jobs.commit import Committer
-from jobs.duplicates import Deduplicator, can_repeat, units_to_redo
-from jobs.status import counted_rejects
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import Source
-from schemas.receipts import LedgerState, Receipt
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.duplicates import Deduplicator, can_repeat, units_to_redo
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.status import counted_rejects
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Source
+from clipmill.schemas.receipts import LedgerState, Receipt
 from tests.conftest import S3
 from tests.core.tools import entry, ids, make_tables, receipt, take_lease
 

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from jobs import dry_run
-from jobs.arithmetic import ModelCost, model_cost
-from jobs.estimate import (
+from clipmill.jobs.planning import dry_run
+from clipmill.jobs.planning.arithmetic import ModelCost, model_cost
+from clipmill.jobs.planning.estimate import (
     CAPTION_TOKENS,
     Worker,
     core_kind,
@@ -16,9 +16,9 @@ from jobs.estimate import (
     from_arithmetic,
     from_last_run,
 )
-from jobs.summary import Summary, describe
-from jobs.tables import Tables
-from schemas.config import JobFile
+from clipmill.jobs.running.summary import Summary, describe
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
 from tests.build import picture, tar
 from tests.models import config, save_checkpoint
 
@@ -159,10 +159,10 @@ def test_a_first_plan_on_a_machine_without_a_gpu_is_of_this_machine(tmp_path, mo
     (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
     here = from_arithmetic(job(tmp_path), Worker(gpus=0.0, cores=float(os.cpu_count() or 1)))
     there = from_arithmetic(job(tmp_path), GPU)
-    monkeypatch.setattr("jobs.estimate._has_gpu", lambda: False)
+    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: False)
     plan = dry_run.dry_run(job(tmp_path))
     assert plan.samples_per_s == here.samples_per_s
     assert f"{there.samples_per_s:,.0f} samples/s each" in plan.basis
     assert dry_run.dry_run(job(tmp_path), price_per_gpu_hour=2.0).samples_per_s == there.samples_per_s
-    monkeypatch.setattr("jobs.estimate._has_gpu", lambda: True)
+    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: True)
     assert dry_run.dry_run(job(tmp_path)).samples_per_s == there.samples_per_s

@@ -9,11 +9,12 @@ import lance
 import pyarrow as pa
 import pytest
 
-from jobs.commit import Committer
-from jobs.finish import KEEP, clean, finish_table, readers
-from jobs.lease import FENCE_TAG, Lease
-from jobs.tables import Tables
-from schemas import columns
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.lease import FENCE_TAG, Lease
+from clipmill.jobs.running.finish import KEEP, clean, finish_table
+from clipmill.jobs.table.readers import readers
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas import columns
 from tests.core.tools import entry, fragments, ids, make_tables, take_lease
 
 

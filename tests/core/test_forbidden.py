@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.attempts import Attempts, Fate
-from schemas.config import Limits, Source, Storage
+from clipmill.jobs.running.attempts import Attempts, Fate
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.workers.read import read_unit
+from clipmill.workers.store.storage import head
 from tests.build import picture, tar
 from tests.core.tools import unit
 from tests.fake_s3 import FakeS3
-from workers.read import read_unit
-from workers.storage import head
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.holder import Holder, boot_id, pid_namespace, process_start
-from jobs.lease import KEY, Lease
-from jobs.table_errors import check_folder, is_conflict, refusal
-from jobs.tables import Tables
-from schemas.config import Storage
-from schemas.errors import LeaseHeld, LeaseLost, UserError
+from clipmill.jobs.committing.holder import Holder, boot_id, pid_namespace, process_start
+from clipmill.jobs.committing.lease import KEY, Lease
+from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
 from tests.conftest import unprivileged
 from tests.core.tools import make_tables, take_lease
 from tests.fake_s3 import FakeS3

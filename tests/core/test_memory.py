@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.scale import memory_bytes
-from jobs import memory
+from clipmill.jobs.table import memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these functions")
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 MAPPED = """
 import ctypes
 
-from jobs import memory
+from clipmill.jobs.table import memory
 
 class Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]

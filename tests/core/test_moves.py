@@ -12,16 +12,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs import heal
-from jobs.collect import Collector
-from jobs.commit import STEPS, Committer
-from jobs.moves import NOTHING, Moves, gone_from
-from jobs.plan import Plan, make_plan
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import Commit, Storage
-from schemas.receipts import LedgerEntry, Outcome, Receipt
-from schemas.units import WorkUnit
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.moves import NOTHING, Moves, gone_from
+from clipmill.jobs.planning.plan import Plan, make_plan
+from clipmill.jobs.running.collect import Collector
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Commit, Storage
+from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
+from clipmill.schemas.units import WorkUnit
 from tests.core.test_plan import committed, ledger_of
 from tests.core.tools import make_tables, receipt, take_lease, unit
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.ledger import Ledger
-from jobs.plan import make_plan
-from schemas.receipts import LedgerState
+from clipmill.jobs.planning.plan import make_plan
+from clipmill.jobs.table.ledger import Ledger
+from clipmill.schemas.receipts import LedgerState
 from tests.core.tools import entry, unit
 
 

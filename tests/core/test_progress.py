@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from jobs import progress as module
-from jobs.progress import Progress, Snapshot
+from clipmill.jobs.terminal import progress as module
+from clipmill.jobs.terminal.progress import Progress, Snapshot
 
 
 class Clock:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ledger
-from jobs.commit import Committer
-from jobs.lease import KEY
-from jobs.status import LAST_RUNS, Status, count_rejects, rejects, status
-from jobs.tables import Tables
-from schemas.config import Storage
-from schemas.errors import UserError
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.lease import KEY
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.status import LAST_RUNS, Status, count_rejects, rejects, status
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
 from tests.core.tools import entry, make_tables, receipt, take_lease
 
 

@@ -1,8 +1,8 @@
 """What limited a run: the stage that was busy for the largest share of the time it had."""
 
-from jobs.attempts import Failed
-from jobs.summary import StageClock, Summary, describe, failed_units, rate
-from schemas.receipts import Outcome, Receipt
+from clipmill.jobs.running.attempts import Failed
+from clipmill.jobs.running.summary import StageClock, Summary, describe, failed_units, rate
+from clipmill.schemas.receipts import Outcome, Receipt
 from tests.core.tools import unit
 
 

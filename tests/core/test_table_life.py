@@ -9,15 +9,16 @@ import lancedb
 import pyarrow as pa
 import pytest
 
-from jobs import heal, ledger
-from jobs.commit import Committer
-from jobs.plan import make_plan
-from jobs.status import count_rejects
-from jobs.tables import SIDE_TABLES, Tables
-from jobs.verify import verify
-from schemas.columns import TABLE_ID_KEY, rows_schema, table_id
-from schemas.config import Storage
-from schemas.errors import ClipmillError
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.planning.plan import make_plan
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import SIDE_TABLES, Tables
+from clipmill.jobs.verifying.status import count_rejects
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.columns import TABLE_ID_KEY, rows_schema, table_id
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import ClipmillError
 from tests.core.tools import DIM, FINGERPRINT, entry, fragments, ids, make_tables, receipt, take_lease, unit
 
 

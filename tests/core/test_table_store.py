@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli, ledger
-from jobs.commit import Committer
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import Storage
-from schemas.errors import EXIT_OTHER, EXIT_USER, ClipmillError, UserError
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import EXIT_OTHER, EXIT_USER, ClipmillError, UserError
+from clipmill.workers.store import errors as store_errors
+from clipmill.workers.store import storage
+from clipmill.workers.store.storage import StoreUnavailable
 from tests.core.tools import entry, ids, make_tables, receipt, take_lease
 from tests.fake_s3 import FakeS3
-from workers import storage, store_errors
-from workers.storage import StoreUnavailable
 
 SECRET = "very-secret-value"
 
@@ -182,7 +184,7 @@ source_profile = missing
 def test_a_profile_without_credentials_is_one_sentence(
     road: str, profile: str, sentence: str, hint: str, store: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.storage import list_objects
+    from clipmill.workers.store.storage import list_objects
 
     (tmp_path / "config").write_text(CONFIG)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

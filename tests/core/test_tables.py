@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from jobs import tables
-from schemas.config import Storage
-from schemas.errors import UserError
+from clipmill.jobs.table import tables
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
 
 
 def test_a_bucket_that_nobody_knows_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

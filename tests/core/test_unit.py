@@ -12,23 +12,23 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from jobs import ledger
-from jobs.commit import Committer
-from jobs.tables import Tables
-from schemas.columns import rows_schema
-from schemas.config import Limits, Source, Storage
-from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
-from schemas.rejects import Reason, Reject
-from schemas.tasks import Task, WorkContext
-from schemas.units import WorkUnit
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.bench import Bench
+from clipmill.workers.flow import ReadAhead, Turns, map_ahead
+from clipmill.workers.store.storage import head
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.unit import UnitRun
+from clipmill.workers.write import reject_table
 from tests.build import picture, tar
 from tests.core.tools import take_lease
-from workers.bench import Bench
-from workers.flow import ReadAhead, Turns, map_ahead
-from workers.storage import head
-from workers.stub import StubEngine
-from workers.unit import UnitRun
-from workers.write import reject_table
 
 STORAGE = Storage()
 
@@ -440,7 +440,7 @@ def test_what_is_left_out_and_what_is_filled_is_counted(tmp_path: Path) -> None:
 
 def test_a_reader_that_drops_a_picture_fails_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures are counted where the members pass, so a sum is left open, and the unit never reaches the ledger."""
-    from workers.read import webdataset
+    from clipmill.workers.read import webdataset
 
     take = webdataset._Assembly._take
 

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs import ledger
-from jobs.commit import Committer
-from jobs.tables import Tables
-from jobs.verify import MAX_NAMED, Report, verify
-from schemas.config import Storage
-from schemas.receipts import LedgerEntry, LedgerState
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import MAX_NAMED, Report, verify
+from clipmill.schemas.config import Storage
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from tests.core.tools import DIM, entry, make_tables, receipt, rows_table, take_lease
 
 

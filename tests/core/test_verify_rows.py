@@ -13,22 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs import cli
-from jobs.commit import Committer
-from jobs.index import IndexOptions, build_index
-from jobs.tables import Tables
-from jobs.verify import Report, verify
-from schemas import columns
-from schemas.config import Limits, Source, Storage, Tags
-from schemas.tasks import Task, WorkContext
-from schemas.units import WorkUnit
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import Report, verify
+from clipmill.schemas import columns
+from clipmill.schemas.config import Limits, Source, Storage, Tags
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.bench import Bench
+from clipmill.workers.store.storage import head
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.tag import Tagger, load_vocabulary
+from clipmill.workers.unit import UnitRun
 from tests.build import picture, tar
 from tests.core.tools import entry, take_lease
-from workers.bench import Bench
-from workers.storage import head
-from workers.stub import StubEngine
-from workers.tag import Tagger, load_vocabulary
-from workers.unit import UnitRun
 
 ROWS = 12
 VOCABULARY = "facets: {thing: [cat, dog, cow, hen], colour: [red, green, blue, grey]}\n"
@@ -406,7 +406,7 @@ def test_a_source_that_is_gone_is_said_and_is_not_the_tables_fault(alone: Made) 
 def test_a_picture_that_this_machine_cannot_decode_is_not_the_tables_fault(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.verifying import sample
+    from clipmill.jobs.verifying import sample
 
     monkeypatch.setattr(sample, "Limits", lambda: Limits(max_pixels=100))  # the job allowed more
     report = made.check(2)
@@ -464,7 +464,7 @@ def test_a_scalar_index_of_other_values_is_named(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_that_a_table_in_a_store_names_on_this_disk_is_not_opened(made: Made) -> None:
-    from jobs.vocabularies import vocabulary_of
+    from clipmill.jobs.table.vocabularies import vocabulary_of
 
     schema = made.tables.open().schema
     assert vocabulary_of(made.tables, schema) is not None

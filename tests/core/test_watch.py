@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.watch import ANSWER_S, Watch
-from schemas.tasks import UnitProgress
-from workers.actor import EmbedWorker
+from clipmill.jobs.running.watch import ANSWER_S, Watch
+from clipmill.schemas.tasks import UnitProgress
+from clipmill.workers.actor import EmbedWorker
 
 ALLOWED_S = 100.0
 

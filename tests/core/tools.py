@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from jobs.lease import Lease
-from jobs.tables import Tables
-from schemas.columns import rows_schema
-from schemas.model import Fingerprint, Preprocess
-from schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
-from schemas.rejects import Reason, Reject
-from schemas.units import WorkUnit
-from workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.model import Fingerprint, Preprocess
+from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
 
 DIM = 4
 FINGERPRINT = Fingerprint(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from schemas.config import JobFile
+from clipmill.schemas.config import JobFile
 from tests.conftest import heeding
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="package")
 def ray_here() -> Iterator[None]:
-    """A cluster that `jobs.embed.run` finds and uses. Its raylet, and so every actor, keeps the environment it began
+    """A cluster that `running.embed.run` finds and uses. Its raylet, and so every actor, keeps the environment it began
     with: the keys of the test server are set before it starts. CLIPMILL_TEST_RAY names one that runs already."""
     import ray
 

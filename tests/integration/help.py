@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs import embed
-from jobs.summary import Summary
-from jobs.tables import Tables
-from jobs.verify import verify
-from schemas.config import JobFile
+from clipmill.jobs.running import embed
+from clipmill.jobs.running.options import Options
+from clipmill.jobs.running.summary import Summary
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import JobFile
 from tests.build import picture, tar
 
 PARTS = ("", "units", "rejects", "runs")
@@ -22,7 +23,7 @@ def job(folder: object, source: Mapping[str, Any], **more: Any) -> JobFile:
 
 def run(made: JobFile, **options: Any) -> Summary:
     """Run it on the cluster of this process; the summary adds up."""
-    summary = embed.run(made, embed.Options(resume="clipmill embed job.yaml", **options))
+    summary = embed.run(made, Options(resume="clipmill embed job.yaml", **options))
     assert summary.seen == summary.rows + sum(summary.rejects.values())
     return summary
 
@@ -39,7 +40,7 @@ def rows(made: JobFile, *columns: str, version: int | None = None) -> list[dict[
 
 def rejects(made: JobFile) -> list[dict[str, Any]]:
     """Those that count."""
-    from jobs.status import counted_rejects
+    from clipmill.jobs.verifying.status import counted_rejects
 
     columns = ["id", "uri", "reason", "detail", "unit_id"]
     return [row for batch in counted_rejects(tables(made), columns) for row in batch.to_pylist()]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from jobs import cli, embed
-from schemas.config import JobFile
-from schemas.errors import EXIT_OK, EXIT_UNITS_FAILED, UserError
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.running import embed
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED, UserError
 from tests.conftest import S3
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, rejects, rows, run, tables, versions, write_tar

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.config import Limits
-from schemas.model import ModelSpec
-from schemas.rejects import Reason
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.rejects import Reason
+from clipmill.workers.load import load_engine
 from tests.build import tar
 from tests.integration.help import job, problems, rejects, rows, run
 from tests.test_bad_inputs import WHOLE
-from workers.load import load_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.realdata]
 

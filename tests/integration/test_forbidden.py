@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.dry_run import dry_run
+from clipmill.jobs.planning.dry_run import dry_run
 from tests.build import parquet, picture, tar
 from tests.fake_s3 import FakeS3
 from tests.integration.help import job, problems, rows, run

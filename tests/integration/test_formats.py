@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.verify import verify
-from schemas.config import JobFile
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import JobFile
 from tests.build import parquet, tar
 from tests.conftest import S3
 from tests.integration.help import job, rejects, rows, run

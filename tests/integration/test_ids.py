@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs import dry_run
-from schemas.config import JobFile
+from clipmill.jobs.planning import dry_run
+from clipmill.schemas.config import JobFile
 from tests.build import parquet, picture, tar
 from tests.integration.help import job, problems, rejects, rows, run, versions
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from jobs.status import status
-from schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.verifying.status import status
+from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
 from tests.build import picture, tar
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, run

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from jobs import cli, embed
-from jobs.dry_run import dry_run
-from jobs.status import status
-from schemas.config import JobFile
-from schemas.errors import EXIT_UNITS_FAILED, EXIT_USER, UserError
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.running import embed
+from clipmill.jobs.verifying.status import status
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import EXIT_UNITS_FAILED, EXIT_USER, UserError
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, rows, run, tables, versions, write_tar
 

@@ -14,7 +14,7 @@ UNITS = 4
 def test_a_log_gets_a_line_now_and_then(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("clipmill.jobs.terminal.progress.LINE_EVERY_S", 0.0)
     made = job(here, {"format": "webdataset", "uri": f"{here}/raw/*.tar"})
     for number in range(UNITS):
         write_tar(here / "raw" / f"{number}.tar", range(3), bad=1)

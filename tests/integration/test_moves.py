@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dry_run import dry_run
+from clipmill.jobs.planning.dry_run import dry_run
 from tests.build import picture
 from tests.integration.help import job, problems, rejects, rows, run, write_tar
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs import cli
-from schemas.errors import EXIT_OTHER, EXIT_USER
+from clipmill.jobs.cli import main as cli
+from clipmill.schemas.errors import EXIT_OTHER, EXIT_USER
 from tests.conftest import S3
 from tests.integration.conftest import write_job
 from tests.integration.help import job, rows, run, versions, write_tar

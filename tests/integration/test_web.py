@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
+from clipmill.jobs.cli import main as cli
+from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, rejects, rows
 from tests.read.test_web import free_port, web_server

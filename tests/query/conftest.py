@@ -21,7 +21,7 @@ def plain_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def indexed_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """IVF_RQ (forced, for so few rows), scalar and full-text indices."""
-    from jobs.index import IndexOptions, build_index
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
 
     folder: Path = tmp_path_factory.mktemp("indexed")
     uri = make_table(folder, TableOptions(rows=3000))

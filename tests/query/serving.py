@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from jobs.query import Table
-from jobs.serving.app import create_app
-from jobs.serving.connections import server_options
-from jobs.serving.settings import Settings
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.serving.app import create_app
+from clipmill.jobs.serving.connections import server_options
+from clipmill.jobs.serving.settings import Settings
 
 
 @contextlib.contextmanager

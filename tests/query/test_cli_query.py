@@ -7,7 +7,7 @@ import lance
 import numpy as np
 import pytest
 
-from jobs.cli import run
+from clipmill.jobs.cli.main import run
 from tests.tables import TableOptions, make_table
 
 

@@ -11,8 +11,8 @@ import httpx
 import lance
 import pytest
 
-from jobs.query import open_table
-from jobs.serving.settings import Settings
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving.settings import Settings
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, append, make_table
 

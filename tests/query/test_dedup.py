@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import jobs.dedup
-from jobs.dedup import dedup, keep_list
-from jobs.query import open_table
-from schemas.errors import UserError
+import clipmill.jobs.exploring.dedup
+from clipmill.jobs.exploring.dedup import dedup, keep_list
+from clipmill.jobs.querying.open import open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, batch
 
 
@@ -60,8 +60,8 @@ def test_copies_and_near_copies_are_grouped_and_the_largest_stays(table) -> None
 
 
 def test_cut_into_clusters_the_groups_are_the_same(table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.dedup, "SMALL_ROWS", 10)
-    monkeypatch.setattr(jobs.dedup, "ROWS_PER_CLUSTER", 50)
+    monkeypatch.setattr(clipmill.jobs.exploring.dedup, "SMALL_ROWS", 10)
+    monkeypatch.setattr(clipmill.jobs.exploring.dedup, "ROWS_PER_CLUSTER", 50)
     assert list(groups(dedup(table)).values()) == EXPECTED
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.evaluate import EvaluateOptions, evaluate, plot
-from jobs.evaluate_metrics import retrieval, zero_shot
-from jobs.query import Table, open_table
-from schemas.errors import UserError
+from clipmill.jobs.exploring.evaluate import EvaluateOptions, evaluate, plot
+from clipmill.jobs.exploring.evaluate_metrics import retrieval, zero_shot
+from clipmill.jobs.querying.open import Table, open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, batch, make_table, normalised
 
 

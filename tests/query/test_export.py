@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from jobs.export import ExportOptions, export
-from jobs.query import Examples, Query, Table, open_table
-from schemas.errors import UserError
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.exploring.export import ExportOptions, export
+from clipmill.jobs.querying.open import Examples, Query, Table, open_table
+from clipmill.schemas.errors import UserError
 from tests.conftest import S3
 from tests.tables import TableOptions, WordEngine, make_table, picture
 
@@ -140,9 +140,9 @@ def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path
 
 @pytest.mark.s3
 def test_a_table_in_s3_is_searched_indexed_and_exported_there(s3: S3, tmp_path: Path, engine: WordEngine) -> None:
-    from jobs.facets import facets
-    from jobs.index import IndexOptions, build_index
-    from jobs.score import load_head, score
+    from clipmill.jobs.exploring.facets import facets
+    from clipmill.jobs.exploring.score import load_head, score
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
     from tests.query.test_score import head_file
 
     make_table(tmp_path, TableOptions(rows=300))

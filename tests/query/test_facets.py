@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from jobs.facets import facets
-from jobs.query import Examples, Query, open_table
-from schemas.errors import UserError
+from clipmill.jobs.exploring.facets import facets
+from clipmill.jobs.querying.open import Examples, Query, open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import WordEngine
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.query import open_table
-from jobs.querying import deadline
-from jobs.querying.filters import check_where, conjunction, quote, tags_predicates
-from schemas.errors import UserError
+from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.filters import check_where, conjunction, quote, tags_predicates
+from clipmill.jobs.querying.open import open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, append, make_table
 
 COLUMNS = ["id", "caption", "width", "height", "tags", "license", "views"]
@@ -132,7 +132,7 @@ def test_a_filter_that_runs_over_its_time_gives_its_thread_back(
     with deadline.deadline(60):
         assert snapshot.count("views >= 40 AND views < 470") == 430
         assert snapshot.count("views < 0") == 0
-    monkeypatch.setattr("jobs.querying.snapshot._PIECE_S", 0.0)  # as if each took long: one fragment at a time
+    monkeypatch.setattr("clipmill.jobs.querying.snapshot._PIECE_S", 0.0)  # as if each took long: one fragment at a time
     with deadline.deadline(60):
         assert snapshot.count("views >= 41 AND views < 470") == 429
     looks = iter([0.0] * 4)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from jobs.query import Table, open_table
-from jobs.querying.hybrid import RRF_K, WINDOW, fuse
+from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
+from clipmill.jobs.querying.open import Table, open_table
 from tests.tables import TableOptions, WordEngine, make_table
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """1,000 rows of which 989 have a vector; captions indexed, vectors compared one by one."""
-    from jobs.index import build_index
+    from clipmill.jobs.indexing.build import build_index
 
     uri = make_table(tmp_path_factory.mktemp("hybrid"), TableOptions(rows=1000))
     build_index(uri)

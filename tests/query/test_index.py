@@ -9,17 +9,19 @@ import lance
 import numpy as np
 import pytest
 
-import jobs.indexing.segments as segments
-from jobs.index import IndexOptions, build_index, stored_report
-from jobs.indexing import plan
-from jobs.indexing.kmeans import train
-from jobs.indexing.plan import VectorPlan
-from jobs.indexing.recall import brute_force
-from jobs.indexing.vector import existing_plan, normalise, sample
-from jobs.query import open_table
-from jobs.querying import nearest, roads
-from schemas.config import Storage
-from schemas.errors import UserError
+import clipmill.jobs.indexing.segments as segments
+from clipmill.jobs.indexing import plan
+from clipmill.jobs.indexing.build import IndexOptions, build_index, stored_report
+from clipmill.jobs.indexing.centroids import sample
+from clipmill.jobs.indexing.kmeans import train
+from clipmill.jobs.indexing.plan import VectorPlan
+from clipmill.jobs.indexing.recall import brute_force
+from clipmill.jobs.indexing.vector import existing_plan
+from clipmill.jobs.querying import nearest, roads
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.querying.vectors import normalise
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, make_table
 
 

@@ -8,11 +8,11 @@ import lance
 import pyarrow as pa
 import pytest
 
-from jobs.cli import run
-from jobs.index import build_index
-from jobs.query import Examples, Query, Table, open_table
-from jobs.querying.hybrid import full_text
-from jobs.querying.nothing import caveat, why_nothing
+from clipmill.jobs.cli.main import run
+from clipmill.jobs.indexing.build import build_index
+from clipmill.jobs.querying.hybrid import full_text
+from clipmill.jobs.querying.nothing import caveat, why_nothing
+from clipmill.jobs.querying.open import Examples, Query, Table, open_table
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, make_table
 
@@ -119,7 +119,7 @@ def test_words_inside_chinese_and_japanese_captions_are_found(tmp_path: Path, en
 def test_a_hybrid_answer_shows_the_score_that_it_is_ordered_by(
     tmp_path: Path, engine: WordEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.querying import table as opened
+    from clipmill.jobs.querying import table as opened
 
     monkeypatch.setattr(opened, "engine_for", lambda _: engine)  # the model of this table has no file to be loaded from
     uri = with_captions(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.query import open_table
+from clipmill.jobs.querying.open import open_table
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, make_table
 
@@ -17,7 +17,7 @@ EXAMPLES = 20
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from jobs.index import build_index
+    from clipmill.jobs.indexing.build import build_index
 
     folder: Path = tmp_path_factory.mktemp("openapi")
     uri = make_table(folder, TableOptions(rows=120, thumbnails=True))

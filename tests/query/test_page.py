@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.query import open_table
+from clipmill.jobs.querying.open import open_table
+from clipmill.workers.tag import load_vocabulary
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, make_table, picture
-from workers.tag import load_vocabulary
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +22,7 @@ FLAGS = [f"--{name}" for name in f"{_SWITCHES} disable-component-update disable-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from jobs.index import build_index
+    from clipmill.jobs.indexing.build import build_index
 
     folder = tmp_path_factory.mktemp("page")
     (folder / "pictures").mkdir()

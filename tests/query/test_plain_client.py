@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.index import IndexOptions, build_index
-from jobs.lancedb_function import KEY, embedding_functions_metadata
-from jobs.query import open_table
-from schemas.columns import rows_schema
-from schemas.model import Fingerprint, ModelSpec
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.model import Fingerprint, ModelSpec
 from tests.tables import KEEP, TableOptions, batch, fingerprint
 
 CLIENT = """
@@ -63,7 +63,7 @@ def table_of(folder: Path, model: str) -> tuple[str, Fingerprint]:
     """A table whose vectors are the model's of each caption, made through clipmill's own engine."""
     import lance
 
-    from workers.load import load_engine
+    from clipmill.workers.load import load_engine
 
     engine = load_engine(ModelSpec(name=model, precision="fp32"), device="cpu")
     rows = batch(TableOptions(rows=120))

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.query import Examples, Query, Table, open_table
-from schemas.errors import ClipmillError, UserError
+from clipmill.jobs.querying.open import Examples, Query, Table, open_table
+from clipmill.schemas.errors import ClipmillError, UserError
 from tests.tables import TableOptions, WordEngine, make_table
 
 
@@ -118,8 +118,8 @@ def test_a_kept_column_may_hold_two_underscores(tmp_path: Path) -> None:
     """Only the names of a second model's columns are spoken for."""
     import lance
 
-    from jobs.index import build_index
-    from schemas.config import Source
+    from clipmill.jobs.indexing.build import build_index
+    from clipmill.schemas.config import Source
 
     uri = make_table(tmp_path, TableOptions(rows=60))
     dataset = lance.dataset(f"{uri}.lance")

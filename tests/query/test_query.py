@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.query import Examples, Query, Table, open_table
-from jobs.querying import roads
-from schemas.errors import UserError
+from clipmill.jobs.querying import roads
+from clipmill.jobs.querying.open import Examples, Query, Table, open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, batch, make_table, picture
 
 
@@ -272,7 +272,7 @@ def test_answers_become_pandas_rows_and_dicts(plain_uri: str, engine: WordEngine
 
 
 def test_rows_appended_after_indexing_are_found(tmp_path, engine: WordEngine) -> None:
-    from jobs.index import IndexOptions, build_index
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
 
     uri = make_table(tmp_path, TableOptions(rows=1500))
     build_index(uri, IndexOptions(kind="ivf_rq"))

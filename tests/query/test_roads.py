@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jobs.indexing.plan import VectorPlan, plan_vector_index
-from jobs.querying.roads import Road, choose_road, widest
-from jobs.querying.snapshot import VectorIndex
-from jobs.querying.warm import WarmVectors, to_float32
+from clipmill.jobs.indexing.plan import VectorPlan, plan_vector_index
+from clipmill.jobs.querying.roads import Road, choose_road, widest
+from clipmill.jobs.querying.snapshot import VectorIndex
+from clipmill.jobs.querying.vectors import WarmVectors, to_float32
 
 RQ = VectorIndex(name="i", kind="IVF_RQ", num_partitions=1000, bits=5, unindexed_rows=0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.query import open_table
-from jobs.score import load_head, score
-from schemas.errors import UserError
+from clipmill.jobs.exploring.score import load_head, score
+from clipmill.jobs.querying.open import open_table
+from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, append, batch, make_table
 
 

@@ -19,14 +19,14 @@ import pytest
 import xxhash
 from starlette.testclient import TestClient
 
-from jobs.query import open_table
-from jobs.serve import check
-from jobs.serving.app import create_app
-from jobs.serving.settings import Settings
-from schemas.errors import UserError
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving.app import create_app
+from clipmill.jobs.serving.serve import check
+from clipmill.jobs.serving.settings import Settings
+from clipmill.schemas.errors import UserError
+from clipmill.workers.tag import load_vocabulary
 from tests.query.serving import running
 from tests.tables import TableOptions, WordEngine, append, make_table, picture
-from workers.tag import load_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uri(folder: Path) -> str:
     """Originals on disk, no stored thumbnails, full-text index."""
-    from jobs.index import build_index
+    from clipmill.jobs.indexing.build import build_index
 
     (folder / "pictures").mkdir()
     made = make_table(folder, TableOptions(rows=240, images=folder / "pictures"))

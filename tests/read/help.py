@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.config import Limits, Source, Storage
-from schemas.rejects import Reject
-from schemas.samples import Sample
-from schemas.units import WorkUnit
-from workers.read import read_unit
-from workers.storage import head
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read import read_unit
+from clipmill.workers.store.storage import head
 
 
 def unit_of(uri: str, format: str, storage: Storage | None = None, **changes: Any) -> WorkUnit:

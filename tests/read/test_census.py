@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.survey import survey
-from schemas import left_out
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError, WrongFormat
-from schemas.rejects import Reject
-from schemas.samples import Sample
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas import left_out
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError, WrongFormat
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read import read_unit, webdataset
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.fields import DEFAULT_IMAGE
 from tests.build import noise, parquet, picture, tar
 from tests.read.help import read_tar, reasons, samples, unit_of
-from workers.read import read_unit, webdataset
-from workers.read.census import Census
-from workers.read.fields import DEFAULT_IMAGE
 
 LOCAL = Storage()
 
@@ -277,7 +277,7 @@ def test_some_extended_headers_before_a_member_are_read_and_no_more(tmp_path: Pa
 
 
 def test_only_used_records_of_a_pax_header_are_kept() -> None:
-    from workers.read.tar import _pax_records
+    from clipmill.workers.read.tar import _pax_records
 
     data = (
         b"".join(pax(f"SCHILY.xattr.{n}", "v" * 50) for n in range(1000)) + pax("path", "p") + pax("GNU.sparse.x", "1")

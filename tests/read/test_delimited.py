@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import survey_slices
-from jobs.survey import survey
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
-from schemas.rejects import Reject
-from workers.read import read_unit
-from workers.read.fields import BadField
-from workers.read.lines import open_rows
+from clipmill.jobs.planning import survey_slices
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.rejects import Reject
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.fields import BadField
+from clipmill.workers.read.lines import open_rows
 
 # Without / and . : a line of a caption that is a whole row by itself, link and all, is read as a row.
 _CELLS = st.text(st.sampled_from('ab",\t\n\r é'), max_size=8)

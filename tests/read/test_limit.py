@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from jobs.plan import make_plan
-from jobs.survey import survey
-from jobs.trial import refuse_to_shrink
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
-from schemas.receipts import LedgerEntry, LedgerState
-from schemas.samples import Sample
-from schemas.units import WorkUnit
+from clipmill.jobs.planning.plan import make_plan
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.census import Census
 from tests.build import parquet, picture, tar
-from workers.read import read_unit
-from workers.read.census import Census
 
 PICTURES = 12
 

@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.survey import survey
-from schemas.columns import KEEP_TYPES
-from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged, UserError
-from schemas.rejects import Reject
-from schemas.samples import Sample
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.columns import KEEP_TYPES
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.fetch import ordered_map
+from clipmill.workers.read.fields import BadField, coerce
+from clipmill.workers.read.remote import BadUri, allowed_uri
+from clipmill.workers.store.storage import StoreUnavailable
 from tests.build import parquet
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
 from tests.read.help import reasons
-from workers.read import read_unit
-from workers.read.fetch import ordered_map
-from workers.read.fields import BadField, coerce
-from workers.read.remote import BadUri, allowed_uri
-from workers.storage import StoreUnavailable
 
 LOCAL = Storage()
 
@@ -209,7 +209,7 @@ def test_a_manifest_edited_since_the_plan_is_source_changed(s3: S3) -> None:
 
 
 def test_a_store_that_does_not_answer_is_no_bad_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from workers import store_errors
+    from clipmill.workers.store import errors as store_errors
 
     monkeypatch.setattr(store_errors, "_WAIT", lambda state: 0.001)
     monkeypatch.setattr(store_errors, "_FIRST_WAIT_S", 0.001)

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from jobs.survey import survey
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
-from schemas.samples import Sample
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read import read_unit
 from tests.read.help import reasons
-from workers.read import read_unit
 
 pytestmark = pytest.mark.realdata
 

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jobs.survey import survey
-from schemas.config import Limits, Source, Storage
-from schemas.rejects import Reject
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.rejects import Reject
+from clipmill.workers.read import read_unit
+from clipmill.workers.store import errors as store_errors
+from clipmill.workers.store import web as store_web
+from clipmill.workers.store.storage import StoreUnavailable
 from tests.read.help import reasons
-from workers import store_errors, store_web
-from workers.read import read_unit
-from workers.storage import StoreUnavailable
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,14 +14,14 @@ from fsspec.spec import AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged, UserError
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read import read_unit
 from tests.build import noise, tar
 from tests.conftest import S3
 from tests.read.help import read_tar, reasons, samples, unit_of
-from workers.read import read_unit
 
 
 def write(folder: Path, members: list[tuple[str, bytes]], **options: Any) -> str:

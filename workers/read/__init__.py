@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from schemas.config import Limits, Source, Storage
-from schemas.rejects import Reject
-from schemas.samples import Sample
-from schemas.units import WorkUnit
-from workers.read.census import Census
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.census import Census
 
 
 def read_unit(
@@ -39,18 +39,18 @@ def _read_whole(
     unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census
 ) -> Iterator[Sample | Reject]:
     if unit.format == "webdataset":
-        from workers.read.webdataset import read as read_webdataset
+        from clipmill.workers.read.webdataset import read as read_webdataset
 
         return read_webdataset(unit, source, storage, limits, census)
     if unit.format == "files":
-        from workers.read.files import read as read_files
+        from clipmill.workers.read.files import read as read_files
 
         return read_files(unit, source, storage, limits, census)
     if unit.format == "parquet":
-        from workers.read.parquet import read as read_parquet
+        from clipmill.workers.read.parquet import read as read_parquet
 
         return read_parquet(unit, source, storage, limits, census)
     assert unit.format == "manifest", unit.format
-    from workers.read.manifest import read as read_manifest
+    from clipmill.workers.read.manifest import read as read_manifest
 
     return read_manifest(unit, source, storage, limits, census)

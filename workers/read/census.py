@@ -7,9 +7,9 @@ drops is missing in a sum: every picture ends as a sample or a reject, or is cou
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from schemas.left_out import LeftOut, count, ending_of
-from workers.read.fields import Wanted
-from workers.read.tar import Member, plain_name
+from clipmill.schemas.left_out import LeftOut, count, ending_of
+from clipmill.workers.read.fields import Wanted
+from clipmill.workers.read.tar import Member, plain_name
 
 BEHIND_A_DOT = "*."  # of a key of `left_out`: "*.jpg" are pictures in whose name the key ends at an earlier dot
 

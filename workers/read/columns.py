@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.config import Source
-from schemas.errors import UserError
+from clipmill.schemas.config import Source
+from clipmill.schemas.errors import UserError
 
 IMAGE_NAMES = ("image", "jpg", "png", "image_bytes", "bytes", "uri", "url", "image_url", "image_uri", "path", "file")
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from schemas.config import Limits
+from clipmill.schemas.config import Limits
 
 T = TypeVar("T")
 R = TypeVar("R")

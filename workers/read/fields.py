@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from schemas.config import Source
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
-from workers.store_uri import quote
+from clipmill.schemas.config import Source
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.store.uri import quote
 
 # In the order in which one of several images of a key is chosen. HEIC is not among them, because nothing here decodes
 # it; where a decoder is missing for another, its pictures are rejects `unknown_format`, so none goes by in silence.

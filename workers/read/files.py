@@ -6,18 +6,18 @@ The unit does not carry its keys: the range is listed again, and its digest comp
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
-from schemas.units import WorkUnit
-from workers.read.census import Census
-from workers.read.fetch import memory_share, ordered_map
-from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from workers.read.keys import Digest, Pairs, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
-from workers.storage import get_bytes
-from workers.store_list import Key
-from workers.store_uri import Pattern, join_uri
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
+from clipmill.workers.read.keys import Digest, Pairs, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
+from clipmill.workers.store.listing import Key
+from clipmill.workers.store.storage import get_bytes
+from clipmill.workers.store.uri import Pattern, join_uri
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
-from schemas.config import Limits, Storage
-from schemas.errors import SourceChanged, UserError
-from schemas.rejects import Reason
-from schemas.units import WorkUnit
-from workers.storage import get_bytes
+from clipmill.schemas.config import Limits, Storage
+from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.rejects import Reason
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.store.storage import get_bytes
 
 
 @dataclass(slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from schemas.config import Source, Storage
-from schemas.left_out import LeftOut, count, ending_of
-from workers.read.fields import Wanted
-from workers.store_list import Key, list_keys, resolve
-from workers.store_uri import Pattern, escape, expand_braces, join_uri, parse_pattern, split_uri
+from clipmill.schemas.config import Source, Storage
+from clipmill.schemas.left_out import LeftOut, count, ending_of
+from clipmill.workers.read.fields import Wanted
+from clipmill.workers.store.listing import Key, list_keys, resolve
+from clipmill.workers.store.uri import Pattern, escape, expand_braces, join_uri, parse_pattern, split_uri
 
 T = TypeVar("T")
 

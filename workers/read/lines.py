@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, cast
 
-from schemas.config import Source, Storage
-from schemas.errors import UserError
-from workers.read.columns import LINK_NAMES, needed_columns, rows_of
-from workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
-from workers.read.fields import BadField, decode_json, decode_text
-from workers.storage import open_stream
+from clipmill.schemas.config import Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.workers.read.columns import LINK_NAMES, needed_columns, rows_of
+from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
+from clipmill.workers.read.fields import BadField, decode_json, decode_text
+from clipmill.workers.store.storage import open_stream
 
 MAX_ROW_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20

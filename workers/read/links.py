@@ -5,12 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.config import Source, Storage
-from schemas.units import WorkUnit
-from workers.read.fields import BadField
-from workers.read.lines import open_rows
-from workers.read.remote import BadUri, allowed_uri
-from workers.storage import open_stream
+from clipmill.schemas.config import Source, Storage
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.fields import BadField
+from clipmill.workers.read.lines import open_rows
+from clipmill.workers.read.remote import BadUri, allowed_uri
+from clipmill.workers.store.storage import open_stream
 
 
 def linked_uris(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[str]:

@@ -3,16 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 
-from schemas.config import Limits, Source, Storage
-from schemas.errors import SourceChanged
-from schemas.rejects import Reject
-from schemas.samples import Sample
-from schemas.units import WorkUnit
-from workers.read.census import Census
-from workers.read.columns import LINK_NAMES, image_column
-from workers.read.fields import BadField
-from workers.read.lines import Rows, digest_start, open_rows
-from workers.read.remote import Row, read_rows
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.columns import LINK_NAMES, image_column
+from clipmill.workers.read.fields import BadField
+from clipmill.workers.read.lines import Rows, digest_start, open_rows
+from clipmill.workers.read.remote import Row, read_rows
 
 
 def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:

@@ -7,7 +7,7 @@ several frames put one after the other, as parallel packers write them. xz is no
 import gzip
 from typing import Any, BinaryIO, cast
 
-from schemas.errors import WrongFormat
+from clipmill.schemas.errors import WrongFormat
 
 _GZIP = b"\x1f\x8b"
 _ARROW = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}

@@ -6,16 +6,16 @@ An image column may be binary, Hugging Face's struct of `bytes` and `path`, or t
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from schemas.config import Limits, Source, Storage
-from schemas.errors import UserError
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
-from schemas.units import SourceObject, WorkUnit
-from workers.read.census import Census
-from workers.read.columns import IMAGE_NAMES, needed_columns, rows_of
-from workers.read.fields import BadField, lookup, sample_id, storable, values_of
-from workers.read.remote import Row, caption_path, read_rows
-from workers.storage import open_stream
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import SourceObject, WorkUnit
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.columns import IMAGE_NAMES, needed_columns, rows_of
+from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
+from clipmill.workers.read.remote import Row, caption_path, read_rows
+from clipmill.workers.store.storage import open_stream
 
 _BATCH_ROWS = 32  # of images: what is in memory at once beside the page being decoded
 _LINK_BATCH_ROWS = 1000

@@ -20,14 +20,14 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from schemas.config import Limits, Source, Storage
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
-from workers.read.fetch import memory_share, ordered_map
-from workers.read.fields import BadField, lookup, sample_id, storable, values_of
-from workers.storage import BadName, TooManyBytes, absolute_uri, get_bytes
-from workers.store_errors import ATTEMPTS
-from workers.store_uri import join_uri, split_uri
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
+from clipmill.workers.store.errors import ATTEMPTS
+from clipmill.workers.store.storage import BadName, TooManyBytes, absolute_uri, get_bytes
+from clipmill.workers.store.uri import join_uri, split_uri
 
 _STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 _MAX_URI_CHARS = 4096

@@ -13,18 +13,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from schemas.config import Limits, Source, Storage
-from schemas.errors import WrongFormat
-from schemas.rejects import Reason, Reject
-from schemas.samples import Sample
-from schemas.units import WorkUnit
-from workers.read.census import Census, is_dotted, split_name
-from workers.read.fetch import memory_share, ordered_map
-from workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from workers.read.held import Held, Part
-from workers.read.packed import unpack
-from workers.read.tar import BadTar, Member, TarReader, plain_name
-from workers.storage import open_stream, quote
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import WrongFormat
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.census import Census, is_dotted, split_name
+from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
+from clipmill.workers.read.held import Held, Part
+from clipmill.workers.read.packed import unpack
+from clipmill.workers.read.tar import BadTar, Member, TarReader, plain_name
+from clipmill.workers.store.storage import open_stream, quote
 
 _MAX_NAMED = 8  # extensions that a reject's detail lists
 _FETCH_THREADS = 8

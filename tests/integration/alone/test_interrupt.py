@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli_options import EXIT_INTERRUPTED
-from jobs.tables import Tables
-from schemas.config import JobFile
+from clipmill.jobs.cli.options import EXIT_INTERRUPTED
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
 from tests.integration.conftest import Cli, last_json, write_job
 from tests.integration.help import job, problems, write_tar
 

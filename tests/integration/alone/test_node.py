@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from schemas.errors import EXIT_OTHER
+from clipmill.schemas.errors import EXIT_OTHER
 from tests.integration.alone.test_interrupt import SAMPLES, SLOW, UNITS, count, slow_job, wait_for
 from tests.integration.conftest import ROOT, Cli, last_json, write_job
 from tests.integration.help import problems
@@ -21,7 +21,7 @@ SENTENCE = (
 HANGING = """
 import subprocess, sys, time
 import psutil
-from jobs import cluster, local_node
+from clipmill.jobs.cluster import connect as cluster, local_node
 local_node._GRACE_S = 1.0
 with cluster.connected(None, num_cpus=1):
     (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]

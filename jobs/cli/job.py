@@ -1,0 +1,88 @@
+"""The commands that take a job file."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from clipmill.jobs.cli.options import EXIT_INTERRUPTED, address_option, job_argument, json_option
+
+if TYPE_CHECKING:
+    from clipmill.schemas.config import Storage
+
+
+@click.command(short_help="Dry run: what embed would do and what it would cost.")
+@job_argument
+@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="DOLLARS", help="Default: the job file's.")
+@click.option(
+    "--measure",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Embed the first N samples here, writing nothing, and estimate from that; loads the model.",
+)
+@json_option
+def plan(job_file: str, price_per_gpu_hour: float | None, measure: int | None, as_json: bool) -> None:
+    """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed, moved
+    or gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
+    `basis` says which. Writes nothing."""
+    from clipmill.jobs.planning.jobfile import load_job
+
+    job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once
+    from clipmill.jobs.planning.dry_run import dry_run
+    from clipmill.jobs.terminal.output import print_record
+
+    found = dry_run(job, price_per_gpu_hour=price_per_gpu_hour, measure=measure or 0)
+    print_record(found, as_json=as_json)
+
+
+@click.command(short_help="Embed the source into the table; again: resume, or do nothing.")
+@job_argument
+@address_option
+@click.option("--publish", is_flag=True, help="Move the tag `live`, which readers follow, to the result.")
+@json_option
+def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> None:
+    """Read images and captions, compute their vectors and tags, and commit them to the table.
+
+    Running it again resumes where it stopped, takes in what changed, or does nothing. Exit code 3 means that it
+    finished but some units failed; the summary names them.
+    """
+    from clipmill.jobs.planning.jobfile import load_job
+
+    job = load_job(job_file)
+    from clipmill.jobs.running.embed import embed as run_embed
+    from clipmill.jobs.running.summary import describe
+    from clipmill.jobs.terminal.output import note, print_json, printable, program
+    from clipmill.schemas.errors import EXIT_UNITS_FAILED
+
+    called = program()  # before the run, which leaves this folder
+    again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])
+    summary = run_embed(job, address=address, publish=publish, resume=again)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(printable(describe(summary)))
+        note(what_next(called, summary.table, job.storage))
+    if summary.interrupted:
+        note("error: interrupted; what was finished is in the table")
+        note(f"hint: to go on from there: {again}")
+        sys.exit(EXIT_INTERRUPTED)
+    if summary.failed_units:
+        failed = summary.failed_units
+        named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
+        note(f"hint: the summary names each; to try them alone again: {again}")
+        sys.exit(EXIT_UNITS_FAILED)
+
+
+def what_next(called: str, table: str, storage: "Storage") -> str:
+    """The two commands that show the table, as they must be typed."""
+    where = [table]
+    where += ["--endpoint-url", storage.endpoint_url] if storage.endpoint_url else []
+    where += ["--region", storage.region] if storage.region else []
+    search, serve = shlex.join([called, "search", *where, "a few words"]), shlex.join([called, "serve", *where])
+    return f"look at it: {search}\n            {serve}"
+
+
+commands: list[click.Command] = [plan, embed]

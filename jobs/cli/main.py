@@ -1,0 +1,139 @@
+"""The command `clipmill`: parse, call one function, print.
+
+Every command imports what it needs inside itself, so that `clipmill --help` loads no torch, ray or lance.
+Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing or wrong and is named; 4 a gate refused;
+5 somebody else holds the table: later; 130 interrupted; 1 anything else.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from clipmill.jobs.cli.options import EXIT_INTERRUPTED
+from clipmill.jobs.terminal.output import note
+from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
+from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
+
+# Each has a list `commands`; importing them costs nothing but click.
+COMMAND_MODULES = ("demo", "job", "table", "query")
+
+
+class _Group(click.Group):
+    """Shows the commands in the order of the work, and knows near misses."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise _UnknownCommand(name, list(self.commands))
+        return super().resolve_command(ctx, args)
+
+
+class _UnknownCommand(click.UsageError):
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"there is no command '{name}'")
+        near = difflib.get_close_matches(name, known, n=1)
+        self.hint = f"did you mean `clipmill {near[0]}`?" if near else "`clipmill --help` lists the commands"
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"clipmill {version('clipmill')}")
+        ctx.exit()
+
+
+def build() -> click.Group:
+    """The whole command line, without running anything."""
+
+    @click.group(name="clipmill", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.option("-v", "--verbose", is_flag=True, help="More of what happens, on stderr.")
+    @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print it.")
+    def group(verbose: bool) -> None:
+        """A bucket of images and captions becomes a LanceDB table of CLIP embeddings and zero-shot tags.
+
+        TABLE is <database uri>/<name>, local or s3://…; JOB is a YAML file (docs/job-file.md).
+        Data goes to stdout, everything else to stderr.
+        """
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.INFO if verbose else logging.WARNING,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+
+    for module in COMMAND_MODULES:
+        for command in importlib.import_module(f"clipmill.jobs.cli.{module}").commands:
+            group.add_command(command)
+    return group
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line in this process and return its exit code; only a defect prints a traceback."""
+    try:
+        result = build().main(args=list(argv), prog_name="clipmill", standalone_mode=False)
+        # Outside standalone mode click returns the code of ctx.exit() instead of raising it.
+        return result if isinstance(result, int) else EXIT_OK
+    except ClipmillError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    except click.UsageError as error:
+        return _fail(*_usage(error), EXIT_USER)
+    except click.ClickException as error:
+        return _fail(error.format_message(), "", EXIT_USER)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", "run the same command again to go on from there", EXIT_INTERRUPTED)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else EXIT_OTHER if error.code else EXIT_OK
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OTHER
+    except Exception as error:  # noqa: BLE001 - the last place that can tell a person
+        from clipmill.workers.store.errors import of_table
+
+        told = of_table(error, "the table")  # a read of lance's somewhere on the way
+        if isinstance(told, ClipmillError):
+            return _fail(told.message, told.hint, told.exit_code)
+        note(traceback.format_exc())  # a defect, with everything known of it
+        return EXIT_OTHER
+
+
+def _usage(error: click.UsageError) -> tuple[str, str]:
+    """Click's sentences in the form of ours."""
+    text = " ".join(error.format_message().split())
+    text = (text[:1].lower() + text[1:]).rstrip(".")
+    where = error.ctx.command_path if error.ctx else "clipmill"
+    hint = f"`{where} --help` shows how it is used"
+    if "unexpected extra argument" in text:
+        hint = f'words that belong together take quotes, such as "a red shoe"; {hint}'
+    return text, getattr(error, "hint", hint)
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    """`error:` and `hint:`, a line each."""
+    for word, text in (("error", message), ("hint", hint)):
+        if text:
+            note(f"{word}: {' '.join(text.split())}")
+    sys.stderr.flush()
+    return code
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    end_as_ctrl_c_does()
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

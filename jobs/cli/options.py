@@ -1,0 +1,97 @@
+"""Arguments that several commands share. Light imports only: `clipmill --help` reads this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from clipmill.schemas.config import Storage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def without_secret(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The callback of options that take an address: what carries a credential is refused before anybody repeats it."""
+    from clipmill.schemas.errors import UserError
+    from clipmill.schemas.secrets import CHAIN_HINT, secret_in
+
+    for text in value if isinstance(value, tuple) else (value,):
+        if text and (what := secret_in(str(text))):
+            raise UserError(f"{param.opts[0]} carries {what}", CHAIN_HINT)
+    return value
+
+
+class NewFile(click.Path):
+    """A file that a command writes at its end: that its folder is there is told before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not (folder := Path(os.fsdecode(path)).parent).is_dir():
+            self.fail(f"there is no folder '{folder}'", param, ctx)
+        return path
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+allow_source_option = click.option(
+    "--allow-source",
+    "allow_sources",
+    metavar="URI",
+    multiple=True,
+    callback=without_secret,
+    help="Also read images here: an object, a folder and all below it, or a glob. Default: only the table's source.",
+)
+address_option = click.option(
+    "--address",
+    metavar="ADDRESS",
+    callback=without_secret,
+    help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine.",
+)
+job_argument = click.argument("job_file", metavar="JOB", type=click.Path())
+
+
+def table_options(command: Command) -> Command:
+    """TABLE, --endpoint-url and --region; the command takes `table`, `endpoint_url` and `region`."""
+    for decorate in (
+        click.option("--region", metavar="NAME", help="Default: the standard AWS settings."),
+        click.option(
+            "--endpoint-url",
+            metavar="URL",
+            callback=without_secret,
+            help="An S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
+        ),
+        click.argument("table", metavar="TABLE"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
+    from pydantic import ValidationError
+
+    from clipmill.schemas.config import Storage
+    from clipmill.schemas.errors import UserError
+
+    try:
+        return Storage(endpoint_url=endpoint_url, region=region)
+    except ValidationError as error:
+        said = error.errors()[0]
+        name = f"--{str(said['loc'][0]).replace('_', '-')}"
+        raise UserError(
+            f"{name} {said['msg'].removeprefix('Value error, ')}, not '{said['input']}'",
+            "such as --endpoint-url http://localhost:9000; for AWS leave it out",
+        ) from None
+
+
+def version_from(text: str | None) -> int | str | None:
+    """A version's number or a tag, as `open_table` takes it."""
+    return int(text) if text and text.isdigit() else text

@@ -1,0 +1,150 @@
+"""The commands that look into a table: search, status, rejects, verify."""
+
+from typing import Any
+
+import click
+
+from clipmill.jobs.cli.options import (
+    allow_source_option,
+    json_option,
+    storage_from,
+    table_options,
+    version_from,
+    without_secret,
+)
+from clipmill.schemas.errors import EXIT_UNITS_FAILED
+
+
+class _Picture(click.Path):
+    """A file that is there, or an address."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+_SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is there is what it is ordered by
+
+
+@click.command(short_help="Find pictures by words, by a picture, or by one in the table.")
+@table_options
+@click.argument("text", required=False)
+@click.option(
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    type=_Picture(exists=True, dir_okay=False),
+    callback=without_secret,
+    help="Like this picture: a file or an s3:// address.",
+)
+@click.option("--like", metavar="ID", multiple=True, help="Like the row with this id. Examples may be several, mixed.")
+@click.option("--not", "unlike", metavar="TEXT", multiple=True, help="Away from what these words say.")
+@click.option("--not-like", "unlike_ids", metavar="ID", multiple=True, help="Away from the row with this id.")
+@click.option("--also", metavar="TEXT", multiple=True, help="Words beside TEXT: what lies between them is near.")
+@click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
+@click.option(
+    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
+)
+@click.option("--any-tag", "any_tags", metavar="LABEL", multiple=True, help="Only rows with at least one of these.")
+@click.option("--no-tag", "no_tags", metavar="LABEL", multiple=True, help="Only rows with none of these.")
+@click.option("--min-score", type=click.FloatRange(-1, 1), metavar="COSINE", help="Only hits at least so near.")
+@click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
+@click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")
+@click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
+@click.option("--offset", default=0, show_default=True, type=click.IntRange(0, 9_999), help="Skip so many first.")
+@click.option("--column", default="vector", show_default=True, help="The vectors to search, such as caption_vector.")
+@click.option("--columns", metavar="NAME,…", multiple=True, help="What to print of each row, beside its score.")
+@click.option("--exact", is_flag=True, help="Compare with every row, without the index.")
+@click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
+@json_option
+def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`.
+
+    With a filter alone it lists the rows that pass. A --hybrid search is ordered by `rank_score`, which fuses the two
+    rankings. Where nothing is found, it says why.
+    """
+    from clipmill.jobs.querying.nothing import caveat, why_nothing
+    from clipmill.jobs.querying.open import Examples, Query, open_table
+    from clipmill.jobs.terminal.output import note, print_rows
+    from clipmill.schemas.errors import UserError
+
+    text, also = options.pop("text"), options.pop("also")
+    examples = Examples(
+        texts=(*((text,) if text else ()), *also), images=options.pop("images"), ids=options.pop("like")
+    )
+    unlike = Examples(texts=options.pop("unlike"), ids=options.pop("unlike_ids"))
+    columns = [name.strip() for names in options.pop("columns") for name in names.split(",") if name.strip()]
+    filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
+    if not len(examples) and not any(filters):
+        raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
+    opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
+    query = Query(positive=examples, negative=unlike, columns=tuple(columns) or None, **options)
+    found = opened.run(query)
+    scores = [name for name in ("rank_score", "score") if name in found.column_names and name not in columns]
+    shown = [*scores, *columns] if columns else [name for name in _SHOWN if name in found.column_names]
+    print_rows(found, as_json=as_json, columns=shown, empty="")
+    for said in (caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
+        if said:
+            note(said)
+
+
+@click.command(short_help="What is in the table, and how fresh it is.")
+@table_options
+@json_option
+def status(table: str, endpoint_url: str | None, region: str | None, as_json: bool) -> None:
+    """Rows, units, rejects, model, vocabulary, versions, indices and the last runs of TABLE."""
+    from clipmill.jobs.terminal.output import print_record
+    from clipmill.jobs.verifying.status import status as read_status
+
+    print_record(read_status(table, storage_from(endpoint_url, region)), as_json=as_json)
+
+
+@click.command(short_help="The samples that have no row, and why.")
+@table_options
+@click.option("--reason", metavar="WORD", help="Only this reason, such as corrupt or too_many_pixels.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="How many to print.")
+@json_option
+def rejects(
+    table: str, endpoint_url: str | None, region: str | None, reason: str | None, limit: int, as_json: bool
+) -> None:
+    """The rejected samples of TABLE: id, uri, reason and detail."""
+    from clipmill.jobs.terminal.output import print_rows
+    from clipmill.jobs.verifying.status import rejects as read_rejects
+
+    found = read_rejects(table, storage_from(endpoint_url, region), reason=reason, limit=limit)
+    print_rows(found, as_json=as_json, columns=["reason", "detail", "id"], empty="no rejected samples")
+
+
+@click.command(short_help="Check that nothing was lost and nothing is there twice.")
+@table_options
+@click.option(
+    "--sample",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also read N rows' images again, embed and compare; and compare all tags with the model.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Draw the same rows as before; default: by chance, printed.")
+@click.option(
+    "--source/--no-source",
+    default=None,
+    help="Count what the source holds, tars too, and compare; default: listings, lists, footers and small tars.",
+)
+@allow_source_option
+@json_option
+def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Check TABLE from what is stored: for every unit seen = written + rejected + moved; every file and row is there,
+    once; vectors, scores, tags, hashes and places are what they can be; indices give what a scan gives. Exit code 3
+    where a check fails, or something that was to be checked could not be."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.verifying.verify import verify as run_verify
+
+    report = run_verify(table, storage_from(endpoint_url, region), **options)
+    print_record(report, as_json=as_json)
+    if report.seed is not None:
+        note(f"these rows again: --sample {options['sample']} --seed {report.seed}")
+    if report.problems or report.sample_not_checked:
+        raise SystemExit(EXIT_UNITS_FAILED)
+
+
+commands: list[click.Command] = [search, status, rejects, verify]

@@ -1,0 +1,236 @@
+"""Connecting to Ray so that actors get our code, and what the cluster has. Owner of ray on the driver's side."""
+
+import atexit
+import contextlib
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import clipmill
+from clipmill.jobs.cluster import local_node
+from clipmill.schemas.config import Workers
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.secrets import secret_in
+
+_CONNECT_S = 10.0  # to a cluster's address
+_PORTS = range(20_000, 32_768)  # Linux hands out 32768 and up by itself, other systems higher ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A living node and what it offers."""
+
+    node_id: str
+    cpus: float
+    gpus: float
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Join the cluster at `address`, or start one here that ends with this process.
+
+    Ray puts the driver's folder on every worker's path ahead of installed packages, so we leave it for an empty one
+    first: a user whose folder has a `workers/` or `jobs/` still gets ours.
+    """
+    if address:
+        check_address(address)
+    _leave_folder()
+    # Quiet: our own progress says what matters, and workers' tracebacks come back with their errors.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30 s
+    with _signals_wait():
+        import ray
+
+    if ray.is_initialized():  # a caller's own cluster: theirs to end
+        with _prints_on_stderr():
+            yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            with patient_start():
+                ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
+    except SystemExit:  # Ray takes SIGTERM for itself as it connects, and exits; to us it is what Ctrl-C is
+        raise KeyboardInterrupt from None
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exception where its processes do not come up
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if address:
+            raise UserError(
+                f"cannot connect to the Ray cluster at {address}: {first_line}",
+                "check the address, that the cluster runs Ray 2.60, and its authentication token",
+            ) from None
+        raise ClipmillError(
+            f"Ray did not start on this machine: {first_line}",
+            "free some memory and processor time and try again; Ray's session folder holds its logs",
+        ) from None
+    try:
+        with _prints_on_stderr() if address else local_node.watched():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises UserError where nobody listens at `host:port` or `ray://host:port`: Ray itself asks for many minutes, and
+    lets no signal in meanwhile. `auto`, `local` and the names that plug-ins know are Ray's to read."""
+    if what := secret_in(address):
+        raise UserError(f"--address carries {what}", "set RAY_AUTH_TOKEN or Ray's token file instead")
+    found = re.fullmatch(r"(?:ray://)?(\[[^\]]+\]|[^:/\s]+):(\d+)/?", address)
+    if found is None:
+        if address in ("auto", "local") or "://" in address:
+            return
+        raise UserError(f"'{address}' is no address of a Ray cluster", "write auto, host:6379 or ray://host:10001")
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"cannot connect to the Ray cluster at {address}: {why}",
+            "check the address and that the cluster is up; left out, Ray is started on this machine",
+        ) from None
+
+
+def _prints_on_stderr() -> contextlib.redirect_stdout[TextIO]:
+    """Ray prints what raylets say of dead workers to stdout, where only data belongs; no option keeps it from that."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextlib.contextmanager
+def patient_start() -> Iterator[None]:
+    """Give Ray's agents the time they need to start.
+
+    A raylet of Ray 2.60 dies when its agents do not tell their ports within 15 s, a constant, and on a busy machine
+    they take longer (ray-project/ray#65983). Ports that are chosen beforehand are not waited for; one of them only the
+    raylet's own command line takes. To be removed when that issue is closed.
+    """
+    from ray._private import services
+
+    start_raylet, start_process = services.start_raylet, services.start_ray_process
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+
+    def with_ports(*args: Any, **kwargs: Any) -> Any:
+        return start_raylet(*args, **{**kwargs, **ports})
+
+    def with_flag(command: list[str], *args: Any, **kwargs: Any) -> Any:
+        if command[0] == services.RAYLET_EXECUTABLE:
+            command = [*command, f"--dashboard_agent_listen_port={ports['dashboard_agent_listen_port']}"]
+        return start_process(command, *args, **kwargs)
+
+    services.start_raylet, services.start_ray_process = with_ports, with_flag
+    try:
+        yield
+    finally:
+        services.start_raylet, services.start_ray_process = start_raylet, start_process
+
+
+def _free_ports(count: int) -> list[int]:
+    """A port that the system hands out by itself may go to a connection of Ray's own before the agent binds it, and
+    the raylet dies a second after the start: these lie below the ones that are handed out."""
+    ports: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            ports.append(port)
+        if len(ports) == count:
+            break
+    return ports
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Those that end a command come after the block: inside an import of Cython code they are printed, and lost."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _leave_folder() -> None:
+    # Ray starts its processes by fork and exec at once, which is safe; what lance warns of is a fork that runs on.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
+    old = os.path.realpath(os.getcwd())
+    empty = tempfile.mkdtemp(prefix="clipmill-")
+    atexit.register(shutil.rmtree, empty, ignore_errors=True)
+    os.chdir(empty)
+    ours = str(Path(clipmill.__file__).absolute().parents[1])
+    sys.path[:] = [p for p in sys.path if p and (os.path.realpath(p) != old or os.path.realpath(p) == ours)]
+
+
+def nodes() -> list[Node]:
+    import ray
+
+    return [
+        Node(node_id=n["NodeID"], cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0))
+        for n in ray.nodes()
+        if n["Alive"] and not n.get("Draining", False)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How many actors, and what each gets."""
+
+    num: int
+    cpus: float
+    gpus: float
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes: Ray shows one that asked for no GPU all of its node's, which are others' to use."""
+        return "auto" if self.gpus else "cpu"
+
+
+def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
+    """Actors for what the cluster has now. One per GPU; without GPUs one per node, with all of its CPUs.
+
+    Raises UserError where the job asks for GPUs that no node has.
+    """
+    total_gpus = sum(node.gpus for node in found)
+    gpus = workers.gpus if workers.gpus != "auto" else (1.0 if total_gpus else 0.0)
+    if gpus and gpus > max((node.gpus for node in found), default=0.0):
+        raise UserError(
+            f"workers.gpus is {gpus:g}, but no node of the cluster has that many GPUs",
+            "set workers.gpus: auto (a CPU works too, slower), or submit to a cluster with GPUs",
+        )
+    if gpus:
+        hosts = [node for node in found if node.gpus >= gpus]
+        per_host = [int(node.gpus // gpus) for node in hosts]
+        cpus = min(max(1.0, node.cpus // n) for node, n in zip(hosts, per_host, strict=True))
+    else:
+        hosts = [node for node in found if node.cpus >= 1]
+        cpus = min((node.cpus for node in hosts), default=1.0)
+        if workers.num != "auto" and workers.num > len(hosts) > 0:
+            cpus = max(1.0, cpus // -(-workers.num // len(hosts)))  # share a node's CPUs among its actors
+    if workers.cpus != "auto":
+        cpus = workers.cpus
+    slots = sum(per_host) if gpus else sum(int(node.cpus // cpus) for node in hosts)
+    num = workers.num if workers.num != "auto" else max(1, slots)
+    return Shape(num=max(1, min(num, num_units)), cpus=cpus, gpus=gpus, threads=max(1, int(cpus)))
+
+
+def check_fits(shape: Shape, found: list[Node]) -> None:
+    """Raises UserError where an actor asks for more CPUs than any node of `found` has: it would wait for ever."""
+    most = max((node.cpus for node in found), default=0.0)
+    if shape.cpus > most:
+        raise UserError(
+            f"workers.cpus is {shape.cpus:g}, but this machine has {most:g} for Ray",
+            "set workers.cpus: auto, or name a cluster with --address",
+        )

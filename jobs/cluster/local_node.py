@@ -1,0 +1,101 @@
+"""The Ray node that we started on this machine, and what to do when it dies under us.
+
+A driver whose raylet is gone hangs in some calls, prints Ray's dumps, and is ended by Ray's own C++ some 12 s later
+without a word (2.60: "The connection to the plasma store is failed. Terminate the process"). So we look for ourselves:
+the raylet is our child.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from clipmill.schemas.errors import ClipmillError
+
+_LOOK_EVERY_S = 0.2
+_GRACE_S = 6.0  # for the main thread to come by; half of what Ray gives us
+_MESSAGE = "Ray's node on this machine died (its raylet was killed or crashed)"
+_HINT = (
+    "what was committed stays and the same command goes on from there; too little memory is the usual reason, and the "
+    "kernel's log names what it killed"
+)
+
+_raylet: "subprocess.Popen[bytes] | None" = None
+
+
+def is_gone() -> bool:
+    """Whether we started a node here and its raylet is no more."""
+    return _raylet is not None and _raylet.poll() is not None
+
+
+def check() -> None:
+    """Leave Ray and raise where our node died: whatever would ask it from now on may hang or end the process."""
+    if not is_gone():
+        return
+    import ray
+
+    ray.shutdown()
+    raise ClipmillError(_MESSAGE, _HINT)
+
+
+def wait(ref: Any, timeout_s: float | None = None) -> bool:
+    """Whether `ref` is there within the time, while the node is watched."""
+    import ray
+
+    until_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        if ray.wait([ref], timeout=min(0.5, max(0.0, until_s - time.monotonic())))[0]:
+            return True
+        check()
+    return False
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Around all that happens on a node that `ray.init` has just started here.
+
+    Most of a run comes by `check` twice a second and ends in order. Where it does not (an index is built, a call hangs)
+    a thread says the sentence and ends the process, before Ray ends it without one.
+    """
+    global _raylet
+    from ray._private import worker
+
+    _raylet = worker._global_node.all_processes["raylet"][0].process
+    left = threading.Event()
+    threading.Thread(target=_watch, args=(left,), name="raylet", daemon=True).start()
+    try:
+        with contextlib.redirect_stdout(_Quiet(sys.stderr)):
+            yield
+    finally:
+        left.set()
+        _raylet = None
+
+
+def _watch(left: threading.Event) -> None:
+    import ray
+
+    while not left.wait(_LOOK_EVERY_S):
+        if is_gone():
+            break
+    until_s = time.monotonic() + _GRACE_S
+    while not left.wait(_LOOK_EVERY_S) and ray.is_initialized():
+        if time.monotonic() > until_s:
+            os.write(2, f"error: {_MESSAGE}\nhint: {_HINT}\n".encode())
+            os._exit(ClipmillError.exit_code)
+
+
+class _Quiet:
+    """For stdout, where only data belongs and Ray prints what raylets say. Of a node that died it says pages."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if is_gone() else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,240 @@
+"""`clipmill dedup TABLE`: groups of pictures that are the same, by bytes or nearly so by vector, and whom to keep.
+
+Small tables compare every pair. Larger ones are first cut into clusters, and pairs are sought within each (Abbas et
+al., "SemDeDup", 2023, section 3); each row is in its two nearest clusters, so that a pair on a border is not missed.
+Groups are the connected components. Memory is some numbers per row and one cluster's vectors.
+N: rows. B: rows of a batch. M: rows of a cluster. P: clusters. D: dimension.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.querying.open import Table
+from clipmill.jobs.querying.snapshot import ROW_ID
+from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.schemas.errors import UserError
+
+DEFAULT_THRESHOLD = 0.95
+BATCH_ROWS = 4096
+SMALL_ROWS = 20_000  # up to here every pair is compared
+ROWS_PER_CLUSTER = 2000
+CLUSTERS_PER_ROW = 2
+Prefer = Literal["largest", "first"]
+
+GROUPS = pa.schema(
+    [
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("keep", pa.bool_(), nullable=False),
+        pa.field("how", pa.string(), nullable=False),  # exact | near
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DedupReport:
+    """`groups`: a table of `GROUPS`, largest group first, the row to keep first in each. `rows`: looked at.
+    `exact`: rows that are byte for byte another one. `near`: further rows within the threshold. `surplus`: rows that
+    are not kept."""
+
+    table: str
+    threshold: float
+    rows: int
+    exact: int
+    near: int
+    surplus: int
+    groups: pa.Table = field(repr=False)
+
+
+class _Forest:
+    """Disjoint sets over 0..N-1 with path halving."""
+
+    def __init__(self, size: int) -> None:
+        self.parent = np.arange(size, dtype=np.int64)
+
+    def root(self, place: int) -> int:
+        parent = self.parent
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = int(parent[place])
+        return place
+
+    def join(self, one: int, other: int) -> bool:
+        a, b = self.root(one), self.root(other)
+        if a == b:
+            return False
+        self.parent[max(a, b)] = min(a, b)  # the earlier row names the group, so that a second run says the same
+        return True
+
+    def roots(self) -> npt.NDArray[np.int64]:
+        while True:
+            up = self.parent[self.parent]
+            if np.array_equal(up, self.parent):
+                return up
+            self.parent = up
+
+
+def dedup(
+    table: Table,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    where: str | None = None,
+    prefer: Prefer = "largest",
+    tell: Callable[[str], None] = lambda _: None,
+) -> DedupReport:
+    """Groups among the rows that pass `where`. `threshold`: least cosine of a near pair; 1 and more: exact only.
+
+    `prefer`: which of a group to keep, the picture with most pixels or the first in the table. Raises UserError.
+    """
+    if not 0.5 <= threshold <= 1.5:
+        raise UserError(f"the threshold {threshold} is no cosine that means alike", "try 0.95; 1 finds exact copies")
+    from clipmill.jobs.querying.open import Query
+
+    predicate = table.predicate(Query(where=where))
+    facts = table.snapshot.dataset.scanner(
+        columns=["id", "image_hash", "width", "height"], filter=predicate, with_row_id=True
+    ).to_table()
+    forest = _Forest(len(facts))
+    exact = _join_equal(forest, facts["image_hash"])
+    near = 0
+    if threshold <= 1:
+        for one, other in _near_pairs(table, predicate, facts, forest, threshold, tell):
+            near += forest.join(one, other)
+    groups = _groups(table, forest, facts, prefer)
+    surplus = len(groups) - len(set(groups["group"].to_pylist()))
+    return DedupReport(
+        table=table.uri, threshold=threshold, rows=len(facts), exact=exact, near=near, surplus=surplus, groups=groups
+    )
+
+
+def _join_equal(forest: _Forest, hashes: pa.ChunkedArray) -> int:
+    """Join rows with equal hashes; how many rows joined an earlier one."""
+    codes = hashes.combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    same = codes[order][1:] == codes[order][:-1]
+    return sum(forest.join(int(order[n]), int(order[n + 1])) for n in np.flatnonzero(same))
+
+
+def _near_pairs(
+    table: Table,
+    predicate: str | None,
+    facts: pa.Table,
+    forest: _Forest,
+    threshold: float,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[int, int]]:
+    """Places in `facts` of pairs at or above the threshold. Of exact copies only the first is compared."""
+    row_ids = facts[ROW_ID].to_numpy()
+    order = np.argsort(row_ids)
+    first = forest.roots() == np.arange(len(row_ids))
+
+    def places(wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        return order[np.searchsorted(row_ids, wanted, sorter=order)]
+
+    count = 1 if len(row_ids) <= SMALL_ROWS else len(row_ids) // ROWS_PER_CLUSTER
+    clusters: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(count)]
+    centres_PD = centroids(table.snapshot.dataset, "vector", count) if count > 1 else None
+    for ids_B, vectors_BD in _vectors(table, predicate):
+        alone_B = first[places(ids_B)]
+        ids_B, vectors_BD = ids_B[alone_B], vectors_BD[alone_B]
+        for cluster, member_B in _assign(vectors_BD, centres_PD):
+            clusters[cluster].append(ids_B[member_B])
+    for n, parts in enumerate(clusters):
+        yield from _pairs_within(table, np.concatenate(parts) if parts else row_ids[:0], places, threshold)
+        if n % 100 == 99:
+            tell(f"{n + 1:,} of {count:,} clusters compared")
+
+
+def _assign(
+    vectors_BD: npt.NDArray[np.float32], centres_PD: npt.NDArray[np.float32] | None
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Each cluster that any of the rows belongs to, with the places of those rows in the batch."""
+    if centres_PD is None:
+        yield 0, np.arange(len(vectors_BD))
+        return
+    cosine_BP = vectors_BD @ centres_PD.T
+    width = min(CLUSTERS_PER_ROW, len(centres_PD))
+    nearest_BW = np.argpartition(-cosine_BP, width - 1, axis=1)[:, :width]
+    for cluster in np.unique(nearest_BW):
+        yield int(cluster), np.flatnonzero((nearest_BW == cluster).any(axis=1))
+
+
+def _pairs_within(
+    table: Table,
+    ids_M: npt.NDArray[np.uint64],
+    places: Callable[[npt.NDArray[np.uint64]], npt.NDArray[np.int64]],
+    threshold: float,
+) -> Iterator[tuple[int, int]]:
+    if len(ids_M) < 2:
+        return
+    stored = table.snapshot.dataset._take_rows(ids_M.tolist(), columns=["vector"])["vector"]
+    vectors_MD = normalise(as_rows(stored, table.snapshot.dim("vector")))
+    places_M = places(ids_M)
+    for start in range(0, len(ids_M), BATCH_ROWS):
+        block_BD = vectors_MD[start : start + BATCH_ROWS]
+        one, other = np.nonzero(block_BD @ vectors_MD[start:].T >= threshold)
+        ahead = other > one  # each pair once, no row with itself
+        yield from zip(places_M[start + one[ahead]].tolist(), places_M[start + other[ahead]].tolist(), strict=True)
+
+
+def _vectors(table: Table, predicate: str | None) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]]:
+    scanner: Any = table.snapshot.dataset.scanner(
+        columns=["vector"], filter=predicate, with_row_id=True, batch_size=BATCH_ROWS
+    )
+    dim = table.snapshot.dim("vector")
+    for batch in scanner.to_batches():
+        stored = batch.column("vector")
+        rows_BD = normalise(as_rows(pa.chunked_array([stored]), dim))
+        yield batch.column(ROW_ID).to_numpy()[np.asarray(stored.is_valid())], rows_BD
+
+
+def _groups(table: Table, forest: _Forest, facts: pa.Table, prefer: Prefer) -> pa.Table:
+    """Rows of groups of two and more, the one to keep first."""
+    roots = forest.roots()
+    counts = np.bincount(roots, minlength=len(roots)) if len(roots) else np.zeros(0, np.int64)
+    members = np.flatnonzero(counts[roots] > 1) if len(roots) else np.zeros(0, np.int64)
+    pixels = facts["width"].to_numpy().astype(np.int64) * facts["height"].to_numpy()
+    worth = -pixels[members] if prefer == "largest" else members
+    order = members[np.lexsort((members, worth, roots[members], -counts[roots[members]]))]
+    names, sizes = roots[order], facts.take(pa.array(order, pa.int64()))
+    is_first = np.r_[True, names[1:] != names[:-1]] if len(names) else np.zeros(0, bool)
+    hashes = sizes["image_hash"].to_pylist()
+    kept_hash: dict[int, str] = {int(g): h for g, h, keep in zip(names, hashes, is_first, strict=True) if keep}
+    uris = _uris(table, sizes[ROW_ID].to_pylist())
+    return pa.table(
+        {
+            "group": np.cumsum(is_first) - 1,
+            "id": sizes["id"],
+            "keep": is_first,
+            "how": ["exact" if kept_hash[int(g)] == h else "near" for g, h in zip(names, hashes, strict=True)],
+            "uri": uris,
+            "width": sizes["width"],
+            "height": sizes["height"],
+        },
+        schema=GROUPS,
+    )
+
+
+def _uris(table: Table, row_ids: list[int]) -> pa.Array:
+    if not row_ids:
+        return pa.array([], pa.string())
+    return table.snapshot.dataset._take_rows(row_ids, columns=["uri"])["uri"].combine_chunks()
+
+
+def keep_list(table: Table, report: DedupReport, where: str | None = None) -> Iterator[str]:
+    """Ids of every row but the surplus ones, in the table's order: what a data set without copies is made of."""
+    from clipmill.jobs.querying.open import Query
+
+    surplus = {row["id"] for row in report.groups.select(["id", "keep"]).to_pylist() if not row["keep"]}
+    scanner = table.snapshot.dataset.scanner(columns=["id"], filter=table.predicate(Query(where=where)))
+    for batch in scanner.to_batches():
+        yield from (row_id for row_id in batch.column("id").to_pylist() if row_id not in surplus)

@@ -1,0 +1,173 @@
+"""`clipmill index TABLE`: every index a query can use, built or brought up to date, and what the result is worth.
+
+Safe beside writers (index commits conflict with no append) and safe to kill: each index is one commit, and a second
+run goes on with what is missing.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.jobs.indexing import scalar, segments, vector
+from clipmill.jobs.indexing.plan import MEMORY_BYTES, ROWS_PER_SEGMENT, Kind, VectorPlan, kept_plan, plan_vector_index
+from clipmill.jobs.indexing.recall import Recall, measure
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONFIG_KEY = "clipmill.index."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions:
+    """`kind`: auto keeps what is there, and else picks by size. `columns`: vector columns; none named: `vector`, and
+    those that have an index. `memory_bytes`: of the vector index in a query process; None: the bits that are there, or
+    4 GB. `rebuild`: pick, train and build everything anew. `measure_recall`: compare with brute force where the stored
+    figure is missing or older than the rows. `address`: the Ray cluster whose nodes build the segments.
+    `rows_per_segment`: a larger table is indexed in several."""
+
+    kind: Kind = "auto"
+    columns: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    rebuild: bool = False
+    measure_recall: bool = True
+    address: str | None = None
+    rows_per_segment: int = ROWS_PER_SEGMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorReport:
+    """`done`: none, current, extended or built. `recall` is None without an index, and where rows were added without
+    measuring. `asked`: the kind that somebody chose. `newest_fragment`: of the rows at that time."""
+
+    column: str
+    kind: str
+    num_partitions: int
+    bits: int
+    rows: int
+    done: str
+    recall: Recall | None
+    at: str = ""
+    asked: Kind = "auto"
+    newest_fragment: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What `clipmill index` did. `scalar`: built, extended or current by column."""
+
+    table: str
+    version: int
+    vectors: list[VectorReport]
+    scalar: dict[str, str] = field(default_factory=dict)
+
+
+def build_index(
+    table: str,
+    options: IndexOptions | None = None,
+    storage: Storage | None = None,
+    *,
+    tell: Callable[[str], None] = logger.info,
+) -> IndexReport:
+    """Build or update all indices of `<database uri>/<name>`. Raises UserError for a missing table or column."""
+    options = options or IndexOptions()
+    if options.address:
+        from clipmill.jobs.cluster.connect import check_address
+
+        check_address(options.address)  # before anything is built
+    dataset = Tables.at(table, storage).open()
+    names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]
+    for column in options.columns:
+        if column not in names:
+            raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
+    done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
+    dataset.checkout_latest()
+    with _builder(dataset, options, storage or Storage(), tell) as builder:
+        columns = options.columns or _indexed(dataset, names)
+        reports = [_build_vector(dataset, column, options, builder) for column in columns]
+    dataset.checkout_latest()
+    return IndexReport(table=table, version=dataset.version, vectors=reports, scalar=done)
+
+
+@contextlib.contextmanager
+def _builder(
+    dataset: Any, options: IndexOptions, storage: Storage, tell: Callable[[str], None]
+) -> Iterator[segments.Builder]:
+    """Builds segments here one after another, or on the cluster's nodes side by side."""
+    if not options.address:
+        yield segments.Builder(
+            storage=storage, rows_per_segment=options.rows_per_segment, run=segments.in_turn, tell=tell
+        )
+        return
+    from clipmill.jobs.cluster.connect import connected
+    from clipmill.jobs.indexing.cluster import count_nodes, on_nodes
+
+    with connected(options.address):
+        share = -(-dataset.count_rows() // max(1, count_nodes()))
+        rows = max(1, min(options.rows_per_segment, share))
+        yield segments.Builder(storage=storage, rows_per_segment=rows, run=on_nodes, tell=tell)
+
+
+def _indexed(dataset: Any, vectors: list[str]) -> list[str]:
+    """The column that searches use, and those that somebody had indexed."""
+    indexed = {name for index in dataset.describe_indices() for name in index.field_names}
+    return [name for name in vectors if name == "vector" or name in indexed]
+
+
+def _plan(dataset: Any, column: str, options: IndexOptions) -> tuple[VectorPlan, Kind]:
+    """The index the column should have, and the kind that somebody chose for it, now or earlier."""
+    rows, dim = dataset.count_rows(), dataset.schema.field(column).type.list_size
+    memory_bytes = options.memory_bytes
+    if options.kind == "auto" and not options.rebuild:
+        if (existing := vector.existing_plan(dataset, column)) is not None:
+            asked = (stored_report(dataset, column) or {}).get("asked", "auto")
+            return kept_plan(existing[1], rows, dim, memory_bytes), asked
+        if (stored_report(dataset, column) or {}).get("asked") == "none":
+            return VectorPlan(kind=""), "none"
+    budget = MEMORY_BYTES if memory_bytes is None else memory_bytes
+    return plan_vector_index(rows, dim, options.kind, budget), options.kind
+
+
+def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: segments.Builder) -> VectorReport:
+    rows = dataset.count_rows()
+    newest = max((fragment.fragment_id for fragment in dataset.get_fragments()), default=-1)
+    plan, asked = _plan(dataset, column, options)
+    done = vector.build(dataset, column, plan, retrain=options.rebuild, builder=builder)
+    dataset.checkout_latest()
+    if (built := vector.existing_plan(dataset, column)) is not None:
+        plan = built[1]
+    stored = stored_report(dataset, column) or {}
+    known = stored.get("recall") and (stored["rows"], stored.get("newest_fragment")) == (rows, newest)
+    measured = built is not None and options.measure_recall and (done != "current" or not known)
+    report = VectorReport(
+        column=column,
+        kind=plan.kind,
+        num_partitions=plan.num_partitions,
+        bits=plan.bits,
+        rows=rows,
+        done=done,
+        recall=measure(dataset, column) if measured else None,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        asked=asked,
+        newest_fragment=newest,
+    )
+    if measured or done in ("built", "extended") or asked != stored.get("asked", "auto"):
+        # A key per column: the compare-and-swap is per key, so builds of two columns never get in each other's way.
+        dataset.update_config({CONFIG_KEY + column: json.dumps(asdict(report))})
+    elif done == "current" and known:
+        return replace(report, recall=Recall(**stored["recall"]), at=stored["at"])
+    return report
+
+
+def stored_report(dataset: Any, column: str = "vector") -> dict[str, Any] | None:
+    """The report of the last build or extension of a column's index, as JSON values; None before the first."""
+    text = dataset.config().get(CONFIG_KEY + column)
+    return json.loads(text) if text else None

@@ -1,0 +1,36 @@
+"""Where the partitions of an index lie: k-means over a sample. S: sampled vectors. P: partitions. D: dimension."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipmill.jobs.indexing.kmeans import train
+from clipmill.jobs.querying.vectors import as_rows, normalise
+
+SAMPLES_PER_PARTITION = 64
+MAX_SAMPLE_BYTES = 512_000_000
+
+
+def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+    """Unit centroids (P, D) from a random sample of the stored vectors."""
+    sample_SD = sample(dataset, column, num_partitions * SAMPLES_PER_PARTITION)
+    return train(sample_SD, min(num_partitions, len(sample_SD)))
+
+
+def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Unit vectors (S, D) of random rows that have one, S <= wanted. Reads in runs of neighbours, which costs a
+    fraction of single rows; the runs are spread over the whole table."""
+    dim = dataset.schema.field(column).type.list_size
+    wanted = min(wanted, MAX_SAMPLE_BYTES // (dim * 4))
+    total = dataset.count_rows()
+    run = 1 if total <= 4 * wanted else 16
+    rng = np.random.default_rng(seed)
+    starts = rng.choice(max(1, total // run), min(max(1, total // run), -(-wanted // run)), replace=False) * run
+    offsets = (np.sort(starts)[:, None] + np.arange(run)).reshape(-1)
+    offsets = offsets[offsets < total]
+    blocks = []
+    for start in range(0, len(offsets), 16_384):
+        table = dataset.take(offsets[start : start + 16_384].tolist(), columns=[column])
+        blocks.append(as_rows(table[column], dim))
+    return normalise(np.concatenate(blocks))

@@ -1,0 +1,157 @@
+"""`clipmill plan`: what embed would do, without doing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from clipmill.jobs.committing.duplicates import units_to_redo
+from clipmill.jobs.committing.moves import count_gone, gone_from
+from clipmill.jobs.planning.estimate import Estimate, estimate
+from clipmill.jobs.planning.jobfile import refuse_unread_keys
+from clipmill.jobs.planning.plan import Plan, make_plan
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.table import compat
+from clipmill.jobs.table.ledger import read_ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.left_out import LeftOut
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.naming import names as model_names
+
+LOOK_AT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """`samples` is None where a source does not say how many it holds (a tar does not).
+
+    `moved`: units whose content seems to be that of units whose place is empty now; their rows follow, and they are not
+    counted as `gone`. `gone`: units that are no longer listed; their rows stay.
+    `left_out`: what the listing shows and no unit holds, by ending. Members of tars are counted when those are read.
+
+    Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
+    there is nothing to go by they are None. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
+    only of the former.
+    """
+
+    table: str
+    exists: bool
+    units: int
+    new: int
+    changed: int
+    moved: int
+    done: int
+    gone: int
+    samples: int | None
+    samples_estimated: bool
+    bytes: int
+    left_out: dict[str, int]
+    samples_per_s: float | None
+    limited_by: str | None
+    basis: str | None
+    worker_hours: float | None
+    dollars: float | None
+
+
+def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: int = 0) -> DryRun:
+    """Lists the source and reads the ledger; writes nothing. Raises UserError as embed would.
+
+    `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
+    """
+    if price_per_gpu_hour is not None:
+        job = job.model_copy(update={"plan": job.plan.model_copy(update={"price_per_gpu_hour": price_per_gpu_hour})})
+    refuse_unread_keys(job)
+    model_names.check(job.model.spec(), here=False)
+    tables = Tables.at(job.table, job.storage)
+    rows = tables.open(missing_ok=True)
+    if rows is not None:
+        _check_table(rows.schema, job)
+    left_out: LeftOut = {}
+    units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
+    latest = read_ledger(tables)
+    plan = make_plan(units, latest, units_to_redo(tables, latest, units, gone_from(job.storage)))
+    refuse_to_shrink(plan, latest, job.source.limit)
+    moved = count_gone(plan.moves.values(), job.storage)
+    samples = plan.num_samples
+    estimated = samples is None
+    if samples is None:
+        samples = _estimate(job, plan)
+    found = _rate(job, tables, units, measure)
+    hours = round(samples / found.samples_per_s / 3600, 3) if samples is not None and found else None
+    return DryRun(
+        table=f"{tables.database}/{tables.name}",
+        exists=rows is not None,
+        units=len(units),
+        new=plan.new + len(plan.moves) - moved,
+        changed=plan.changed,
+        moved=moved,
+        done=len(plan.done),
+        gone=len(plan.gone) - moved,
+        samples=samples,
+        samples_estimated=estimated,
+        bytes=plan.size_bytes,
+        left_out=left_out,
+        samples_per_s=found.samples_per_s if found else None,
+        limited_by=found.limited_by if found else None,
+        basis=found.basis if found else None,
+        worker_hours=hours,
+        dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
+    )
+
+
+def _check_table(schema: pa.Schema, job: JobFile) -> None:
+    """As embed does. A model under another name than the table's is loaded for that: it may have the same weights."""
+    mine = None
+    if not compat.has_model_of(schema, job):
+        from clipmill.schemas.model import ModelSpec
+        from clipmill.workers.load import load_engine
+
+        spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
+        mine = load_engine(spec).fingerprint
+    compat.check_table(schema, job, compat.job_vocabulary(job), mine)
+
+
+def _rate(job: JobFile, tables: Tables, units: Sequence[WorkUnit], measure: int) -> Estimate | None:
+    if measure and units:
+        from clipmill.jobs.planning.measure import from_sample
+
+        return from_sample(job, units, measure)
+    return estimate(job, tables, None)
+
+
+def _dollars(hours: float | None, found: Estimate | None, price_per_gpu_hour: float | None) -> float | None:
+    if hours is None or found is None or not found.gpus or price_per_gpu_hour is None:
+        return None
+    return round(hours * found.gpus * price_per_gpu_hour, 2)
+
+
+def _estimate(job: JobFile, plan: Plan) -> int | None:
+    """By reading the first unit to do, or the first thousand samples of it; None where those hold nothing, or may not
+    be read, which `embed` will say of that unit."""
+    try:
+        return _from_first(job, plan)
+    except (PermissionError, SourceChanged):
+        return None
+
+
+def _from_first(job: JobFile, plan: Plan) -> int | None:
+    from clipmill.schemas.samples import Sample
+    from clipmill.workers.read import read_unit
+
+    unit = plan.todo[0]
+    reading = read_unit(unit, job.source, job.storage, job.limits)
+    count = end = 0
+    for count, item in enumerate(reading, start=1):
+        if isinstance(item, Sample) and item.image_offset is not None and item.image_size is not None:
+            end = max(end, item.image_offset + item.image_size)
+        if count == LOOK_AT:
+            break
+    else:
+        end = unit.size_bytes  # read to its end: no member's position is needed
+    if not count or not end:
+        return None
+    start = int(unit.start) if unit.start.isdecimal() else 0
+    return max(len(plan.todo), round(plan.size_bytes * count / max(1, end - start)))

@@ -1,0 +1,185 @@
+"""What there is to do: a pure function of the units a survey found and the ledger. No I/O.
+
+Units are named by content, so a unit that the ledger knows is done, whatever was added around it. Units of a changed
+object replace that object's old ones together: the old rows leave in the commit that brings the last of the new.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from clipmill.jobs.table.ledger import Ledger, live
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.units import WorkUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """`old` units leave the table in the commit that completes `new`. An empty `new`: they leave at once."""
+
+    old: frozenset[str]
+    new: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Printable and frozen. `gone` are units of sources that the listing no longer shows; they stay, unless their
+    content turns up at a new place. Where the listing hints at that, `moved` says: new unit id -> gone unit id."""
+
+    todo: tuple[WorkUnit, ...]
+    done: tuple[str, ...]
+    replacements: tuple[Replacement, ...] = ()
+    gone: tuple[LedgerEntry, ...] = ()
+    known: dict[str, dict[str, str]] = field(default_factory=dict)  # unit id -> {content hash: old unit id}
+    moved: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> int:
+        return sum(len(r.new) for r in self.replacements)
+
+    @property
+    def new(self) -> int:
+        return len(self.todo) - self.changed - len(self.moves)
+
+    @property
+    def moves(self) -> dict[str, LedgerEntry]:
+        """New unit -> the gone unit it seems to have been, for those that replace nothing at their new place."""
+        replacing = {new for group in self.replacements for new in group.new}
+        gone = {entry.unit_id: entry for entry in self.gone}
+        return {new: gone[old] for new, old in self.moved.items() if new not in replacing}
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Units that leave in this run, as far as nothing fails and nothing is an alias."""
+        return frozenset().union(*(group.old for group in self.replacements))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(unit.size_bytes for unit in self.todo)
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples still to do, None where a unit does not know."""
+        counts = [unit.num_samples for unit in self.todo]
+        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
+
+
+def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = frozenset()) -> Plan:
+    """`redo`: units to do again although the ledger has them (a duplicate's winner has left, say)."""
+    planned = {unit.unit_id: unit for unit in units}
+    alive = live(latest)
+    redo |= {i for i, e in alive.items() if e.moved}  # back at its place, it is a unit like any other
+    # The unit may be listed under a newer name by now, as an alias of the one that has the rows.
+    redo |= {i for i, e in alive.items() if e.state == LedgerState.ALIAS and e.alias_of in redo}
+    todo = [unit for unit_id, unit in planned.items() if unit_id not in alive or unit_id in redo]
+    done = tuple(unit_id for unit_id in planned if unit_id in alive and unit_id not in redo)
+    kept_by_alias = {
+        e.alias_of for i, e in alive.items() if i in planned and i not in redo and e.state == LedgerState.ALIAS
+    }
+    stale = [
+        entry
+        for unit_id, entry in alive.items()
+        if entry.state == LedgerState.COMMITTED
+        and (unit_id not in planned or unit_id in redo)
+        and unit_id not in kept_by_alias
+    ]
+    groups, gone = _replacements(stale, todo, list(planned.values()))
+    known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
+    moved = _moved(gone, [unit for unit in todo if unit.unit_id not in redo], alive)
+    return Plan(todo=tuple(todo), done=done, replacements=groups, gone=tuple(gone), known=known, moved=moved)
+
+
+def _replacements(
+    stale: Sequence[LedgerEntry], todo: Sequence[WorkUnit], planned: Sequence[WorkUnit]
+) -> tuple[tuple[Replacement, ...], list[LedgerEntry]]:
+    todo_by_uri: dict[str, list[WorkUnit]] = defaultdict(list)
+    for unit in todo:
+        todo_by_uri[unit.uri].append(unit)
+    planned_by_uri: dict[str, list[WorkUnit]] = defaultdict(list)
+    for unit in planned:
+        planned_by_uri[unit.uri].append(unit)
+    stale_by_uri: dict[str, list[LedgerEntry]] = defaultdict(list)
+    for entry in stale:
+        stale_by_uri[entry.uri].append(entry)
+    groups: list[Replacement] = []
+    gone: list[LedgerEntry] = []
+    for uri, olds in stale_by_uri.items():
+        listed = planned_by_uri.get(uri, [])
+        if not listed:
+            gone += olds
+        elif olds[0].format != "files":
+            new = frozenset(u.unit_id for u in todo_by_uri[uri])
+            groups.append(Replacement(old=frozenset(o.unit_id for o in olds), new=new))
+        else:
+            found, without = _overlapping(olds, todo_by_uri[uri])
+            groups += found
+            gone += without
+    return tuple(groups), gone
+
+
+def _overlapping(olds: Sequence[LedgerEntry], news: Sequence[WorkUnit]) -> tuple[list[Replacement], list[LedgerEntry]]:
+    """Connected runs of overlapping key ranges (start, end]; old ranges that nothing new overlaps are gone."""
+    spans: list[tuple[str, str, str, bool]] = sorted(
+        [(e.start, e.end, e.unit_id, True) for e in olds] + [(u.start, u.end, u.unit_id, False) for u in news]
+    )
+    groups: list[Replacement] = []
+    gone: list[LedgerEntry] = []
+    by_id = {e.unit_id: e for e in olds}
+    run: list[tuple[str, str, str, bool]] = []
+    reach = ""
+
+    def close() -> None:
+        old = frozenset(s[2] for s in run if s[3])
+        new = frozenset(s[2] for s in run if not s[3])
+        if old and new:
+            groups.append(Replacement(old=old, new=new))
+        else:
+            gone.extend(by_id[i] for i in sorted(old))
+
+    for span in spans:
+        if run and span[0] >= reach:
+            close()
+            run = []
+            reach = ""
+        run.append(span)
+        reach = max(reach, span[1])
+    if run:
+        close()
+    return groups, gone
+
+
+def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger) -> dict[str, str]:
+    """New unit -> gone unit, where the store says that they are equal: the same etag and range. One to one.
+
+    Etags of one content may differ (uploads in parts), so a unit without a hint may have moved too.
+    """
+    names: dict[str, list[LedgerEntry]] = defaultdict(list)  # a unit may be listed under a newer etag, as an alias
+    for entry in alive.values():
+        names[entry.alias_of if entry.state == LedgerState.ALIAS else entry.unit_id].append(entry)
+    olds: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for old in gone:
+        for entry in names[old.unit_id]:
+            olds[entry.format, entry.etag, entry.start, entry.end].append(old.unit_id)
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for unit in todo:
+        for old_id in olds.get((unit.format, unit.etag, unit.start, unit.end), ()):
+            if old_id not in taken:
+                found[unit.unit_id] = old_id
+                taken.add(old_id)
+                break
+    return found
+
+
+def _known_content(groups: Sequence[Replacement], alive: Ledger) -> dict[str, dict[str, str]]:
+    """For each replacing unit, the contents it may turn out to be equal to.
+
+    Only where one old unit faces one new one: then equality means that nothing of the source changed.
+    """
+    known: dict[str, dict[str, str]] = {}
+    for group in groups:
+        if len(group.old) == len(group.new) == 1 and group.old != group.new:
+            (old,), (new,) = group.old, group.new
+            if alive[old].content_hash:
+                known[new] = {alive[old].content_hash: old}
+    return known

@@ -1,0 +1,1 @@
+"""The main job, from the first listing to the tag that readers follow."""

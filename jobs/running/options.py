@@ -1,0 +1,29 @@
+"""How a run goes, as opposed to what it does; and its name."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clipmill.jobs.committing.commit import Hook, no_hook
+
+
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """How to run, as opposed to what. `hook` is called at each step of a commit, for tests that kill there."""
+
+    address: str | None = None
+    publish: bool = False
+    command: str = "embed"
+    resume: str = ""  # the command that resumes, for a person
+    lease_ttl_s: float = 30.0
+    num_cpus: int | None = None  # of a cluster started here; None: the machine's
+    hook: Hook = no_hook
+
+    def publish_hint(self) -> str:
+        again = self.resume or "clipmill embed JOB"
+        return f"`{again} --publish` publishes the newest"
+
+
+def new_run_id() -> str:
+    """Sorts by time: 20261121T193000-1a2b3c."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"

@@ -1,0 +1,194 @@
+"""The actors of a run: loaded in parallel, checked, and attached to the run before their first unit."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipmill.jobs.cluster import connect as cluster
+from clipmill.jobs.cluster import local_node
+from clipmill.jobs.running.dispatch import Slot, blames_node
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile, Tags
+from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.tasks import WorkContext, WorkerFacts
+from clipmill.schemas.vocabulary import Vocabulary
+
+WAIT_NOTE_S = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Workforce:
+    """Starts actors that all get the same model, labels, reference vectors and context."""
+
+    job: JobFile
+    shape: cluster.Shape
+    actors: list[Any] = field(default_factory=list)
+    vocabulary: Vocabulary | None
+    say: Callable[[str], None]
+    vocabulary_json: str | None = None
+    callers: int = 1
+    # Their errors come by other calls too. Ray prints a traceback for one whose reference is dropped unread.
+    _calls: list[Any] = field(default_factory=list)
+    _labels: Any = None
+    _reference: Any = None
+    _context: Any = None
+
+    def start(self) -> None:
+        """Create the actors and let all of them load their model at once."""
+        for _ in range(self.shape.num):
+            self._new_actor()
+
+    def _new_actor(self) -> Any:
+        from clipmill.workers.actor import remote_worker
+        from clipmill.workers.origin import origin
+
+        remote = remote_worker(
+            num_cpus=self.shape.cpus,
+            num_gpus=self.shape.gpus,
+            units_in_flight=self.job.workers.units_in_flight,
+        )
+        actor = remote.remote()
+        self._calls += [
+            actor.load.remote(
+                self.job.model.spec(),
+                self.shape.threads,
+                self.job.workers.batch_size,
+                origin()[1],
+                device=self.shape.device,
+            ),
+            actor.get_ready.remote(self.job.source.uri[0], self.job.storage),
+        ]
+        self.actors.append(actor)
+        return actor
+
+    def facts(self) -> WorkerFacts:
+        """What the first actor says of its model; another takes its place where its node goes meanwhile, which Ray may
+        notice half a minute late. Raises UserError for a model that cannot be loaded."""
+        import ray
+
+        for tries_left in reversed(range(self.job.limits.max_attempts)):
+            try:
+                return self._facts()
+            except ray.exceptions.RayTaskError:
+                raise
+            except ray.exceptions.RayError as error:
+                local_node.check()
+                if not tries_left or not blames_node(error):
+                    raise _died_loading(error) from None
+            self.say("the node of the first worker is gone; another one loads the model")
+            del self.actors[0]
+            self._new_actor()  # behind the others, which may be further on
+        raise AssertionError("at least one attempt")
+
+    def _facts(self) -> WorkerFacts:
+        first = self.actors[0].facts.remote()
+        while not local_node.wait(first, WAIT_NOTE_S):
+            need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
+            self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
+        facts: WorkerFacts = _unwrapped(first)
+        self.callers = facts.callers
+        return facts
+
+    def label_vectors(self) -> None:
+        """Computed by one actor, kept in the object store for all of them."""
+        import ray
+
+        if self.vocabulary is None:
+            return
+        call = self.actors[0].label_vectors.remote(self.vocabulary, self.job.tags)
+        self.vocabulary_json, vectors_LD, unknown = _get(call)
+        if unknown:
+            shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            self.say(
+                f"{self.job.model.name} was never trained on words of {len(unknown)} labels of the vocabulary "
+                f"'{self.vocabulary.name}' ({shown}): those tags mean nothing"
+            )
+        self._labels = ray.put(vectors_LD)
+
+    def self_check(self, tables: Tables, run: str, fingerprint: Fingerprint) -> None:
+        """Reference vectors of the bundled pictures: read from `__runs`, or computed once and kept there."""
+        import ray
+
+        key = json.dumps(fingerprint.identity(), sort_keys=True)
+        known = _stored_reference(tables, key)
+        reference = _get(self.actors[0].self_check.remote(known))
+        if known is None:
+            tables.log_run(run, "self-check", "reference", json.dumps({"fingerprint": key, "reference": reference}))
+        self._reference = ray.put(reference)
+
+    def attach(self, context: WorkContext) -> list[Slot]:
+        """Slots of the actors there are, of which one has answered: units can be handed out from now on. What it
+        answered, or died of, is for the dispatcher to say."""
+        import ray
+
+        self._context = context
+        slots = [self._slot(actor) for actor in self.actors]
+        while not ray.wait([slot.ready for slot in slots], num_returns=1, timeout=0.5)[0]:
+            local_node.check()
+        return slots
+
+    def add(self) -> Slot:
+        """One more actor, for a dead one or a node that joined."""
+        return self._slot(self._new_actor())
+
+    def _slot(self, actor: Any) -> Slot:
+        ready = actor.prepare.remote(self._context, self._tagging(), self._labels, self._reference)
+        return Slot(actor=actor, ready=ready)
+
+    def _tagging(self) -> tuple[Vocabulary, Tags] | None:
+        return (self.vocabulary, self.job.tags) if self.vocabulary is not None else None
+
+    def stop(self) -> None:
+        import ray
+
+        if not ray.is_initialized():  # the node died; asking for anything would start another one
+            return
+        for call in self._calls:
+            with contextlib.suppress(Exception):  # read, and told by whoever needed the engine
+                ray.get(call, timeout=0)
+        for actor in self.actors:
+            ray.kill(actor, no_restart=True)
+
+
+def _get(ref: Any) -> Any:
+    """`_unwrapped`, and a worker that died is one clear sentence."""
+    import ray
+
+    try:
+        local_node.wait(ref)
+        return _unwrapped(ref)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        local_node.check()
+        raise _died_loading(error) from None
+
+
+def _unwrapped(ref: Any) -> Any:
+    """ray.get, with the worker's own exception instead of Ray's wrapping."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, BaseException) else error) from None
+
+
+def _died_loading(error: BaseException) -> ClipmillError:
+    return ClipmillError(
+        f"the first worker died while it loaded the model: {str(error).strip().splitlines()[0]}",
+        "too little memory is the usual reason; a smaller model or batch_size may fit",
+    )
+
+
+def _stored_reference(tables: Tables, key: str) -> dict[str, Any] | None:
+    for row in tables.open("runs").to_table(columns=["detail"], filter="event = 'reference'").to_pylist():
+        stored = json.loads(row["detail"])
+        if stored["fingerprint"] == key:
+            reference: dict[str, Any] = stored["reference"]
+            return reference
+    return None

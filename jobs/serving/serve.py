@@ -1,0 +1,66 @@
+"""`clipmill serve TABLE`: HTTP API and picture page, from one process over one table."""
+
+import logging
+from collections.abc import Callable
+
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving.settings import Settings
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError for a server that anybody on the network could read."""
+    if not settings.is_local and not settings.token:
+        raise UserError(
+            f"serving on {settings.host} without a token would show the table to the whole network",
+            "set CLIPMILL_SERVE_TOKEN, or leave --host at 127.0.0.1",
+        )
+    if settings.token is not None and (len(settings.token) < 16 or not settings.token.isascii()):
+        raise UserError("the token is shorter than 16 ASCII characters", "make one with `openssl rand -hex 16`")
+
+
+def serve(
+    table: str,
+    settings: Settings,
+    storage: Storage | None = None,
+    *,
+    version: int | str | None = None,
+    tell: Callable[[str], None] = logger.info,
+) -> None:
+    """Serve until interrupted. Raises UserError for a missing table, a taken port, or an open server without token."""
+    check(settings)
+    opened = open_table(table, version=version, storage=storage)
+    opened.snapshot.fingerprint("vector")
+
+    import uvicorn
+
+    from clipmill.jobs.serving.app import create_app
+    from clipmill.jobs.serving.connections import server_options
+
+    _check_port(settings)
+    tell(f"{table}: {opened.num_rows:,} rows at version {opened.version}")
+    tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
+    uvicorn.run(
+        create_app(opened, settings, tell=tell),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        **server_options(settings),
+    )
+
+
+def _check_port(settings: Settings) -> None:
+    import socket
+
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", "try --port 8001"
+            ) from None

@@ -1,0 +1,110 @@
+"""May this job write into that table? One sentence where it may not, before anything is computed if possible."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.schemas.columns import ALWAYS_FILLED, FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY, of_set
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.vocabulary import Vocabulary
+
+
+def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
+    """The fingerprint in the metadata of `vector`. Raises UserError where the table is not clipmill's."""
+    index = schema.get_field_index("vector")
+    metadata = schema.field(index).metadata if index >= 0 else None
+    if not metadata or FINGERPRINT_KEY not in metadata:
+        raise UserError(
+            "the table exists, but clipmill did not make it: its column `vector` carries no fingerprint",
+            "give the job another table name",
+        )
+    return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+
+
+def stored_vocabulary(schema: pa.Schema) -> dict[str, Any] | None:
+    """Name, hash and options of the vocabulary the tags were made with; None for a table without tags."""
+    metadata = schema.field("tags").metadata or {}
+    text = metadata.get(VOCABULARY_KEY)
+    return json.loads(text) if text else None
+
+
+def job_vocabulary(job: JobFile) -> Vocabulary | None:
+    """The vocabulary that the job names, read. Raises UserError."""
+    if job.tags.vocabulary is None:
+        return None
+    from clipmill.workers.tag import load_vocabulary
+
+    return load_vocabulary(job.tags.vocabulary, job.storage)
+
+
+def check_table(schema: pa.Schema, job: JobFile, vocabulary: Vocabulary | None, mine: Fingerprint | None) -> None:
+    """Everything that must fit before a row is added. `mine`: of the loaded model, None where none is loaded yet.
+
+    To be called under the lease: before it, another run may make the table, with other settings.
+    """
+    check_columns(schema, job)
+    check_vocabulary(schema, vocabulary)
+    if mine is not None:
+        check_fingerprint(schema, mine)
+
+
+def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
+    """Whether the job names the table's model as the table does. If not, only loading it tells: a checkpoint may lie
+    elsewhere, or a tag and a hub name stand for the same weights."""
+    fingerprint = stored_fingerprint(schema)
+    return (fingerprint.model, fingerprint.pretrained) == (job.model.name, job.model.pretrained or "")
+
+
+def check_columns(schema: pa.Schema, job: JobFile) -> None:
+    """Kept columns and thumbnails: what the job file alone can tell."""
+    stored_fingerprint(schema)
+    kept = {field.name: field.type for field in schema if field.name not in RESERVED and not of_set(field.name)}
+    wanted = {name: KEEP_TYPES[kind] for name, kind in job.source.keep_types.items()}
+    missing = sorted(set(wanted) - set(kept))
+    if missing:
+        raise UserError(
+            f"source.keep names {', '.join(missing)}, which the table has no column for",
+            "kept columns are fixed when the table is made: leave it out, or use a new table",
+        )
+    for name, kind in wanted.items():
+        if kept[name] != kind:
+            raise UserError(
+                f"source.keep.{name} is {kind}, but the table's column is {kept[name]}",
+                f"write `{name}: {kept[name]}`, or use a new table",
+            )
+    strict = [field.name for field in schema if not field.nullable and field.name not in ALWAYS_FILLED]
+    if strict:
+        raise UserError(
+            f"column {', '.join(strict)} of the table allows no null, and a job has not a value of it for every row",
+            f"make it nullable: lance.dataset(...).alter_columns({{'path': '{strict[0]}', 'nullable': True}})",
+        )
+    if job.thumbnails and "thumbnail" not in schema.names:
+        raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
+
+
+def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
+    """Vectors of two models never share a column."""
+    theirs = stored_fingerprint(schema)
+    differences = mine.differences(theirs)
+    if differences:
+        raise UserError(
+            f"the table holds vectors of {theirs.model} ({theirs.pretrained}), not of {mine.model} "
+            f"({mine.pretrained}): {differences[0]}",
+            "use the table's model, or give the job another table name",
+        )
+
+
+def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None) -> None:
+    """Tags of two vocabularies never share a column."""
+    theirs = stored_vocabulary(schema)
+    if (theirs["hash"] if theirs else None) != (mine.hash if mine else None):
+        was = f"vocabulary '{theirs['name']}'" if theirs else "no vocabulary"
+        now = f"vocabulary '{mine.name}'" if mine else "none"
+        changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
+        raise UserError(
+            f"the table's tags were made with {was}, the job names {now}{changed}",
+            "keep the vocabulary, or give the job another table name",
+        )

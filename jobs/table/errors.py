@@ -1,0 +1,108 @@
+"""What a failed commit means: somebody was first, or this table cannot be written at all."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.workers.store.errors import of_table
+
+# The words that begin each of Lance's errors about other commits. Only the beginning: a path, an S3 answer ("409
+# Conflict") and the name of a source file further on may say anything.
+_CONFLICT = re.compile(
+    r"(?:LanceError\(\w*\): )?"
+    r"(?:Retryable commit conflict|Commit conflict|Incompatible transaction|Too many concurrent writers)",
+    re.IGNORECASE,
+)
+_REFUSALS = (
+    (
+        r"\(os error 28\)|\(os error 122\)|507 Insufficient",
+        "there is no space left for",
+        "free some, or use another place",
+    ),
+    (r"\(os error 30\)", "the file system is mounted read-only, so nothing can be written to", "use another place"),
+    (
+        r"\(os error 13\)|\(os error 1\)",
+        "no permission to write to",
+        "ask for write permission on the folder",
+    ),
+)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether another commit got in the way. Lance raises that as its own class or as a plain OSError."""
+    if any(one.__name__ == "CommitConflictError" for one in type(error).__mro__):
+        return True
+    return isinstance(error, OSError) and _CONFLICT.match(str(error)) is not None
+
+
+def check_folder(uri: str) -> None:
+    """UserError where a local folder, or the nearest one above it that is there, cannot be written to: for a new table
+    or an export, which would find it out only after the work. Stores are asked by `check_store`."""
+    if "://" in uri:
+        return
+    folder = Path(uri)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder, so nothing can be kept in {uri}", "use another place")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"no permission to write to {folder}", "ask for write permission on it, or use another place")
+    try:  # root has every permission, also where nothing can be made
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"nothing can be written to {folder}: {error.strerror}", "use another place") from None
+
+
+def no_place_for_a_table(error: Exception, database: str) -> UserError | None:
+    """The sentence where no table can be below `database`, whatever it is called; None for other errors of lance."""
+    text = str(error)
+    if "No object store provider found" in text:
+        scheme = database.partition("://")[0]
+        return UserError(
+            f"{database} cannot hold a table: nothing here keeps tables under {scheme}://",
+            "write <database uri>/<name>, local or in a store, such as s3://lake/db/images",
+        )
+    if "Unable to find object store prefix" in text:
+        scheme = database.partition("://")[0]
+        return UserError(
+            f"{database} cannot be opened: {' '.join(text.split('prefix: ')[-1].split(', /')[0].split())}",
+            f"set what the store behind {scheme}:// needs, or use s3:// or a local folder",
+        )
+    if "(os error 20)" in text:
+        return UserError(f"{database} is no folder, so there is no table in it", "check the path, a folder and a name")
+    return None
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Around a commit or a write: what `refusal` knows is raised as that; other errors, conflicts too, as they are."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        told = refusal(error, uri)
+        if told is None:
+            raise
+        raise told from None
+
+
+def refusal(error: Exception, uri: str) -> ClipmillError | None:
+    """The sentence for a store that will not take what is written to `uri`, or does not answer (StoreUnavailable); None
+    where that is not what happened."""
+    if is_conflict(error):
+        return None
+    text = str(error)
+    for pattern, sentence, hint in _REFUSALS:
+        if isinstance(error, OSError) and re.search(pattern, text):
+            return UserError(f"{sentence} {uri}", hint)
+    told = of_table(error, uri, doing="write to")
+    return told if isinstance(told, ClipmillError) else None
+
+
+def one_line(error: BaseException) -> str:
+    """Its first 200 characters, without what may stand before an @ in a URL."""
+    text = re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__

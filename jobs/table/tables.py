@@ -1,0 +1,220 @@
+"""Where a table and the three tables beside it live, and how they are opened. One of the owners of lance.
+
+<db>/<name>.lance            the rows
+<db>/<name>__units.lance     the ledger
+<db>/<name>__rejects.lance   samples without a row
+<db>/<name>__runs.lance      what ran, the lease, the reference vectors of the self-check
+
+The rows table gets an id when it is made, and what the other three say carries it: whoever drops the rows alone and
+makes them again gets a table of another id, of which the old ledger says nothing.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.jobs.table.errors import is_conflict, no_place_for_a_table, writing
+from clipmill.schemas import columns
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.secrets import CHAIN_HINT, secret_in
+from clipmill.workers.store.errors import StoreBusy, of_table
+
+# The commit protocol rests on the conflict resolver of this release; another may differ silently.
+PYLANCE = "13.0.0"
+SIDE_TABLES = {"runs": columns.RUNS, "units": columns.UNITS, "rejects": columns.REJECTS}
+MAX_CONFLICTS = 50
+_TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, the three beside it have not
+
+
+def lance_module() -> Any:
+    """Import lance, refusing a release whose conflict rules were not tried."""
+    import lance
+    import lance.commit  # its errors; importing lance alone does not bring them
+
+    if lance.__version__ != PYLANCE:
+        raise UserError(
+            f"pylance {lance.__version__} is installed, but commits are only proven safe with {PYLANCE}",
+            f"pip install pylance=={PYLANCE}",
+        )
+    return lance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """A descriptor: URIs and storage options, no open handle; it pickles."""
+
+    database: str
+    name: str
+    storage: Storage = field(default_factory=Storage)
+    options: dict[str, str] = field(default_factory=dict, repr=False)  # may hold credentials: never printed
+
+    @staticmethod
+    def at(table: str, storage: Storage | None = None) -> "Tables":
+        """Parse `<database uri>/<name>`; raises UserError where it is not one."""
+        from clipmill.workers.store.storage import absolute_uri, lance_options
+
+        storage = storage or Storage()
+        if what := secret_in(table):
+            raise UserError(f"the table's address carries {what}", CHAIN_HINT)
+        database, _, name = table.rstrip("/").rpartition("/")
+        name = name.removesuffix(".lance")
+        if not name or not database.strip("/") or re.fullmatch(r"\w+:/?", database):  # s3://lake: only a bucket
+            raise UserError(f"'{table}' is not a table", "write <database uri>/<name>, such as s3://lake/db/images")
+        database = absolute_uri(database)
+        return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
+
+    def uri(self, part: str = "") -> str:
+        """`part`: empty for the rows, else units, rejects or runs."""
+        return f"{self.database}/{self.name}{'__' + part if part else ''}.lance"
+
+    @property
+    def rows(self) -> str:
+        return self.uri()
+
+    def exists(self, part: str = "") -> bool:
+        return self.open(part, missing_ok=True) is not None
+
+    def open(
+        self,
+        part: str = "",
+        *,
+        version: int | str | None = None,
+        missing_ok: bool = False,
+        cache_bytes: int | None = None,
+    ) -> Any:
+        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none.
+
+        `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once.
+        """
+        for cut_off in (False, True):
+            try:
+                found = lance_module().dataset(
+                    self.uri(part),
+                    version=version,
+                    storage_options=self.options or None,
+                    metadata_cache_size_bytes=cache_bytes,
+                )
+            except (ValueError, OSError) as error:
+                self._raise_unless_missing(error, part)
+            else:
+                self._refuse_foreign(found.schema, part)
+                return found
+            if version is not None or not self._is_there(part):
+                break
+            if cut_off:  # twice: not another driver that made the table in between
+                raise StoreBusy(f"the store of {self.uri(part)} lists nothing where there is something", "try it later")
+        if missing_ok:
+            return None
+        raise UserError(
+            f"there is no table {self.database}/{self.name}",
+            "check the name, or create it with `clipmill embed JOB.yaml`",
+        )
+
+    def _raise_unless_missing(self, error: Exception, part: str) -> None:
+        if "Failed to resolve region" in str(error):
+            raise UserError(
+                f"{self.database}: no S3 server says in which region this bucket is",
+                "check the bucket's name, or set storage.region or storage.endpoint_url",
+            ) from None
+        told = of_table(error, self.uri(part))
+        if told is not error:
+            raise told from None
+        if place := no_place_for_a_table(error, self.database):
+            raise place from None
+        if not _is_missing(error):
+            raise error
+
+    def _refuse_foreign(self, schema: pa.Schema, part: str) -> None:
+        """Rows of another tool's: no command may read them as ours, let alone build indices on them."""
+        if not part and (lacks := [name for name in _TOLD_BY if name not in schema.names]):
+            raise UserError(
+                f"the table {self.database}/{self.name} exists, but clipmill did not make it: it has no column "
+                f"`{lacks[0]}`",
+                "check the name, or give the job another table name",
+            )
+
+    def _is_there(self, part: str) -> bool:
+        """Lance takes a listing that is cut off for an empty one, and the table for missing; then everything would be
+        embedded once more. So the store is asked by another client, which knows the difference."""
+        from clipmill.workers.store.storage import has_any
+
+        return self.uri(part).startswith("s3://") and has_any(f"{self.uri(part)}/_versions/", self.storage)
+
+    def create(self, part: str, schema: pa.Schema) -> Any:
+        """Create an empty table, or open the one that another driver made in the same moment. Rows get a new id, unless
+        the schema brings one."""
+        lance = lance_module()
+        if not part:
+            schema = schema.with_metadata({columns.TABLE_ID_KEY: new_id(), **(schema.metadata or {})})
+        try:
+            with writing(self.uri(part)):
+                return lance.write_dataset(
+                    schema.empty_table(),
+                    self.uri(part),
+                    schema=schema,
+                    mode="create",
+                    enable_stable_row_ids=True,
+                    storage_options=self.options or None,
+                )
+        except OSError as error:
+            if "already exists" not in str(error):
+                raise
+            return self.open(part)
+
+    def id(self) -> str | None:
+        """Of the rows table as it is now, empty for an old one; None where there is none."""
+        rows = self.open(missing_ok=True)
+        return None if rows is None else columns.table_id(rows.schema)
+
+    def ensure_side_tables(self) -> None:
+        """Make those that are missing; give those of an older clipmill the columns they lack, all null (a commit of
+        metadata alone). To be called under the lease where the tables exist, because an older writer does not know
+        the columns."""
+        for part, schema in SIDE_TABLES.items():
+            found = self.open(part, missing_ok=True)
+            if found is None:
+                found = self.create(part, schema)
+            lacking = [one for one in schema if one.name not in found.schema.names]
+            if lacking:
+                assert all(one.nullable for one in lacking), lacking
+                self._add_columns(part, lacking)
+
+    def _add_columns(self, part: str, fields: list[pa.Field]) -> None:
+        for _ in range(MAX_CONFLICTS):
+            dataset = self.open(part)
+            lacking = [one for one in fields if one.name not in dataset.schema.names]
+            if not lacking:
+                return
+            try:
+                with writing(self.uri(part)):
+                    dataset.add_columns(pa.schema(lacking))
+            except OSError as error:  # a late append of a run that ended, or another driver's same columns
+                if not is_conflict(error):
+                    raise
+
+    def append(self, part: str, table: pa.Table) -> None:
+        """Plain append, for the side tables only: rows are added by `jobs.committing.commit` and nothing else."""
+        assert part, "rows are never appended"
+        with writing(self.uri(part)):
+            lance_module().write_dataset(table, self.uri(part), mode="append", storage_options=self.options or None)
+
+    def log_run(self, run: str, command: str, event: str, detail: str, *, table_id: str | None = None) -> None:
+        """`table_id`: of the rows table it is about; None for what is true of any, or where there is none yet."""
+        row = {"run": run, "command": command, "event": event, "at": datetime.now(UTC), "detail": detail}
+        row["table_id"] = table_id
+        self.append("runs", pa.Table.from_pylist([row], schema=columns.RUNS))
+
+
+def new_id() -> str:
+    """Of a rows table, at its making: 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def _is_missing(error: Exception) -> bool:
+    text = str(error).lower()
+    return "not found" in text or "does not exist" in text or "was not found" in text

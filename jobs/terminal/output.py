@@ -1,0 +1,162 @@
+"""Printing: data to stdout, for a person or as JSON for a program; words about it to stderr."""
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, TextIO
+
+from clipmill.schemas.secrets import masked
+
+_MAX_CELL = 60
+_MAX_LINE = 2000
+
+
+def plain(value: Any) -> Any:
+    """JSON values for anything clipmill prints: dataclasses, Arrow tables (as rows), enums, times, numpy scalars.
+
+    NaN and infinity become null: JSON has neither.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if hasattr(value, "to_pylist"):  # pyarrow.Table, RecordBatch, Array
+        return plain(value.to_pylist())
+    if hasattr(value, "model_dump"):  # pydantic
+        return plain(value.model_dump(mode="json", by_alias=True))
+    if hasattr(value, "tolist"):  # numpy
+        return plain(value.tolist())
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on one line, with what could drive a terminal as JSON's own escapes: the value is the same."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(text.translate({ord(char): json.dumps(char)[1:-1] for char in set(text) if _drives(char)}) + "\n")
+    sys.stdout.flush()
+
+
+def print_record(record: Any, *, as_json: bool) -> None:
+    """One thing: a JSON object, or a line per field with the nested ones indented."""
+    value = plain(record)
+    if as_json:
+        print_json(value)
+    else:
+        _write_fields(value, "")
+        sys.stdout.flush()
+
+
+def print_rows(rows: Any, *, as_json: bool, columns: Sequence[str] | None = None, empty: str = "nothing found") -> None:
+    """Many things: a JSON array of objects, or a table of `columns` (default: those of the first row)."""
+    values: list[dict[str, Any]] = plain(rows)
+    if as_json:
+        print_json(values)
+        return
+    if not values:
+        if empty:
+            note(empty)
+        return
+    names = list(columns or values[0])
+    # The last column may be as long as it is, so that an id can be copied.
+    limits = [_MAX_CELL] * (len(names) - 1) + [_MAX_LINE]
+    table = [names] + [
+        [cell(row.get(name), limit) for name, limit in zip(names, limits, strict=True)] for row in values
+    ]
+    widths = [max(_width(line[i]) for line in table) for i in range(len(names))]
+    for line in table:
+        padded = (text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """`text` with what could drive a terminal or turn its line around written as an escape, `\\x1b`. Names of objects,
+    columns and files are strangers' text, and stand in errors. Line feeds stay; so do joiners inside words."""
+    return "".join(char if char in "\n\u200c\u200d" or not _drives(char) else _escaped(char) for char in text)
+
+
+def _drives(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode() if char != "\t" else " "
+
+
+def note(text: str, *, stream: TextIO | None = None) -> None:
+    """A sentence for the person at the terminal, on stderr, so that it never mixes with data; credentials masked."""
+    (stream or sys.stderr).write(printable(masked(text)) + "\n")
+
+
+def cell(value: Any, max_chars: int = _MAX_CELL) -> str:
+    """A value on one line of at most `max_chars`. Captions are strangers' text: control characters, which could
+    drive the terminal, are shown as spaces."""
+    if value is None or value in ("", [], {}):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        value = ", ".join(cell(item) for item in value)
+    elif isinstance(value, dict):
+        value = ", ".join(f"{key}={cell(item)}" for key, item in value.items())
+    text = "".join(" " if _drives(char) else char for char in str(value))
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Terminal columns: East Asian wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def _write_fields(value: Mapping[str, Any], indent: str) -> None:
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            sys.stdout.write(f"{indent}{key}\n")
+            _write_fields(item, indent + "  ")
+        elif isinstance(item, list) and (len(item) > 4 or any(isinstance(entry, Mapping | str) for entry in item)):
+            sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry, _MAX_LINE)}\n" for entry in item))
+        else:
+            sys.stdout.write(f"{indent}{key:<{width}}  {cell(item, _MAX_LINE)}\n")
+
+
+def program() -> str:
+    """How this program was called, so that the commands it prints can be copied: `clipmill`, or a path to it."""
+    called = Path(sys.argv[0])
+    if called.stem != "clipmill":  # a test, or python -m
+        return "clipmill"
+    found = shutil.which("clipmill")
+    if found and Path(found).resolve() == called.resolve():
+        return "clipmill"
+    return shown(called.absolute())
+
+
+def shown(path: Path) -> str:
+    """A path as a person at this terminal would write it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

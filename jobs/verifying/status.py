@@ -1,0 +1,166 @@
+"""What is in a table and how fresh it is; and the samples that are not in it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table.readers import Readers, readers
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import of_table, table_id
+from clipmill.schemas.config import Storage
+from clipmill.schemas.left_out import LeftOut, merge
+from clipmill.schemas.receipts import LedgerState
+
+LAST_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """`balanced` compares the ledger with the rows: seen = rows + rejects.
+
+    `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
+    for none: `live`, where that tag is.
+    """
+
+    table: str
+    rows: int
+    units: int
+    seen: int
+    rejects: dict[str, int]
+    left_out: dict[str, int]
+    balanced: bool
+    model: str
+    pretrained: str
+    dim: int
+    precision: str
+    vocabulary: str | None
+    version: int
+    live: int | None
+    live_rows: int | None
+    readers: str
+    fragments: int
+    indices: list[str]
+    held_by: str | None
+    last_runs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def status(table: str, storage: Storage) -> Status:
+    """Raises UserError where there is no such table, or it is not clipmill's."""
+    tables = Tables.at(table, storage)
+    rows = tables.open()
+    fingerprint = compat.stored_fingerprint(rows.schema)
+    latest = ledger.read_ledger(tables)
+    alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]
+    count = rows.count_rows()
+    seen = sum(e.accounted for e in alive)
+    rejected = sum(e.rejected for e in alive)
+    seen_by_readers = readers(rows)
+    return Status(
+        table=f"{tables.database}/{tables.name}",
+        rows=count,
+        units=len(alive),
+        seen=seen,
+        rejects=dict(sorted(count_rejects(tables).items())),
+        left_out=_left_out(tables, latest, table_id(rows.schema)),
+        balanced=seen == count + rejected,
+        model=fingerprint.model,
+        pretrained=fingerprint.pretrained,
+        dim=fingerprint.dim,
+        precision=fingerprint.provenance.get("precision", ""),
+        vocabulary=(compat.stored_vocabulary(rows.schema) or {}).get("name"),
+        version=int(rows.version),
+        live=seen_by_readers.live,
+        live_rows=seen_by_readers.live_rows,
+        readers=_readers_sentence(seen_by_readers),
+        fragments=len(rows.get_fragments()),
+        indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
+        held_by=_holder(tables),
+        last_runs=_last_runs(tables, table_id(rows.schema)),
+    )
+
+
+def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
+    """Within the live units, and in the source's listing when the last run looked."""
+    found = ledger.left_out(latest)
+    runs = tables.open("runs", missing_ok=True)
+    if runs is not None:
+        where = f"event IN ('finished', 'drained') AND {of_table(runs.schema, table_id)}"
+        ended = runs.to_table(columns=["at", "detail"], filter=where).sort_by("at").to_pylist()
+        if ended:
+            merge(found, json.loads(ended[-1]["detail"]).get("left_out_listed", {}))
+    return found
+
+
+def _readers_sentence(seen: Readers) -> str:
+    return seen.describe() + (": `clipmill embed JOB --publish` publishes the newest" if seen.is_behind else "")
+
+
+def _holder(tables: Tables) -> str | None:
+    from clipmill.jobs.committing.holder import Holder
+    from clipmill.jobs.committing.lease import KEY
+
+    runs = tables.open("runs", missing_ok=True)
+    text = runs.config().get(KEY) if runs is not None else None
+    holder = Holder.parse(text)
+    if holder is None or holder.is_released() or holder.is_dead():
+        return None
+    return holder.describe() + (f", last renewed at {holder.at} by its clock" if holder.at else "")
+
+
+def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
+    runs = tables.open("runs", missing_ok=True)
+    if runs is None:
+        return []
+    where = "event IN ('started', 'finished', 'drained', 'failed')"
+    where += f" AND {of_table(runs.schema, table_id)}"
+    events = runs.to_table(columns=["run", "command", "event", "at"], filter=where).sort_by("at").to_pylist()
+    latest = {event["run"]: event for event in events}  # the last word of each run
+    return [{**event, "at": event["at"].isoformat(timespec="seconds")} for event in list(latest.values())[-LAST_RUNS:]]
+
+
+def counted_rejects(tables: Tables, columns: list[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Rejects whose (unit, run, attempt) is in the ledger: the only ones that count."""
+    dataset = tables.open("rejects", missing_ok=True)
+    if dataset is None:
+        return
+    alive = ledger.live(ledger.read_ledger(tables)).values()
+    valid = {(e.unit_id, e.run, e.attempt) for e in alive if e.state == LedgerState.COMMITTED}
+    key = ["unit_id", "run", "attempt"]
+    scanner = dataset.scanner(columns=sorted({*columns, *key}), filter=where, batch_size=4096)
+    for batch in scanner.to_batches():
+        keys = zip(*(batch.column(name).to_pylist() for name in key), strict=True)
+        mask = pa.array([one in valid for one in keys], pa.bool_())
+        yield batch.filter(mask).select(columns)
+
+
+def count_rejects(tables: Tables) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for batch in counted_rejects(tables, ["reason"]):
+        for pair in batch.column("reason").value_counts().to_pylist():
+            counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+    return counts
+
+
+def rejects(table: str, storage: Storage, *, reason: str | None = None, limit: int = 100) -> pa.Table:
+    """id, uri, reason, detail of up to `limit` rejects. Raises UserError for a word that is no reason."""
+    from clipmill.schemas.errors import UserError
+    from clipmill.schemas.rejects import Reason
+
+    if reason is not None and reason not in {str(r) for r in Reason}:
+        raise UserError(f"'{reason}' is no reason for a reject", f"one of {', '.join(sorted(Reason))}")
+    tables = Tables.at(table, storage)
+    tables.open()
+    found: list[pa.RecordBatch] = []
+    left = limit
+    names = ["reason", "id", "uri", "detail"]
+    for batch in counted_rejects(tables, names, f"reason = '{reason}'" if reason else None):
+        found.append(batch.slice(0, left))
+        left -= found[-1].num_rows
+        if left <= 0:
+            break
+    empty = pa.schema([(name, pa.string()) for name in names]).empty_table()
+    return pa.Table.from_batches(found) if found else empty

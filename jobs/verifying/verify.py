@@ -1,0 +1,85 @@
+"""Add up the ledger, and look at the rows: can the table be trusted?
+
+Every check is made from what is stored, never from what a run remembered, so the balance can fail and be seen to.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table.runs import last_source
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying import tags
+from clipmill.jobs.verifying.balance import check_units
+from clipmill.jobs.verifying.census import check_source
+from clipmill.jobs.verifying.files import SIDE, check_files, readable
+from clipmill.jobs.verifying.ids import check_ids
+from clipmill.jobs.verifying.indices import check_indices
+from clipmill.jobs.verifying.report import MAX_NAMED, Problems, Report
+from clipmill.jobs.verifying.sample import Sample, check_sample
+from clipmill.jobs.verifying.values import check_values
+from clipmill.schemas.config import Storage
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+
+__all__ = ["MAX_NAMED", "Report", "verify"]
+
+
+def verify(
+    table: str,
+    storage: Storage,
+    *,
+    sample: int = 0,
+    seed: int | None = None,
+    source: bool | None = None,
+    allow_sources: Sequence[str] = (),
+) -> Report:
+    """Raises UserError where there is no such table.
+
+    `sample`: also fetch so many rows again, embed them, and tag all rows again; drawn by `seed`, by chance where None.
+    `source`: count what the source holds and compare, tars of any size too; None: what is cheap; False: nothing.
+    `allow_sources`: places beside the table's own source that may be read, see `jobs.table.originals`.
+    """
+    tables = Tables.at(table, storage)
+    rows = tables.open()
+    fingerprint = compat.stored_fingerprint(rows.schema)
+    report = Report(table=f"{tables.database}/{tables.name}", version=int(rows.version), rows=rows.count_rows())
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    say = Problems(report.problems)
+    whole = _check_files(tables, rows, say)
+    alive: dict[str, LedgerEntry] = {}
+    with readable("the ledger", say):
+        alive = _alive(tables)
+        report.units = len(alive)
+        report.seen = sum(e.accounted for e in alive.values())
+        report.rejects = sum(e.rejected for e in alive.values())
+        check_units(tables, rows, whole, alive, say)
+    with readable("the rows", say):
+        check_ids(rows, whole, say)
+        rules = tags.rules(tables, rows)
+        check_values(rows, whole, alive, last_source(tables), tags.TagCheck(rules), say)
+    if len(whole) == len(rows.get_fragments()):
+        check_indices(tables, rows, report, seed, say)
+        if sample:
+            check_sample(tables, rows, fingerprint, report, say, Sample(size=sample, seed=seed, allow=allow_sources))
+    elif sample:
+        report.sample_not_checked = min(sample, report.rows)
+        report.not_checked.append("the sample and the indices: files of the table are gone")
+    with readable("the ledger", say):
+        check_source(tables, report, say, asked=source)
+    say.close()
+    return report
+
+
+def _check_files(tables: Tables, rows: Any, say: Problems) -> list[Any]:
+    """The fragments of the rows whose files are there; the side tables are looked at too."""
+    for part in SIDE:
+        if (dataset := tables.open(part, missing_ok=True)) is not None:
+            check_files(tables, part, dataset, say)
+        else:
+            say("files", f"the table {tables.name}__{part} is gone")
+    return check_files(tables, "", rows, say)
+
+
+def _alive(tables: Tables) -> dict[str, LedgerEntry]:
+    return {u: e for u, e in ledger.live(ledger.read_ledger(tables)).items() if e.state == LedgerState.COMMITTED}

@@ -1,0 +1,52 @@
+"""From what a `ModelSpec` means (`naming.names`) to weights on this machine's disk, downloaded where need be."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from open_clip import pretrained as hub
+
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.naming.hub import reachable, without_waiting
+from clipmill.workers.naming.names import CONFIG, HF_HUB_PREFIX, Resolved, needs_library, read_config, resolve
+
+
+def find(spec: ModelSpec) -> Resolved:
+    """Raises UserError for an unknown name or tag, and where there are no weights."""
+    resolved = resolve(spec)
+    assert resolved is not None, "only files elsewhere resolve to nothing"
+    if not resolved.to_fetch:
+        return resolved
+    if resolved.tag is not None:
+        return replace(resolved, checkpoint=_of_tag(resolved))
+    repo = resolved.open_clip_name.removeprefix(HF_HUB_PREFIX)
+    try:
+        with without_waiting():
+            config = hub.download_pretrained_from_hf(repo, filename=CONFIG)
+            checkpoint = hub.download_pretrained_from_hf(repo)
+    except Exception as error:  # the hub's client and its transport raise some twenty kinds
+        raise _no_download(f"{spec.name} could not be fetched from the Hugging Face Hub", error) from error
+    needs_library(spec.name, read_config(Path(config))["text_cfg"])
+    return replace(resolved, checkpoint=Path(checkpoint))
+
+
+def _of_tag(resolved: Resolved) -> Path:
+    assert resolved.tag is not None
+    try:
+        if url := "" if resolved.tag.get("hf_hub") else str(resolved.tag.get("url", "")):
+            cached = Path("~/.cache/clip").expanduser() / Path(url).name  # as open_clip names it
+            if not cached.is_file() and not reachable(url):
+                raise ConnectionError("no answer")
+        with without_waiting():
+            return Path(hub.download_pretrained(dict(resolved.tag)))
+    except Exception as error:  # urllib, the hub's client and its transport raise some twenty kinds
+        what = f"the weights '{resolved.pretrained}' of {resolved.open_clip_name} could not be downloaded"
+        raise _no_download(what, error) from error
+
+
+def _no_download(what: str, error: Exception) -> UserError:
+    return UserError(
+        f"{what} ({type(error).__name__})",
+        "without a network, point `pretrained` at a checkpoint file or `name` at a folder that holds "
+        f"{CONFIG} and the weights",
+    )

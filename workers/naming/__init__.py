@@ -1,0 +1,1 @@
+"""What a model's name means, checked without torch and without a network."""

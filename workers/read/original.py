@@ -1,0 +1,143 @@
+"""The bytes of one row's image, from what the row says of it: one ranged GET wherever the row knows its byte range.
+
+For looking at rows one at a time (verify, the page, export); a job reads whole units instead. Whether the place may be
+read at all is not decided here, see `jobs.table.originals`.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.workers.read.columns import IMAGE_NAMES
+from clipmill.workers.read.packed import unpack
+from clipmill.workers.read.tar import BadTar, TarReader, plain_name
+from clipmill.workers.store.errors import TooManyBytes, as_user_error
+from clipmill.workers.store.storage import StoreUnavailable, get_bytes, open_stream, quote
+
+MAX_BYTES = 50_000_000
+_ROWS_AT_ONCE = 32  # of parquet images in memory beside the page being decoded
+_AGAIN = "the source changed; run `clipmill embed` again"
+
+
+class NotTheBytes(UserError):
+    """There are bytes at the place, but not those that the row was made from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a row's image is: its columns `uri`, `image_offset`, `image_size` (bytes; null inside gzip and parquet)
+    and `image_hash`, the xxh3-128 of the encoded bytes."""
+
+    uri: str
+    offset: int | None
+    size: int | None
+    image_hash: str
+
+
+def fetch_image(place: Place, storage: Storage, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The encoded bytes the row was made from, and no others: whoever writes a row's `uri` cannot know the hash of
+    what they never saw, so nothing unknown to them leaves this way.
+
+    Raises NotTheBytes; UserError where the object is gone, refused, damaged, larger than `max_bytes`, or its store is
+    away. A member of a compressed tar needs the tar read up to it; a parquet row its row group, whose columns of bytes
+    are told apart by the hash.
+    """
+    found = False
+    try:
+        for data in _candidates(place, storage, max_bytes):
+            if xxhash.xxh3_128_hexdigest(data) == place.image_hash:
+                return data
+            found = True
+    except StoreUnavailable as error:
+        raise UserError(error.message, error.hint) from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise as_user_error(error, place.uri) from error
+    except TooManyBytes as error:
+        raise UserError(f"{place.uri}: {error.message}", error.hint or f"at most {max_bytes:,} are read") from error
+    except (BadTar, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise UserError(f"{place.uri} can no longer be read", _AGAIN) from error
+    if found:
+        raise NotTheBytes(f"the bytes at {place.uri} are no longer those it was made from", _AGAIN)
+    raise UserError(f"{place.uri} is not there any more", _AGAIN)
+
+
+def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[bytes]:
+    """What may be the image, the likeliest first."""
+    whole, _, part = place.uri.partition("#")
+    if not part:
+        yield get_bytes(place.uri, storage, max_bytes=max_bytes)
+    elif place.offset is not None and place.size is not None:
+        if place.size > max_bytes:
+            raise TooManyBytes(f"{place.size:,} bytes are more than the {max_bytes:,} allowed")
+        if place.size > 0 and place.offset >= 0:
+            yield get_bytes(whole, storage, max_bytes=max_bytes, start=place.offset, size=place.size)
+    elif part.startswith("row=") and part[4:].isdecimal():
+        yield from _parquet_values(whole, int(part[4:]), storage, max_bytes)
+    else:
+        yield from _tar_members(whole, part, storage, max_bytes)
+
+
+def _tar_members(uri: str, part: str, storage: Storage, max_bytes: int) -> Iterator[bytes]:
+    """Members of that name, spelled as the reader spells it."""
+    with open_stream(uri, storage) as stream:
+        plain, is_packed = unpack(stream, uri)
+        tar = TarReader(plain, seekable=not is_packed)
+        for member in tar:
+            if quote(plain_name(member.name)) != part or member.link is not None:
+                continue
+            if member.size > max_bytes:
+                raise TooManyBytes(f"{member.size:,} bytes are more than the {max_bytes:,} allowed")
+            yield tar.read(member)
+
+
+def _parquet_values(uri: str, row: int, storage: Storage, max_bytes: int) -> Iterator[bytes]:
+    import pyarrow.parquet as pq
+
+    with open_stream(uri, storage) as stream:
+        file = pq.ParquetFile(stream, pre_buffer=False)
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row < first + count:
+                for column in _byte_columns(file.schema_arrow):
+                    value = _value(file, group, column, row - first)
+                    if value is not None and len(value) > max_bytes:
+                        raise TooManyBytes(f"{len(value):,} bytes are more than the {max_bytes:,} allowed")
+                    if value:
+                        yield value
+                return
+            first += count
+
+
+def _byte_columns(schema: pa.Schema) -> list[str]:
+    """Columns that may hold encoded images, those with a usual name first."""
+
+    def holds_bytes(kind: pa.DataType) -> bool:
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            return bool(kind.get_field_index("bytes") >= 0)
+        plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+        return any(is_kind(kind) for is_kind in plain)
+
+    names = [field.name for field in schema if holds_bytes(field.type)]
+    return sorted(names, key=lambda name: IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES))
+
+
+def _value(file: Any, group: int, column: str, row: int) -> bytes | None:
+    first = 0
+    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
+        if row < first + batch.num_rows:
+            value = batch.column(0)[row - first].as_py()
+            if isinstance(value, dict):  # {bytes, path}, as data sets on hubs have it
+                value = value.get("bytes")
+            return value if isinstance(value, bytes) else None
+        first += batch.num_rows
+    return None

@@ -1,0 +1,1 @@
+"""Object stores, disks and the web: one road, with errors that a person understands."""
