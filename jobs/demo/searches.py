@@ -1,6 +1,6 @@
 """The six searches of the demo, and what is true of the scenes they should find.
 
-Scenes know what was drawn, so every answer can be marked right or wrong; `tests/test_demo_quality.py` holds the same
+Scenes know what was drawn, so every answer can be marked right or wrong; a test holds the same
 six to figures.
 """
 

@@ -214,9 +214,11 @@ def _text_vectors(table: Table, kept: Pairs, options: EvaluateOptions) -> Floats
 
 def plot(evaluation: Evaluation) -> str:
     """An SVG: recall in both directions, or accuracy and the confusion of the most frequent labels."""
-    from jinja2 import Environment, PackageLoader
+    from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=PackageLoader("jobs"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.get_template("evaluate.svg.j2").render(e=evaluation, **_plotted(evaluation))
 
 

@@ -26,9 +26,9 @@ from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.table.errors import check_folder
 from clipmill.jobs.table.originals import COLUMNS, Originals, why
 from clipmill.jobs.table.tables import Tables
-from clipmill.jobs.terminal.output import plain
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.plain import plain
 from clipmill.workers.decode.sniff import sniff
 
 Format = Literal["parquet", "webdataset", "clip-retrieval"]

@@ -106,7 +106,7 @@ class Run:
 
     def _logged(self, units: list[WorkUnit], force: Workforce, fingerprint: Fingerprint) -> Summary:
         from clipmill.jobs.planning.jobfile import redacted
-        from clipmill.jobs.terminal.output import plain
+        from clipmill.schemas.plain import plain
 
         found = self.tables.id()
         self.table_id = new_id() if found is None else found

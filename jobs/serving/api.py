@@ -18,9 +18,9 @@ from clipmill.jobs.serving.guard import Metrics
 from clipmill.jobs.serving.pictures import NoPicture, Pictures
 from clipmill.jobs.serving.runner import Runner
 from clipmill.jobs.serving.settings import Settings
-from clipmill.jobs.terminal.output import plain
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.plain import plain
 
 router = APIRouter()
 IdQuery = Annotated[models.Id, Query(description="The row's id.")]

@@ -1,49 +1,18 @@
 """Printing: data to stdout, for a person or as JSON for a program; words about it to stderr."""
 
-import dataclasses
 import json
-import math
 import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
 
 _MAX_CELL = 60
 _MAX_LINE = 2000
-
-
-def plain(value: Any) -> Any:
-    """JSON values for anything clipmill prints: dataclasses, Arrow tables (as rows), enums, times, numpy scalars.
-
-    NaN and infinity become null: JSON has neither.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
-    if hasattr(value, "to_pylist"):  # pyarrow.Table, RecordBatch, Array
-        return plain(value.to_pylist())
-    if hasattr(value, "model_dump"):  # pydantic
-        return plain(value.model_dump(mode="json", by_alias=True))
-    if hasattr(value, "tolist"):  # numpy
-        return plain(value.tolist())
-    return value
 
 
 def print_json(value: Any) -> None:

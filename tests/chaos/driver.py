@@ -16,8 +16,8 @@ from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.running import embed as embed_module
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.running.options import Options
-from clipmill.jobs.terminal.output import plain
 from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.plain import plain
 
 
 def _join(address: str) -> None:

@@ -1,7 +1,7 @@
 """Files that broke image libraries, among good pictures: each is a row or a named reject, and none takes others along.
 
 `bad_inputs_pillow13_outcomes.csv` says what Pillow 13 makes of each, and clipmill agrees on every one but those whose
-picture is whole (`tests.test_bad_inputs.WHOLE`).
+picture is whole (`tests.decode.test_bad_inputs.WHOLE`).
 """
 
 import csv
@@ -15,8 +15,8 @@ from clipmill.schemas.model import ModelSpec
 from clipmill.schemas.rejects import Reason
 from clipmill.workers.load import load_engine
 from tests.build import tar
+from tests.decode.test_bad_inputs import WHOLE
 from tests.integration.help import job, problems, rejects, rows, run
-from tests.test_bad_inputs import WHOLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.realdata]
 

@@ -133,7 +133,7 @@ def test_two_first_runs_with_other_settings_do_not_mix(
     assert (dry_run(first).new, dry_run(first).done) == (0, 2)
 
 
-@pytest.mark.slow  # tests/core/test_table_life.py has the same without Ray
+@pytest.mark.slow  # tests/committing/test_table_life.py has the same without Ray
 def test_a_table_that_was_removed_is_made_again_in_full(here: Path) -> None:
     made = bucket(here, 3)
     run(made)

@@ -1,0 +1,177 @@
+"""Reading a job file: what a good one becomes, and what is kept out of it. Bad ones: test_bad_jobs.py."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.planning.jobfile import load_job, redacted, refuse_unread_keys
+from clipmill.jobs.running import embed
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "deploy" / "jobs").glob("*.yaml"))
+MINIMAL = "table: s3://lake/db/images\nsource: {format: webdataset, uri: 's3://lake/raw/*.tar'}\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_load(example):
+    assert load_job(example).table
+
+
+def test_there_are_examples_for_local_cluster_and_nightly_use():
+    assert len(EXAMPLES) >= 3
+
+
+def test_the_job_file_of_the_documentation_loads(tmp_path):
+    """docs/job-file.md shows every section that a command reads; what it shows must be accepted."""
+    page = (ROOT / "docs" / "job-file.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+    job = load_job(write(tmp_path, text))
+    assert set(yaml.safe_load(text)) == set(JobFile.model_fields) - {"nightly"}
+    refuse_unread_keys(job)
+    assert job.limits.max_image_bytes == 50_000_000
+
+
+@pytest.mark.parametrize("key", ["gone: keep", "gone: delete", "golden: g.parquet", "min_coverage: 0.5"])
+def test_a_key_that_no_command_reads_is_refused(tmp_path, key):
+    job = load_job(write(tmp_path, MINIMAL + f"nightly: {{{key}}}\n"))
+    for command in (embed.embed, dry_run):
+        with pytest.raises(UserError, match=rf"nightly\.{key.split(':')[0]}: no command reads this yet") as caught:
+            command(job)
+        assert caught.value.hint
+
+
+def test_every_key_is_documented():
+    page = (ROOT / "docs" / "job-file.md").read_text()
+    for section, field in JobFile.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", {})
+        for key in keys:
+            assert f"`{section}.{key}`" in page, f"docs/job-file.md does not explain {section}.{key}"
+
+
+def test_a_minimal_job_has_every_default(tmp_path):
+    job = load_job(write(tmp_path, MINIMAL))
+    assert job.source.uri == ("s3://lake/raw/*.tar",)
+    assert (job.tags.vocabulary, job.commit.every_rows, job.thumbnails) == (None, 50_000, False)
+
+
+def test_overrides_replace_and_add(tmp_path):
+    job = load_job(write(tmp_path, MINIMAL), overrides={"tags.vocabulary": "coco", "source.format": "files"})
+    assert (job.tags.vocabulary, job.source.format) == ("coco", "files")
+    with pytest.raises(UserError, match=r"'workers.num' must be"):
+        load_job(write(tmp_path, MINIMAL), overrides={"workers.num": "many"})
+
+
+def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.yaml").write_text("[cat, dog]")
+    (tmp_path / "coco").write_text("a file with the name of a built-in vocabulary")
+    text = (
+        "table: out/db/images\nsource: {format: files, uri: [pictures/, s3://b/x/, /abs/*.jpg]}\n"
+        "tags: {vocabulary: words.yaml}\nmodel: {name: ViT-B-32, pretrained: laion2b_s34b_b79k}\n"
+        "nightly: {golden: golden.parquet}\n"
+    )
+    job = load_job(write(tmp_path, text))
+    assert job.table == f"{tmp_path}/out/db/images"
+    assert job.source.uri == (f"{tmp_path}/pictures/", "s3://b/x/", "/abs/*.jpg")
+    assert job.tags.vocabulary == f"{tmp_path}/words.yaml"
+    assert job.nightly.golden == f"{tmp_path}/golden.parquet"
+    assert (job.model.name, job.model.pretrained) == ("ViT-B-32", "laion2b_s34b_b79k")
+    assert load_job(tmp_path / "job.yaml", overrides={"tags.vocabulary": "coco"}).tags.vocabulary == "coco"
+
+
+def test_a_kept_column_may_be_called_token(tmp_path):
+    text = MINIMAL.replace("raw/*.tar'}", "raw/*.tar', keep: {token: string, secret: {type: string, from: token}}}")
+    assert set(load_job(write(tmp_path, text)).source.keep) == {"token", "secret"}
+
+
+def test_an_azure_container_is_no_password(tmp_path):
+    text = MINIMAL.replace("s3://lake/raw/*.tar", "abfs://raw@account.dfs.core.windows.net/x/*.tar")
+    assert "raw@account" in load_job(write(tmp_path, text)).source.uri[0]
+
+
+SECRET = "wJalrXUtnFEMI-K7MDENG"
+LEAKS = {
+    "key": f"storage: {{aws_secret_access_key: {SECRET}}}",
+    "top": f"password: {SECRET}",
+    "session": f"storage: {{session_token: {SECRET}}}",
+    "endpoint": f"storage: {{endpoint_url: 'http://user:{SECRET}@localhost:9000'}}",
+    "golden": f"nightly: {{golden: 's3://AKIAIOSFODNN7EXAMPLE:{SECRET}@lake/golden.parquet'}}",
+    "signed": f"nightly: {{golden: 'https://x.example/g?X-Amz-Signature={SECRET}'}}",
+    "sas": f"nightly: {{golden: 'https://x.example/g?sv=1&sig={SECRET}'}}",
+    "wrong type": f"workers: {{num: many}}\nstorage: {{secret_key: {SECRET}}}",
+}
+
+
+@pytest.mark.parametrize("text", LEAKS.values(), ids=LEAKS.keys())
+def test_credentials_are_refused_and_never_repeated(tmp_path, text):
+    with pytest.raises(UserError) as caught:
+        load_job(write(tmp_path, MINIMAL + text))
+    assert "credential" in caught.value.message or "password" in caught.value.message
+    assert "standard AWS chain" in caught.value.hint
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+def test_redacted_masks_what_did_not_come_through_load_job(tmp_path):
+    job = load_job(write(tmp_path, MINIMAL))
+    assert redacted(job)["source"]["uri"] == ["s3://lake/raw/*.tar"]
+    source = job.source.model_copy(
+        update={
+            "uri": (
+                f"https://u:{SECRET}@h/x",
+                f"https://h/x?X-Amz-Signature={SECRET}&y=1",
+                "s3://AKIAIOSFODNN7EXAMPLE/x",
+            )
+        }
+    )
+    text = json.dumps(redacted(job.model_copy(update={"source": source})))
+    assert SECRET not in text
+    assert "AKIAIOSFODNN7EXAMPLE" not in text
+    assert "https://***@h/x" in text
+    assert "&y=1" in text
+
+
+def test_reading_a_job_file_loads_nothing_heavy(tmp_path):
+    heavy = {"torch", "ray", "lance", "lancedb", "pandas", "s3fs", "open_clip"}
+    code = "import sys; from clipmill.jobs.planning.jobfile import load_job; load_job(sys.argv[1]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, str(write(tmp_path, MINIMAL))]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not heavy & set(out.stdout.split())
+
+
+_KEYS = st.sampled_from(["table", "source", "tags", "uri", "format", "workers", "num", "secret", "x", "keep", "id"])
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["files", "auto"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=_VALUES)
+def test_any_yaml_is_a_job_or_a_user_error(tmp_path_factory, data):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_text(yaml.safe_dump(data, allow_unicode=True))
+    # Anything but a UserError ends the test.
+    with contextlib.suppress(UserError):
+        load_job(file)
