@@ -1,8 +1,9 @@
 """The Ray node that we started on this machine, and what to do when it dies under us.
 
-A driver whose raylet is gone hangs in some calls, prints Ray's dumps, and is ended by Ray's own C++ some 12 s later
-without a word (2.60: "The connection to the plasma store is failed. Terminate the process"). So we look for ourselves:
-the raylet is our child.
+A driver whose raylet is gone hangs in some calls, prints Ray's dumps, and is ended by Ray's own C++ without a word:
+some 12 s later, or at once where a call is at the object store just then (2.60: "The connection to the plasma store is
+failed. Terminate the process", then `_Exit(1)`). So we look for ourselves: the raylet is our child. Where we come too
+late, a small process beside us says the sentence.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from clipmill.schemas.errors import ClipmillError
@@ -23,8 +25,10 @@ _HINT = (
     "what was committed stays and the same command goes on from there; too little memory is the usual reason, and the "
     "kernel's log names what it killed"
 )
+_SENTENCE = f"error: {_MESSAGE}\nhint: {_HINT}\n"
 
 _raylet: "subprocess.Popen[bytes] | None" = None
+_last_word: "subprocess.Popen[bytes] | None" = None
 
 
 def is_gone() -> bool:
@@ -38,7 +42,8 @@ def check() -> None:
         return
     import ray
 
-    ray.shutdown()
+    ray.shutdown()  # may be the end of this process too
+    _needs_no_last_word()
     raise ClipmillError(_MESSAGE, _HINT)
 
 
@@ -61,10 +66,12 @@ def watched() -> Iterator[None]:
     Most of a run comes by `check` twice a second and ends in order. Where it does not (an index is built, a call hangs)
     a thread says the sentence and ends the process, before Ray ends it without one.
     """
-    global _raylet
+    global _raylet, _last_word
     from ray._private import worker
 
-    _raylet = worker._global_node.all_processes["raylet"][0].process
+    node = worker._global_node
+    _raylet = node.all_processes["raylet"][0].process
+    _last_word = _start_last_word(node.get_logs_dir_path())
     left = threading.Event()
     threading.Thread(target=_watch, args=(left,), name="raylet", daemon=True).start()
     try:
@@ -73,6 +80,29 @@ def watched() -> Iterator[None]:
     finally:
         left.set()
         _raylet = None
+        _needs_no_last_word()
+
+
+def _start_last_word(logs: str) -> "subprocess.Popen[bytes] | None":
+    """`logs`: the folder of Ray's logs. None where the system has no room for another process."""
+    program = str(Path(__file__).with_name("last_word.py"))
+    with contextlib.suppress(OSError):
+        return subprocess.Popen(  # noqa: S603 - our own file
+            [sys.executable, "-I", "-S", program, logs, str(os.getpid()), _SENTENCE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is for us
+        )
+    return None
+
+
+def _needs_no_last_word() -> None:
+    """All is well, or we say it ourselves."""
+    global _last_word
+    process, _last_word = _last_word, None
+    if process is not None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it was killed, or is late: it ends all the same
+            process.communicate(b".", timeout=2.0)
 
 
 def _watch(left: threading.Event) -> None:
@@ -84,7 +114,8 @@ def _watch(left: threading.Event) -> None:
     until_s = time.monotonic() + _GRACE_S
     while not left.wait(_LOOK_EVERY_S) and ray.is_initialized():
         if time.monotonic() > until_s:
-            os.write(2, f"error: {_MESSAGE}\nhint: {_HINT}\n".encode())
+            _needs_no_last_word()
+            os.write(2, _SENTENCE.encode())
             os._exit(ClipmillError.exit_code)
 
 

@@ -29,6 +29,16 @@ with cluster.connected(None, num_cpus=1):
     time.sleep(100)  # an index is built, a call hangs
 """
 
+ENDING = """
+import os, signal
+import psutil
+from clipmill.jobs.cluster import connect as cluster
+with cluster.connected(None, num_cpus=1):
+    import ray
+    (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    {}
+"""
+
 
 def children(process: "subprocess.Popen[str]", name: str) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children(recursive=True) if child.name().startswith(name)]
@@ -51,6 +61,25 @@ def test_a_command_that_does_not_look_is_ended_with_the_sentence() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("happens", "code", "said"),
+    [
+        ("raylet.kill(); ray.put(bytes(10_000_000))", EXIT_OTHER, 1),  # Ray's own C++ ends us in the call
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, 0),  # the raylet dies of it, but is not the reason
+        ("pass", 0, 0),
+    ],
+)
+def test_a_command_that_ray_ends_says_the_sentence_once(happens: str, code: int, said: int) -> None:
+    """`run` ends when nobody holds stderr: what says the sentence does not outlive the command."""
+    program = [sys.executable, "-c", ENDING.format(happens)]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 2 * said, done.stderr
+    assert done.stderr.startswith(SENTENCE * said), done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("moment", ["loading", "rows"])
@@ -67,7 +96,7 @@ def test_a_node_that_dies_here_is_one_sentence_and_running_again_resumes(cli: Cl
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - killed_s < 20
     assert process.returncode == EXIT_OTHER
-    assert SENTENCE in err
+    assert err.count(SENTENCE) == 1, err
     assert not re.search(r"raylet\)|state-dump|Traceback|core_worker", err), err
     assert out == ""
     kept = count(cli.folder)
