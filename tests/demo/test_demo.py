@@ -23,7 +23,8 @@ from clipmill.jobs.demo.page import render_page
 from clipmill.jobs.demo.run import Options, demo
 from clipmill.jobs.demo.searches import SEARCHES, suggestions
 from clipmill.jobs.planning.jobfile import load_job
-from clipmill.jobs.verifying.status import Status, status
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.status import Status
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.workers.store.storage import list_objects
@@ -254,13 +255,14 @@ def test_interrupted_anywhere_it_goes_on_and_the_second_time_there_is_nothing_to
     for url in terminal.server():
         wait_until_closed(url)
 
-    # The workers have their model and embed: the units under way are committed before the demo ends.
+    # The workers have their model and embed: the units under way are committed before the demo ends. A fast machine may
+    # have committed all of them by then, or be done.
     code, _ = terminal.run(stop_at="batches of", after_s=2)
-    assert code == 130, terminal.stderr
+    assert code == 130 or (code == 0 and "Try next:" in terminal.stderr), terminal.stderr
     assert "Traceback" not in terminal.stderr
-    kept = 0
-    if re.search(r"[1-9]\d* units in flight", terminal.stderr):  # else the signal came before the first unit went out
-        kept = status(str(tmp_path / "out" / "db" / "scenes"), Storage()).rows
+    table = Tables.at(str(tmp_path / "out" / "db" / "scenes")).open(missing_ok=True)
+    kept = 0 if table is None else int(table.count_rows())
+    if re.search(r"[1-9]\d* units in flight", terminal.stderr):
         assert kept > 0
 
     code, out = terminal.run()
