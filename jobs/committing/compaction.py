@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from clipmill.jobs.committing.holder import Holder
-from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.committing.lease import Lease, fill_holder
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
@@ -33,14 +33,23 @@ CACHE_BYTES = 4_000_000
 BUDGET_S = 10.0  # of one pass: commits wait for it; at least one task is done
 SIDE_EVERY = 50
 KEEP = timedelta(days=1)  # versions of a side table: as long as a driver may sleep and still find what it read
-FILL_KEY = "clipmill.fill"  # the lease of a long column fill, whose fragments must stay where they are
 
 
 class Compactor:
     """Called by the collector after each commit, in its thread; `lease` is the run's."""
 
-    def __init__(self, tables: Tables, lease: Lease, *, every: int = EVERY, target_rows: int = TARGET_ROWS) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        lease: Lease,
+        *,
+        every: int = EVERY,
+        target_rows: int = TARGET_ROWS,
+        holds_fill: bool = False,
+    ) -> None:
+        """`holds_fill`: the caller has the fill lease too, so that no fill begins meanwhile."""
         self.tables, self.lease, self.every, self.target_rows = tables, lease, every, target_rows
+        self.holds_fill = holds_fill
         self.count = len(tables.open().get_fragments())
         self.floor = 0  # what the last pass left: large fragments are no reason for another
         self.passes = self.conflicts = 0
@@ -55,7 +64,7 @@ class Compactor:
 
     def compact(self) -> None:
         """One pass within the time budget: the tasks that save the most fragments first."""
-        if self._is_being_filled():
+        if not self.holds_fill and self._is_being_filled():
             return
         rows = self.tables.open(cache_bytes=CACHE_BYTES)
         try:
@@ -75,8 +84,8 @@ class Compactor:
     def _is_being_filled(self) -> bool:
         """Whether somebody may hold the fill lease: always, unless it was given back, its process is gone, or its value
         has stayed the same for a term by our clock. A pass that is left out costs nothing."""
-        holder = Holder.parse(self.tables.open("runs").config().get(FILL_KEY))
-        if holder is None or holder.is_released() or holder.is_dead():
+        holder = fill_holder(self.tables)
+        if holder is None:
             return False
         if holder != self._fill:
             self._fill, self._fill_since_s = holder, time.monotonic()
@@ -91,15 +100,21 @@ def compaction() -> Any:
     return Compaction
 
 
-def _rewritten(dataset: Any, target_rows: int, budget_s: float) -> list[Any]:
-    """Results of the tasks there was time for, uncommitted."""
+def tasks_of(dataset: Any, target_rows: int = TARGET_ROWS, **more: Any) -> list[Any]:
+    """What a compaction would do, the tasks that save the most fragments first. `more`: further options of Lance's."""
     options = {
         "target_rows_per_fragment": target_rows,
         "num_threads": 1,
         "batch_size": BATCH_ROWS,
         "io_buffer_size": IO_BUFFER_BYTES,
+        **more,
     }
-    tasks = sorted(compaction().plan(dataset, options).tasks, key=lambda t: -len(t.fragments))
+    return sorted(compaction().plan(dataset, options).tasks, key=lambda t: -len(t.fragments))
+
+
+def _rewritten(dataset: Any, target_rows: int, budget_s: float) -> list[Any]:
+    """Results of the tasks there was time for, uncommitted."""
+    tasks = tasks_of(dataset, target_rows)
     deadline = time.monotonic() + budget_s
     done: list[Any] = []
     for task in tasks:

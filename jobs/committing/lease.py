@@ -21,6 +21,7 @@ from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 
 KEY = "clipmill.lease"
+FILL_KEY = "clipmill.fill"  # of a long column fill, beside the first: its fragments must stay where they are
 FENCE_TAG = "clipmill-fence"
 FENCE_FRAGMENT = 2**32 - 1  # an id no table reaches
 RENEWALS = 3  # per term
@@ -28,6 +29,15 @@ RENEWALS = 3  # per term
 
 def _silent(text: str) -> None:
     pass
+
+
+def fill_holder(tables: Tables) -> Holder | None:
+    """Who may be filling a column of this table now; None where nobody took the fill lease, it was given back, or its
+    process is known to be gone. A look, no promise: whoever must not run beside a fill takes the fill lease itself
+    (`Lease(..., key=FILL_KEY).take()`), which waits out a holder that may be dead and raises LeaseHeld for a live one.
+    """
+    holder = Holder.parse(tables.open("runs").config().get(FILL_KEY))
+    return None if holder is None or holder.is_released() or holder.is_dead() else holder
 
 
 class Lease:

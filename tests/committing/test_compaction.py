@@ -8,9 +8,9 @@ import pytest
 
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.commit import Committer
-from clipmill.jobs.committing.compaction import FILL_KEY, Compactor, tidy_side_tables
+from clipmill.jobs.committing.compaction import Compactor, tidy_side_tables
 from clipmill.jobs.committing.holder import Holder
-from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import LeaseLost

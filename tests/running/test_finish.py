@@ -9,9 +9,10 @@ import lance
 import pyarrow as pa
 import pytest
 
+from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import FENCE_TAG, Lease
-from clipmill.jobs.running.finish import KEEP, clean, finish_table
+from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
