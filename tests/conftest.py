@@ -73,6 +73,17 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def kube_validate() -> Path:
+    """The program that checks manifests offline; the test is skipped where it is absent."""
+    pytest.importorskip("jsonschema")
+    default = Path(__file__).resolve().parents[2] / "shared" / "tools" / "kube-validate"
+    program = Path(os.environ.get("CLIPMILL_KUBE_VALIDATE") or default)
+    if not program.is_file():
+        pytest.skip(f"no manifest checker: {program} is absent (CLIPMILL_KUBE_VALIDATE names another place)")
+    return program
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3:
     """A fresh bucket on a running server. The environment of the test points every client at it."""
