@@ -139,7 +139,7 @@ def _import_all() -> None:
         "lance.file",
         "lance.fragment",
         "lance.optimize",
-        "clipmill.jobs.running.run",
+        "clipmill.jobs.running.work",
         "clipmill.workers.actor",
         "clipmill.workers.write",
     ):

@@ -5,19 +5,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from clipmill.jobs.committing.duplicates import units_to_redo
-from clipmill.jobs.committing.moves import count_gone, gone_from
+from clipmill.jobs.committing.moves import count_gone
 from clipmill.jobs.planning.estimate import Estimate, estimate
 from clipmill.jobs.planning.jobfile import refuse_unread_keys
-from clipmill.jobs.planning.plan import Plan, make_plan
-from clipmill.jobs.planning.survey import survey
-from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.planning.listing import list_source, plan_for
+from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.table import compat
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.naming import names as model_names
 
@@ -69,22 +66,19 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     rows = tables.open(missing_ok=True)
     if rows is not None:
         _check_table(rows.schema, job)
-    left_out: LeftOut = {}
-    units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
-    latest = read_ledger(tables)
-    plan = make_plan(units, latest, units_to_redo(tables, latest, units, gone_from(job.storage)))
-    refuse_to_shrink(plan, latest, job.source.limit)
+    listing = list_source(job)
+    plan = plan_for(job, tables, listing, read_ledger(tables))
     moved = count_gone(plan.moves.values(), job.storage)
     samples = plan.num_samples
     estimated = samples is None
     if samples is None:
         samples = _estimate(job, plan)
-    found = _rate(job, tables, units, measure)
+    found = _rate(job, tables, listing.units, measure)
     hours = round(samples / found.samples_per_s / 3600, 3) if samples is not None and found else None
     return DryRun(
         table=f"{tables.database}/{tables.name}",
         exists=rows is not None,
-        units=len(units),
+        units=len(listing.units),
         new=plan.new + len(plan.moves) - moved,
         changed=plan.changed,
         moved=moved,
@@ -93,7 +87,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         samples=samples,
         samples_estimated=estimated,
         bytes=plan.size_bytes,
-        left_out=left_out,
+        left_out=listing.left_out,
         samples_per_s=found.samples_per_s if found else None,
         limited_by=found.limited_by if found else None,
         basis=found.basis if found else None,

@@ -5,8 +5,8 @@ object replace that object's old ones together: the old rows leave in the commit
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
@@ -24,7 +24,8 @@ class Replacement:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Printable and frozen. `gone` are units of sources that the listing no longer shows; they stay, unless their
-    content turns up at a new place. Where the listing hints at that, `moved` says: new unit id -> gone unit id."""
+    content turns up at a new place. Where the listing hints at that, `moved` says: new unit id -> gone unit id.
+    `ledger`: what it was made by."""
 
     todo: tuple[WorkUnit, ...]
     done: tuple[str, ...]
@@ -32,6 +33,7 @@ class Plan:
     gone: tuple[LedgerEntry, ...] = ()
     known: dict[str, dict[str, str]] = field(default_factory=dict)  # unit id -> {content hash: old unit id}
     moved: dict[str, str] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def changed(self) -> int:
@@ -63,6 +65,18 @@ class Plan:
         counts = [unit.num_samples for unit in self.todo]
         return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
 
+    def without(self, unit_ids: Collection[str]) -> "Plan":
+        """The same plan, in which these of the `gone` units leave the table. One that seems to have moved is passed
+        over: its rows leave with the commit that brings its content at the new place."""
+        leaving = frozenset(unit_ids) & {entry.unit_id for entry in self.gone} - set(self.moved.values())
+        if not leaving:
+            return self
+        return replace(
+            self,
+            replacements=(*self.replacements, Replacement(old=leaving, new=frozenset())),
+            gone=tuple(entry for entry in self.gone if entry.unit_id not in leaving),
+        )
+
 
 def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = frozenset()) -> Plan:
     """`redo`: units to do again although the ledger has them (a duplicate's winner has left, say)."""
@@ -86,7 +100,15 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
     groups, gone = _replacements(stale, todo, list(planned.values()))
     known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
     moved = _moved(gone, [unit for unit in todo if unit.unit_id not in redo], alive)
-    return Plan(todo=tuple(todo), done=done, replacements=groups, gone=tuple(gone), known=known, moved=moved)
+    return Plan(
+        todo=tuple(todo),
+        done=done,
+        replacements=groups,
+        gone=tuple(gone),
+        known=known,
+        moved=moved,
+        ledger=latest,
+    )
 
 
 def _replacements(

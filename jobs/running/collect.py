@@ -14,7 +14,6 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.duplicates import Checked
 from clipmill.jobs.committing.moves import IsGone, Moves
 from clipmill.jobs.planning.plan import Plan, Replacement
-from clipmill.jobs.table.ledger import Ledger
 from clipmill.schemas import left_out
 from clipmill.schemas.config import Commit
 from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
@@ -60,7 +59,6 @@ class Collector:
         self,
         committer: Committer,
         plan: Plan,
-        latest: Ledger,
         options: Commit,
         deduplicate: Deduplicate | None = None,
         after_commit: AfterCommit = lambda fragments: None,
@@ -70,7 +68,7 @@ class Collector:
         self.committer, self.options = committer, options
         self.deduplicate, self.after_commit = deduplicate, after_commit
         self.units: dict[str, WorkUnit] = {unit.unit_id: unit for unit in plan.todo}
-        self.latest = dict(latest)  # kept up to date for units that lose rows
+        self.latest = dict(plan.ledger)  # kept up to date for units that lose rows
         self.groups: dict[str, Replacement] = {new: group for group in plan.replacements for new in group.new}
         self.held: dict[str, Receipt] = {}
         self.ready: list[Receipt] = []

@@ -4,31 +4,27 @@ Running it again resumes, or says in seconds that there is nothing to do and wri
 """
 
 import time
-from dataclasses import replace
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.duplicates import units_to_redo
 from clipmill.jobs.committing.lease import Lease
-from clipmill.jobs.committing.moves import gone_from
 from clipmill.jobs.planning.jobfile import refuse_unread_keys
-from clipmill.jobs.planning.plan import Plan, make_plan
-from clipmill.jobs.planning.survey import survey
-from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.planning.listing import Listing, list_source
+from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.options import Options, new_run_id
-from clipmill.jobs.running.run import Run
+from clipmill.jobs.running.run import run_units
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import compat, memory
 from clipmill.jobs.table.errors import check_folder
-from clipmill.jobs.table.ledger import Ledger, read_ledger
 from clipmill.jobs.table.ledger import left_out as ledger_left_out
+from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.left_out import LeftOut, merge
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.left_out import merge
 from clipmill.workers.naming import names as model_names
 
 
@@ -38,7 +34,7 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 
 def run(job: JobFile, options: Options) -> Summary:
-    started = time.monotonic()
+    started_s = time.monotonic()
     refuse_unread_keys(job)
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
@@ -48,65 +44,72 @@ def run(job: JobFile, options: Options) -> Summary:
         rows = tables.open(missing_ok=True)
         if rows is not None:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
-        units, left_out = _survey(job, progress)
-        latest = read_ledger(tables)
-        plan = make_plan(units, latest, units_to_redo(tables, latest, units, gone_from(job.storage)))
-        refuse_to_shrink(plan, latest, job.source.limit)
-        if rows is not None and _nothing_to_do(job, plan, latest, tables):
-            idle = _idle(tables, options, plan, progress, started)
-            all_left_out = ledger_left_out(latest)
-            merge(all_left_out, left_out)
-            return replace(idle, left_out=all_left_out, left_out_listed=left_out)
+        context = RunContext(
+            job=job,
+            options=options,
+            tables=tables,
+            lease=Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s),
+            progress=progress,
+            vocabulary=vocabulary,
+            listing=_listing(job, progress),
+            started_s=started_s,
+        )
+        plan = context.plan(read_ledger(tables))
+        if rows is not None and _nothing_to_do(context, plan):
+            return _idle(context, plan)
         model_names.check(job.model.spec(), here=options.address is None)
-        is_new = not tables.exists("runs")
-        if is_new:
-            from clipmill.workers.store.storage import check_store
-
-            progress.phase("checking that the store commits safely")
-            check_folder(tables.database)
-            check_store(tables.database, job.storage)
-        lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
-        if not is_new:
-            lease.take(on_wait=progress.say)
-            lease.keep(progress.say)
+        if tables.exists("runs"):
+            context.take_lease()
+        else:  # the run takes it: until the model is loaded nothing is written
+            _check_store(context)
         try:
-            return Run(job, options, tables, lease, progress, vocabulary, started).run(units, left_out)
+            return run_units(context)
         finally:
-            lease.release(progress.say)
+            context.lease.release(progress.say)
 
 
-def _survey(job: JobFile, progress: Progress) -> tuple[list[WorkUnit], LeftOut]:
-    """Every unit, and what the listing shows beside them."""
+def _listing(job: JobFile, progress: Progress) -> Listing:
     progress.phase(f"listing {', '.join(job.source.uri)}")
-    left_out: LeftOut = {}
-    units = list(survey(job.source, job.storage, job.limits, left_out=left_out))
-    if not units:
+    listing = list_source(job)
+    if not listing.units:
         raise UserError(
             f"nothing to embed at {', '.join(job.source.uri)}", "check source.uri; a prefix of images ends in /"
         )
-    return units, left_out
+    return listing
 
 
-def _nothing_to_do(job: JobFile, plan: Plan, latest: Ledger, tables: Tables) -> bool:
+def _check_store(context: RunContext) -> None:
+    from clipmill.workers.store.storage import check_store
+
+    context.progress.phase("checking that the store commits safely")
+    check_folder(context.tables.database)
+    check_store(context.tables.database, context.job.storage)
+
+
+def _nothing_to_do(context: RunContext, plan: Plan) -> bool:
     """Everything is in the ledger, made with this model, and no commit waits to be entered."""
-    if plan.todo or plan.replacements or heal.needs_healing(tables, latest):
+    if plan.todo or plan.replacements or heal.needs_healing(context.tables, plan.ledger):
         return False
-    return compat.has_model_of(tables.open().schema, job)
+    return compat.has_model_of(context.tables.open().schema, context.job)
 
 
-def _idle(tables: Tables, options: Options, plan: Plan, progress: Progress, started: float) -> Summary:
+def _idle(context: RunContext, plan: Plan) -> Summary:
     """Nothing to embed; publishes where that was asked for and readers do not see the newest version yet."""
-    note = f"nothing to do: all {len(plan.done)} units are in the table"
-    seen = readers(tables.open())
+    options, left_out = context.options, ledger_left_out(plan.ledger)
+    merge(left_out, context.listing.left_out)
+    seen = readers(context.tables.open())
     publish = options.publish and seen.live != seen.newest
     if publish:
-        seen = _publish(tables, options, progress)
-    notes = [note, *seen.notes(publish=publish, whole=True, hint=options.publish_hint())]
+        seen = _publish(context)
+    notes = [f"nothing to do: all {len(plan.done)} units are in the table"]
+    notes += seen.notes(publish=publish, whole=True, hint=options.publish_hint())
     return Summary(
         run="",
-        table=f"{tables.database}/{tables.name}",
+        table=context.table,
+        left_out=left_out,
+        left_out_listed=context.listing.left_out,
         already_done=len(plan.done),
-        seconds=round(time.monotonic() - started, 3),
+        seconds=round(time.monotonic() - context.started_s, 3),
         table_version=seen.newest,
         live=seen.live,
         live_rows=seen.live_rows,
@@ -114,11 +117,9 @@ def _idle(tables: Tables, options: Options, plan: Plan, progress: Progress, star
     )
 
 
-def _publish(tables: Tables, options: Options, progress: Progress) -> Readers:
-    lease = Lease(tables, new_run_id(), options.command, ttl_s=options.lease_ttl_s)
-    lease.take(on_wait=progress.say)
-    lease.keep(progress.say)
+def _publish(context: RunContext) -> Readers:
+    context.take_lease()
     try:
-        return finish_table(tables, lease, publish=True, say=progress.phase)
+        return finish_table(context.tables, context.lease, publish=True, say=context.progress.phase)
     finally:
-        lease.release(progress.say)
+        context.lease.release(context.progress.say)

@@ -1,15 +1,26 @@
 """How a run goes, as opposed to what it does; and its name."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from clipmill.jobs.committing.commit import Hook, no_hook
+from clipmill.jobs.planning.plan import Plan
+
+
+def as_planned(plan: Plan) -> Plan:
+    return plan
 
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """How to run, as opposed to what. `hook` is called at each step of a commit, for tests that kill there."""
+    """How to run, as opposed to what.
+
+    `review` is shown what is to do before anything is written: once by the ledger that everybody sees, and again under
+    the lease. It may refuse by raising, or return the plan with gone units taken out of the table (`Plan.without`).
+    `hook` is called at each step of a commit, for tests that kill there.
+    """
 
     address: str | None = None
     publish: bool = False
@@ -17,6 +28,7 @@ class Options:
     resume: str = ""  # the command that resumes, for a person
     lease_ttl_s: float = 30.0
     num_cpus: int | None = None  # of a cluster started here; None: the machine's
+    review: Callable[[Plan], Plan] = as_planned
     hook: Hook = no_hook
 
     def publish_hint(self) -> str:

@@ -2,13 +2,15 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.dispatch import Slot, blames_node
+from clipmill.jobs.running.interrupts import noting_interrupts
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile, Tags
 from clipmill.schemas.errors import ClipmillError
@@ -29,7 +31,8 @@ class Workforce:
     vocabulary: Vocabulary | None
     say: Callable[[str], None]
     vocabulary_json: str | None = None
-    callers: int = 1
+    facts: WorkerFacts = field(init=False)  # once they are loaded
+    fingerprint: Fingerprint = field(init=False)
     # Their errors come by other calls too. Ray prints a traceback for one whose reference is dropped unread.
     _calls: list[Any] = field(default_factory=list)
     _labels: Any = None
@@ -64,14 +67,16 @@ class Workforce:
         self.actors.append(actor)
         return actor
 
-    def facts(self) -> WorkerFacts:
+    def wait_for_facts(self) -> None:
         """What the first actor says of its model; another takes its place where its node goes meanwhile, which Ray may
         notice half a minute late. Raises UserError for a model that cannot be loaded."""
         import ray
 
         for tries_left in reversed(range(self.job.limits.max_attempts)):
             try:
-                return self._facts()
+                self.facts = self._facts()
+                self.fingerprint = Fingerprint.from_json(self.facts.fingerprint_json)
+                return
             except ray.exceptions.RayTaskError:
                 raise
             except ray.exceptions.RayError as error:
@@ -89,7 +94,6 @@ class Workforce:
             need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
             self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
         facts: WorkerFacts = _unwrapped(first)
-        self.callers = facts.callers
         return facts
 
     def label_vectors(self) -> None:
@@ -108,11 +112,11 @@ class Workforce:
             )
         self._labels = ray.put(vectors_LD)
 
-    def self_check(self, tables: Tables, run: str, fingerprint: Fingerprint) -> None:
+    def self_check(self, tables: Tables, run: str) -> None:
         """Reference vectors of the bundled pictures: read from `__runs`, or computed once and kept there."""
         import ray
 
-        key = json.dumps(fingerprint.identity(), sort_keys=True)
+        key = json.dumps(self.fingerprint.identity(), sort_keys=True)
         known = _stored_reference(tables, key)
         reference = _get(self.actors[0].self_check.remote(known))
         if known is None:
@@ -151,6 +155,31 @@ class Workforce:
                 ray.get(call, timeout=0)
         for actor in self.actors:
             ray.kill(actor, no_restart=True)
+
+
+@contextlib.contextmanager
+def loaded_workforce(context: RunContext) -> Iterator[Workforce]:
+    """Connected to the job's cluster, its model loaded, and nothing written. No interrupt is lost while Ray starts."""
+    job, options, progress = context.job, context.options, context.progress
+    units = len(context.listing.units)
+    progress.phase(f"{units} units; starting workers")
+    with (
+        noting_interrupts() as check_interrupt,
+        cluster.connected(options.address, num_cpus=options.num_cpus),
+    ):
+        check_interrupt()
+        nodes = cluster.nodes()
+        shape = cluster.shape(job.workers, nodes, units)
+        if options.address is None:  # no autoscaler brings a larger machine
+            cluster.check_fits(shape, nodes)
+        force = Workforce(job=job, shape=shape, vocabulary=context.vocabulary, say=progress.phase)
+        force.start()
+        try:
+            force.wait_for_facts()
+            check_interrupt()
+            yield force
+        finally:
+            force.stop()
 
 
 def _get(ref: Any) -> Any:

@@ -159,7 +159,7 @@ def _has_changed(unit: WorkUnit, look: _Look) -> bool:
     digest = Digest()
     before = earlier_patterns(look.source, unit.uri, look.storage)
     pattern = pattern_of(unit.uri)
-    for key in wanted_keys(pattern, look.source, look.storage, before=before, start_after=unit.start, end=unit.end):
+    for key in wanted_keys(pattern, look.source, look.storage, before=before, between=(unit.start, unit.end)):
         digest.add(key)
     return digest.hexdigest() != unit.etag
 

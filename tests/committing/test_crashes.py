@@ -90,7 +90,6 @@ class World:
             collector = Collector(
                 Committer(self.tables, lease, hook=hook),
                 plan,
-                latest,
                 NEVER,
                 Deduplicator(self.tables, version, "0" * 16),
                 Compactor(self.tables, lease, every=2).added if compact else lambda _: None,

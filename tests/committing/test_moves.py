@@ -83,7 +83,7 @@ class World:
         latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
         plan = make_plan(self.units(), latest)
         committer = Committer(self.tables, lease, hook=hook)
-        collector = Collector(committer, plan, latest, NEVER, is_gone=self.is_gone)
+        collector = Collector(committer, plan, NEVER, is_gone=self.is_gone)
         try:
             for number, one in enumerate(plan.todo):
                 collector._take(self.work(one, lease.run, plan.known.get(one.unit_id, {})))

@@ -96,7 +96,7 @@ class World:
             gone = Gone(unlisted(self.units(), latest), self.is_gone, plan.replaced)
             deduplicate = Deduplicator(self.tables, int(self.tables.open().version), "0" * 16, gone)
             committer = Committer(self.tables, lease, hook=hook)
-            collector = Collector(committer, plan, latest, NEVER, deduplicate, is_gone=self.is_gone)
+            collector = Collector(committer, plan, NEVER, deduplicate, is_gone=self.is_gone)
             for number, one in enumerate(plan.todo, start=1):
                 collector._take(self.work(one, lease.run, plan.known.get(one.unit_id, {})))
                 if number % each == 0:

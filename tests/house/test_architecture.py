@@ -79,7 +79,7 @@ LIGHT = (
 # The aim is 300 and 60 lines; this is where a build fails, so that a fix of three lines need not split a file.
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 75
-MAX_PARAMETERS = 8
+MAX_PARAMETERS = 6
 # Whoever must be longer says why here.
 LONGER: dict[str, str] = {}
 

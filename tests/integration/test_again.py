@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.cli import main as cli
-from clipmill.jobs.running import embed
+from clipmill.jobs.planning import listing
+from clipmill.jobs.planning.plan import Plan
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED, UserError
 from tests.conftest import S3
@@ -107,19 +108,51 @@ def test_a_changed_shard_is_replaced_in_one_commit_and_a_touched_one_is_not_embe
     assert problems(made) == []
 
 
+def test_who_starts_a_run_is_shown_the_plan_may_refuse_it_and_may_let_gone_units_leave(here: Path) -> None:
+    made = bucket(here)
+    run(made)
+    (here / "raw" / "b.tar").unlink()
+    write_tar(here / "raw" / "c.tar", range(20, 23))
+    before = versions(made)
+
+    def refuse(plan: Plan) -> Plan:
+        raise UserError(f"{len(plan.gone)} of {len(plan.ledger)} units are gone")
+
+    with pytest.raises(UserError, match="1 of 2 units are gone"):
+        run(made, review=refuse)
+    assert versions(made) == before
+
+    shown: list[tuple[int, int]] = []
+
+    def let_go(plan: Plan) -> Plan:
+        shown.append((plan.new, len(plan.gone)))
+        return plan.without([entry.unit_id for entry in plan.gone])
+
+    done = run(made, review=let_go)
+    assert shown == [(1, 1), (1, 1)], "before the lease, and again under it"
+    assert (done.rows, done.replaced_units) == (3, 1)
+    assert captions(made) == texts(*range(6), *range(20, 23))
+    assert problems(made) == []
+    assert run(made, review=let_go).note.startswith("nothing to do")
+
+    (here / "raw" / "c.tar").unlink()  # nothing new: what leaves is reason enough for a run
+    assert (run(made, review=let_go).units, captions(made)) == (0, texts(*range(6)))
+    assert problems(made) == []
+
+
 def test_an_object_that_changes_after_the_plan_is_named_and_comes_with_the_next_run(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = bucket(here)
     file = write_job(here / "job.yaml", made)
-    survey = embed.survey
+    survey = listing.survey
 
     def change_after(*args: Any, **options: Any) -> Any:
         units = list(survey(*args, **options))
         write_tar(here / "raw" / "b.tar", range(30, 33))
         return units
 
-    monkeypatch.setattr(embed, "survey", change_after)
+    monkeypatch.setattr(listing, "survey", change_after)
     assert cli.run(["embed", str(file), "--json"]) == EXIT_UNITS_FAILED
     said = capsys.readouterr()
     summary = last_json(said.out)
@@ -132,7 +165,7 @@ def test_an_object_that_changes_after_the_plan_is_named_and_comes_with_the_next_
     assert captions(made) == texts(*range(6))
     assert problems(made) == []
 
-    monkeypatch.setattr(embed, "survey", survey)
+    monkeypatch.setattr(listing, "survey", survey)
     assert run(made).rows == 3
     assert captions(made) == texts(*range(6), 30, 31, 32)
     assert problems(made) == []

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.cli import main as cli
+from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.dry_run import dry_run
-from clipmill.jobs.running import embed
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_UNITS_FAILED, EXIT_USER, UserError
@@ -48,7 +48,7 @@ def test_readers_see_what_was_published_and_everybody_is_told(
     assert (found.live, found.live_rows, found.rows) == (first.live, 6, 9)
     assert "`clipmill embed JOB --publish` publishes" in found.readers
 
-    survey = embed.survey
+    survey = listing.survey
     file = write_job(here / "job.yaml", made)
 
     def change_after(*args: Any, **options: Any) -> Any:
@@ -58,7 +58,7 @@ def test_readers_see_what_was_published_and_everybody_is_told(
         return units
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "survey", change_after)
+        patch.setattr(listing, "survey", change_after)
         assert cli.run(["embed", str(file), "--publish", "--json"]) == EXIT_UNITS_FAILED
     assert "not published, because units are missing" in last_json(capsys.readouterr().out)["note"]
     assert live(made) == first.live
@@ -114,7 +114,7 @@ def test_two_first_runs_with_other_settings_do_not_mix(
         "model": {**mine, "model": {"name": "stub:8"}},
     }[differs]
     first, second = bucket(here, **mine), bucket(here, **other)
-    survey, ran = embed.survey, []
+    survey, ran = listing.survey, []
 
     def late(*args: Any, **options: Any) -> Any:
         if not ran:
@@ -122,7 +122,7 @@ def test_two_first_runs_with_other_settings_do_not_mix(
             run(first)
         return survey(*args, **options)
 
-    monkeypatch.setattr(embed, "survey", late)
+    monkeypatch.setattr(listing, "survey", late)
     assert cli.run(["embed", str(write_job(here / "job.yaml", second))]) == EXIT_USER
     assert len(rows(first, "id")) == 6
     assert problems(first) == []

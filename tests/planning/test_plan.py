@@ -47,6 +47,20 @@ def test_a_vanished_source_is_gone_not_replaced() -> None:
     assert plan.replacements == ()
 
 
+def test_gone_units_leave_where_that_is_asked_for_unless_they_moved() -> None:
+    names = ("gone", "stays", "moved", "done")
+    latest = ledger_of(*(committed(name, f"s3://b/{name}.tar", etag=name) for name in names))
+    plan = make_plan([unit("done", "s3://b/done.tar"), replace(unit("new", "s3://b/new.tar"), etag="moved")], latest)
+    assert plan.moved == {"new": "moved"}
+    asked = plan.without(["gone", "moved", "done", "unknown"])
+    assert [(group.old, group.new) for group in asked.replacements] == [({"gone"}, frozenset())]
+    assert [e.unit_id for e in asked.gone] == ["stays", "moved"]
+    assert asked.replaced == {"gone"}
+    assert (asked.new, asked.changed, list(asked.moves)) == (0, 0, ["new"])
+    assert asked.ledger == latest
+    assert plan.without(["moved"]) == plan
+
+
 def test_an_alias_keeps_the_unit_it_points_to() -> None:
     old = committed("old", "s3://b/1.tar")
     alias = committed("new", "s3://b/1.tar", state=LedgerState.ALIAS, alias_of="old")

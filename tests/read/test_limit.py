@@ -105,12 +105,12 @@ def test_a_trial_grows_into_the_whole_and_never_shrinks_a_table(
     plan = make_plan(units(source_of(bucket, format, wanted)), latest)
     replaced = {old for group in plan.replacements for old in group.old}
     if allowed:
-        refuse_to_shrink(plan, latest, wanted)
+        refuse_to_shrink(plan, wanted)
         assert replaced == set(latest)
     else:
         assert replaced
         with pytest.raises(UserError, match=r"source\.limit"):
-            refuse_to_shrink(plan, latest, wanted)
+            refuse_to_shrink(plan, wanted)
 
 
 def test_a_trial_that_ends_at_a_units_edge_does_not_drop_the_units_behind_it(bucket: Path) -> None:
@@ -120,4 +120,4 @@ def test_a_trial_that_ends_at_a_units_edge_does_not_drop_the_units_behind_it(buc
     plan = make_plan([first], latest)
     assert plan.replacements
     with pytest.raises(UserError, match="already"):
-        refuse_to_shrink(plan, latest, 6)
+        refuse_to_shrink(plan, 6)

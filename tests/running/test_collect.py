@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def plan(names: Iterable[str], groups: tuple[Replacement, ...] = ()) -> Plan:
 
 def collector(tables: Tables, made: Plan, options: Commit = NEVER, **more: Any) -> Collector:
     committer = Committer(tables, take_lease(tables, "a"))
-    return Collector(committer, made, ledger.read_ledger(tables), options, **more)
+    return Collector(committer, replace(made, ledger=ledger.read_ledger(tables)), options, **more)
 
 
 def wait_until(condition: Any, timeout_s: float = 20.0) -> None:

@@ -150,11 +150,9 @@ def test_bytes_ranges_and_limits(s3: S3) -> None:
     empty = s3.put("empty", b"")
     etag = head(uri, s3.storage).etag
     assert get_bytes(uri, s3.storage, max_bytes=10, expected_etag=etag) == b"0123456789"
-    assert get_bytes(uri, s3.storage, max_bytes=4, start=8, size=4) == b"89"
-    assert get_bytes(uri, s3.storage, max_bytes=4, start=50, size=4) == b""
-    assert (
-        get_bytes(empty, s3.storage, max_bytes=4) == get_bytes(empty, s3.storage, max_bytes=4, start=0, size=2) == b""
-    )
+    assert get_bytes(uri, s3.storage, max_bytes=4, part=(8, 4)) == b"89"
+    assert get_bytes(uri, s3.storage, max_bytes=4, part=(50, 4)) == b""
+    assert get_bytes(empty, s3.storage, max_bytes=4) == get_bytes(empty, s3.storage, max_bytes=4, part=(0, 2)) == b""
     with pytest.raises(TooManyBytes):
         get_bytes(uri, s3.storage, max_bytes=9)
     with pytest.raises(SourceChanged):

@@ -75,7 +75,7 @@ def embed(folder: Path, made: dict[str, Any], ran_in: str = "") -> Tables:
     )
     plan = make_plan(survey(source, STORAGE, Limits()), {})
     lease = take_lease(tables, "a")
-    collector = Collector(Committer(tables, lease), plan, {}, Commit())
+    collector = Collector(Committer(tables, lease), plan, Commit())
     collector.start()
     bench = Bench(engine=engine, tagger=None, pool=None)
     for unit in plan.todo:

@@ -67,7 +67,7 @@ def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, c
 
     pairs = Pairs(drop)
     before = earlier_patterns(source, unit.uri, storage)
-    for key in wanted_keys(pattern, source, storage, before=before, start_after=unit.start, end=unit.end):
+    for key in wanted_keys(pattern, source, storage, before=before, between=(unit.start, unit.end)):
         digest.add(key)
         pairs.go_on_to(key.name)
         stem, extension = split_key(key.name)

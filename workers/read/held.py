@@ -98,8 +98,7 @@ class Held:
                 self._unit.uri,
                 self._storage,
                 max_bytes=part.size,
-                start=part.offset,
-                size=part.size,
+                part=(part.offset, part.size),
                 expected_etag=self._unit.etag,
             )
         except FileNotFoundError as error:

@@ -55,12 +55,12 @@ def wanted_keys(
     storage: Storage,
     *,
     before: tuple[Pattern, ...] = (),
-    start_after: str = "",
-    end: str = "",
+    between: tuple[str, str] = ("", ""),
     left_out: LeftOut | None = None,
 ) -> Iterator[Key]:
-    """Images and their possible sidecars, in key order. A key that a pattern of `before` matches is left to it. Other
-    files that the pattern asks for are counted in `left_out`.
+    """Images and their possible sidecars, in key order; only names after the first of `between`, up to and with the
+    second, where those are given. A key that a pattern of `before` matches is left to it. Other files that the pattern
+    asks for are counted in `left_out`.
 
     A glob chooses images: `*.jpg` does not match `a.txt`, yet that is the caption of `a.jpg`, so sidecars are taken
     whatever the glob's extension says.
@@ -74,7 +74,7 @@ def wanted_keys(
         if left_out is not None and is_asked_for(name, pattern, before):
             count(left_out, why)
 
-    for key in list_keys(listed, storage, start_after=start_after, end=end, passed_over=passed_over):
+    for key in list_keys(listed, storage, start_after=between[0], end=between[1], passed_over=passed_over):
         extension = split_key(key.name)[1]
         if not is_wanted(extension, wanted):
             if left_out is not None and is_asked_for(key.name, pattern, before):

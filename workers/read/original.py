@@ -77,7 +77,7 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
         if place.size > max_bytes:
             raise TooManyBytes(f"{place.size:,} bytes are more than the {max_bytes:,} allowed")
         if place.size > 0 and place.offset >= 0:
-            yield get_bytes(whole, storage, max_bytes=max_bytes, start=place.offset, size=place.size)
+            yield get_bytes(whole, storage, max_bytes=max_bytes, part=(place.offset, place.size))
     elif part.startswith("row=") and part[4:].isdecimal():
         yield from _parquet_values(whole, int(part[4:]), storage, max_bytes)
     else:

@@ -114,19 +114,18 @@ def get_bytes(
     storage: Storage,
     *,
     max_bytes: int,
-    start: int | None = None,
-    size: int | None = None,
+    part: tuple[int, int] | None = None,
     expected_etag: str = "",
     attempts: int = store_errors.ATTEMPTS,
 ) -> bytes:
-    """An object, or `size` bytes of it from `start`, in one request; shorter where the object ends.
+    """An object, or the `part` of it that begins at an offset and has a size, in one request; shorter where the object
+    ends.
 
     Raises TooManyBytes before reading, FileNotFoundError, PermissionError, SourceChanged where `expected_etag` is not
     the object's, StoreUnavailable, BadName, UserError.
     """
     fs, path = open_fs(uri, storage)
-    first = start or 0
-    end = None if size is None else first + size
+    first, end = (0, None) if part is None else (part[0], sum(part))
     return call(
         uri, lambda: read_range(fs, path, first, end, max_bytes=max_bytes, etag=expected_etag), attempts=attempts
     )
@@ -188,7 +187,7 @@ def open_stream(
 def _fetch_block(uri: str, storage: Storage, etag: str, start: int, stop: int) -> bytes:
     size = stop - start
     try:
-        data = get_bytes(uri, storage, max_bytes=size, start=start, size=size, expected_etag=etag)
+        data = get_bytes(uri, storage, max_bytes=size, part=(start, size), expected_etag=etag)
     except FileNotFoundError as error:
         raise SourceChanged(f"{uri} is gone", "run again: it will be planned anew") from error
     if len(data) != size:

@@ -1,0 +1,38 @@
+"""What a source holds, and what of it is to do: looked at by `plan` and `embed` before they do anything."""
+
+from dataclasses import dataclass
+
+from clipmill.jobs.committing.duplicates import units_to_redo
+from clipmill.jobs.committing.moves import gone_from
+from clipmill.jobs.planning.plan import Plan, make_plan
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.table.ledger import Ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.left_out import LeftOut
+from clipmill.schemas.units import WorkUnit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Every unit of the source, and what its listing shows that no unit holds, by ending."""
+
+    units: tuple[WorkUnit, ...]
+    left_out: LeftOut
+
+
+def list_source(job: JobFile) -> Listing:
+    """Raises UserError as `survey` does."""
+    left_out: LeftOut = {}
+    units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
+    return Listing(units=units, left_out=left_out)
+
+
+def plan_for(job: JobFile, tables: Tables, listing: Listing, latest: Ledger) -> Plan:
+    """Looks at the table for ids whose turn has come, and at the places of units that are gone. Raises UserError for a
+    trial that would replace more by less."""
+    redo = units_to_redo(tables, latest, listing.units, gone_from(job.storage))
+    plan = make_plan(listing.units, latest, redo)
+    refuse_to_shrink(plan, job.source.limit)
+    return plan
