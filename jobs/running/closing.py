@@ -50,6 +50,7 @@ def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> 
         startup_s=round(work.since_s - context.started_s, 3),
         samples_per_s=rate(totals.seen, worked_s),
         limited_by=work.clock.limited_by(worked_s),
+        loads={stage: round(share, 3) for stage, share in work.clock.loads(worked_s).items()},
         commits=totals.commits,
         first_rows_s=_since_start(context, totals.first_commit_at) if totals.first_commit_at else None,
         table_version=seen.newest,

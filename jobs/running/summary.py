@@ -42,6 +42,7 @@ class Summary:
     startup_s: float = 0.0
     samples_per_s: float = 0.0
     limited_by: str = ""
+    loads: dict[str, float] = field(default_factory=dict)  # share of the working time each stage was busy
     commits: int = 0
     first_rows_s: float | None = None
     table_version: int = 0

@@ -24,7 +24,7 @@ from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.keys import pattern_of
 from clipmill.workers.read.links import linked_uris
-from clipmill.workers.read.original import MAX_BYTES, NotTheBytes, Place, fetch_image
+from clipmill.workers.read.original import MAX_BYTES, NotTheBytes, Place, fetch_any, fetch_image
 from clipmill.workers.read.remote import BadUri, refuse_private
 from clipmill.workers.store.uri import Pattern, absolute_uri, has_magic, parse_pattern, split_uri
 
@@ -71,14 +71,17 @@ class Originals:
         place = Place(
             uri=str(row["uri"]), offset=row["image_offset"], size=row["image_size"], image_hash=str(row["image_hash"])
         )
-        try:
-            return fetch_image(place, self._storage, max_bytes=max_bytes)
-        except UserError:
-            raise
-        except SourceChanged as error:
-            raise NotTheBytes(f"{place.uri} was replaced while it was read", error.hint) from error
-        except (OSError, ValueError, ClipmillError) as error:
-            raise UserError(f"{place.uri} cannot be read ({type(error).__name__})", "is its store up?") from error
+        return _told(place.uri, lambda: fetch_image(place, self._storage, max_bytes=max_bytes))
+
+    def read_unproved(self, row: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) -> bytes:
+        """What lies at the `uri` of a reject, which has neither place nor hash; of several parquet columns the first.
+
+        For what only the reader's own tables say, or places that the reader named: nothing proves that who wrote the
+        reject ever saw the bytes. Raises as `read` does.
+        """
+        self.check(row)
+        uri = str(row["uri"])
+        return _told(uri, lambda: fetch_any(uri, self._storage, max_bytes=max_bytes))
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raises NotOfSource for a row whose picture may not be read."""
@@ -152,6 +155,18 @@ class Originals:
 
     def _last_source(self, unit: _Unit) -> Source:
         return last_source(self._tables) or Source.model_validate({"format": unit.format, "uri": unit.uri})
+
+
+def _told(uri: str, read: Callable[[], bytes]) -> bytes:
+    """What `read` gives, or why not, as what every caller knows."""
+    try:
+        return read()
+    except UserError:
+        raise
+    except SourceChanged as error:
+        raise NotTheBytes(f"{uri} was replaced while it was read", error.hint) from error
+    except (OSError, ValueError, ClipmillError) as error:
+        raise UserError(f"{uri} cannot be read ({type(error).__name__})", "is its store up?") from error
 
 
 def is_local(tables: Tables) -> bool:

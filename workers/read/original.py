@@ -50,11 +50,28 @@ def fetch_image(place: Place, storage: Storage, *, max_bytes: int = MAX_BYTES) -
     are told apart by the hash.
     """
     found = False
+    for data in _told(place, storage, max_bytes):
+        if xxhash.xxh3_128_hexdigest(data) == place.image_hash:
+            return data
+        found = True
+    if found:
+        raise NotTheBytes(f"the bytes at {place.uri} are no longer those it was made from", _AGAIN)
+    raise UserError(f"{place.uri} is not there any more", _AGAIN)
+
+
+def fetch_any(uri: str, storage: Storage, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The likeliest bytes at a place of which nothing else is known, such as a reject's. Raises as `fetch_image`."""
+    place = Place(uri=uri, offset=None, size=None, image_hash="")
+    found = next(_told(place, storage, max_bytes), None)
+    if found is None:
+        raise UserError(f"{uri} is not there any more", _AGAIN)
+    return found
+
+
+def _told(place: Place, storage: Storage, max_bytes: int) -> Iterator[bytes]:
+    """The candidates, with everything that may go wrong on the way as a sentence."""
     try:
-        for data in _candidates(place, storage, max_bytes):
-            if xxhash.xxh3_128_hexdigest(data) == place.image_hash:
-                return data
-            found = True
+        yield from _candidates(place, storage, max_bytes)
     except StoreUnavailable as error:
         raise UserError(error.message, error.hint) from error
     except (FileNotFoundError, PermissionError) as error:
@@ -63,10 +80,6 @@ def fetch_image(place: Place, storage: Storage, *, max_bytes: int = MAX_BYTES) -
         raise UserError(f"{place.uri}: {error.message}", error.hint or f"at most {max_bytes:,} are read") from error
     except (BadTar, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
         raise UserError(f"{place.uri} can no longer be read", _AGAIN) from error
-    if found:
-        raise NotTheBytes(f"the bytes at {place.uri} are no longer those it was made from", _AGAIN)
-    raise UserError(f"{place.uri} is not there any more", _AGAIN)
-
 
 def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[bytes]:
     """What may be the image, the likeliest first."""

@@ -1,0 +1,90 @@
+"""What a run added, replaced and took away, from the ledger's events alone: counts of units and rows, no ids."""
+
+from dataclasses import dataclass
+from datetime import UTC
+
+from clipmill.jobs.table.ledger import from_batch
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import of_table
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """`at`: when, ISO 8601; None where the version is no longer kept. `samples`: seen by its units."""
+
+    version: int
+    at: str | None
+    samples: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """`came`: rows of places that were not in the table. `changed`: rows of places whose old units left in the same
+    commit, the unchanged pictures of such a place included. `went`: rows of units that left. `before`, `after`: table
+    versions, None where the run committed nothing."""
+
+    run: str
+    units: int = 0
+    came: int = 0
+    changed: int = 0
+    went: int = 0
+    rejected: int = 0
+    unchanged_units: int = 0  # another etag, the same content
+    before: int | None = None
+    after: int | None = None
+    unit_ids: tuple[str, ...] = ()
+    commits: tuple[Commit, ...] = ()
+
+
+def read_changes(tables: Tables, run: str) -> Changes:
+    """Of one run. A run that is not in the ledger changed nothing."""
+    dataset, mine = tables.open("units", missing_ok=True), tables.id()
+    if dataset is None or mine is None:
+        return Changes(run=run)
+    of_mine = of_table(dataset.schema, mine)
+    quoted = run.replace("'", "''")
+    events = [e for b in dataset.to_batches(filter=f"run = '{quoted}' AND {of_mine}") for e in from_batch(b)]
+    added = {e.unit_id: e for e in events if e.state == LedgerState.COMMITTED}
+    versions = {e.table_version for e in events if e.state != LedgerState.RETIRED}
+    if not versions:
+        return Changes(run=run)
+    within = f"table_version >= {min(versions)} AND table_version <= {max(versions)} AND {of_mine}"
+    left = [
+        e
+        for b in dataset.to_batches(filter=f"state = 'retired' AND {within}")
+        for e in from_batch(b)
+        if e.table_version in versions
+    ]
+    places = {e.uri for e in left}
+    return Changes(
+        run=run,
+        units=len(added),
+        came=sum(e.written for e in added.values() if e.uri not in places),
+        changed=sum(e.written for e in added.values() if e.uri in places),
+        went=sum(e.written for e in left),
+        rejected=sum(e.rejected for e in added.values()),
+        unchanged_units=sum(e.state == LedgerState.ALIAS for e in events),
+        before=min(versions) - 1,
+        after=max(versions),
+        unit_ids=tuple(added),
+        commits=_commits(tables, list(added.values())),
+    )
+
+
+def _commits(tables: Tables, added: list[LedgerEntry]) -> tuple[Commit, ...]:
+    """Of the units that were added, by version. Compaction and indices are versions without samples, and left out."""
+    times = {int(v["version"]): v["timestamp"] for v in tables.open().versions()}
+    found: dict[int, list[LedgerEntry]] = {}
+    for entry in added:
+        found.setdefault(entry.table_version, []).append(entry)
+    return tuple(
+        Commit(
+            version=version,
+            at=times[version].astimezone(UTC).isoformat(timespec="seconds") if version in times else None,
+            samples=sum(e.seen for e in entries),
+            rows=sum(e.written for e in entries),
+        )
+        for version, entries in sorted(found.items())
+    )

@@ -1,0 +1,81 @@
+"""Figures to one HTML file that stands alone: no script, no other file, nothing asked of any server.
+
+Captions, labels and names of files are strangers' text: everything is escaped, and the page's own policy forbids all
+but its style and the pictures inside it.
+"""
+
+import os
+import secrets
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipmill.jobs.reporting import charts
+from clipmill.schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+LONGEST = 300  # characters of a caption, a detail, an address
+
+
+def render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(charts=charts, **values)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Written beside and put in place, so that a reader never sees half a page. Raises UserError."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(html, encoding="utf-8", errors="replace")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}", "choose another file") from None
+
+
+@lru_cache(maxsize=1)
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(num=_num, share=_share, took=_took, money=_money, when=_when, short=_short, figure=_figure)
+    return made
+
+
+def _num(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    """0.1234 -> 12.3 %"""
+    return f"{100 * value:.1f} %"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _took(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _money(dollars: float | None) -> str:
+    return "–" if dollars is None else f"${dollars:,.2f}"
+
+
+def _when(iso: str | None) -> str:
+    """In UTC, as all times of the page."""
+    return "–" if not iso else iso[:16].replace("T", " ")
+
+
+def _short(text: str, most: int = LONGEST) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
