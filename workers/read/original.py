@@ -81,6 +81,7 @@ def _told(place: Place, storage: Storage, max_bytes: int) -> Iterator[bytes]:
     except (BadTar, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
         raise UserError(f"{place.uri} can no longer be read", _AGAIN) from error
 
+
 def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[bytes]:
     """What may be the image, the likeliest first."""
     whole, _, part = place.uri.partition("#")
