@@ -6,10 +6,12 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clipmill.schemas.columns import KEEP_TYPES, RESERVED, of_set
 from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.strict import Strict
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(B|iB)?\s*", re.IGNORECASE)
@@ -39,10 +41,6 @@ def _uri_list(value: Any) -> Any:
 
 
 Quantity = Annotated[int, BeforeValidator(parse_quantity), Field(gt=0)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Keep(Strict):
@@ -241,12 +239,6 @@ class Commit(Strict):
 
 class PlanOptions(Strict):
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
-
-
-class Nightly(Strict):
-    gone: Literal["keep", "delete"] = "keep"
-    golden: str | None = None
-    min_coverage: float = Field(default=0.999, ge=0, le=1)
 
 
 class JobFile(Strict):

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from clipmill.jobs.committing.moves import count_gone
 from clipmill.jobs.planning.estimate import Estimate, estimate
-from clipmill.jobs.planning.jobfile import refuse_unread_keys
 from clipmill.jobs.planning.listing import list_source, plan_for
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.table import compat
@@ -60,7 +59,6 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     """
     if price_per_gpu_hour is not None:
         job = job.model_copy(update={"plan": job.plan.model_copy(update={"price_per_gpu_hour": price_per_gpu_hour})})
-    refuse_unread_keys(job)
     model_names.check(job.model.spec(), here=False)
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)

@@ -54,16 +54,6 @@ def load_job(path: str | Path, *, overrides: Mapping[str, Any] | None = None) ->
     return job
 
 
-def refuse_unread_keys(job: JobFile) -> None:
-    """Raises UserError for keys that no command reads yet: `nightly.gone: delete` would be taken for done."""
-    asked = sorted(job.nightly.model_fields_set)
-    if asked:
-        raise UserError(
-            f"{', '.join(f'nightly.{key}' for key in asked)}: no command reads this yet, so it would do nothing",
-            "remove the nightly section; to take in every night what is new or changed, run the same embed again",
-        )
-
-
 def redacted(job: JobFile) -> dict[str, Any]:
     """The job as plain JSON values for the runs table, with anything that looks like a credential masked.
 
@@ -165,7 +155,11 @@ def _absolute(job: JobFile) -> JobFile:
     model = job.model.model_copy(update={"name": if_file(job.model.name), "pretrained": if_file(job.model.pretrained)})
     tags = job.tags.model_copy(update={"vocabulary": if_file(job.tags.vocabulary)})
     golden = job.nightly.golden
-    nightly = job.nightly.model_copy(update={"golden": local(golden)}) if golden else job.nightly
+    watch = {
+        name: saved.model_copy(update={"image": local(saved.image)}) if saved.image else saved
+        for name, saved in job.nightly.watch.items()
+    }
+    nightly = job.nightly.model_copy(update={"golden": local(golden) if golden else None, "watch": watch})
     return job.model_copy(
         update={"table": local(job.table), "source": source, "model": model, "tags": tags, "nightly": nightly}
     )

@@ -41,7 +41,9 @@ _EXAMPLES = {
     "plan": "{price_per_gpu_hour: 2.5}",
     "plan.price_per_gpu_hour": "2.5",
     "nightly": "{gone: keep}",
-    "nightly.golden": "s3://lake/golden.parquet",
+    "nightly.golden": "s3://lake/golden.csv",
+    "nightly.watch": "{red shoes: {text: a red shoe, min_score: 0.25}}",
+    "nightly.webhook": "env:CLIPMILL_WEBHOOK",
 }
 _TYPES = {
     "int": "a whole number",

@@ -7,7 +7,6 @@ import time
 
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.lease import Lease
-from clipmill.jobs.planning.jobfile import refuse_unread_keys
 from clipmill.jobs.planning.listing import Listing, list_source
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
@@ -35,7 +34,6 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 def run(job: JobFile, options: Options) -> Summary:
     started_s = time.monotonic()
-    refuse_unread_keys(job)
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
     model_names.check(job.model.spec(), here=False)

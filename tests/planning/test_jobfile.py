@@ -11,9 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning.dry_run import dry_run
-from clipmill.jobs.planning.jobfile import load_job, redacted, refuse_unread_keys
-from clipmill.jobs.running import embed
+from clipmill.jobs.planning.jobfile import load_job, redacted
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 
@@ -42,18 +40,8 @@ def test_the_job_file_of_the_documentation_loads(tmp_path):
     page = (ROOT / "docs" / "job-file.md").read_text()
     text = page.split("```yaml\n")[1].split("```")[0]
     job = load_job(write(tmp_path, text))
-    assert set(yaml.safe_load(text)) == set(JobFile.model_fields) - {"nightly"}
-    refuse_unread_keys(job)
+    assert set(yaml.safe_load(text)) == set(JobFile.model_fields)
     assert job.limits.max_image_bytes == 50_000_000
-
-
-@pytest.mark.parametrize("key", ["gone: keep", "gone: delete", "golden: g.parquet", "min_coverage: 0.5"])
-def test_a_key_that_no_command_reads_is_refused(tmp_path, key):
-    job = load_job(write(tmp_path, MINIMAL + f"nightly: {{{key}}}\n"))
-    for command in (embed.embed, dry_run):
-        with pytest.raises(UserError, match=rf"nightly\.{key.split(':')[0]}: no command reads this yet") as caught:
-            command(job)
-        assert caught.value.hint
 
 
 def test_every_key_is_documented():
@@ -175,3 +163,30 @@ def test_any_yaml_is_a_job_or_a_user_error(tmp_path_factory, data):
     # Anything but a UserError ends the test.
     with contextlib.suppress(UserError):
         load_job(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gone: drop", "'nightly.gone' must be"),
+        ("max_gone: 10", "'nightly.max_gone' must be"),
+        ("watch: {shoes: {k: 3}}", "takes exactly one of text, image and like, not none"),
+        ("watch: {shoes: {text: a, like: b}}", "not text and like"),
+        ("watch: {shoes: {txt: a}}", "txt"),
+        ("webhook: hooks.example/secret", "'nightly.webhook' must be an address"),
+        ("max_gon: 0.5", "max_gon"),
+    ],
+)
+def test_mistakes_in_the_nightly_section_are_told(tmp_path, text, said):
+    with pytest.raises(UserError) as caught:
+        load_job(write(tmp_path, MINIMAL + f"nightly: {{{text}}}\n"))
+    assert said in caught.value.message
+    assert "secret" not in str(caught.value)
+
+
+def test_a_watched_picture_is_made_absolute_and_words_alone_are_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    watch = "watch: {shoe: {image: shoe.jpg}, hats: a red hat}"
+    found = load_job(write(tmp_path, MINIMAL + f"nightly: {{{watch}}}\n")).nightly.watch
+    assert found["shoe"].image == f"{tmp_path}/shoe.jpg"
+    assert found["hats"].text == "a red hat"
