@@ -42,7 +42,7 @@ def load_vocabulary(name_or_path: str, storage: Storage | None = None) -> Vocabu
     if name_or_path == "imagenet":
         return _imagenet()
     if name_or_path in BUILT_IN:
-        path = _package_folder("schemas") / "vocabularies" / f"{name_or_path}.yaml"
+        path = _package_folder("clipmill.schemas") / "vocabularies" / f"{name_or_path}.yaml"
         return parse_vocabulary(path.read_text("utf-8"), name=name_or_path, where=f"vocabulary '{name_or_path}'")
     suffix = Path(name_or_path).suffix.lower()
     if suffix not in (".yaml", ".yml", ".csv"):

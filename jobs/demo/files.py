@@ -119,7 +119,7 @@ def _table_digest(spec: BucketSpec) -> str:
     """Bucket, job, weights and vocabulary: whatever would make other rows."""
     from importlib.util import find_spec
 
-    found = find_spec("workers"), find_spec("schemas")
+    found = find_spec("clipmill.workers"), find_spec("clipmill.schemas")
     workers, schemas = (Path(one.origin).parent for one in found if one is not None and one.origin)
     digest = hashlib.sha256(spec.digest().encode() + _JOB.encode())
     for path in (workers / "models" / "clipmill-tiny" / "model.safetensors", schemas / "vocabularies" / "scenes.yaml"):

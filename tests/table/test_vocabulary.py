@@ -1,5 +1,9 @@
 """Vocabularies: the built-in ones, the two file forms, and every mistake in a file as one sentence with its place."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from clipmill.jobs.demo import captions
@@ -18,6 +22,15 @@ def test_coco_has_its_80_names():
     assert [coco.labels[i].name for i in (0, 1, 79)] == ["person", "bicycle", "toothbrush"]
     assert coco.facets == (("", 0, 80),)
     assert "a photo of a bike." in coco.prompts(coco.labels[1])
+
+
+def test_what_ships_with_the_package_is_found_from_any_folder(tmp_path: Path) -> None:
+    """Under the one name that is imported: `schemas` and `workers` are names only beside a checkout."""
+    program = (
+        "from clipmill.jobs.demo import bucket, files; from clipmill.workers.tag import load_vocabulary\n"
+        "load_vocabulary('coco'); files._table_digest(bucket.BucketSpec(number=100))"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
 def test_imagenet_comes_from_open_clip_with_plain_text_templates():
