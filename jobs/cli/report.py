@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from clipmill.jobs.cli.options import NewFile, allow_source_option, json_option, storage_from, table_options
+from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
 
 @click.command(short_help="A table as one HTML page: rates, rejects, tags, a map, copies.")
@@ -34,4 +35,48 @@ def report(
         print_record(found, as_json=as_json)
 
 
-commands: list[click.Command] = [report]
+@click.command(short_help="What came that answers the job's saved searches.")
+@table_options
+@click.argument("name", required=False)
+@click.option("--since", metavar="RUN|DATE", help="From this run on, or since this date (UTC). Default: the last run.")
+@json_option
+def watch(
+    table: str, endpoint_url: str | None, region: str | None, name: str | None, since: str | None, as_json: bool
+) -> None:
+    """Rows of TABLE that came in the last run and answer the searches under `nightly.watch` of its job file, or the one
+    called NAME: best first, with their cosine as `score`. Of the version that readers see. Exit code 3 where a search
+    could not be asked."""
+    from clipmill.jobs.querying.open import open_table
+    from clipmill.jobs.reporting.arrivals import arrivals
+    from clipmill.jobs.reporting.watch import saved_searches
+    from clipmill.jobs.reporting.watch import watch as ask
+    from clipmill.jobs.table.originals import is_local
+    from clipmill.jobs.table.tables import Tables
+    from clipmill.jobs.terminal.output import note, print_record, print_rows
+
+    storage = storage_from(endpoint_url, region)
+    tables = Tables.at(table, storage)
+    opened = open_table(table, storage=storage)
+    saved = saved_searches(tables, name)
+    came = arrivals(tables, version=opened.version, since=since)
+    found = ask(opened, tables, saved, came, own=is_local(tables))
+    if as_json:
+        print_record({"version": opened.version, "runs": came.runs, "searches": found}, as_json=True)
+    else:
+        hits = [
+            {"search": one.name, "score": hit.score, "caption": hit.caption, "tags": hit.tags, "id": hit.id}
+            for one in found
+            for hit in one.hits
+        ]
+        print_rows(hits, as_json=False, columns=["search", "score", "caption", "tags", "id"], empty="")
+        for one in found:
+            more = f", {len(one.hits)} of them shown" if one.matched > len(one.hits) else ""
+            note(f"{one.name}: {one.error or f'{one.matched:,} new rows{more}'}")
+        note(
+            f"of {len(came.units):,} units that came in {', '.join(came.runs) or 'no run'}, at version {opened.version}"
+        )
+    if any(one.error for one in found):
+        raise SystemExit(EXIT_UNITS_FAILED)
+
+
+commands: list[click.Command] = [report, watch]

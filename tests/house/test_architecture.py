@@ -35,12 +35,12 @@ ROOMS = {
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
     "jobs.upkeep": "jobs.table jobs.committing jobs.indexing jobs.running workers.store",
     "jobs.scheduling": "",
-    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring workers.decode",
+    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring workers.store workers.decode",
     "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers.store workers.decode",
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
-    "jobs.cli": "jobs.terminal jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying jobs.exploring "
-    "jobs.upkeep jobs.scheduling jobs.reporting jobs.serving jobs.demo workers.store",
+    "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
+    "jobs.exploring jobs.upkeep jobs.scheduling jobs.reporting jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
 BACK = {("workers.clip", "workers")}
