@@ -65,13 +65,38 @@ ALWAYS_FILLED = frozenset(field.name for field in _OURS if not field.nullable)
 TABLE_ID = pa.field("table_id", pa.string())
 
 # What a set of another model fills beside the columns in use: `vector__slug` and so on, until it takes their names.
-_SETS = frozenset({"vector", "caption_vector", "caption_score", "tags", "tag_scores"})
+SET_COLUMNS = ("vector", "caption_vector", "caption_score", "tags", "tag_scores")
+SET_KEY = b"clipmill.set"  # metadata of `vector`: the slug of a set that was filled beside another
+_SETS = frozenset(SET_COLUMNS)
 
 
 def of_set(name: str) -> bool:
     """Whether a column belongs to a set under way; no kept column may be called so."""
     base, mark, _ = name.partition("__")
     return bool(mark) and base in _SETS
+
+
+def set_column(base: str, slug: str) -> str:
+    """The name of one of SET_COLUMNS while its set is not in use."""
+    return f"{base}__{slug}"
+
+
+def sets_in(schema: pa.Schema) -> list[str]:
+    """Slugs of the sets beside the one in use."""
+    return [name.removeprefix("vector__") for name in schema.names if name.startswith("vector__")]
+
+
+def set_fields(slug: str, *, dim: int, fingerprint_json: str, vocabulary_json: str | None) -> pa.Schema:
+    """The five columns of a set."""
+    whole = rows_schema(
+        dim=dim, keep={}, fingerprint_json=fingerprint_json, vocabulary_json=vocabulary_json, thumbnails=False
+    )
+    found = []
+    for base in SET_COLUMNS:
+        field = whole.field(base)
+        more = {SET_KEY: slug.encode()} if base == "vector" else {}
+        found.append(field.with_name(set_column(base, slug)).with_metadata({**(field.metadata or {}), **more}))
+    return pa.schema(found)
 
 
 UNITS = pa.schema(

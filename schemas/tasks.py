@@ -11,7 +11,8 @@ class WorkContext:
     """Everything about a run that is the same for all of its units.
 
     Rows are written against `rows_version`, the version the plan read, so that field ids and not names decide the
-    column. `options` may hold credentials, so it is never printed.
+    column. `options` may hold credentials, so it is never printed. `fill`: the slug of the set whose columns are filled
+    from the rows that are there; empty where rows are made.
     """
 
     run: str
@@ -24,6 +25,7 @@ class WorkContext:
     thumbnails: bool = False
     units_in_flight: int = 3
     table_id: str = ""  # of the rows table
+    fill: str = ""
     options: dict[str, str] = field(default_factory=dict, repr=False)
 
     def at_the_model(self, callers: int) -> int:

@@ -27,6 +27,7 @@ class WorkUnit:
     | parquet    | the file    | the file's                   | row groups [start, end)                         |
     | files      | the prefix  | digest of keys and etags     | keys (start, end], relative to the prefix       |
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
+    | fill       | the rows    | the rows' version            | a fragment's id; JSON list of rows left out     |
 
     `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
     `first_line` is the number, from 1, of the line at which a slice of a text list begins; 0 elsewhere. It is in no id:

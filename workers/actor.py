@@ -17,6 +17,7 @@ from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers import probe, process
 from clipmill.workers.bench import Bench
 from clipmill.workers.engine import Engine
+from clipmill.workers.fill import FillRun
 from clipmill.workers.flow import Turns
 from clipmill.workers.load import import_code, load_engine
 from clipmill.workers.origin import origin
@@ -144,7 +145,8 @@ class EmbedWorker:
     def run_unit(self, task: Task) -> Receipt:
         assert self.context is not None, "prepare first"
         assert self.bench is not None
-        run = self._runs[task.unit.unit_id] = UnitRun(task, self.context, self.bench)
+        kind = FillRun if self.context.fill else UnitRun
+        run = self._runs[task.unit.unit_id] = kind(task, self.context, self.bench)
         try:
             return run.run()
         finally:

@@ -12,6 +12,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import clipmill
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import BadImage, Sample
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
 
@@ -86,6 +88,8 @@ def _encode(task: Task, context: WorkContext, spec: ModelSpec) -> str:
             "limits": context.limits.model_dump(mode="json"),
             "thumbnails": context.thumbnails,
             "spec": asdict(spec),
+            "fill": context.fill,
+            "options": context.options,
         }
     )
 
@@ -93,7 +97,6 @@ def _encode(task: Task, context: WorkContext, spec: ModelSpec) -> str:
 def main() -> None:
     """The child: decode and embed every sample alone, write nothing."""
     from clipmill.workers.load import load_engine
-    from clipmill.workers.read import read_unit
 
     job: dict[str, Any] = json.loads(sys.stdin.read())
     out = sys.stdout
@@ -106,11 +109,7 @@ def main() -> None:
         out.flush()
 
     say(STARTED)
-    from clipmill.schemas.samples import BadImage, Sample
-
-    reading = read_unit(
-        WorkUnit(**job["unit"]), Source.model_validate(job["source"]), Storage.model_validate(job["storage"]), limits
-    )
+    reading = _reading(job, limits)
     samples = (item for item in reading if isinstance(item, Sample))
     for ordinal, sample in enumerate(samples):
         if ordinal in skip:
@@ -123,3 +122,15 @@ def main() -> None:
         engine.encode_images(picture.pixels_CHW[None])
         if sample.caption is not None:
             engine.encode_texts([sample.caption])
+
+
+def _reading(job: dict[str, Any], limits: Limits) -> Iterator[Sample | Reject]:
+    unit, storage = WorkUnit(**job["unit"]), Storage.model_validate(job["storage"])
+    if job["fill"]:
+        from clipmill.workers.fill import Fragment
+        from clipmill.workers.read.again import read_again
+
+        return read_again(Fragment(unit, job["fill"], job["options"]).rows(), storage, limits)
+    from clipmill.workers.read import read_unit
+
+    return read_unit(unit, Source.model_validate(job["source"]), storage, limits)

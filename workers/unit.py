@@ -85,8 +85,16 @@ class UnitRun:
 
     def _record_batches(self, writer: RowWriter) -> Iterator[Any]:
         """The stages, one after the other. Reading and decoding run ahead of the model in their own threads."""
+        context = self.context
+        reading = read_unit(self.task.unit, context.source, context.storage, context.limits, self.census)
+        for embedded in self._embedded_batches(reading):
+            record_batch = writer.record_batch(embedded)
+            count_filled(self.filled, record_batch, ("caption", "tags", *context.source.keep))
+            yield record_batch
+
+    def _embedded_batches(self, reading: Iterator[Sample | Reject]) -> Iterator[Embedded]:
         samples = ReadAhead(
-            read_unit(self.task.unit, self.context.source, self.context.storage, self.context.limits, self.census),
+            reading,
             weight,
             max_items=4 * self.bench.samples_at_once,
             max_bytes=self.context.limits.worker_memory // (8 * self.context.units_in_flight),
@@ -98,9 +106,7 @@ class UnitRun:
                 self._steps += 1
                 if embedded is not None:
                     self.written += len(embedded.samples)
-                    record_batch = writer.record_batch(embedded)
-                    count_filled(self.filled, record_batch, ("caption", "tags", *self.context.source.keep))
-                    yield record_batch
+                    yield embedded
         finally:
             samples.close()
             self.seconds["read"] += samples.busy_s

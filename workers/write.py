@@ -1,9 +1,11 @@
 """Rows and rejects as Lance fragments that nobody can see until the driver commits them. One of the owners of lance."""
 
+import contextlib
 import importlib
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,13 +41,9 @@ class RowWriter:
     """Turns embedded batches into record batches of the table's schema, and those into fragments."""
 
     def __init__(self, context: WorkContext, task: Task) -> None:
-        import lance
-
         self.context, self.task = context, task
         with table_errors(context.rows_uri):
-            self.dataset = lance.dataset(
-                context.rows_uri, version=context.rows_version, storage_options=context.options or None
-            )
+            self.dataset = open_version(context.rows_uri, context.rows_version, context.options)
         self.schema: pa.Schema = self.dataset.schema
 
     def record_batch(self, batch: Embedded) -> pa.RecordBatch:
@@ -63,11 +61,7 @@ class RowWriter:
             "width": [p.width for p in batch.pictures],
             "height": [p.height for p in batch.pictures],
             "thumbnail": [p.thumbnail for p in batch.pictures],
-            "vector": _vectors(batch.vectors_BD, None),
-            "caption_vector": _vectors(batch.caption_vectors_BD, ~batch.has_caption_B),
-            "caption_score": _caption_scores(batch),
-            "tags": batch.tags,
-            "tag_scores": batch.tag_scores,
+            **set_values(batch),
         }
         arrays = []
         for field_ in self.schema:
@@ -104,6 +98,17 @@ class RowWriter:
                 raise failure[0] from None
             raise
         return tuple(map(fragment_json, fragments))
+
+
+def set_values(batch: Embedded) -> dict[str, pa.Array]:
+    """What the model said, by `columns.SET_COLUMNS`."""
+    return {
+        "vector": _vectors(batch.vectors_BD, None),
+        "caption_vector": _vectors(batch.caption_vectors_BD, ~batch.has_caption_B),
+        "caption_score": _caption_scores(batch),
+        "tags": batch.tags,
+        "tag_scores": batch.tag_scores,
+    }
 
 
 def count_filled(into: dict[str, int], rows: pa.RecordBatch, names: Iterable[str]) -> None:
@@ -144,16 +149,19 @@ class RejectWriter:
     def flush(self) -> None:
         if not self._pending:
             return
-        table = reject_table(
-            self._pending,
+        table = self._table(self._pending)
+        self._pending = []
+        self.fragments += write_reject_fragments(table, self.context.rejects_uri, self.context.options)
+
+    def _table(self, rejects: list[Reject]) -> pa.Table:
+        return reject_table(
+            rejects,
             unit_id=self.task.unit.unit_id,
             run=self.context.run,
             attempt=self.task.attempt,
             fingerprint=self.fingerprint,
             table_id=self.context.table_id,
         )
-        self._pending = []
-        self.fragments += write_reject_fragments(table, self.context.rejects_uri, self.context.options)
 
 
 def reject_table(
@@ -198,9 +206,74 @@ def write_row_fragments(batches: Iterable[pa.RecordBatch], dataset: Any, options
         )
 
 
+def open_version(uri: str, version: int, options: dict[str, str]) -> Any:
+    import lance
+
+    return lance.dataset(uri, version=version, storage_options=options or None)
+
+
 def import_lance() -> None:
     """So that the first unit need not."""
     importlib.import_module("lance.fragment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFile:
+    """A file of some columns of one fragment, which nobody sees until it is committed. `fields`: ids of its leaves."""
+
+    fragment: int
+    path: str
+    fields: tuple[int, ...]
+    major: int
+    minor: int
+    rows: int  # that it fills and that were null
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "ColumnFile":
+        raw = json.loads(text)
+        return ColumnFile(**{**raw, "fields": tuple(raw["fields"])})
+
+
+def write_column_file(
+    dataset: Any, fragment: int, batches: Iterable[pa.RecordBatch], options: dict[str, str], *, rows: int
+) -> ColumnFile:
+    """`batches` hold every physical row of the fragment, deleted ones too, of some columns of `dataset`."""
+    from lance.file import LanceFileWriter
+
+    name = f"{uuid.uuid4()}.lance"
+    version = str(dataset.data_storage_version)
+    writer: Any = None
+    names: list[str] = []
+    with table_errors(str(dataset.uri), doing="write to"), contextlib.ExitStack() as closing:
+        for batch in batches:
+            if writer is None:
+                names = batch.schema.names
+                made = LanceFileWriter(
+                    f"{dataset.uri}/data/{name}", batch.schema, version=version, storage_options=options or None
+                )
+                writer = closing.enter_context(made)
+            writer.write_batch(batch)
+    major, minor = (int(part) for part in version.split("."))
+    return ColumnFile(
+        fragment=fragment, path=name, fields=tuple(leaf_ids(dataset, names)), major=major, minor=minor, rows=rows
+    )
+
+
+def leaf_ids(dataset: Any, names: Sequence[str]) -> list[int]:
+    """Field ids as a data file of these columns lists them: those of fields with values of their own, in that order."""
+    fields = {one.name(): one for one in dataset.lance_schema.fields()}
+
+    def leaves(one: Any) -> Iterator[int]:
+        children = one.children()
+        for child in children:
+            yield from leaves(child)
+        if not children:
+            yield int(one.id())
+
+    return [leaf for name in names for leaf in leaves(fields[name])]
 
 
 def fragment_json(fragment: Any) -> str:

@@ -6,7 +6,9 @@ read at all is not decided here, see `jobs.table.originals`.
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,42 +94,43 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
             raise TooManyBytes(f"{place.size:,} bytes are more than the {max_bytes:,} allowed")
         if place.size > 0 and place.offset >= 0:
             yield get_bytes(whole, storage, max_bytes=max_bytes, part=(place.offset, place.size))
-    elif part.startswith("row=") and part[4:].isdecimal():
-        yield from _parquet_values(whole, int(part[4:]), storage, max_bytes)
     else:
-        yield from _tar_members(whole, part, storage, max_bytes)
+        in_parquet = part.startswith("row=") and part[4:].isdecimal()
+        for _, data in (parquet_values if in_parquet else tar_members)(whole, {part}, storage, max_bytes):
+            yield data
 
 
-def _tar_members(uri: str, part: str, storage: Storage, max_bytes: int) -> Iterator[bytes]:
-    """Members of that name, spelled as the reader spells it."""
+def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Members of these names, spelled as the reader spells them, with their names, in the order of the tar."""
     with open_stream(uri, storage) as stream:
         plain, is_packed = unpack(stream, uri)
         tar = TarReader(plain, seekable=not is_packed)
         for member in tar:
-            if quote(plain_name(member.name)) != part or member.link is not None:
+            name = quote(plain_name(member.name))
+            if name not in parts or member.link is not None:
                 continue
             if member.size > max_bytes:
                 raise TooManyBytes(f"{member.size:,} bytes are more than the {max_bytes:,} allowed")
-            yield tar.read(member)
+            yield name, tar.read(member)
 
 
-def _parquet_values(uri: str, row: int, storage: Storage, max_bytes: int) -> Iterator[bytes]:
+def parquet_values(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """What columns of bytes hold in these rows (`row=N`), with the row's name; each row group is read once a column."""
     import pyarrow.parquet as pq
 
+    wanted = sorted(int(part[4:]) for part in parts)
     with open_stream(uri, storage) as stream:
         file = pq.ParquetFile(stream, pre_buffer=False)
         first = 0
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < first + count:
-                for column in _byte_columns(file.schema_arrow):
-                    value = _value(file, group, column, row - first)
-                    if value is not None and len(value) > max_bytes:
+            stop = first + file.metadata.row_group(group).num_rows
+            here = wanted[bisect_left(wanted, first) : bisect_left(wanted, stop)]
+            for column in _byte_columns(file.schema_arrow) if here else ():
+                for row, value in _values(file, group, column, [row - first for row in here]):
+                    if len(value) > max_bytes:
                         raise TooManyBytes(f"{len(value):,} bytes are more than the {max_bytes:,} allowed")
-                    if value:
-                        yield value
-                return
-            first += count
+                    yield f"row={row + first}", value
+            first = stop
 
 
 def _byte_columns(schema: pa.Schema) -> list[str]:
@@ -145,13 +148,17 @@ def _byte_columns(schema: pa.Schema) -> list[str]:
     return sorted(names, key=lambda name: IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES))
 
 
-def _value(file: Any, group: int, column: str, row: int) -> bytes | None:
-    first = 0
+def _values(file: Any, group: int, column: str, rows: list[int]) -> Iterator[tuple[int, bytes]]:
+    """(row of the group, its bytes) for each of these that has any; `rows` ascend."""
+    first, left = 0, deque(rows)
     for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
-        if row < first + batch.num_rows:
-            value = batch.column(0)[row - first].as_py()
+        while left and left[0] < first + batch.num_rows:
+            value = batch.column(0)[left[0] - first].as_py()
             if isinstance(value, dict):  # {bytes, path}, as data sets on hubs have it
                 value = value.get("bytes")
-            return value if isinstance(value, bytes) else None
+            if isinstance(value, bytes) and value:
+                yield left[0], value
+            left.popleft()
+        if not left:
+            return
         first += batch.num_rows
-    return None

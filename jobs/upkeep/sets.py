@@ -1,0 +1,162 @@
+"""Sets of columns beside the one in use: what they are called, how far they are filled, and what could not be.
+
+A set is `vector__slug`, `caption_vector__slug`, `caption_score__slug`, `tags__slug` and `tag_scores__slug`. A row of
+which `vector__slug` is null is either not done yet, or failed: then `__rejects` names it with the set's fingerprint,
+and with attempt 0, which no unit has.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.schemas.columns import FINGERPRINT_KEY, SET_KEY, of_table, set_column, sets_in, table_id
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.model import Fingerprint
+from clipmill.workers.fill import FILL_ATTEMPT
+
+_MAX_SLUG = 60
+
+
+def slug_of(model: str, pretrained: str | None) -> str:
+    """A name for columns, of lower-case letters, digits and single underscores: vit_b_32_laion2b_s34b_b79k."""
+    parts = [_last(model), _last(pretrained or "")]
+    text = re.sub(r"[^a-z0-9]+", "_", "_".join(part for part in parts if part).lower()).strip("_")
+    return text[:_MAX_SLUG].strip("_") or "model"
+
+
+def _last(name: str) -> str:
+    """Of a path its last part without an ending, of a hub's name the last part."""
+    plain = name.removeprefix("hf-hub:").removeprefix("local-dir:")
+    return PurePath(plain).stem if "/" in plain else plain
+
+
+def check_slug(slug: str) -> str:
+    """Raises UserError for what cannot be part of a column's name."""
+    if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", slug) or len(slug) > _MAX_SLUG:
+        raise UserError(
+            f"'{slug}' names no set", "lower-case letters and digits with single _ between, such as vit_b_32"
+        )
+    return slug
+
+
+def fingerprint_of(schema: pa.Schema, slug: str) -> Fingerprint:
+    """Raises UserError where the table has no such set."""
+    name = set_column("vector", slug)
+    if name not in schema.names:
+        found = sets_in(schema)
+        raise UserError(
+            f"the table has no set '{slug}'",
+            f"there is: {', '.join(found)}" if found else "fill one: clipmill reembed TABLE --model M --pretrained P",
+        )
+    return Fingerprint.from_json(schema.field(name).metadata[FINGERPRINT_KEY].decode())
+
+
+def slug_in_use(schema: pa.Schema) -> str:
+    """What the set in use is called once it leaves the names that are searched: as it was called when it was filled,
+    else by its model; with a piece of the weights' hash where another set has that name."""
+    metadata = schema.field("vector").metadata or {}
+    if SET_KEY in metadata:
+        return str(metadata[SET_KEY].decode())
+    fingerprint = Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+    slug = slug_of(fingerprint.model, fingerprint.pretrained)
+    return f"{slug}_{fingerprint.weights_sha256[:8]}" if slug in sets_in(schema) else slug
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """Of the rows of a set: `filled`, `failed` (a reject names each), and `left` that nobody has tried yet."""
+
+    slug: str
+    model: str
+    pretrained: str
+    dim: int
+    rows: int
+    filled: int
+    failed: int
+    rejects: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.filled - self.failed
+
+    @property
+    def share(self) -> float:
+        return self.filled / self.rows if self.rows else 1.0
+
+
+def coverage(tables: Tables, rows: Any, slug: str) -> Coverage:
+    """`rows`: the table at the version that is looked at."""
+    fingerprint = fingerprint_of(rows.schema, slug)
+    known = failures(tables, rows, fingerprint)
+    column = set_column("vector", slug)
+    total = int(rows.count_rows())
+    missing = int(rows.count_rows(f"{column} IS NULL"))
+    found: dict[str, int] = {}
+    if known and missing:
+        for batch in rows.scanner(columns=["id", "unit_id"], filter=f"{column} IS NULL").to_batches():
+            for key in zip(batch["id"].to_pylist(), batch["unit_id"].to_pylist(), strict=True):
+                if key in known:
+                    found[known[key]] = found.get(known[key], 0) + 1
+    return Coverage(
+        slug=slug,
+        model=fingerprint.model,
+        pretrained=fingerprint.pretrained,
+        dim=fingerprint.dim,
+        rows=total,
+        filled=total - missing,
+        failed=sum(found.values()),
+        rejects=dict(sorted(found.items())),
+    )
+
+
+def failures(tables: Tables, rows: Any, fingerprint: Fingerprint, *, run: str = "") -> dict[tuple[str, str], str]:
+    """(id, unit) -> reason of every row that could not be filled with this model, or not by this run alone. A row that
+    was replaced since is of another unit, so it is tried."""
+    dataset = tables.open("rejects", missing_ok=True)
+    if dataset is None:
+        return {}
+    where = f"attempt = {FILL_ATTEMPT} AND fingerprint = '{fingerprint.weights_sha256[:16]}'"
+    where += f" AND {of_table(dataset.schema, table_id(rows.schema))}"
+    where += f" AND run = '{run}'" if run else ""
+    found: dict[tuple[str, str], str] = {}
+    for batch in dataset.scanner(columns=["id", "unit_id", "reason"], filter=where).to_batches():
+        names = (batch[name].to_pylist() for name in ("id", "unit_id", "reason"))
+        found.update({(id_, unit): reason for id_, unit, reason in zip(*names, strict=True)})
+    return found
+
+
+def add_set(tables: Tables, slug: str, fields: pa.Schema, fingerprint: Fingerprint) -> None:
+    """The set's columns, all null: a commit of metadata alone. Nothing where they are there for this model. Raises
+    UserError where a set of that name is another model's. Needs no lease of the rows: whoever adds rows meanwhile
+    conflicts with it, and so does it, and both try again."""
+    for _ in range(MAX_CONFLICTS):
+        rows = tables.open()
+        if set_column("vector", slug) in rows.schema.names:
+            differences = fingerprint.differences(fingerprint_of(rows.schema, slug))
+            if differences:
+                raise UserError(
+                    f"the set '{slug}' of this table is of another model: {differences[0]}",
+                    "name this one otherwise: --set NAME; or remove that one: clipmill drop TABLE --set " + slug,
+                )
+            return
+        try:
+            with writing(tables.rows):
+                rows.add_columns(fields)
+        except OSError as error:
+            if not is_conflict(error):
+                raise
+    raise ClipmillError(
+        f"the columns of the set '{slug}' could not be added: {MAX_CONFLICTS} tries met other commits",
+        "run the command again when fewer rows are being added",
+    )
+
+
+def all_coverage(tables: Tables, rows: Any) -> Iterator[Coverage]:
+    for slug in sets_in(rows.schema):
+        yield coverage(tables, rows, slug)

@@ -1,0 +1,211 @@
+"""Pictures of rows that are in a table, read again where they came from, many at a time and nothing for nothing.
+
+Rows that lie near each other in one object are read by one ranged GET, up to PIECE_BYTES at once: a shard of which most
+rows are wanted is streamed in large pieces, one of which few are costs a request for each picture. What lies between
+two wanted pictures is read over where that is cheaper than another request. Compressed tars and parquet files are read
+from their beginning. Whether a place may be read at all is not decided here, see `jobs.table.originals`.
+"""
+
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import xxhash
+
+from clipmill.schemas.config import Limits, Storage
+from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
+from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.original import parquet_values, tar_members
+from clipmill.workers.read.tar import BadTar
+from clipmill.workers.store.errors import ATTEMPTS
+from clipmill.workers.store.storage import BadName, TooManyBytes, get_bytes
+
+# A request is worth so many bytes that nobody wants: of the usual store, a round trip's share with 32 under way.
+GAP_BYTES = 32_000
+PIECE_BYTES = 8_000_000
+_UNKNOWN_BYTES = 1_000_000  # an object whose size the row does not say
+_HTTP_ATTEMPTS = 3
+PLACE = "place"  # in Sample.metadata: the row's number in its fragment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Where a row's picture is, as in `read.original.Place`; `place`: its number in the fragment."""
+
+    place: int
+    id: str
+    uri: str
+    offset: int | None
+    size: int | None
+    image_hash: str = ""
+    caption: str | None = None
+
+    def reject(self, reason: Reason, detail: str = "") -> Reject:
+        return Reject(id=self.id, uri=self.uri, reason=reason, detail=detail)
+
+
+@dataclass(slots=True, kw_only=True)
+class Piece:
+    """What is read at once: bytes [start, end) of an object, the whole of it, or one after the other (`packed`)."""
+
+    uri: str
+    rows: list[Row]
+    start: int | None = None
+    end: int = 0
+    packed: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """To be read, as far as the rows say it."""
+        if self.start is not None:
+            return self.end - self.start
+        return sum(max(row.size or 0, 0) for row in self.rows)
+
+
+@dataclass(slots=True)
+class Read:
+    """What was asked of the store. Thread-safe through `add`."""
+
+    requests: int = 0
+    num_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, num_bytes: int) -> None:
+        with self._lock:
+            self.requests += 1
+            self.num_bytes += num_bytes
+
+
+def pieces(rows: Iterable[Row]) -> Iterator[Piece]:
+    """What rows are read together, in their order. Pure."""
+    piece: Piece | None = None
+    for row in rows:
+        whole, _, part = row.uri.partition("#")
+        if part and row.offset is not None and row.size is not None:
+            start, end = row.offset, row.offset + max(row.size, 0)
+            near = piece is not None and piece.uri == whole and piece.start is not None and not piece.packed
+            if (
+                near
+                and piece is not None
+                and piece.start is not None
+                and (0 <= start - piece.end <= GAP_BYTES and end - piece.start <= PIECE_BYTES)
+            ):
+                piece.rows.append(row)
+                piece.end = end
+                continue
+            new = Piece(uri=whole, rows=[row], start=start, end=end)
+        elif part:
+            if piece is not None and piece.packed and piece.uri == whole:
+                piece.rows.append(row)
+                continue
+            new = Piece(uri=whole, rows=[row], packed=True)
+        else:
+            new = Piece(uri=row.uri, rows=[row])
+        if piece is not None:
+            yield piece
+        piece = new
+    if piece is not None:
+        yield piece
+
+
+def read_again(
+    rows: Iterable[Row], storage: Storage, limits: Limits, read: Read | None = None
+) -> Iterator[Sample | Reject]:
+    """Every row once: as the sample that it was made from, with its place in `metadata`, or as a reject that says why
+    that cannot be had; `source_changed` where there are other bytes now. Nearly in the order of the rows. Raises
+    StoreUnavailable."""
+    count = read or Read()
+
+    def fetch(piece: Piece) -> tuple[Piece, bytes | tuple[Reason, str]]:
+        return piece, b"" if piece.packed else _fetch(piece, storage, limits, count)
+
+    def weigh(piece: Piece) -> int:
+        return 0 if piece.packed else piece.num_bytes or _UNKNOWN_BYTES
+
+    for piece, got in ordered_map(pieces(rows), fetch, weigh=weigh, max_bytes=2 * memory_share(limits)):
+        if piece.packed:
+            yield from _packed(piece, storage, limits)
+        elif isinstance(got, bytes):
+            for row in piece.rows:
+                first = 0 if piece.start is None else (row.offset or 0) - piece.start
+                data = got if piece.start is None else got[first : first + (row.size or 0)]
+                yield _checked(row, data)
+        else:
+            yield from (row.reject(*got) for row in piece.rows)
+
+
+def _checked(row: Row, data: bytes) -> Sample | Reject:
+    if xxhash.xxh3_128_hexdigest(data) != row.image_hash:
+        return row.reject(Reason.SOURCE_CHANGED, "the bytes there are no longer those the row was made from")
+    return Sample(id=row.id, uri=row.uri, image=data, caption=row.caption, metadata={PLACE: row.place})
+
+
+def _fetch(piece: Piece, storage: Storage, limits: Limits, read: Read) -> bytes | tuple[Reason, str]:
+    web = piece.uri.startswith(("http://", "https://"))
+    size = None if piece.start is None else piece.num_bytes
+    if piece.start is not None and (piece.start < 0 or piece.num_bytes <= 0):
+        return Reason.SOURCE_CHANGED, "the row names no bytes"
+    if len(piece.rows) == 1 and piece.num_bytes > limits.max_image_bytes:
+        return Reason.TOO_MANY_BYTES, f"{piece.num_bytes:,} bytes, the limit is {limits.max_image_bytes:,}"
+    try:
+        data = get_bytes(
+            piece.uri,
+            storage,
+            max_bytes=limits.max_image_bytes if size is None else max(size, 1),
+            start=piece.start,
+            size=size,
+            attempts=_HTTP_ATTEMPTS if web else ATTEMPTS,
+        )
+    except TooManyBytes as error:
+        return Reason.TOO_MANY_BYTES, error.message
+    except FileNotFoundError as error:
+        return Reason.NOT_FOUND, str(error)
+    except PermissionError as error:
+        return Reason.FORBIDDEN, str(error)
+    except BadName as error:
+        return Reason.BAD_URI, error.message
+    except SourceChanged as error:
+        return Reason.SOURCE_CHANGED, error.message
+    read.add(len(data))
+    return data
+
+
+def _packed(piece: Piece, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
+    """Rows of a compressed tar or a parquet file, in the order in which they are found."""
+    waiting: dict[str, list[Row]] = {}
+    for row in piece.rows:
+        waiting.setdefault(row.uri.partition("#")[2], []).append(row)
+    changed: set[str] = set()
+    in_parquet = all(part.startswith("row=") and part[4:].isdecimal() for part in waiting)
+    find = parquet_values if in_parquet else tar_members
+    why = (Reason.NOT_FOUND, f"{piece.uri} does not hold it any more")
+    try:
+        for part, data in find(piece.uri, waiting.keys(), storage, limits.max_image_bytes):
+            changed.add(part)
+            image_hash = xxhash.xxh3_128_hexdigest(data)
+            for row in [row for row in waiting.get(part, ()) if row.image_hash == image_hash]:
+                yield _checked(row, data)
+                waiting[part].remove(row)
+    except (OSError, EOFError, UserError, SourceChanged, WrongFormat, BadTar, zlib.error, pa.ArrowException) as error:
+        why = _why(error, piece.uri)
+    other = (Reason.SOURCE_CHANGED, "the bytes there are no longer those the row was made from")
+    for part, rows in waiting.items():
+        for row in rows:
+            yield row.reject(*(other if part in changed else why))
+
+
+def _why(error: BaseException, uri: str) -> tuple[Reason, str]:
+    """Raises again what only says that the store is away."""
+    if isinstance(error, TooManyBytes):
+        return Reason.TOO_MANY_BYTES, error.message
+    if isinstance(error, PermissionError):
+        return Reason.FORBIDDEN, str(error)
+    if isinstance(error, (FileNotFoundError, UserError)):
+        return Reason.NOT_FOUND, str(error)
+    if isinstance(error, OSError) and type(error).__name__ != "BadGzipFile":
+        raise error
+    return Reason.SOURCE_CHANGED, f"{uri} can no longer be read: {error}"
