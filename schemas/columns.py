@@ -68,6 +68,8 @@ TABLE_ID = pa.field("table_id", pa.string())
 SET_COLUMNS = ("vector", "caption_vector", "caption_score", "tags", "tag_scores")
 SET_KEY = b"clipmill.set"  # metadata of `vector`: the slug of a set that was filled beside another
 _SETS = frozenset(SET_COLUMNS)
+# `attempt` of a reject that says why a row could not be filled: no unit has it, so it counts in no balance.
+FILL_ATTEMPT = 0
 
 
 def of_set(name: str) -> bool:

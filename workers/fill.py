@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.schemas.columns import SET_COLUMNS, set_column
+from clipmill.schemas.columns import FILL_ATTEMPT, SET_COLUMNS, set_column
 from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.tasks import Task, WorkContext
@@ -29,7 +29,6 @@ from clipmill.workers.write import RejectWriter, open_version, reject_table, set
 
 NAMES = ("id", "uri", "image_offset", "image_size", "image_hash", "caption")
 _ROWS_AT_ONCE = 4096
-FILL_ATTEMPT = 0  # of rejects: no unit has it, so that they count in no balance of the ledger
 
 
 class Fragment:

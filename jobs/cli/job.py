@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Embed the first N samples here, writing nothing, and estimate from that; loads the model.",
 )
+@click.option("--reembed", metavar="MODEL[,TAG]", help="Instead: what `clipmill reembed` with this model would do.")
 @json_option
-def plan(job_file: str, price_per_gpu_hour: float | None, measure: int | None, as_json: bool) -> None:
+def plan(
+    job_file: str, price_per_gpu_hour: float | None, measure: int | None, reembed: str | None, as_json: bool
+) -> None:
     """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed, moved
     or gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
     `basis` says which. Writes nothing."""
@@ -32,6 +35,15 @@ def plan(job_file: str, price_per_gpu_hour: float | None, measure: int | None, a
     from clipmill.jobs.planning.dry_run import dry_run
     from clipmill.jobs.terminal.output import print_record
 
+    if reembed:
+        from clipmill.jobs.upkeep.reembed_plan import ReembedOptions, plan_reembed
+        from clipmill.schemas.config import Model
+
+        name, _, tag = reembed.partition(",")
+        price = price_per_gpu_hour if price_per_gpu_hour is not None else job.plan.price_per_gpu_hour
+        asked = ReembedOptions(model=Model(name=name, pretrained=tag or None), price_per_gpu_hour=price)
+        print_record(plan_reembed(job.table, job.storage, asked), as_json=as_json)
+        return
     found = dry_run(job, price_per_gpu_hour=price_per_gpu_hour, measure=measure or 0)
     print_record(found, as_json=as_json)
 

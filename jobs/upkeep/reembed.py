@@ -9,34 +9,32 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 
-from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster import local_node
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.planning.jobfile import redacted
+from clipmill.jobs.planning.listing import Listing
 from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.dispatch import Dispatcher, Slot
-from clipmill.jobs.running.interrupts import draining_on_signals, noting_interrupts
-from clipmill.jobs.running.options import new_run_id
+from clipmill.jobs.running.interrupts import draining_on_signals
+from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.summary import StageClock, failed_units, rate
-from clipmill.jobs.running.workforce import Workforce
-from clipmill.jobs.table import compat, memory
+from clipmill.jobs.running.workforce import Workforce, loaded_workforce
+from clipmill.jobs.table import compat, memory, sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress, Snapshot
-from clipmill.jobs.upkeep import sets
 from clipmill.jobs.upkeep.fill import Filled, Filler
 from clipmill.jobs.upkeep.fill_plan import FillPlan, plan_fill
 from clipmill.jobs.upkeep.reembed_plan import COMMAND, ReembedOptions, job_for, look, slug_for, vocabulary_for
-from clipmill.schemas.columns import set_fields, sets_in, table_id
-from clipmill.schemas.config import JobFile, Storage
+from clipmill.schemas.columns import FILL_ATTEMPT, set_fields, sets_in, table_id
+from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.secrets import masked
 from clipmill.schemas.tasks import WorkContext
-from clipmill.schemas.vocabulary import Vocabulary
-from clipmill.workers.fill import FILL_ATTEMPT
 from clipmill.workers.naming import names as model_names
 from clipmill.workers.write import reject_table, write_reject_fragments
 
@@ -82,10 +80,19 @@ def reembed(table: str, storage: Storage, options: ReembedOptions) -> Reembedded
     vocabulary = vocabulary_for(tables, options)
     with Progress() as progress:
         lease = Lease(tables, new_run_id(), COMMAND, ttl_s=options.lease_ttl_s, key=FILL_KEY)
-        lease.take(on_wait=progress.say)
-        lease.keep(progress.say)
+        context = RunContext(
+            job=job,
+            options=Options(address=options.address, command=COMMAND, num_cpus=options.num_cpus),
+            tables=tables,
+            lease=lease,
+            progress=progress,
+            vocabulary=vocabulary,
+            listing=Listing(units=(), left_out={}),
+            started_s=time.monotonic(),
+        )
+        context.take_lease()
         try:
-            return _Fill(job, options, tables, lease, progress, vocabulary, slug).run()
+            return _Fill(context, options, slug).run()
         finally:
             lease.release(progress.say)
 
@@ -93,19 +100,15 @@ def reembed(table: str, storage: Storage, options: ReembedOptions) -> Reembedded
 class _Fill:
     """One run under the fill lease."""
 
-    def __init__(
-        self,
-        job: JobFile,
-        options: ReembedOptions,
-        tables: Tables,
-        lease: Lease,
-        progress: Progress,
-        vocabulary: Vocabulary | None,
-        slug: str,
-    ) -> None:
-        self.job, self.options, self.tables, self.lease = job, options, tables, lease
-        self.progress, self.vocabulary, self.slug = progress, vocabulary, slug
-        self.started = self.working_since = time.monotonic()
+    def __init__(self, context: RunContext, options: ReembedOptions, slug: str) -> None:
+        self.context, self.options, self.slug = context, options, slug
+        self.job, self.tables, self.lease, self.progress = (
+            context.job,
+            context.tables,
+            context.lease,
+            context.progress,
+        )
+        self.working_since = context.started_s
         self.failed: list[dict[str, str]] = []
         self.interrupted = False
         self.limited_by = ""
@@ -115,29 +118,14 @@ class _Fill:
         found = look(self.tables, self.tables.open(), self.slug, self.options)
         if not found.units and not found.refused and self.slug in sets_in(self.tables.open().schema):
             return self._summary(Filled(), run="")
-        self.progress.phase(f"{found.rows:,} rows of {len(found.units):,} fragments; starting workers")
-        with (
-            noting_interrupts() as check_interrupt,
-            cluster.connected(self.options.address, num_cpus=self.options.num_cpus),
-        ):
-            check_interrupt()
-            nodes = cluster.nodes()
-            shape = cluster.shape(self.job.workers, nodes, max(1, len(found.units)))
-            if self.options.address is None:
-                cluster.check_fits(shape, nodes)
-            force = Workforce(job=self.job, shape=shape, vocabulary=self.vocabulary, say=self.progress.phase)
-            force.start()
-            try:
-                facts = force.facts()
-                check_interrupt()
-                fingerprint = Fingerprint.from_json(facts.fingerprint_json)
-                self._check_model(fingerprint)
-                force.self_check(self.tables, self.lease.run, fingerprint)
-                force.label_vectors()
-                self.progress.phase(f"{fingerprint.model} on {facts.device}, batches of {facts.batch_size}")
-                return self._logged(force, fingerprint)
-            finally:
-                force.stop()
+        self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
+        with loaded_workforce(replace(self.context, listing=Listing(units=tuple(found.units), left_out={}))) as force:
+            self._check_model(force.fingerprint)
+            force.self_check(self.tables, self.lease.run)
+            force.label_vectors()
+            facts = force.facts
+            self.progress.phase(f"{force.fingerprint.model} on {facts.device}, batches of {facts.batch_size}")
+            return self._logged(force, force.fingerprint)
 
     def _check_model(self, fingerprint: Fingerprint) -> None:
         in_use = compat.stored_fingerprint(self.tables.open().schema)
@@ -231,7 +219,7 @@ class _Fill:
             options=self.tables.options,
         )
         shape, in_flight = force.shape, context.units_in_flight
-        clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.callers))
+        clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.facts.callers))
         counted = {"units": 0, "seen": 0}
 
         def on_receipt(receipt: Receipt) -> None:
@@ -304,8 +292,8 @@ class _Fill:
             requests=done.requests,
             bytes_read=done.bytes_read,
             image_bytes=done.image_bytes,
-            seconds=round(time.monotonic() - self.started, 3),
-            startup_s=round(self.working_since - self.started, 3),
+            seconds=round(time.monotonic() - self.context.started_s, 3),
+            startup_s=round(self.working_since - self.context.started_s, 3),
             rows_per_s=rate(done.rows, worked_s) if run else 0.0,
             limited_by=self.limited_by,
             interrupted=self.interrupted,

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from clipmill.jobs.planning.estimate import estimate
-from clipmill.jobs.table import compat
+from clipmill.jobs.table import compat, sets
 from clipmill.jobs.table.originals import Originals, source_storage
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.jobs.upkeep import sets
 from clipmill.jobs.upkeep.fill import Hook, no_hook
 from clipmill.jobs.upkeep.fill_plan import FillPlan, Reading, plan_fill
 from clipmill.schemas.columns import sets_in

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.readers import Readers, readers
+from clipmill.jobs.table.sets import Coverage, all_coverage
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.config import Storage
@@ -23,7 +24,8 @@ class Status:
     """`balanced` compares the ledger with the rows: seen = rows + rejects.
 
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
-    for none: `live`, where that tag is.
+    for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
+    filled: rows = filled + failed + left.
     """
 
     table: str
@@ -45,6 +47,7 @@ class Status:
     fragments: int
     indices: list[str]
     held_by: str | None
+    sets: list[dict[str, Any]] = field(default_factory=list)
     last_runs: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -79,8 +82,14 @@ def status(table: str, storage: Storage) -> Status:
         fragments=len(rows.get_fragments()),
         indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
         held_by=_holder(tables),
+        sets=[_set(one) for one in all_coverage(tables, rows)],
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
+
+
+def _set(one: Coverage) -> dict[str, Any]:
+    said = {"set": one.slug, "model": f"{one.model} {one.pretrained}".strip(), "dim": one.dim, "rows": one.rows}
+    return {**said, "filled": one.filled, "failed": one.failed, "left": one.left, "rejects": one.rejects}
 
 
 def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
@@ -115,7 +124,8 @@ def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return []
-    where = "event IN ('started', 'finished', 'drained', 'failed')"
+    events_told = ("started", "finished", "drained", "failed", "fill-started", "fill-finished", "fill-failed")
+    where = "event IN (" + ", ".join(f"'{event}'" for event in events_told) + ")"
     where += f" AND {of_table(runs.schema, table_id)}"
     events = runs.to_table(columns=["run", "command", "event", "at"], filter=where).sort_by("at").to_pylist()
     latest = {event["run"]: event for event in events}  # the last word of each run

@@ -1,24 +1,17 @@
 """A set of another model beside the one in use: filled by whole runs with the stub model, of other dimensions."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipmill.jobs.cli import main as cli
-from clipmill.jobs.committing.lease import FILL_KEY, Lease
-from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.upkeep.reembed import Reembedded, reembed
-from clipmill.jobs.upkeep.reembed_plan import ReembedOptions, plan_reembed
-from clipmill.schemas.config import JobFile, Model
-from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
+from clipmill.jobs.upkeep.reembed_plan import ReembedOptions
+from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.workers.load import load_engine
-from clipmill.schemas.config import Limits
 from tests.build import picture
-from tests.integration.help import job, problems, rows, run, tables, write_tar
+from tests.integration.help import job, problems, rows, run, write_tar
 
 pytestmark = pytest.mark.ray
 

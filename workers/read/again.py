@@ -156,8 +156,7 @@ def _fetch(piece: Piece, storage: Storage, limits: Limits, read: Read) -> bytes 
             piece.uri,
             storage,
             max_bytes=limits.max_image_bytes if size is None else max(size, 1),
-            start=piece.start,
-            size=size,
+            part=None if piece.start is None else (piece.start, piece.num_bytes),
             attempts=_HTTP_ATTEMPTS if web else ATTEMPTS,
         )
     except TooManyBytes as error:

@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import FINGERPRINT_KEY, SET_KEY, of_table, set_column, sets_in, table_id
+from clipmill.schemas.columns import FILL_ATTEMPT, FINGERPRINT_KEY, SET_KEY, of_table, set_column, sets_in, table_id
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
-from clipmill.workers.fill import FILL_ATTEMPT
 
 _MAX_SLUG = 60
 
