@@ -1,6 +1,5 @@
 """What is to run every night, and the files that make a scheduler run it."""
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from clipmill.jobs.scheduling import quoting
 from clipmill.jobs.scheduling.when import Daily
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.labels import table_label
 
 IN_POD = "/jobs/job.yaml"  # where the printed pods have the job file
 DEADLINE_S = 20 * 3600  # a night that takes longer meets the next one
@@ -45,10 +45,7 @@ class Night:
 
     @property
     def name(self) -> str:
-        """A DNS label of at most 36 characters, which RayCronJob takes; two tables never share one."""
-        last = re.sub(r"[^a-z0-9]+", "-", self.table.rpartition("/")[2].lower()).strip("-")[:20].strip("-")
-        digest = hashlib.sha256(self.table.encode()).hexdigest()[:6]
-        return "-".join(part for part in ("clipmill", last, digest) if part)
+        return table_label(self.table)
 
     @property
     def mounted(self) -> bool:

@@ -1,0 +1,40 @@
+"""What is sent to a cluster: this very code, and the job file with what it names on this machine.
+
+It is a folder as a wheel unpacks to, and the job's working directory: Ray puts that first on the path of the driver and
+of every worker, needs no pip for it, and leaves what the nodes' image has installed where it is.
+"""
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import clipmill
+from clipmill.schemas.config import JobFile
+
+JOB_FILE = "job.yaml"
+
+
+def pack(job: JobFile, folder: Path) -> list[str]:
+    """Write everything into `folder`; the same again is the same bytes, which Ray does not upload twice. Returns what the
+    job names on this machine's disk and is not sent."""
+    source = Path(clipmill.__file__).parent
+    shutil.copytree(source, folder / "clipmill", ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+    try:
+        found = metadata.distribution("clipmill")
+    except metadata.PackageNotFoundError:
+        pass  # run from a folder that was never installed: the version stays unknown there, as it is here
+    else:
+        info = folder / f"clipmill-{found.version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(found.read_text("METADATA") or "", "utf-8")
+    values: dict[str, Any] = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    vocabulary = job.tags.vocabulary
+    if vocabulary and Path(vocabulary).is_absolute() and Path(vocabulary).is_file():
+        name = f"vocabulary{Path(vocabulary).suffix}"
+        shutil.copyfile(vocabulary, folder / name)
+        values["tags"]["vocabulary"] = name
+    (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
+    return [path for path in (job.table, *job.source.uri, job.model.pretrained or "") if path.startswith("/")]
