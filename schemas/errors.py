@@ -52,6 +52,12 @@ class LeaseHeld(ClipmillError):
     exit_code = EXIT_LATER
 
 
+class NoWorkers(ClipmillError):
+    """The cluster gave no workers in time: later."""
+
+    exit_code = EXIT_LATER
+
+
 class LeaseLost(ClipmillError):
     """This run's lease was taken over while it slept; nothing of it can land any more."""
 

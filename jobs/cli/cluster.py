@@ -128,8 +128,8 @@ def submit(
 ) -> None:
     """Send this very code and the job file to the cluster, check on a worker that both fit together, and run it there.
 
-    Credentials are not sent: nodes have their own. The same again while it runs follows the first. Ctrl-C leaves the run
-    alone and says how to come back; `clipmill stop` ends it.
+    Credentials are not sent: nodes have their own. The same again while it runs follows the first. Ctrl-C leaves the
+    run alone and says how to come back; `clipmill stop` ends it.
     """
     from clipmill.jobs.planning.jobfile import load_job
 
@@ -204,10 +204,9 @@ def _follow(client: Any, address: str, job_id: str, as_json: bool) -> None:
     try:
         ended = follow(client, address, job_id, show)
     except KeyboardInterrupt:
+        back, end = (_again(word, job_id, address) for word in ("jobs", "stop"))
         note(f"left {job_id}, which goes on")
-        note(
-            f"hint: to come back: {_again('jobs', job_id, address)} --follow; to end it: {_again('stop', job_id, address)}"
-        )
+        note(f"hint: to come back: {back} --follow; to end it: {end}")
         sys.exit(EXIT_INTERRUPTED)
     print_record(ended, as_json=as_json)
     sys.exit(exit_code(ended))

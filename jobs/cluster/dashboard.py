@@ -1,6 +1,7 @@
 """Ray's dashboard, where jobs are submitted to: reached with its token, its errors as one sentence and a hint."""
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -32,10 +33,10 @@ def connect(address: str) -> Any:
         os.environ.pop(name, None)
     if "RAY_AUTH_MODE" not in os.environ and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"  # without it Ray sends no token
-    os.environ.setdefault("RAY_LOG_TO_STDERR", "0")
     import ray
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each upload, and that the embedded model is large
     with told(address):
         client = JobSubmissionClient(address)
         version = client._server_ray_version

@@ -18,8 +18,8 @@ JOB_FILE = "job.yaml"
 
 
 def pack(job: JobFile, folder: Path) -> list[str]:
-    """Write everything into `folder`; the same again is the same bytes, which Ray does not upload twice. Returns what the
-    job names on this machine's disk and is not sent."""
+    """Write everything into `folder`; the same again is the same bytes, which Ray does not upload twice. Returns what
+    the job names on this machine's disk and is not sent."""
     source = Path(clipmill.__file__).parent
     shutil.copytree(source, folder / "clipmill", ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
     try:

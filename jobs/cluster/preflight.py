@@ -1,7 +1,7 @@
 """Runs on the cluster before a job does: which versions the head and a worker have, and whether there is a worker.
 
-`python -m clipmill.jobs.cluster.preflight WAIT_S GPUS` prints one line that begins with MARK; `wrong` reads it where the
-job is submitted.
+`python -m clipmill.jobs.cluster.preflight WAIT_S GPUS` prints one line that begins with MARK; `wrong` reads it where
+the job is submitted.
 """
 
 import json

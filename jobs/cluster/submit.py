@@ -1,7 +1,7 @@
 """Jobs on a cluster that is up, through Ray's Jobs API: submit, find, follow, stop.
 
 A submission is named after table and command with a number at its end; the first of two that come at once gets the
-number, and the other follows it. Nothing of this machine's environment is sent: Ray shows what it is given to everybody.
+number, and the other follows it. Nothing of this machine's environment is sent: Ray shows everybody what it is given.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 from clipmill.jobs.cluster import parcel, preflight
 from clipmill.jobs.cluster.dashboard import details, image_hint, told
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import ClipmillError, LeaseHeld, UserError
+from clipmill.schemas.errors import ClipmillError, NoWorkers, UserError
 from clipmill.schemas.labels import table_label
 
 GRACE_S = 90  # Ray's own 3 s are too few for the units in flight, and nothing of them would be committed
@@ -125,7 +125,7 @@ def _send(
 
 
 def _check_nodes(client: Any, order: Order, environment: dict[str, Any], say: Say) -> None:
-    """Run `preflight` there. Raises UserError where head or workers do not fit, LeaseHeld's code where none comes."""
+    """Run `preflight` there. Raises UserError where head or workers do not fit, NoWorkers where none comes."""
     gpus = order.job.workers.gpus if order.job.workers.gpus != "auto" else 0
     name = f"{order.name}-check-{uuid.uuid4().hex[:8]}"
     say("checking the versions on a worker")
@@ -138,7 +138,7 @@ def _check_nodes(client: Any, order: Order, environment: dict[str, Any], say: Sa
     finally:
         _forget(client, name)
     if ended is None:
-        raise LeaseHeld(
+        raise NoWorkers(
             f"the cluster at {order.address} did not start the check within {_STARTING_S + order.wait_s:.0f} s",
             "it may be busy, or its head has no room; try again later",
         )
@@ -152,8 +152,8 @@ def _check_nodes(client: Any, order: Order, environment: dict[str, Any], say: Sa
     found = json.loads(lines[-1].removeprefix(preflight.MARK))
     if found["worker"] is None:
         what = f"a GPU worker ({gpus:g} GPUs)" if gpus else "a worker"
-        raise LeaseHeld(
-            f"the cluster at {order.address} has {found['nodes']} nodes, and gave {what} no room within {order.wait_s:g} s",
+        raise NoWorkers(
+            f"the cluster at {order.address} gave {what} no room within {order.wait_s:g} s; nodes: {found['nodes']}",
             "start workers, or wait until they are free, then submit again; --wait-s waits longer",
         )
     if said := preflight.wrong(found):

@@ -1,0 +1,119 @@
+"""A Ray cluster of our own: a head with a dashboard and a token, and raylets that come and go."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOKEN = "a-token-of-the-tests-0123456789abcdef"
+_START_S = 120.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those that the system hands out by itself."""
+    from clipmill.jobs.cluster.connect import _free_ports
+
+    return _free_ports(count)
+
+
+@dataclass(kw_only=True)
+class Head:
+    folder: Path
+    port: int
+    dashboard: int
+    nodes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of nodes: `python` is ours, and no key or address of the tests' machine is known to them but the token."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        mine = {"PATH": path, "RAY_TMPDIR": str(self.folder), "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(self.folder)}
+        return {**kept, **token, **mine, "RAY_raylet_start_wait_time_s": "180"}
+
+    def start(self, *words: str, **more: str) -> "subprocess.Popen[bytes]":
+        """`ray start --block` with these words; ends with the tests."""
+        ports = free_ports(6)
+        names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
+        names += ("metrics-export-port", "node-manager-port", "object-manager-port")
+        given = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--object-store-memory=100000000"]
+        with open(self.folder / f"node{len(self.nodes)}.log", "wb") as log:
+            node = subprocess.Popen(
+                [*command, *given, *words], env={**self.environment, **more}, cwd=self.folder, stdout=log, stderr=log
+            )
+        self.nodes.append(node)
+        return node
+
+    def worker(self, **more: str) -> "subprocess.Popen[bytes]":
+        """With one CPU; `more`: of its environment."""
+        return self.start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--num-gpus=0", **more)
+
+
+@contextmanager
+def head() -> Iterator[Head]:
+    """A head without CPUs, up and answering. Everything is ended and removed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="cm", dir="/tmp"))  # short: Ray puts sockets there
+    port, dashboard, client = free_ports(3)
+    made = Head(folder=folder, port=port, dashboard=dashboard)
+    try:
+        made.start(
+            "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--num-cpus=0", "--num-gpus=0", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
+        )  # fmt: skip
+        _wait_for(made)
+        yield made
+    finally:
+        for node in reversed(made.nodes):
+            end(node)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def end(node: "subprocess.Popen[bytes]") -> None:
+    """Ray's own end of a node, which takes its processes along; what is left of them is killed."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        mine = psutil.Process(node.pid).children(recursive=True)
+        node.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            node.wait(15)
+        for process in mine:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    node.kill()
+    node.wait()
+
+
+def _wait_for(made: Head) -> None:
+    until_s = time.monotonic() + _START_S
+    request = urllib.request.Request(f"{made.url}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
+    while time.monotonic() < until_s:
+        assert made.nodes[0].poll() is None, (made.folder / "node0.log").read_text()
+        with suppress(OSError), urllib.request.urlopen(request, timeout=2) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"no dashboard within {_START_S} s: {(made.folder / 'node0.log').read_text()}")
+
+
+def kill(node: "subprocess.Popen[bytes]") -> None:
+    """As a machine goes that loses its power."""
+    import psutil
+
+    for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

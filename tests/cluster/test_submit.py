@@ -1,0 +1,187 @@
+"""submit, jobs and stop against a real head with a token, and raylets beside it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from clipmill.jobs.planning.jobfile import load_job
+from clipmill.schemas.config import JobFile
+from tests.cluster.head import TOKEN, Head, head, kill
+from tests.integration import help
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+SECRET = "secret-of-this-shell-000"
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Head]:
+    with head() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(alone: Head) -> Head:
+    """Two workers, which take a tenth of a second for a picture."""
+    for _ in range(2):
+        alone.worker(CLIPMILL_STUB_SLEEP_MS="100")
+    return alone
+
+
+def clipmill(made: Head, *words: str, **more: str) -> "subprocess.Popen[str]":
+    mine = {"RAY_AUTH_TOKEN": TOKEN, "AWS_SECRET_ACCESS_KEY": SECRET, "HOME": str(made.folder)}
+    environment = {**os.environ, **mine, **more}
+    environment.pop("RAY_AUTH_MODE", None)
+    command = [sys.executable, "-m", "clipmill", *words]
+    return subprocess.Popen(
+        command, env=environment, cwd=made.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def job(made: Head, name: str, *, tars: int = 1, pictures: int = 3, bad: bool = False) -> str:
+    """A job file in a folder of its own; relative paths in it are this machine's, as everywhere."""
+    folder = made.folder / name
+    for number in range(tars):
+        help.write_tar(folder / "raw" / f"{number}.tar", range(number * pictures, (number + 1) * pictures))
+    if bad:
+        (folder / "raw" / "zip.tar").write_bytes(b"PK\x03\x04" + bytes(2000))
+    (folder / "job.yaml").write_text(
+        f"table: {name}/db/images\nsource: {{format: webdataset, uri: '{name}/raw/*.tar', caption: txt}}\n"
+        "model: {name: stub}\ncommit: {every_s: 1}\n"
+    )
+    return str(folder / "job.yaml")
+
+
+def rows(made: Head, name: str) -> int:
+    return len(help.rows(there(made, name), "id"))
+
+
+def there(made: Head, name: str) -> JobFile:
+    """The job as commands in the cluster's folder read it."""
+    return load_job(made.folder / name / "job.yaml", overrides={"table": f"{made.folder}/{name}/db/images"})
+
+
+def listed(made: Head) -> str:
+    """What anybody with the token sees."""
+    request = urllib.request.Request(f"{made.url}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_a_head_without_workers_is_later_not_never(alone: Head) -> None:
+    code, _, err = ended(clipmill(alone, "submit", job(alone, "none"), "--address", alone.url, "--wait-s", "5"))
+    assert code == 5, err
+    assert "gave a worker no room within 5 s; nodes: 1" in err
+    assert "hint: start workers" in err
+    assert json.loads(ended(clipmill(alone, "jobs", "--address", alone.url, "--json"))[1]) == []
+
+
+def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> None:
+    """Also where units failed, which Ray's own command calls exit code 1; no secret of this shell is sent."""
+    good, bad = job(cluster, "good"), job(cluster, "bad", bad=True)
+    both = [clipmill(cluster, "submit", one, "--address", cluster.url, "--follow", "--json") for one in (good, bad)]
+    (code, out, err), (code_bad, out_bad, err_bad) = (ended(one) for one in both)
+    assert (code, json.loads(out)["exit_code"], json.loads(out)["status"]) == (0, 0, "SUCCEEDED"), err
+    assert "3 rows" in err, "the log of a local run"
+    assert (code_bad, json.loads(out_bad)["exit_code"], json.loads(out_bad)["status"]) == (3, 3, "FAILED"), err_bad
+    assert "zip.tar" in err_bad
+    assert (rows(cluster, "good"), rows(cluster, "bad")) == (3, 3)
+    assert re.fullmatch(r"clipmill-images-[0-9a-f]{6}-embed-1", json.loads(out)["id"])
+    assert json.loads(out)["id"] != json.loads(out_bad)["id"]
+    seen = listed(cluster)
+    assert SECRET not in seen
+    sent = [one["runtime_env"]["env_vars"] for one in json.loads(seen) if one["metadata"]]
+    assert sent
+    assert all(set(one) == {"RAY_JOB_STOP_WAIT_TIME_S", "PYTHONUNBUFFERED"} for one in sent)
+
+
+def test_ctrl_c_leaves_it_a_second_submit_joins_it_and_stop_drains_it(cluster: Head) -> None:
+    path = job(cluster, "long", tars=40, pictures=10)
+    first = clipmill(cluster, "submit", path, "--address", cluster.url, "--follow")
+    assert first.stderr is not None
+    said = list(until(first.stderr, "stub on cpu"))
+    (submission,) = {found for line in said for found in re.findall(r"^(clipmill-\S+): submitted", line)}
+    first.send_signal(signal.SIGINT)
+    code, _, err = ended(first)
+    assert (code, "Traceback" in err) == (130, False), err
+    assert f"left {submission}, which goes on" in err
+    assert f"jobs {submission} --address {cluster.url} --follow" in err
+    code, out, err = ended(clipmill(cluster, "submit", path, "--address", cluster.url, "--json"))
+    assert (code, json.loads(out)["id"], json.loads(out)["status"]) == (0, submission, "RUNNING")
+    assert "under way already" in err
+    again = clipmill(cluster, "jobs", submission, "--address", cluster.url, "--follow")
+    code, out, err = ended(clipmill(cluster, "stop", submission, "--address", cluster.url, "--json"))
+    assert (code, json.loads(out)["status"]) == (0, "STOPPED"), err
+    code, _, log = ended(again)
+    assert code == 130
+    assert "stopping after the" in log, "the driver drained"
+    here = rows(cluster, "long")
+    assert 0 < here < 400
+    assert help.problems(there(cluster, "long")) == []
+
+
+def test_stop_now_does_not_wait_for_units_in_flight(cluster: Head) -> None:
+    path = job(cluster, "huge", tars=4, pictures=600)
+    process = clipmill(cluster, "submit", path, "--address", cluster.url, "--follow")
+    assert process.stderr is not None
+    said = list(until(process.stderr, "stub on cpu"))
+    (submission,) = {found for line in said for found in re.findall(r"^(clipmill-\S+): submitted", line)}
+    started = time.monotonic()
+    code, out, err = ended(clipmill(cluster, "stop", submission, "--now", "--address", cluster.url, "--json"))
+    assert (code, json.loads(out)["status"]) == (0, "STOPPED"), err
+    assert time.monotonic() - started < 50, "a unit takes a minute"
+    assert ended(process)[0] == 130
+
+
+def test_nodes_that_go_and_come_lose_no_row(cluster: Head) -> None:
+    path = job(cluster, "nodes", tars=30, pictures=10)
+    process = clipmill(cluster, "submit", path, "--address", cluster.url, "--follow", "--json")
+    assert process.stderr is not None
+    list(until(process.stderr, "stub on cpu"))
+    lost = cluster.nodes[-1]
+    kill(lost)
+    cluster.worker()
+    code, out, err = ended(process)
+    assert (code, json.loads(out)["exit_code"]) == (0, 0), err
+    assert rows(cluster, "nodes") == 300
+    assert help.problems(there(cluster, "nodes")) == []
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("another-token-0123456789abcdef00", "refuses the token"), ("", "asks for a token")]
+)
+def test_a_token_that_is_wrong_or_missing_is_told(alone: Head, token: str, said: str) -> None:
+    code, _, err = ended(clipmill(alone, "jobs", "--address", alone.url, RAY_AUTH_TOKEN=token))
+    assert code == 2
+    assert said in err
+    assert "hint: set RAY_AUTH_TOKEN" in err
+    assert "Traceback" not in err
+    assert not token or token not in err
+
+
+def test_an_unknown_id_is_told(alone: Head) -> None:
+    for words in (["jobs", "nobody"], ["stop", "nobody"], ["jobs", "nobody", "--follow"]):
+        code, _, err = ended(clipmill(alone, *words, "--address", alone.url))
+        assert (code, "knows no job nobody" in err, "hint:" in err) == (2, True, True)
+
+
+def until(lines: Any, word: str) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if word in line:
+            return
+    raise AssertionError(f"{word!r} was not said")
