@@ -6,6 +6,7 @@ number, and the other follows it. Nothing of this machine's environment is sent:
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 import uuid
@@ -93,6 +94,8 @@ def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
     with tempfile.TemporaryDirectory() as folder:
         for path in parcel.pack(order.job, Path(folder)):
             say(f"note: {path} is a path of this machine; every node there has to have it too")
+        if order.job.storage.endpoint_url is None and os.environ.get("AWS_ENDPOINT_URL"):
+            say("note: AWS_ENDPOINT_URL of this shell is not sent; storage.endpoint_url in the job file is")
         environment = {
             "working_dir": folder,
             "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S), "PYTHONUNBUFFERED": "1"},
