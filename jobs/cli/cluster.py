@@ -54,9 +54,12 @@ def schedule(  # one parameter for each option
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)
+    from clipmill.jobs.cluster.parcel import refuse_secrets
     from clipmill.jobs.scheduling.night import Night, caveats, files
     from clipmill.jobs.terminal.output import note, print_json
 
+    if address:
+        refuse_secrets(job)
     night = Night(
         kind=kind,
         job_file=job_file if "://" in job_file else str(Path(job_file).absolute()),
@@ -136,8 +139,11 @@ def submit(
     job = load_job(job_file)
     if publish and command != "embed":
         raise click.UsageError(f"--publish goes with --command embed, not {command}")
+    from clipmill.jobs.cluster.parcel import JOB_FILE, refuse_secrets
+
+    if command == "nightly":
+        refuse_secrets(job)
     from clipmill.jobs.cluster.dashboard import connect
-    from clipmill.jobs.cluster.parcel import JOB_FILE
     from clipmill.jobs.cluster.submit import Order
     from clipmill.jobs.cluster.submit import submit as send
     from clipmill.jobs.terminal.output import note, print_record

@@ -13,8 +13,19 @@ import yaml
 
 import clipmill
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
 
 JOB_FILE = "job.yaml"
+
+
+def refuse_secrets(job: JobFile) -> None:
+    """Raises UserError where a night on a cluster would need a secret that stands in the job file: none is sent."""
+    webhook = job.nightly.webhook
+    if webhook is not None and not webhook.get_secret_value().startswith("env:"):
+        raise UserError(
+            "nightly.webhook is an address, which counts as a secret, and no secret is sent to a cluster",
+            "write `webhook: env:NAME`, and give the cluster's head a variable NAME that holds it",
+        )
 
 
 def pack(job: JobFile, folder: Path) -> list[str]:
@@ -31,6 +42,7 @@ def pack(job: JobFile, folder: Path) -> list[str]:
         info.mkdir()
         (info / "METADATA").write_text(found.read_text("METADATA") or "", "utf-8")
     values: dict[str, Any] = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    _without_secrets(values, job)
     vocabulary = job.tags.vocabulary
     if vocabulary and Path(vocabulary).is_absolute() and Path(vocabulary).is_file():
         name = f"vocabulary{Path(vocabulary).suffix}"
@@ -38,3 +50,14 @@ def pack(job: JobFile, folder: Path) -> list[str]:
         values["tags"]["vocabulary"] = name
     (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
     return [path for path in (job.table, *job.source.uri, job.model.pretrained or "") if path.startswith("/")]
+
+
+def _without_secrets(values: dict[str, Any], job: JobFile) -> None:
+    """pydantic writes a secret as stars, which no address is: a variable's name is sent, an address is left out."""
+    webhook = job.nightly.webhook
+    if webhook is not None:
+        text = webhook.get_secret_value()
+        if text.startswith("env:"):
+            values["nightly"]["webhook"] = text
+        else:
+            del values["nightly"]["webhook"]

@@ -115,3 +115,22 @@ def test_local_paths_are_made_whole_and_named(tmp_path: Path, monkeypatch):
     assert len(left) == 2
     sent = JobFile.model_validate(yaml.safe_load((tmp_path / "sent" / "job.yaml").read_text()))
     assert sent.table == f"{tmp_path}/db/images"
+
+
+@pytest.mark.parametrize(("webhook", "sent"), [("env:HOOK", "env:HOOK"), ("https://hooks.example/T/abcdef", None)])
+def test_no_secret_of_the_job_file_is_sent(tmp_path: Path, monkeypatch, capsys, webhook: str, sent: str | None):
+    monkeypatch.chdir(tmp_path)
+    text = 'table: s3://lake/db/images\nsource: {format: files, uri: "s3://lake/raw/"}\n'
+    text += f'nightly: {{webhook: "{webhook}"}}\n'
+    Path("job.yaml").write_text(text)
+    (tmp_path / "sent").mkdir()
+    parcel.pack(load_job("job.yaml"), tmp_path / "sent")
+    there = (tmp_path / "sent" / "job.yaml").read_text()
+    assert yaml.safe_load(there)["nightly"].get("webhook") == sent
+    assert "abcdef" not in there
+    words = ["job.yaml", "--address", "http://127.0.0.1:9"]
+    for command, reached in (["submit", *words, "--command", "nightly"], 1), (["schedule", *words], 0):
+        assert clipmill(command) == (reached if sent else 2)
+        said = capsys.readouterr()
+        assert "abcdef" not in said.out + said.err
+        assert sent or "no secret is sent" in said.err

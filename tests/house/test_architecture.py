@@ -41,7 +41,7 @@ ROOMS = {
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
     "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
-    "jobs.exploring jobs.upkeep jobs.cluster jobs.scheduling jobs.reporting jobs.scheduling jobs.serving jobs.demo workers.store",
+    "jobs.exploring jobs.upkeep jobs.cluster jobs.scheduling jobs.reporting jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
 BACK = {("workers.clip", "workers")}
