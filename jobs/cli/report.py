@@ -11,6 +11,7 @@ from clipmill.schemas.errors import EXIT_UNITS_FAILED
 @click.command(short_help="A table as one HTML page: rates, rejects, tags, a map, copies.")
 @table_options
 @click.option("--html", "html_file", metavar="FILE", type=NewFile(), help="Write the page: one file that stands alone.")
+@click.option("--night", metavar="RUN", help="Of one night instead: the name of its run, or last.")
 @click.option("--no-pictures", is_flag=True, help="Read no picture; the page has figures only.")
 @allow_source_option
 @json_option
@@ -18,7 +19,8 @@ def report(
     table: str, endpoint_url: str | None, region: str | None, html_file: str | None, as_json: bool, **options: Any
 ) -> None:
     """Runs with rate, limiting stage and cost; rejects with reasons and thumbnails; tags, scores, a map of the vectors;
-    copies; versions and fingerprint of TABLE. Pictures are read from the table's own source."""
+    copies; versions and fingerprint of TABLE. With --night: what that night brought, its rate, gates and saved
+    searches. Pictures are read from the table's own source."""
     from pathlib import Path
 
     from clipmill.jobs.reporting.page import render, write_page
@@ -27,12 +29,32 @@ def report(
 
     storage = storage_from(endpoint_url, region)
     pictures = html_file is not None and not options["no_pictures"]
-    found = table_report(table, storage, allow=options["allow_sources"], pictures=pictures)
+    allow, night = options["allow_sources"], options["night"]
+    found: Any
+    if night:
+        found = _night(table, storage, night, allow, pictures)
+    else:
+        found = table_report(table, storage, allow=allow, pictures=pictures)
     if html_file:
-        write_page(Path(html_file), render("table.html.j2", r=found))
+        write_page(Path(html_file), render("night.html.j2" if night else "table.html.j2", r=found))
         note(f"written: {html_file}")
     if as_json or not html_file:
         print_record(found, as_json=as_json)
+
+
+def _night(table: str, storage: Any, run: str, allow: tuple[str, ...], pictures: bool) -> Any:
+    """Of a night in the past, with the searches that the last job saves."""
+    from clipmill.jobs.reporting.night import NightOptions, find_night, night_report
+    from clipmill.jobs.reporting.watch import saved_searches
+    from clipmill.jobs.table.tables import Tables
+    from clipmill.schemas.errors import UserError
+
+    tables = Tables.at(table, storage)
+    try:
+        saved = saved_searches(tables)
+    except UserError:  # none
+        saved = {}
+    return night_report(tables, find_night(tables, run), NightOptions(allow=allow, watch=saved, pictures=pictures))
 
 
 @click.command(short_help="What came that answers the job's saved searches.")

@@ -46,6 +46,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters.update(num=_num, share=_share, took=_took, money=_money, when=_when, short=_short, figure=_figure)
+    made.filters.update(gate=_gate, drifted=lambda change: abs(change[2] - change[1]))
     return made
 
 
@@ -60,6 +61,11 @@ def _share(value: float) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _gate(value: float | None) -> str:
+    """Gates turn on small differences of shares."""
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.5g}"
 
 
 def _took(seconds: float) -> str:

@@ -23,7 +23,7 @@ from clipmill.jobs.reporting.arrivals import Arrivals
 from clipmill.jobs.table.originals import STORES
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.nightly import Saved
 from clipmill.workers.store.uri import split_uri
 
@@ -63,21 +63,22 @@ def watch(
     `own`: the searches are the caller's. Those that a table in a store brings along are somebody's word: they open no
     file of this machine and ask no web server."""
     found = []
-    before = _before(tables, came)
+    before = before_of(tables, came)
     for name, search in saved.items():
         about = search.model_dump(exclude_none=True)
         try:
             if not own and search.image and split_uri(search.image)[0] not in STORES:
                 raise UserError("its picture lies outside the stores, where a table in a store does not reach", "")
             matched, hits = _ask(table, search, came, before)
-        except UserError as error:
-            found.append(Watched(name=name, search=about, error=error.message))
+        except (ClipmillError, OSError) as error:
+            said = error.message if isinstance(error, ClipmillError) else type(error).__name__
+            found.append(Watched(name=name, search=about, error=said))
         else:
             found.append(Watched(name=name, search=about, matched=matched, hits=hits))
     return tuple(found)
 
 
-def _before(tables: Tables, came: Arrivals) -> Any:
+def before_of(tables: Tables, came: Arrivals) -> Any:
     """The rows as they were before; None where that version is no longer kept, or there was none."""
     try:
         return tables.open(version=came.before) if came.before else None

@@ -36,7 +36,7 @@ ROOMS = {
     "jobs.upkeep": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.indexing jobs.planning jobs.running "
     "workers workers.store workers.read workers.naming",
     "jobs.scheduling": "",
-    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring workers.store workers.decode",
+    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.upkeep workers.store workers.decode",
     "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers.store workers.decode",
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",

@@ -5,18 +5,28 @@ from pathlib import Path
 
 import pytest
 
+from clipmill.jobs.reporting.night import NightOptions, find_night, night_report
 from clipmill.jobs.reporting.page import render, write_page
 from clipmill.jobs.reporting.table import table_report
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
+from clipmill.schemas.nightly import Saved
 from tests.query.test_page import browser  # noqa: F401 - the fixture
+from tests.reporting.conftest import ROWS
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def pages(reported_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(reported_uri: str, nights: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     write_page(folder / "table.html", render("table.html.j2", r=table_report(reported_uri, Storage())))
+    tables = Tables.at(nights[0])
+    saved = {"red things": Saved(like=f"row-{ROWS + 30:06d}", k=6), "gone": Saved(like="no such row")}
+    night = night_report(tables, find_night(tables, "last"), NightOptions(watch=saved))
+    write_page(folder / "night.html", render("night.html.j2", r=night))
+    refused = night_report(tables, find_night(tables, "night28"))
+    write_page(folder / "refused.html", render("night.html.j2", r=refused))
     return {path.stem: path for path in folder.glob("*.html")}
 
 
