@@ -142,7 +142,7 @@ RUNS = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
         pa.field("command", pa.string(), nullable=False),
-        pa.field("event", pa.string(), nullable=False),  # started | finished | drained | failed | reference
+        pa.field("event", pa.string(), nullable=False),  # started | finished | drained | failed | reference | night | …
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # JSON: job file without secrets, or summary
         TABLE_ID,

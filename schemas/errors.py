@@ -34,6 +34,10 @@ class UserError(ClipmillError):
     exit_code = EXIT_USER
 
 
+class EmptySource(UserError):
+    """The listing of a source shows nothing where something is asked for: a wrong address, or a bucket that lost it."""
+
+
 class UnitsFailed(ClipmillError):
     """The run finished, but some units failed; the message names them."""
 

@@ -39,14 +39,14 @@ def _words(value: Any) -> Any:
 class Nightly(Strict):
     """Only the nightly command reads this; `embed` and `plan` pass over it.
 
-    `gone`: what becomes of rows whose source object is gone. A listing that lost more than `max_gone` of the units is
+    `gone`: what becomes of rows whose source object is gone. A listing that lost more than `max_gone` of the samples is
     taken for a mistake: nothing is deleted and nothing published. The other numbers are the gates' thresholds: a night
     that misses one of them is not published. `webhook` counts as a secret: an address, or `env:NAME` of a variable
     that holds it.
     """
 
     gone: Literal["keep", "delete"] = "keep"
-    max_gone: Share = 0.1  # of the units
+    max_gone: Share = 0.1  # of the samples
     golden: str | None = None
     min_coverage: Share = 0.999  # rows / samples
     max_more_rejects: Share = 0.01  # share of samples rejected, above that of the published version

@@ -24,7 +24,7 @@ from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
 from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
 
 # Each has a list `commands`; importing them costs nothing but click.
-COMMAND_MODULES = ("demo", "job", "cluster", "table", "query", "maintain", "reembed", "report")
+COMMAND_MODULES = ("demo", "job", "night", "cluster", "table", "query", "maintain", "reembed", "report")
 
 
 class _Group(click.Group):

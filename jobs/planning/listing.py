@@ -29,10 +29,12 @@ def list_source(job: JobFile) -> Listing:
     return Listing(units=units, left_out=left_out)
 
 
-def plan_for(job: JobFile, tables: Tables, listing: Listing, latest: Ledger) -> Plan:
+def plan_for(
+    job: JobFile, tables: Tables, listing: Listing, latest: Ledger, redo: frozenset[str] = frozenset()
+) -> Plan:
     """Looks at the table for ids whose turn has come, and at the places of units that are gone. Raises UserError for a
-    trial that would replace more by less."""
-    redo = units_to_redo(tables, latest, listing.units, gone_from(job.storage))
+    trial that would replace more by less. `redo`: further units to do again."""
+    redo |= units_to_redo(tables, latest, listing.units, gone_from(job.storage))
     plan = make_plan(listing.units, latest, redo)
     refuse_to_shrink(plan, job.source.limit)
     return plan

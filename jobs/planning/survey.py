@@ -12,7 +12,7 @@ from typing import Any
 from clipmill.jobs.planning.survey_cut import cut_tar
 from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
 from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.left_out import LeftOut, count, ending_of, to_text
 from clipmill.schemas.units import SourceObject, WorkUnit, make_unit_id
 from clipmill.workers.read.fetch import ordered_map
@@ -97,7 +97,7 @@ def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[So
     for ending in left.values():
         count(left_out, ending)
     if not found:
-        raise UserError(
+        raise EmptySource(
             f"source.uri {pattern} matches nothing of format {source.format}",
             f"check the spelling; below a folder, names must end in {', '.join(suffixes)}"
             + (f"; there are {to_text(left_out)}" if left_out else ""),
@@ -198,7 +198,7 @@ def _files(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[Work
     if empty:
         wanted = ", ".join(source.image or DEFAULT_IMAGE)
         there = f"; there are {to_text(left_out)}" if left_out else ""
-        raise UserError(
+        raise EmptySource(
             f"source.uri {', '.join(source.uri)} holds no image", f"files must end in one of {wanted}{there}"
         )
 

@@ -19,7 +19,13 @@ def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> 
     tidy_side_tables(context.tables, context.lease)
     interrupted = work.drained and work.left > 0
     whole = not work.failed and work.left <= 0
-    seen = finish_table(context.tables, context.lease, publish=options.publish and whole, say=progress.phase)
+    seen = finish_table(
+        context.tables,
+        context.lease,
+        publish=options.publish and whole,
+        say=progress.phase,
+        keep=options.keep_versions,
+    )
     notes = [f"stopped early; {work.left} units are left"] if interrupted else []
     notes += seen.notes(publish=options.publish, whole=whole, hint=options.publish_hint())
     totals, dispatcher, expected = work.totals, work.dispatcher, opened.estimate

@@ -34,7 +34,7 @@ class RunContext:
 
     def plan(self, latest: Ledger) -> Plan:
         """What is to do by this ledger, as whoever started the run agrees to it."""
-        return self.options.review(plan_for(self.job, self.tables, self.listing, latest))
+        return self.options.review(plan_for(self.job, self.tables, self.listing, latest, self.options.redo(latest)))
 
     def take_lease(self) -> None:
         """Waits for it, and renews it until it is released. Raises LeaseHeld."""

@@ -22,7 +22,7 @@ from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.left_out import merge
 from clipmill.workers.naming import names as model_names
 
@@ -70,7 +70,7 @@ def _listing(job: JobFile, progress: Progress) -> Listing:
     progress.phase(f"listing {', '.join(job.source.uri)}")
     listing = list_source(job)
     if not listing.units:
-        raise UserError(
+        raise EmptySource(
             f"nothing to embed at {', '.join(job.source.uri)}", "check source.uri; a prefix of images ends in /"
         )
     return listing

@@ -1,8 +1,9 @@
 """The end of a run: indices up to date, the tag `live` moved where that was asked for, and old versions removed."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
-from clipmill.jobs.committing.cleanup import clean
+from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.readers import LIVE, Readers, readers
@@ -12,8 +13,11 @@ from clipmill.jobs.table.tables import Tables
 SMALL = 5_000
 
 
-def finish_table(tables: Tables, lease: Lease, *, publish: bool, say: Callable[[str], None]) -> Readers:
-    """Indices that filters, searches, duplicates and the ledger use; `publish` moves `live`. Under the lease.
+def finish_table(
+    tables: Tables, lease: Lease, *, publish: bool, say: Callable[[str], None], keep: timedelta = KEEP
+) -> Readers:
+    """Indices that filters, searches, duplicates and the ledger use; `publish` moves `live`; `keep`: the age
+    at which versions of the rows leave. Under the lease.
 
     Recall is measured by `clipmill index`, not at the end of every run.
     """
@@ -31,5 +35,5 @@ def finish_table(tables: Tables, lease: Lease, *, publish: bool, say: Callable[[
         lease.check()
         tags = rows.tags.list()
         (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, rows.version)
-    clean(tables, lease, say=say)
+    clean(tables, lease, say=say, keep=keep)
     return readers(rows)

@@ -3,14 +3,20 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from clipmill.jobs.committing.cleanup import KEEP
 from clipmill.jobs.committing.commit import Hook, no_hook
 from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.table.ledger import Ledger
 
 
 def as_planned(plan: Plan) -> Plan:
     return plan
+
+
+def nothing_again(latest: Ledger) -> frozenset[str]:
+    return frozenset()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,7 +25,8 @@ class Options:
 
     `review` is shown what is to do before anything is written: once by the ledger that everybody sees, and again under
     the lease. It may refuse by raising, or return the plan with gone units taken out of the table (`Plan.without`).
-    `hook` is called at each step of a commit, for tests that kill there.
+    `redo`: units to do again although the ledger has them, asked as often. `hook` is called at each step of a commit,
+    for tests that kill there.
     """
 
     address: str | None = None
@@ -28,6 +35,8 @@ class Options:
     resume: str = ""  # the command that resumes, for a person
     lease_ttl_s: float = 30.0
     num_cpus: int | None = None  # of a cluster started here; None: the machine's
+    keep_versions: timedelta = KEEP
+    redo: Callable[[Ledger], frozenset[str]] = nothing_again
     review: Callable[[Plan], Plan] = as_planned
     hook: Hook = no_hook
 

@@ -19,7 +19,7 @@ class Gate:
     """One condition of publishing. `value` and `before` (of the published version) are in the gate's own unit, mostly
     shares; None where they could not be computed. `sentence` has the numbers, for a person."""
 
-    name: str  # gone | units | coverage | rejects | vectors | recall | golden | tag_drift
+    name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden
     passed: bool
     value: float | None
     threshold: float | None
@@ -36,7 +36,7 @@ class Night:
     because their source is gone. `at`: when it began, ISO 8601 in UTC. `versions`: version of each table at the end
     (`rows`, `units`, `rejects`, `runs`). `version_before`: of the rows when it began, so that
     `_row_created_at_version > version_before` are the rows of the night. `status`: `published`, `nothing`, `refused` (a
-    gate), `units` (not published because units failed), `interrupted`, `failed`.
+    gate), `units` (published, but units failed), `interrupted`, `failed`.
     """
 
     run: str
@@ -50,6 +50,7 @@ class Night:
     aliased: int = 0
     moved: int = 0
     gone: int = 0
+    gone_samples: int = 0  # that the source has no more and the table still has
     retried: int = 0  # units done again because a reject of theirs may have passed
     deleted: int = 0
     seen: int = 0

@@ -20,7 +20,7 @@ TRIES = 3
 CONNECT_S, READ_S = 5, 15
 LONGEST = 2000  # characters of `text` and `error`
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SAYS = {"refused": "not published", "units": "units failed, not published", "failed": "failed"}
+_SAYS = {"refused": "not published", "units": "units failed", "failed": "failed"}
 
 
 class _TryAgain(Exception):
@@ -55,7 +55,7 @@ def summary(night: Night, address: str = "") -> dict[str, Any]:
     if night.failed_units:
         lines.append(f"{len(night.failed_units):,} units failed")
     if night.live_after is not None:
-        lines.append(f"readers still see version {night.live_after}")
+        lines.append(f"readers see version {night.live_after}")
     figures = asdict(night)
     del figures["maintained"]
     return {

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
+from clipmill.schemas.errors import ClipmillError, EmptySource, SourceChanged, UserError
 from clipmill.schemas.secrets import masked
 from clipmill.workers.store.answers import (
     CREDENTIAL_CODES,
@@ -199,7 +199,7 @@ def as_user_error(error: Exception, uri: str) -> Exception:
     later: it stays what it is, as for the table's."""
     if isinstance(error, FileNotFoundError):
         hint = "check the spelling, and that storage.endpoint_url names the right store"
-        return UserError(str(error), hint if "://" in uri else "check the spelling, and the folder you are in")
+        return EmptySource(str(error), hint if "://" in uri else "check the spelling, and the folder you are in")
     if isinstance(error, PermissionError):
         return UserError(str(error), "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
     return error

@@ -1,0 +1,106 @@
+"""The commands of every night, and what readers see after it: nightly, publish, rollback."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from clipmill.jobs.cli.options import (
+    EXIT_INTERRUPTED,
+    address_option,
+    job_argument,
+    json_option,
+    storage_from,
+    table_options,
+)
+
+if TYPE_CHECKING:
+    from clipmill.jobs.upkeep.night import Gate
+
+
+@click.command(short_help="Every night: take in what changed, and publish it if it passes the gates.")
+@job_argument
+@address_option
+@json_option
+def nightly(job_file: str, address: str | None, as_json: bool) -> None:
+    """Bring the table up to date with its source, keep its files in order, check the gates of the job file's section
+    `nightly`, and move the tag `live`, which readers follow, if all of them pass.
+
+    Safe to run twice, and safe to kill: the next night goes on from there. Exit codes: 0 published, or nothing to do;
+    3 published, but some units failed; 4 a gate refused, and readers see what they saw before; 5 another run holds the
+    table: later.
+    """
+    from clipmill.jobs.planning.jobfile import load_job
+
+    job = load_job(job_file)
+    from clipmill.jobs.terminal.output import note, print_record, program
+    from clipmill.jobs.upkeep.nightly import nightly as run_nightly
+    from clipmill.schemas.errors import EXIT_UNITS_FAILED
+
+    again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
+    night = run_nightly(job, say=note, address=address, resume=again)
+    print_record(night, as_json=as_json)
+    if night.status == "interrupted":
+        note("error: interrupted; what was finished is in the table, and nothing was published")
+        note(f"hint: to go on from there: {again}")
+        sys.exit(EXIT_INTERRUPTED)
+    _exit_where_refused(night.refused, night.live_after)
+    if night.failed_units:
+        failed = night.failed_units
+        named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
+        note("hint: the next night tries them again")
+        sys.exit(EXIT_UNITS_FAILED)
+
+
+@click.command(short_help="Show readers the newest version, if it passes the gates.")
+@table_options
+@click.option("--force", is_flag=True, help="Publish even where gates refuse, and say which.")
+@json_option
+def publish(table: str, endpoint_url: str | None, region: str | None, force: bool, as_json: bool) -> None:
+    """Move the tag `live`, which readers follow, to the newest version of TABLE. The gates' thresholds are those of the
+    job that ran last. Exit code 4 where a gate refuses."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep import publish as publishing
+
+    done = publishing.publish(table, storage_from(endpoint_url, region), force=force, say=note)
+    print_record(done, as_json=as_json)
+    for gate in done.gates:
+        if gate.name in done.overridden:
+            note(f"overridden by --force: {gate.name}: {gate.sentence}")
+    _exit_where_refused(done.refused, done.version)
+
+
+@click.command(short_help="Show readers an earlier version again.")
+@table_options
+@click.option("--to", required=True, metavar="VERSION", help="A version's number, or previous.")
+@json_option
+def rollback(table: str, endpoint_url: str | None, region: str | None, to: str, as_json: bool) -> None:
+    """Move the tag `live` back. Nights go on, but publish nothing until `clipmill publish` is called by hand."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep import publish as publishing
+
+    done = publishing.rollback(table, storage_from(endpoint_url, region), to=to, say=note)
+    print_record(done, as_json=as_json)
+
+
+def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
+    from clipmill.jobs.terminal.output import note
+    from clipmill.schemas.errors import EXIT_GATE_REFUSED
+
+    if not refused:
+        return
+    for gate in refused:
+        note(f"error: not published, gate {gate.name}: {gate.sentence}")
+    seen = f"readers still see version {live}" if live is not None else "nothing is published yet"
+    if any(gate.name == "gone" for gate in refused):
+        note(f"hint: nothing was deleted, and {seen}; if that much is gone on purpose, raise nightly.max_gone once")
+    else:
+        note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
+    sys.exit(EXIT_GATE_REFUSED)
+
+
+commands: list[click.Command] = [nightly, publish, rollback]
