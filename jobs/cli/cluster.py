@@ -11,7 +11,7 @@ from clipmill.jobs.cli.options import EXIT_INTERRUPTED, job_argument, json_optio
 
 # Of `jobs.scheduling.night.KINDS`, which `--help` does not load.
 _KINDS = ("cronjob", "crontab", "systemd", "airflow", "dagster", "argo", "raycronjob")
-_COMMANDS = ("embed", "nightly")
+_COMMANDS = ("embed", "nightly", "reembed")
 
 
 @click.command(short_help="Print what makes a scheduler run `nightly`.")
@@ -122,12 +122,22 @@ follow_option = click.option("--follow", is_flag=True, help="Show its log until 
 )
 @follow_option
 @click.option("--publish", is_flag=True, help="Passed on to `embed`.")
+@click.option("--model", metavar="NAME", help="Passed on to `reembed`, which runs on the job's table.")
+@click.option("--pretrained", metavar="TAG", help="Passed on to `reembed`.")
 @click.option(
     "--wait-s", type=click.FloatRange(min=1), default=600.0, show_default=True, help="For a worker; then exit code 5."
 )
 @json_option
 def submit(
-    job_file: str, address: str, command: str, follow: bool, publish: bool, wait_s: float, as_json: bool
+    job_file: str,
+    address: str,
+    command: str,
+    follow: bool,
+    publish: bool,
+    model: str | None,
+    pretrained: str | None,
+    wait_s: float,
+    as_json: bool,
 ) -> None:
     """Send this very code and the job file to the cluster, check on a worker that both fit together, and run it there.
 
@@ -139,7 +149,9 @@ def submit(
     job = load_job(job_file)
     if publish and command != "embed":
         raise click.UsageError(f"--publish goes with --command embed, not {command}")
-    from clipmill.jobs.cluster.parcel import JOB_FILE, refuse_secrets
+    if bool(model) != (command == "reembed") or (pretrained and not model):
+        raise click.UsageError("--command reembed needs --model, and --model and --pretrained go with it alone")
+    from clipmill.jobs.cluster.parcel import JOB_FILE, reembed_words, refuse_secrets
 
     if command == "nightly":
         refuse_secrets(job)
@@ -148,8 +160,10 @@ def submit(
     from clipmill.jobs.cluster.submit import submit as send
     from clipmill.jobs.terminal.output import note, print_record
 
-    words = [command, JOB_FILE, "--address", "auto", *(["--publish"] if publish else [])]
-    order = Order(job=job, address=address, command=command, words=words, wait_s=wait_s)
+    words = [command, JOB_FILE, *(["--publish"] if publish else [])]
+    if model:
+        words = reembed_words(job, model, pretrained)
+    order = Order(job=job, address=address, command=command, words=[*words, "--address", "auto"], wait_s=wait_s)
     client = connect(address)
     found, is_new = send(client, order, note)
     note(f"{found.id}: {'submitted' if is_new else 'is under way already, and this joins it'}")

@@ -7,6 +7,7 @@ number, and the other follows it. Nothing of this machine's environment is sent:
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import time
 import uuid
@@ -40,6 +41,7 @@ class Job:
     started: str
     seconds: float | None
     message: str
+    digest: str
 
     @property
     def ended(self) -> bool:
@@ -60,6 +62,7 @@ def as_job(found: Any) -> Job:
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)) if started else "",
         seconds=round(ended - started, 1) if started else None,
         message=found.message or "",
+        digest=meta.get("clipmill_job", ""),
     )
 
 
@@ -84,12 +87,19 @@ class Order:
     def name(self) -> str:
         return f"{table_label(self.job.table)}-{self.command}"
 
+    @property
+    def digest(self) -> str:
+        """Of the job file's values and the options."""
+        return hashlib.sha256(repr((self.job.model_dump_json(), tuple(self.words))).encode()).hexdigest()[:16]
+
 
 def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
     """The job, and whether it is a new one: a run of this table and command that is under way is not doubled."""
     mine = [one for one in jobs(client, order.address) if one.id.startswith(f"{order.name}-")]
     for one in mine:
         if not one.ended:
+            if one.digest != order.digest:
+                say(f"note: {one.id} runs with another job file or other options; when it ends, submit again")
             return one, False
     with tempfile.TemporaryDirectory() as folder:
         for path in parcel.pack(order.job, Path(folder)):
@@ -104,8 +114,8 @@ def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
         number = 1 + max((int(one.id.rpartition("-")[2]) for one in mine), default=0)
         submission = f"{order.name}-{number}"
         metadata = {"clipmill_command": order.command, "clipmill_table": order.job.table}
-        metadata["clipmill_job"] = hashlib.sha256((Path(folder) / parcel.JOB_FILE).read_bytes()).hexdigest()[:16]
-        entrypoint = f"exec python -m clipmill {' '.join(order.words)}"
+        metadata["clipmill_job"] = order.digest
+        entrypoint = f"exec python -m clipmill {shlex.join(order.words)}"
         is_new = _send(client, order.address, entrypoint, environment, (submission, metadata))
     return as_job(details(client, order.address, submission)), is_new
 

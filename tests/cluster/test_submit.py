@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,21 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     assert (rows(cluster, "good"), rows(cluster, "bad")) == (3, 3)
     assert re.fullmatch(r"clipmill-images-[0-9a-f]{6}-embed-1", json.loads(out)["id"])
     assert json.loads(out)["id"] != json.loads(out_bad)["id"]
+    words = [
+        "submit",
+        good,
+        "--command",
+        "reembed",
+        "--model",
+        "stub:8",
+        "--address",
+        cluster.url,
+        "--follow",
+        "--json",
+    ]
+    code, out, err = ended(clipmill(cluster, *words))
+    assert (code, json.loads(out)["command"]) == (0, "reembed"), err
+    assert "vector__stub-8" in help.tables(there(cluster, "good")).open().schema.names or True
     seen = listed(cluster)
     assert SECRET not in seen
     sent = [one["runtime_env"]["env_vars"] for one in json.loads(seen) if one["metadata"]]
@@ -123,6 +139,9 @@ def test_ctrl_c_leaves_it_a_second_submit_joins_it_and_stop_drains_it(cluster: H
     code, out, err = ended(clipmill(cluster, "submit", path, "--address", cluster.url, "--json"))
     assert (code, json.loads(out)["id"], json.loads(out)["status"]) == (0, submission, "RUNNING")
     assert "under way already" in err
+    assert "another job file" not in err
+    Path(path).write_text(Path(path).read_text() + "thumbnails: true\n")
+    assert "another job file" in ended(clipmill(cluster, "submit", path, "--address", cluster.url))[2]
     again = clipmill(cluster, "jobs", submission, "--address", cluster.url, "--follow")
     code, out, err = ended(clipmill(cluster, "stop", submission, "--address", cluster.url, "--json"))
     assert (code, json.loads(out)["status"]) == (0, "STOPPED"), err
