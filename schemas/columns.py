@@ -121,6 +121,8 @@ UNITS = pa.schema(
         TABLE_ID,
         pa.field("left_out", pa.string()),  # JSON, see left_out.py; null where an older clipmill did not count
         pa.field("moved", pa.int64()),  # rows that left for another unit's; null from an older clipmill
+        pa.field("deleted", pa.int64()),  # of the written rows, those that a person had deleted
+        pa.field("deleted_by", pa.string()),  # the run of the last such delete; its tombstones count by this
     ]
 )
 
@@ -145,6 +147,20 @@ RUNS = pa.schema(
         pa.field("event", pa.string(), nullable=False),  # started | finished | drained | failed | reference | night | …
         pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # JSON: job file without secrets, or summary
+        TABLE_ID,
+    ]
+)
+
+
+DELETED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("image_hash", pa.string(), nullable=False),  # empty: a duplicate_id reject whose winner was deleted
+        pa.field("everywhere", pa.bool_(), nullable=False),  # no other row had these bytes: under no id again
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
         TABLE_ID,
     ]
 )

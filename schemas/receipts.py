@@ -64,8 +64,8 @@ class LedgerState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """One event; seen = written + rejected + moved. The newest `table_version` of a unit wins; at one version,
-    COMMITTED wins over RETIRED."""
+    """One event; seen = written + rejected + moved, and written = rows that are there + deleted. The newest
+    `table_version` of a unit wins; at one version, COMMITTED wins over RETIRED."""
 
     unit_id: str
     state: LedgerState
@@ -83,7 +83,14 @@ class LedgerEntry:
     content_hash: str = ""
     alias_of: str = ""
     left_out: str = ""  # JSON by ending; empty where nobody counted
+    deleted: int = 0  # of `written`, rows that a person had deleted: written - deleted are there
+    deleted_by: str = ""  # the run of the last such delete
     moved: int = 0  # rows whose place is gone, and which follow their sample into another unit
+
+    @property
+    def present(self) -> int:
+        """Rows of this unit that the table must have."""
+        return self.written - self.deleted
 
     @property
     def accounted(self) -> int:

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"  # it alone took longer than the unit's deadline
     SOURCE_CHANGED = "source_changed"  # the bytes are no longer those the row was made from (re-embedding)
     NOT_FINITE = "not_finite"  # the model gave NaN, infinity or a zero vector for it
+    DELETED = "deleted"  # a person had its row deleted, and its source was read again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

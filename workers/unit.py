@@ -21,6 +21,7 @@ from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import BadImage, Sample
 from clipmill.schemas.tasks import Task, UnitProgress, WorkContext
+from clipmill.schemas.tombstones import deleted_reject
 from clipmill.workers.bench import Bench
 from clipmill.workers.decode.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
 from clipmill.workers.engine import halving
@@ -145,6 +146,9 @@ class UnitRun:
         if not sample.id:  # source.id: content
             sample = with_id(sample, image_hash)
         decoded = Decoded(sample, image_hash)
+        if self.context.deleted.holds(sample.id, sample.uri, image_hash):
+            decoded.reject = deleted_reject(sample.id, sample.uri, image_hash)
+            return decoded
         try:
             decoded.picture = self.bench.engine.prepare(
                 sample.image, self.context.limits, thumbnail=self.context.thumbnails

@@ -1,10 +1,19 @@
 """The commands that keep a table's files in order, and take rows out of it: maintain, delete."""
 
+import sys
 from datetime import timedelta
+from typing import Any
 
 import click
 
 from clipmill.jobs.cli.options import json_option, storage_from, table_options
+from clipmill.schemas.errors import EXIT_UNITS_FAILED
+
+_IDS = "The rows with these ids: one a line, UTF-8; - reads them from stdin, with --yes."
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 @click.command(short_help="Merge fragments, extend indices, remove old versions and orphans.")
@@ -33,4 +42,55 @@ def maintain(
     print_record(done, as_json=as_json)
 
 
-commands: list[click.Command] = [maintain]
+@click.command(short_help="Delete rows for good: they do not come back with their source.")
+@table_options
+@click.option("--where", metavar="SQL", help="The rows for which this holds, such as \"license = 'nc'\".")
+@click.option("--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help=_IDS)
+@click.option("--purge", is_flag=True, help="Until the bytes are gone from disk: old versions and indices too.")
+@click.option("--drop-tags", is_flag=True, help="With --purge: drop the tags whose versions hold the rows.")
+@click.option("--undo", is_flag=True, help="Take tombstones back; --where is then about id, uri, image_hash, run, at.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **asked: Any) -> None:
+    """Delete rows of TABLE, by a filter or by ids, one a line. They leave in one commit and leave tombstones: the same
+    picture does not come back when its source is read again, whatever becomes of its unit. --undo takes that back.
+
+    Searches of published tables see it once the newest version is published. --purge, alone or with a filter, removes
+    the bytes of everything deleted so far; it refuses while a tag keeps a version that holds them. Exit code 3 where an
+    id is no row's."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep.delete import Deleted, Options, Which, read_ids, take_back
+    from clipmill.jobs.upkeep.delete import delete as run_delete
+    from clipmill.schemas.errors import UserError
+
+    where, ids, purge, undo = asked["where"], asked["ids"], asked["purge"], asked["undo"]
+    if (where is not None and ids is not None) or (where is None and ids is None and (undo or not purge)):
+        raise UserError("delete takes either --where SQL or --ids FILE", 'such as --where "width < 64" --dry-run')
+    if (undo and purge) or (asked["drop_tags"] and not purge):
+        raise UserError("--drop-tags goes with --purge, and --undo with neither", "`clipmill delete --help` says more")
+
+    def confirm(found: Deleted) -> None:
+        what = f"{found.already_deleted} tombstones" if undo else f"{found.rows} rows of {found.units} units"
+        what += " and what was deleted before, for good," if purge else ""
+        named = f", such as {', '.join(found.examples)}" if found.examples else ""
+        question = f"{'take back' if undo else 'delete'} {what} of {found.table}{named}"
+        if asked["yes"]:
+            note(question)
+        elif ids == "-" or not _is_terminal():
+            raise UserError(f"nothing was done: nobody is here to be asked whether to {question}", "add --yes")
+        elif not click.confirm(f"{question}?", err=True):
+            raise UserError("nothing was done", "`--dry-run` only counts")
+
+    which, storage = Which(where=where, ids=read_ids(ids) if ids else None), storage_from(endpoint_url, region)
+    if undo:
+        done = take_back(table, storage, which, dry_run=asked["dry_run"], confirm=confirm, say=note)
+    else:
+        options = Options(dry_run=asked["dry_run"], purge=purge, drop_tags=asked["drop_tags"])
+        done = run_delete(table, storage, which, options, confirm=confirm, say=note)
+    print_record(done, as_json=as_json)
+    if done.not_found or (done.purged and done.purged.left):
+        raise SystemExit(EXIT_UNITS_FAILED)
+
+
+commands: list[click.Command] = [maintain, delete]

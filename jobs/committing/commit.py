@@ -7,8 +7,9 @@ at the next start from those properties (`jobs.committing.heal`).
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from clipmill.jobs.committing.lease import FENCE_FRAGMENT, Lease
@@ -21,6 +22,7 @@ from clipmill.schemas.receipts import LedgerEntry
 from clipmill.workers.store.storage import retry_transient
 
 UNITS_KEY = "clipmill.units"
+IDS_PER_FILTER = 5_000
 
 # Named so that a test can stop a driver inside each step and see that the kill landed there.
 STEPS = ("before_rejects", "after_rejects", "before_rows", "after_rows", "after_ledger")
@@ -59,7 +61,7 @@ class Committer:
         if reject_fragments:
             self._append_rejects(reject_fragments)
         self.hook("after_rejects")
-        leaving = leaving_filter(remove_units, remove_ids or {})
+        leaving = Leaving(tuple(remove_units), dict(remove_ids or {}))
         version = self._commit_rows(entries, [self._checked(text) for text in fragments], leaving)
         self.hook("after_rows")
         entered = [replace(entry, table_version=version) for entry in entries]
@@ -98,7 +100,7 @@ class Committer:
 
         once()
 
-    def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], leaving: str) -> int:
+    def _commit_rows(self, entries: Sequence[LedgerEntry], fragments: list[Any], leaving: "Leaving") -> int:
         lance = lance_module()
         properties = {
             "clipmill.run": self.lease.run,
@@ -166,27 +168,43 @@ def ids_filter(names: Iterable[str]) -> str:
     return "id IN (" + ", ".join("'" + name.replace("'", "''") + "'" for name in names) + ")"
 
 
-def leaving_filter(unit_ids: Sequence[str], ids: Mapping[str, Sequence[str]]) -> str:
-    """The rows of these units, and these rows of others; empty for none."""
-    parts = [units_filter(unit_ids)] if unit_ids else []
-    if ids:
-        names = [name for some in ids.values() for name in some]
-        parts.append(f"({units_filter(list(ids))} AND {ids_filter(names)})")
-    return " OR ".join(parts)
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The rows of these units, and these rows of others: unit -> ids."""
+
+    units: tuple[str, ...]
+    ids: dict[str, Sequence[str]]
+
+    def ids_filters(self) -> Iterator[str]:
+        """Each short enough for a planner."""
+        names = [(unit, name) for unit, some in self.ids.items() for name in some]
+        for start in range(0, len(names), IDS_PER_FILTER):
+            some = names[start : start + IDS_PER_FILTER]
+            yield f"{units_filter(sorted({unit for unit, _ in some}))} AND {ids_filter(name for _, name in some)}"
 
 
-def _without_rows(rows: Any, where: str) -> tuple[list[int], list[Any]]:
+def _without_rows(rows: Any, leaving: Leaving) -> tuple[list[int], list[Any]]:
     """(ids of fragments that vanish, metadata of fragments that lose rows) when these rows leave."""
     removed: list[int] = []
     updated: list[Any] = []
-    if not where:
-        return removed, updated
-    touched: set[int] = set()
-    scanner = rows.scanner(columns=[], filter=where, with_row_address=True)
-    for batch in scanner.to_batches():  # a fragment id is the upper half of a row address
-        touched.update(int(a) >> 32 for a in batch.column("_rowaddr").to_numpy())
-    for fragment_id in sorted(touched):
-        rest = rows.get_fragment(fragment_id).delete(where)
+    by_unit = units_filter(leaving.units) if leaving.units else ""
+    touched: defaultdict[int, list[str]] = defaultdict(list)  # fragment -> the ids it loses beside its units' rows
+    for where in filter(None, (by_unit, *leaving.ids_filters())):
+        columns = [] if where is by_unit else ["id"]
+        scanner = rows.scanner(columns=columns, filter=where, with_row_address=True)
+        for batch in scanner.to_batches():
+            places = batch.column("_rowaddr").to_numpy() >> 32  # a fragment id is the upper half of a row address
+            if columns:
+                for place, name in zip(places.tolist(), batch.column("id").to_pylist(), strict=True):
+                    touched[place].append(name)
+            else:
+                touched.update({place: [] for place in set(places.tolist()) - touched.keys()})
+    for fragment_id, names in sorted(touched.items()):
+        fragment = rows.get_fragment(fragment_id)
+        if len(names) == fragment.count_rows():
+            removed.append(fragment_id)
+            continue
+        rest = fragment.delete(" OR ".join(filter(None, (by_unit, ids_filter(names) if names else ""))))
         if rest is None:
             removed.append(fragment_id)
         else:

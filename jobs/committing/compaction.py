@@ -17,7 +17,7 @@ from typing import Any
 
 from clipmill.jobs.committing.holder import Holder
 from clipmill.jobs.committing.lease import Lease, fill_holder
-from clipmill.jobs.table import memory
+from clipmill.jobs.table import memory, tombstones
 from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
 
@@ -131,7 +131,7 @@ def tidy_side_tables(tables: Tables, lease: Lease, *, every: int = SIDE_EVERY, k
     A conflict is left to the next run. Raises LeaseLost.
     """
     assert keep >= KEEP or keep == timedelta(0), "less than a day is for tests that hold the only handle"
-    for part in SIDE_TABLES:
+    for part in (*SIDE_TABLES, *([tombstones.PART] if tables.exists(tombstones.PART) else [])):
         dataset = tables.open(part, cache_bytes=CACHE_BYTES)
         lease.check()
         try:

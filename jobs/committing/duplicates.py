@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from clipmill.jobs.committing.commit import ids_filter, units_filter
 from clipmill.jobs.committing.moves import Gone, IsGone, unlisted
+from clipmill.jobs.table import tombstones
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import table_id
 from clipmill.schemas.config import Source
 from clipmill.schemas.receipts import LedgerState, Outcome, Receipt
 from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.tombstones import hash_in
 from clipmill.schemas.units import WorkUnit
 
 LOOKUP = 5_000  # ids per query of the id index
@@ -158,10 +160,12 @@ class Deduplicator:
 
 def units_to_redo(tables: Tables, latest: Ledger, units: Iterable[WorkUnit], is_gone: IsGone) -> frozenset[str]:
     """Of the listed `units` those with a `duplicate_id` reject whose winner has left the table, or whose winner's place
-    is gone: the loser's turn has come."""
+    is gone: the loser's turn has come; not where a person had the winner deleted. And units whose deleted samples may
+    come back, because their tombstones were taken back."""
     rejects, rows = tables.open("rejects", missing_ok=True), tables.open(missing_ok=True)
     if rejects is None or rows is None:
         return frozenset()
+    deletes = tombstones.deletes_in_ledger(tables)
     listed = {unit.unit_id for unit in units}
     gone = Gone(unlisted(listed, latest), is_gone)
     attempts = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
@@ -170,11 +174,31 @@ def units_to_redo(tables: Tables, latest: Ledger, units: Iterable[WorkUnit], is_
     for batch in rejects.scanner(columns=columns, filter="reason = 'duplicate_id'").to_batches():
         losers = [r for r in batch.to_pylist() if (r["unit_id"], r["run"], r["attempt"]) in attempts]
         owners = _owners(rows, [r["id"] for r in losers])
-        redo.update(r["unit_id"] for r in losers if r["id"] not in owners)
+        ownerless = {r["id"] for r in losers if r["id"] not in owners}
+        if deletes and ownerless:  # whoever deleted the winner did not ask for the loser
+            ownerless -= tombstones.deleted_among(tables, ownerless)
+        redo.update(r["unit_id"] for r in losers if r["id"] in ownerless)
         waiting = [r for r in losers if r["id"] in owners and not r["detail"].startswith(OTHER_BYTES)]
         giving = gone.among(owners[r["id"]].unit_id for r in waiting)
         redo.update(r["unit_id"] for r in waiting if owners[r["id"]].unit_id in giving)
+    if deletes:
+        redo |= _taken_back(tables, rejects, latest, attempts)
     return frozenset(redo)
+
+
+def _taken_back(tables: Tables, rejects: Any, latest: Ledger, attempts: set[tuple[str, str, int]]) -> set[str]:
+    """Units of which a row was deleted, or a sample kept out, for a tombstone that somebody has taken back since."""
+    standing = tombstones.rows_by_unit(tables)
+    alive = live(latest).items()
+    redo = {i for i, e in alive if e.state == LedgerState.COMMITTED and e.deleted > standing[i]}
+    stones = tombstones.read_tombstones(tables)
+    columns = ["id", "uri", "unit_id", "run", "attempt", "detail"]
+    for batch in rejects.scanner(columns=columns, filter=f"reason = '{Reason.DELETED}'").to_batches():
+        for r in batch.to_pylist():
+            counts = (r["unit_id"], r["run"], r["attempt"]) in attempts
+            if counts and not stones.holds(r["id"], r["uri"], hash_in(r["detail"])):
+                redo.add(r["unit_id"])
+    return redo
 
 
 def _owners(rows: Any, ids: Sequence[str], stay: str = "") -> dict[str, Row]:

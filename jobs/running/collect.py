@@ -173,9 +173,9 @@ class Collector:
     def _smaller(self, unit_id: str, count: int) -> LedgerEntry:
         """What the ledger says of a unit when `count` of its rows follow their samples elsewhere."""
         was = self.latest[unit_id]
-        left = was.written - count
+        left = was.present - count
         state = was.state if left else LedgerState.RETIRED
-        return replace(was, state=state, written=left, moved=was.moved + count, table_version=0)
+        return replace(was, state=state, written=was.written - count, moved=was.moved + count, table_version=0)
 
     def _entry(self, receipt: Receipt) -> LedgerEntry:
         unit = self.units[receipt.unit_id]

@@ -17,6 +17,7 @@ from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.running.interrupts import draining_on_signals
 from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.running.workforce import Workforce
+from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.jobs.terminal.progress import Snapshot
 from clipmill.schemas.columns import table_id
 from clipmill.schemas.receipts import Receipt
@@ -140,6 +141,7 @@ def _work_context(context: RunContext, rows: Any) -> WorkContext:
         thumbnails=job.thumbnails,
         units_in_flight=job.workers.units_in_flight,
         table_id=table_id(rows.schema),
+        deleted=read_tombstones(tables),
         options=tables.options,
     )
 

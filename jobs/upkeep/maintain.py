@@ -20,7 +20,7 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.running.options import new_run_id
-from clipmill.jobs.table import memory
+from clipmill.jobs.table import memory, tombstones
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.jobs.upkeep.orphans import Orphan, orphans, store_clock_s
 from clipmill.schemas.config import Storage
@@ -162,7 +162,7 @@ def _at(version: dict[str, Any]) -> Any:
 
 def all_orphans(tables: Tables, *, now_s: float) -> list[Orphan]:
     """Of the rows and of the tables beside them."""
-    parts = ("", *(part for part in SIDE_TABLES if tables.exists(part)))
+    parts = ("", *(part for part in (*SIDE_TABLES, tombstones.PART) if tables.exists(part)))
     return [one for part in parts for one in orphans(tables, part, now_s=now_s)]
 
 

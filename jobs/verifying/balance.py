@@ -11,7 +11,8 @@ from clipmill.schemas.rejects import Reason
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
-    """seen = written + rejected + moved, written = present, rejected = rejects entered, for every unit."""
+    """For every unit: seen = written + rejected + moved, written = present + deleted by a person, rejected = rejects
+    entered."""
     present: Counter[str] = Counter()
     for batch in rows.scanner(columns=["unit_id"], fragments=fragments).to_batches():
         for pair in batch.column("unit_id").value_counts().to_pylist():
@@ -27,8 +28,9 @@ def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str
         if entry.accounted != entry.written + entry.rejected:
             moved = f" + moved {entry.moved}" if entry.moved else ""
             say("balance", f"{name}: seen {entry.seen} != written {entry.written} + rejected {entry.rejected}{moved}")
-        if present[unit_id] != entry.written:
-            say("rows", f"{name}: the ledger says {entry.written} rows, the table has {present[unit_id]}")
+        if present[unit_id] != entry.present:
+            less = f" less {entry.deleted} deleted" if entry.deleted else ""
+            say("rows", f"{name}: the ledger says {entry.written} rows{less}, the table has {present[unit_id]}")
         if rejected[unit_id] != entry.rejected:
             say("rejects", f"{name}: the ledger says {entry.rejected} rejects, {rejected[unit_id]} are named")
     for unit_id in sorted(set(present) - set(alive)):

@@ -14,7 +14,7 @@ from clipmill.workers.store.storage import list_objects
 from clipmill.workers.store.uri import split_uri
 
 SIDE = ("units", "rejects", "runs")
-_TITLES = {"units": "the ledger", "rejects": "the rejects", "runs": "the runs"}
+_TITLES = {"units": "the ledger", "rejects": "the rejects", "runs": "the runs", "deleted": "the tombstones"}
 
 
 def check_files(tables: Tables, part: str, dataset: Any, say: Problems) -> list[Any]:

@@ -20,6 +20,7 @@ class Report:
     seen: int = 0
     rows: int = 0
     rejects: int = 0
+    deleted: int = 0
     recall: float | None = None
     seed: int | None = None
     sampled: int = 0

@@ -21,7 +21,8 @@ LAST_RUNS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """`balanced` compares the ledger with the rows: seen = rows + rejects.
+    """`balanced` compares the ledger with the rows: seen = rows + rejects + deleted; `deleted` are rows
+    that a person had deleted, those kept out since are rejects.
 
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
     for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
@@ -32,6 +33,7 @@ class Status:
     rows: int
     units: int
     seen: int
+    deleted: int
     rejects: dict[str, int]
     left_out: dict[str, int]
     balanced: bool
@@ -61,15 +63,17 @@ def status(table: str, storage: Storage) -> Status:
     count = rows.count_rows()
     seen = sum(e.accounted for e in alive)
     rejected = sum(e.rejected for e in alive)
+    deleted = sum(e.deleted for e in alive)
     seen_by_readers = readers(rows)
     return Status(
         table=f"{tables.database}/{tables.name}",
         rows=count,
         units=len(alive),
         seen=seen,
+        deleted=deleted,
         rejects=dict(sorted(count_rejects(tables).items())),
         left_out=_left_out(tables, latest, table_id(rows.schema)),
-        balanced=seen == count + rejected,
+        balanced=seen == count + rejected + deleted,
         model=fingerprint.model,
         pretrained=fingerprint.pretrained,
         dim=fingerprint.dim,

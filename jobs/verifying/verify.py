@@ -18,6 +18,7 @@ from clipmill.jobs.verifying.ids import check_ids
 from clipmill.jobs.verifying.indices import check_indices
 from clipmill.jobs.verifying.report import MAX_NAMED, Problems, Report
 from clipmill.jobs.verifying.sample import Sample, check_sample
+from clipmill.jobs.verifying.tombstones import check_tombstones
 from clipmill.jobs.verifying.values import check_values
 from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
@@ -53,7 +54,10 @@ def verify(
         report.units = len(alive)
         report.seen = sum(e.accounted for e in alive.values())
         report.rejects = sum(e.rejected for e in alive.values())
+        report.deleted = sum(e.deleted for e in alive.values())
         check_units(tables, rows, whole, alive, say)
+    with readable("the tombstones", say):
+        check_tombstones(tables, rows, whole, say)
     with readable("the rows", say):
         check_ids(rows, whole, say)
         rules = tags.rules(tables, rows)

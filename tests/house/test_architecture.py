@@ -34,7 +34,7 @@ ROOMS = {
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
     "jobs.upkeep": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
-    "jobs.running jobs.exploring workers workers.store workers.read workers.naming",
+    "jobs.running jobs.verifying jobs.exploring workers workers.store workers.read workers.naming",
     "jobs.scheduling": "",
     "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.upkeep workers.store workers.decode",
     "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers.store workers.decode",

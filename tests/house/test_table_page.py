@@ -17,6 +17,7 @@ TABLES = {
     "<name>": ROWS,
     "<name>__units": columns.UNITS,
     "<name>__rejects": columns.REJECTS,
+    "<name>__deleted": columns.DELETED,
     "<name>__runs": columns.RUNS,
 }
 
@@ -29,7 +30,7 @@ def _type(field: pa.Field) -> str:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_is_there_with_its_type_and_none_besides(name: str) -> None:
     listed = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", SECTIONS[name], re.M)
-    named = {column: kind for column, kind in listed if column not in set(Reason)}
+    named = {column: kind for column, kind in listed if name != "<name>__rejects" or column not in set(Reason)}
     assert named == {field.name: _type(field) for field in TABLES[name]}
 
 

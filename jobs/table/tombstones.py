@@ -1,0 +1,83 @@
+"""`<name>__deleted`: what people had deleted, so that it does not come back. One function reads it for whoever embeds.
+
+The table is made by the first delete. Like a reject, a tombstone counts only once its delete is in the ledger: a delete
+that died before its rows left has deleted nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas import columns
+from clipmill.schemas.columns import of_table
+from clipmill.schemas.tombstones import Tombstone, Tombstones
+
+PART = "deleted"
+
+
+def read_tombstones(tables: Tables) -> Tombstones:
+    """All that count, for the context of a run; to be read under the lease, after healing. 16 to 32 bytes each."""
+    return Tombstones.of(stone for batch in counted(tables) for stone in to_stones(batch))
+
+
+def counted(tables: Tables, where: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Tombstones of the rows table that is there now whose delete is in the ledger. `where`: on their columns."""
+    dataset = tables.open(PART, missing_ok=True)
+    landed = deletes_in_ledger(tables) if dataset is not None else set()
+    if dataset is None or not landed:
+        return
+    mine = of_table(dataset.schema, tables.id() or "")
+    for batch in dataset.to_batches(filter=f"({where}) AND {mine}" if where else mine):
+        mask = pa.array([run in landed for run in batch.column("run").to_pylist()], pa.bool_())
+        yield batch.filter(mask)
+
+
+def to_stones(batch: pa.RecordBatch | pa.Table) -> Iterator[Tombstone]:
+    names = ("id", "uri", "image_hash", "everywhere")
+    for id_, uri, image_hash, everywhere in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
+        yield Tombstone(id=id_, uri=uri, image_hash=image_hash, everywhere=everywhere)
+
+
+def deletes_in_ledger(tables: Tables) -> set[str]:
+    """Runs of the deletes whose rows have left: the ledger's events name them."""
+    units = tables.open("units", missing_ok=True)
+    if units is None or "deleted_by" not in units.schema.names:
+        return set()
+    where = f"deleted_by IS NOT NULL AND deleted_by != '' AND {of_table(units.schema, tables.id() or '')}"
+    found: set[str] = set()
+    for batch in units.to_batches(columns=["deleted_by"], filter=where):
+        found.update(batch.column(0).unique().to_pylist())
+    return found
+
+
+def rows_by_unit(tables: Tables) -> Counter[str]:
+    """How many deleted rows of each unit have a tombstone that counts."""
+    found: set[tuple[str, str]] = set()
+    for batch in counted(tables, "image_hash != ''"):
+        found.update(zip(batch.column("unit_id").to_pylist(), batch.column("id").to_pylist(), strict=True))
+    return Counter(unit_id for unit_id, _ in found)
+
+
+def deleted_among(tables: Tables, ids: Iterable[str]) -> set[str]:
+    """Those of these ids that have a tombstone."""
+    wanted = set(ids)
+    if not wanted:
+        return set()
+    return wanted & {name for batch in counted(tables) for name in batch.column("id").to_pylist()}
+
+
+def append(tables: Tables, stones: pa.Table) -> None:
+    """Of the schema of `<name>__deleted`, which is made where it is missing. Under the lease, before the rows leave."""
+    tables.create(PART, columns.DELETED)
+    tables.append(PART, stones.select(columns.DELETED.names).cast(columns.DELETED))
+
+
+def take_back(tables: Tables, where: str) -> int:
+    """Remove the tombstones for which this holds, under the lease; how many counted and are gone."""
+    dataset = tables.open(PART, missing_ok=True)
+    count: int = sum(batch.num_rows for batch in counted(tables, where))
+    if dataset is not None and count:
+        dataset.delete(f"({where}) AND {of_table(dataset.schema, tables.id() or '')}")
+    return count
