@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test lint demo chaos docs ci lock clean
+.PHONY: install test lint demo chaos docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -35,13 +35,17 @@ chaos: install
 docs: install
 	$(BIN)/python docs/make_cli.py > docs/cli.md
 
+# What is published, into dist/: clipmill's sdist and wheel, and clipmill-client's wheel.
+wheels: install
+	$(BIN)/python deploy/wheels.py dist
+
 # Everything, as CI runs it; see the top of the file.
 ci:
 	.ci/run
 
 lock: install
-	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev --extra demo pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra hf -c requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra hf --extra serve -c requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -57,9 +57,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from clipmill.schemas.installed import version
 
-        return version("clipmill")
+        return version()
     if name not in _HOMES:
         raise AttributeError(f"module 'clipmill' has no attribute '{name}'")
     module, _, known_as = _HOMES[name].partition(":")

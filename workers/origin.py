@@ -6,10 +6,10 @@ get those instead of ours. The driver compares its own origin with every actor's
 
 import functools
 import hashlib
-from importlib import metadata
 from pathlib import Path
 
 import clipmill
+from clipmill.schemas.installed import version
 
 PACKAGES = ("schemas", "workers")  # what an actor runs; `jobs` stays with the driver
 
@@ -22,8 +22,4 @@ def origin() -> tuple[str, str, str]:
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    try:
-        version = metadata.version("clipmill")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    return version, digest.hexdigest()[:16], str(root)
+    return version(), digest.hexdigest()[:16], str(root)

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.installed import require
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vocabulary
 from clipmill.workers.engine import Engine, OutOfMemory
@@ -91,6 +92,7 @@ def _imagenet() -> Vocabulary:
 
     Two of the 1,000 names stand there twice (missile, sunglasses). As tags they are one, so 998 labels remain.
     """
+    require("the vocabulary 'imagenet'", "open_clip")
     # The data file alone: importing open_clip itself would import torch, which a driver must not need.
     path = _package_folder("open_clip") / "zero_shot_metadata.py"
     spec = importlib.util.spec_from_file_location("clipmill_imagenet", path)

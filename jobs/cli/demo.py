@@ -19,6 +19,9 @@ def demo(out: str, number: int, as_json: bool) -> None:
     """
     from pathlib import Path
 
+    from clipmill.schemas.installed import require
+
+    require("the demo", "moto", "flask", "ray")  # before anything is drawn
     from clipmill.jobs.demo.run import Options
     from clipmill.jobs.demo.run import demo as run_demo
     from clipmill.jobs.terminal.output import print_json

@@ -51,9 +51,9 @@ class _UnknownCommand(click.UsageError):
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from clipmill.schemas.installed import version
 
-        click.echo(f"clipmill {version('clipmill')}")
+        click.echo(f"clipmill {version()}")
         ctx.exit()
 
 
@@ -102,9 +102,11 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OTHER
     except Exception as error:  # noqa: BLE001 - the last place that can tell a person
+        from clipmill.schemas.installed import not_installed
         from clipmill.workers.store.errors import of_table
 
-        told = of_table(error, "the table")  # a read of lance's somewhere on the way
+        missing = not_installed(error) if isinstance(error, ModuleNotFoundError) else None
+        told = missing or of_table(error, "the table")  # a read of lance's somewhere on the way
         if isinstance(told, ClipmillError):
             return _fail(told.message, told.hint, told.exit_code)
         note(traceback.format_exc())  # a defect, with everything known of it

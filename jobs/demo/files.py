@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import clipmill
 from clipmill.jobs.demo.bucket import BucketSpec
 from clipmill.jobs.terminal.output import shown
 from clipmill.schemas.config import Storage
@@ -117,13 +118,10 @@ def drop_outdated(folder: DemoFolder, spec: BucketSpec) -> list[str]:
 
 def _table_digest(spec: BucketSpec) -> str:
     """Bucket, job, weights and vocabulary: whatever would make other rows."""
-    from importlib.util import find_spec
-
-    found = find_spec("clipmill.workers"), find_spec("clipmill.schemas")
-    workers, schemas = (Path(one.origin).parent for one in found if one is not None and one.origin)
+    ours = Path(clipmill.__file__).parent
     digest = hashlib.sha256(spec.digest().encode() + _JOB.encode())
-    for path in (workers / "models" / "clipmill-tiny" / "model.safetensors", schemas / "vocabularies" / "scenes.yaml"):
-        digest.update(path.read_bytes())
+    for path in ("workers/models/clipmill-tiny/model.safetensors", "schemas/vocabularies/scenes.yaml"):
+        digest.update((ours / path).read_bytes())
     return digest.hexdigest()[:16]
 
 

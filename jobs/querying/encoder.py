@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.installed import not_installed
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
@@ -28,14 +29,18 @@ _lock = threading.Lock()
 def engine_for(fingerprint: Fingerprint) -> Engine:
     """The engine whose vectors may be compared with the column's; one per weights and process.
 
-    Raises UserError where the model that loads is not the one that made the vectors.
+    Raises UserError where the model that loads is not the one that made the vectors, or where there is no torch.
     """
     key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
     with _lock:
         if key not in _engines:
             from clipmill.workers.load import load_engine
 
-            _engines[key] = check_engine(load_engine(fingerprint.spec()), fingerprint)
+            try:
+                engine = load_engine(fingerprint.spec())
+            except ModuleNotFoundError as error:  # the client alone has no model
+                raise not_installed(error, "a search by words or pictures") or error from None
+            _engines[key] = check_engine(engine, fingerprint)
         return _engines[key]
 
 

@@ -23,6 +23,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource
+from clipmill.schemas.installed import require
 from clipmill.schemas.left_out import merge
 from clipmill.workers.naming import names as model_names
 
@@ -34,6 +35,7 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 def run(job: JobFile, options: Options) -> Summary:
     started_s = time.monotonic()
+    require("a job", "ray", "rich")
     memory.use_little()
     tables = Tables.at(job.table, job.storage)
     model_names.check(job.model.spec(), here=False)

@@ -7,6 +7,7 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.installed import require
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def serve(
 ) -> None:
     """Serve until interrupted. Raises UserError for a missing table, a taken port, or an open server without token."""
     check(settings)
+    require("serving a table", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
 

@@ -44,14 +44,14 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / name).read_text(), re.M))
 
 
-def test_the_image_has_what_models_of_the_hub_need_and_nothing_for_developers() -> None:
+def test_the_image_has_what_models_of_the_hub_and_serving_need_and_nothing_for_developers() -> None:
     image, everything = locked("deploy/requirements.lock"), locked("requirements.lock")
     extras = project()["project"]["optional-dependencies"]
-    names = {kind: {re.split(r"[^A-Za-z0-9_-]", one)[0].lower() for one in extras[kind]} for kind in ("hf", "dev")}
+    names = {kind: {re.split(r"[^A-Za-z0-9_-]", one)[0].lower() for one in extras[kind]} for kind in ("hf", "serve")}
     own = {
         re.split(r"[^A-Za-z0-9_-]", one)[0].lower().replace("_", "-") for one in project()["project"]["dependencies"]
     }
-    assert own | names["hf"] <= set(image)
+    assert own | names["hf"] | names["serve"] <= set(image)
     assert not set(image) & {"pytest", "ruff", "mypy", "moto", "boto3", "hypothesis", "playwright", "schemathesis"}
     differ = {name for name in set(image) & set(everything) if image[name] != everything[name]}
     assert not differ, "what is tested is what the image has: run `make lock`"

@@ -1,0 +1,70 @@
+"""What is installed here: which of the two distributions, and a package that is not there told as one sentence.
+
+`clipmill` is the whole job. `clipmill-client` is the same code with only what a reader of tables needs
+(docs/decisions/client.md), so there a module may ask for a package that is missing on purpose.
+"""
+
+import importlib.util
+from importlib import metadata
+
+from clipmill.schemas.errors import UserError
+
+NAMES = ("clipmill", "clipmill-client")
+
+_MODEL = ("words", "torch and open_clip, which make vectors of words and pictures,")
+_SERVE = ("serve", "FastAPI and uvicorn, which serve the page,")
+_JOB = ("", "Ray, which runs jobs,")
+# The name that is imported -> the extra that brings it, and what it is there for. An extra of "": plain `clipmill`.
+_BRINGS = {
+    **dict.fromkeys(("torch", "torchvision", "open_clip", "safetensors", "simplejpeg", "PIL"), _MODEL),
+    **dict.fromkeys(("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client"), _SERVE),
+    "ray": _JOB,
+    "rich": ("", "rich, which draws the progress of a job,"),
+    "jinja2": ("words", "jinja2, which fills in pages and plots,"),
+    "threadpoolctl": ("", "threadpoolctl, which runs workers,"),
+    "moto": ("demo", "moto, the demo's local S3 server,"),
+    "flask": ("demo", "moto, the demo's local S3 server,"),
+    "transformers": ("hf", "transformers, which some models are built of,"),
+}
+
+
+def distribution() -> str:
+    """`clipmill`, `clipmill-client`, or "" where the code runs from a folder that nobody installed."""
+    for name in NAMES:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        return name
+    return ""
+
+
+def version() -> str:
+    name = distribution()
+    return metadata.version(name) if name else "unknown"
+
+
+def require(doing: str, *modules: str) -> None:
+    """Raises UserError where a module is not installed; nothing is imported. `doing` begins the sentence."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            told = not_installed(ModuleNotFoundError(f"No module named '{module}'", name=module), doing)
+            assert told is not None, f"nobody said what brings {module}"
+            raise told
+
+
+def not_installed(error: ModuleNotFoundError, doing: str = "this command") -> UserError | None:
+    """The sentence for a package that an extra, or the whole of clipmill, would bring; None for any other module,
+    whose absence is a defect."""
+    module = (error.name or "").partition(".")[0]
+    if module not in _BRINGS:
+        return None
+    extra, what = _BRINGS[module]
+    return UserError(f"{doing} needs {what} and {module} is not installed", f"pip install {_what_to_install(extra)}")
+
+
+def _what_to_install(extra: str) -> str:
+    """As one types it in a shell, where brackets want quotes."""
+    if extra in ("words", "serve") and distribution() == "clipmill-client":
+        return f"'clipmill-client[{extra}]'"
+    return f"'clipmill[{extra}]'" if extra not in ("", "words") else "clipmill"

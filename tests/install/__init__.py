@@ -1,0 +1,1 @@
+"""What is published, installed as others install it."""
