@@ -1,4 +1,4 @@
-"""The command that fills a set of another model beside the one in use."""
+"""The commands that change the model of a table: reembed, promote, drop."""
 
 import shlex
 import sys
@@ -62,4 +62,54 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
         sys.exit(EXIT_UNITS_FAILED)
 
 
-commands: list[click.Command] = [reembed]
+@click.command(short_help="Put a filled set in use: one commit renames all columns.")
+@table_options
+@click.argument("slug", required=False, metavar="[SLUG]")
+@click.option("--dry-run", is_flag=True, help="Only list what stands in the way, with every figure.")
+@click.option("--back", "is_back", is_flag=True, help="Put the set in use again that the last promotion put aside.")
+@click.option("--min-coverage", default=0.999, show_default=True, type=click.FloatRange(0, 1), help="Rows filled.")
+@click.option("--min-overlap", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Of ten neighbours.")
+@click.option("--min-recall", default=0.9, show_default=True, type=click.FloatRange(0, 1), help="Of the set's index.")
+@click.option("--golden", metavar="FILE", help="Labels, as `clipmill evaluate` takes them: no worse than now.")
+@json_option
+def promote(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Put the set SLUG of TABLE in use: its columns take the names that are searched, those in use are kept beside
+    under a name of their own, and `live` moves. Readers see one model or the other, never words of one and vectors of
+    the other. Exit code 4 where something stands in the way; all of it is named."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep.promote import How, back, dry_run
+    from clipmill.jobs.upkeep.promote import promote as run_promote
+    from clipmill.jobs.upkeep.promote_gates import GateOptions
+    from clipmill.schemas.errors import GateRefused, UserError
+
+    storage = storage_from(endpoint_url, region)
+    slug, only_look, is_back = options.pop("slug"), options.pop("dry_run"), options.pop("is_back")
+    if bool(slug) == is_back or (is_back and only_look):
+        raise UserError("promote takes a SLUG, or --back alone", "`clipmill status TABLE` lists the sets")
+    if is_back:
+        print_record(back(table, storage, How(say=note)), as_json=as_json)
+        return
+    asked = GateOptions(**options)
+    if not only_look:
+        print_record(run_promote(table, slug, storage, asked, How(say=note)), as_json=as_json)
+        return
+    verdict = dry_run(table, slug, storage, asked)
+    print_record(verdict, as_json=as_json)
+    if verdict.blockers:
+        raise GateRefused(f"{len(verdict.blockers)} things stand in the way: {', '.join(verdict.blockers)}")
+
+
+@click.command(short_help="Remove a set of columns that is not in use.")
+@table_options
+@click.option("--set", "slug", required=True, metavar="SLUG", help="Which; `clipmill status TABLE` lists them.")
+@json_option
+def drop(table: str, endpoint_url: str | None, region: str | None, slug: str, as_json: bool) -> None:
+    """Remove the columns of the set SLUG from TABLE. The set in use is never removed. The space is free once the
+    versions that still have the set are gone: a week later, at the next `clipmill maintain`."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep.drop import drop as run_drop
+
+    print_record(run_drop(table, slug, storage_from(endpoint_url, region), say=note), as_json=as_json)
+
+
+commands: list[click.Command] = [reembed, promote, drop]

@@ -78,7 +78,10 @@ class Table:
 
     def engine(self, column: str = "vector") -> Engine:
         """The model that made the column's vectors, loaded at the first call. Raises UserError."""
-        fingerprint = self.snapshot.fingerprint(column)
+        return self._engine_of(self.snapshot, column)
+
+    def _engine_of(self, snapshot: Snapshot, column: str) -> Engine:
+        fingerprint = snapshot.fingerprint(column)
         return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint)
 
     def search(
@@ -142,12 +145,16 @@ class Table:
 
     def query_vector(self, query: Query) -> npt.NDArray[np.float32]:
         """The unit vector (D,) that a query searches with. Raises UserError."""
-        positive_BD = self._encode(query.positive, query.column)
-        negative_BD = self._encode(query.negative, query.column) if len(query.negative) else None
+        return self._query_vector(self.snapshot, query)
+
+    def _query_vector(self, snapshot: Snapshot, query: Query) -> npt.NDArray[np.float32]:
+        """By the model of that snapshot: another may be in use as soon as a refresh has put a newer one in place."""
+        positive_BD = self._encode(snapshot, query.positive, query.column)
+        negative_BD = self._encode(snapshot, query.negative, query.column) if len(query.negative) else None
         return combine(positive_BD, negative_BD)
 
     def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
-        vector_D = self.query_vector(query)
+        vector_D = self._query_vector(snapshot, query)
         # The examples themselves are no answer to "more like this", so look as much deeper and drop them.
         depth = query.depth + len(query.positive.ids)
         if query.hybrid:
@@ -161,28 +168,28 @@ class Table:
             hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
         return hits
 
-    def _encode(self, examples: Examples, column: str) -> npt.NDArray[np.float32]:
+    def _encode(self, snapshot: Snapshot, examples: Examples, column: str) -> npt.NDArray[np.float32]:
         rows = []
         if examples.texts:
-            rows.append(encode_texts(self.engine(column), examples.texts))
+            rows.append(encode_texts(self._engine_of(snapshot, column), examples.texts))
         if examples.images:
-            rows.append(encode_images(self.engine(column), examples.images, storage=self.storage))
+            rows.append(encode_images(self._engine_of(snapshot, column), examples.images, storage=self.storage))
         if examples.ids:
-            rows.append(self._stored(examples.ids, column))
+            rows.append(self._stored(snapshot, examples.ids, column))
         if examples.vectors:
-            rows.append(unit_rows(examples.vectors, self.snapshot.dim(column)))
+            rows.append(unit_rows(examples.vectors, snapshot.dim(column)))
         return np.concatenate(rows)
 
-    def _stored(self, ids: tuple[str, ...], column: str) -> npt.NDArray[np.float32]:
-        self.snapshot.dim(column)
-        found = self.get(ids, ("id", column))
+    def _stored(self, snapshot: Snapshot, ids: tuple[str, ...], column: str) -> npt.NDArray[np.float32]:
+        snapshot.dim(column)
+        found = snapshot.dataset.scanner(columns=["id", column], filter=filters.ids_predicate(ids)).to_table()
         vectors = dict(zip(found["id"].to_pylist(), found[column].to_pylist(), strict=True))
         for row_id in ids:
             if row_id not in vectors:
                 raise UserError(f"there is no row with id {row_id!r}", "ids are exact; list some with a search")
             if vectors[row_id] is None:
                 raise UserError(f"the row {row_id!r} has no {column}", "choose another row")
-        return unit_rows(tuple(np.asarray(vectors[i], dtype=np.float32) for i in ids), self.snapshot.dim(column))
+        return unit_rows(tuple(np.asarray(vectors[i], dtype=np.float32) for i in ids), snapshot.dim(column))
 
     def _browse(self, snapshot: Snapshot, query: Query, predicate: str | None, columns: tuple[str, ...]) -> pa.Table:
         snapshot.dim(query.column)
