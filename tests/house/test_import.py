@@ -1,0 +1,48 @@
+"""`import clipmill` costs nothing: what is heavy is loaded by the first use of a public name."""
+
+import subprocess
+import sys
+
+import pytest
+
+import clipmill
+
+# Together some ten seconds on two cores; each of them waits until somebody needs it.
+LATE = (
+    *("torch", "torchvision", "open_clip", "ray", "lance", "lancedb", "pyarrow", "numpy", "pandas", "PIL"),
+    *("pydantic", "click", "rich", "s3fs", "fsspec", "botocore", "fastapi", "uvicorn", "jinja2", "yaml", "requests"),
+)
+MOST_S = 0.05
+HEAVY_OF_HELP = ("torch", "open_clip", "ray", "lance", "lancedb", "pyarrow", "pandas", "s3fs", "fastapi", "requests")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_clipmill_takes_no_time_and_no_library() -> None:
+    code = (
+        "import time, sys\nbegan = time.perf_counter()\nimport clipmill\nprint(time.perf_counter() - began)\n"
+        f"print(*[name for name in {LATE!r} if name in sys.modules])"
+    )
+    seconds, loaded = zip(*(run(code).splitlines() for _ in range(3)), strict=True)
+    assert set(loaded) == {""}
+    assert min(map(float, seconds)) < MOST_S
+
+
+def test_the_command_line_that_only_helps_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom clipmill.jobs.cli.main import build\nbuild()\n"
+        f"print(*[name for name in {HEAVY_OF_HELP!r} if name in sys.modules])"
+    )
+    assert run(code).strip() == ""
+
+
+@pytest.mark.parametrize("name", [name for name in clipmill.__all__ if name != "__version__"])
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(clipmill, name) is not None
+
+
+def test_a_name_that_is_not_public_is_told_as_python_does() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = clipmill.nothing  # type: ignore[attr-defined]
