@@ -1,4 +1,4 @@
-"""The commands that keep a table's files in order, and take rows out of it: maintain, delete."""
+"""The commands that keep files in order, take rows out, and change tags: maintain, delete, retag."""
 
 import sys
 from datetime import timedelta
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clipmill.jobs.cli.options import json_option, storage_from, table_options
+from clipmill.jobs.cli.options import json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
 _IDS = "The rows with these ids: one a line, UTF-8; - reads them from stdin, with --yes."
@@ -93,4 +93,33 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         raise SystemExit(EXIT_UNITS_FAILED)
 
 
-commands: list[click.Command] = [maintain, delete]
+@click.command(short_help="Tags of another vocabulary, from the stored vectors.")
+@table_options
+@click.option(
+    "--vocabulary",
+    required=True,
+    metavar="FILE",
+    callback=without_secret,
+    help="A YAML or CSV file of labels, or a built-in vocabulary by name.",
+)
+@click.option(
+    "--label-vectors",
+    metavar="FILE.npy",
+    help="The labels' vectors, a row each, where the model's text tower is not at hand.",
+)
+@click.option("--top-k", type=click.IntRange(1, 100), help="Tags of a row and facet at most. Default: as it is.")
+@click.option("--min-score", type=click.FloatRange(0, 1), help="Probability of a tag at least. Default: as it is.")
+@json_option
+def retag(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Give every row of TABLE the tags of another vocabulary, from its vectors alone: no images, no GPU. Readers see
+    the old tags until all new ones are there, and never some of both. Killed, run it again and it goes on. Exit code 5
+    while another run holds the table."""
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.upkeep.retag import RetagOptions
+    from clipmill.jobs.upkeep.retag import retag as run
+
+    done = run(table, RetagOptions(**options), storage_from(endpoint_url, region), say=note)
+    print_record(done, as_json=as_json)
+
+
+commands: list[click.Command] = [maintain, delete, retag]

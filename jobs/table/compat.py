@@ -106,5 +106,6 @@ def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None) -> None:
         changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
         raise UserError(
             f"the table's tags were made with {was}, the job names {now}{changed}",
-            "keep the vocabulary, or give the job another table name",
+            "keep the vocabulary, or give the job another table name"
+            + ("; `clipmill retag TABLE --vocabulary FILE` gives the rows that are there the new tags" if mine else ""),
         )

@@ -16,16 +16,16 @@ from clipmill.workers.store.uri import split_uri
 
 
 def vocabulary_of(tables: Tables, schema: pa.Schema) -> Vocabulary | None:
-    """Built in, or as the last job names it. A file on this disk is opened only for a table on this disk, one in a
-    store only from an object store, and a pipe never. None where the table has none, and where it is not found here or
-    was changed since."""
+    """Built in, as `retag` noted it, or as the last job names it. A file on this disk is opened only for a table on
+    this disk, one in a store only from an object store, and a pipe never. None where the table has none, and where it
+    is not found here or was changed since."""
     from clipmill.workers.tag import BUILT_IN, load_vocabulary
 
     stored = compat.stored_vocabulary(schema)
     if stored is None:
         return None
     named = (last_job(tables).get("tags") or {}).get("vocabulary")
-    for name in dict.fromkeys(n for n in (stored["name"], named) if isinstance(n, str)):
+    for name in dict.fromkeys(n for n in (stored["name"], stored.get("file"), named) if isinstance(n, str)):
         scheme, path = split_uri(name)
         is_file = scheme == "file" and is_local(tables) and os.path.isfile(path)
         if name not in BUILT_IN and not is_file and scheme not in STORES:
