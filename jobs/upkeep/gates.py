@@ -95,7 +95,9 @@ def _coverage(rows: Any, latest: Ledger, judged: Judged) -> Gate:
     share = count / samples if samples else 0.0
     failed = f" ({judged.failed_units:,} units failed)" if judged.failed_units else ""
     sentence = f"{count:,} of {samples:,} samples have a row{failed}: coverage {share:.4f}, at least {least:g}"
-    return Gate(name="coverage", passed=share >= least, value=share, threshold=least, sentence=sentence)
+    if share > 1:  # rows of no unit: they are there twice, or somebody else wrote them
+        sentence = f"{count:,} rows for {samples:,} samples: more than there can be; `clipmill verify` says which"
+    return Gate(name="coverage", passed=least <= share <= 1, value=share, threshold=least, sentence=sentence)
 
 
 def _rejects(tables: Tables, latest: Ledger, live: Any, most: float) -> Gate:
