@@ -48,7 +48,7 @@ def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -
     say("checking the gates")
     found = [
         _held(judged),
-        _fewer_rows(rows, live, nightly.max_gone),
+        _fewer_rows(tables, rows, latest, live, nightly.max_gone),
         _coverage(rows, latest, judged),
         _rejects(tables, latest, live, nightly.max_more_rejects),
         _vectors(rows, live),
@@ -73,20 +73,27 @@ def _held(judged: Judged) -> Gate | None:
     )
 
 
-def _fewer_rows(rows: Any, live: Any, most: float) -> Gate | None:
-    """Beside what the listing lost: whatever took them (tars cut short, say), so many rows do not vanish unseen."""
+def _fewer_rows(tables: Tables, rows: Any, latest: Ledger, live: Any, most: float) -> Gate | None:
+    """Beside what the listing lost: whatever took them (tars cut short, say), so many rows do not vanish unseen. Those
+    that a person had deleted are no loss."""
     if live is None:
         return None
     before, now = int(live.count_rows()), int(rows.count_rows())
-    lost = max(0.0, 1 - now / before) if before else 0.0
+    asked_for = deleted_rows(latest) - deleted_rows(ledger_at(tables, int(live.version)))
+    lost = max(0.0, 1 - (now + max(0, asked_for)) / before) if before else 0.0
     sentence = f"{now:,} rows where readers see {before:,}: {lost:.2%} fewer, at most {most:.2%}"
     return Gate(name="rows", passed=lost <= most, value=lost, threshold=most, before=0.0, sentence=sentence)
 
 
 def _accounted(latest: Ledger) -> tuple[int, int]:
-    """(samples, rejects) of the units that are in the table."""
+    """(samples, rejects) of the units that are in the table, without what a person had deleted."""
     alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]
-    return sum(e.accounted for e in alive), sum(e.rejected for e in alive)
+    return sum(e.accounted - e.deleted for e in alive), sum(e.rejected for e in alive)
+
+
+def deleted_rows(latest: Ledger) -> int:
+    """Rows that a person had deleted, of units that are in the table."""
+    return sum(e.deleted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
 
 
 def _coverage(rows: Any, latest: Ledger, judged: Judged) -> Gate:

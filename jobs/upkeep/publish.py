@@ -10,10 +10,11 @@ from typing import Any
 
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.running.options import new_run_id
+from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import LIVE, readers
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
-from clipmill.jobs.upkeep.gates import Judged, check_gates
+from clipmill.jobs.upkeep.gates import Judged, check_gates, deleted_rows, ledger_at
 from clipmill.jobs.upkeep.maintain import leased
 from clipmill.jobs.upkeep.night import Gate
 from clipmill.schemas.columns import of_table
@@ -90,9 +91,16 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
         lease.keep(say)
         try:
             move_live(tables, lease, version, ROLLED_BACK, {})
+            note = _seen_again(tables, version)
         finally:
             lease.release(say)
     return Published(table=table, version=version, before=before, rows=readers(tables.open()).live_rows, note=note)
+
+
+def _seen_again(tables: Tables, version: int) -> str:
+    """What whoever had rows deleted has to hear."""
+    count = deleted_rows(read_ledger(tables)) - deleted_rows(ledger_at(tables, version))
+    return f"{count:,} rows that were deleted on request since are seen again by readers" if count > 0 else ""
 
 
 def _wanted(rows: Any, to: str) -> int:

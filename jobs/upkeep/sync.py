@@ -64,7 +64,7 @@ class Sync:
         if self.job.nightly.gone == "keep" or not gone:
             return plan
         leaving = self._with_empty_place(gone)
-        self.deleted_rows = sum(entry.written for entry in leaving)
+        self.deleted_rows = sum(entry.present for entry in leaving)
         self.deleted_samples = sum(entry.accounted for entry in leaving)
         return plan.without({entry.unit_id for entry in leaving})
 

@@ -13,6 +13,7 @@ from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.upkeep.delete import Options, Which, delete
 from clipmill.jobs.upkeep.gates import Judged, check_gates, total_variation
 from clipmill.jobs.upkeep.golden import check_golden, golden_options
 from clipmill.jobs.upkeep.night import Gate
@@ -28,10 +29,11 @@ ROWS = 600
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
-    """600 rows of one unit, published."""
+    """600 rows of four units, published."""
     made = Tables.at(make_table(tmp_path, TableOptions(rows=ROWS)))
     made.ensure_side_tables()
-    enter(made, ROWS, 0)
+    for number in range(4):
+        enter(made, ROWS // 4, 0, f"unit{number}")
     done = publish(made.rows.removesuffix(".lance"), made.storage, force=False, say=SAID.append)
     assert (done.refused, done.rows, done.before) == ((), ROWS, None)
     return made
@@ -49,7 +51,7 @@ def gates(tables: Tables, **section: Any) -> dict[str, Gate]:
 
 
 def add(tables: Tables, *, tags: list[str] | None = None, scale: float = 1.0, count: int = 600) -> None:
-    """Rows of unit1."""
+    """Rows of a unit more."""
     import lance
 
     from tests.tables import batch
@@ -65,7 +67,7 @@ def add(tables: Tables, *, tags: list[str] | None = None, scale: float = 1.0, co
         ]
         table = table.set_column(where, table.schema.field(where), pa.array(values, table["vector"].type))
     lance.write_dataset(table, tables.rows, mode="append")
-    enter(tables, count, 0, "unit1")
+    enter(tables, count, 0, "added")
 
 
 def test_more_of_the_same_passes(tables: Tables) -> None:
@@ -83,9 +85,23 @@ def test_rows_that_vanish_are_seen(tables: Tables) -> None:
     assert all(gate.passed for gate in gates(tables, max_gone=0.2, min_coverage=0.8).values())
 
 
+def test_rows_that_a_person_had_deleted_are_no_loss(tables: Tables) -> None:
+    uri, which = tables.rows.removesuffix(".lance"), Which(where="shard < 4")
+    first = open_table(uri).version
+    done = delete(uri, Storage(), which, Options(), confirm=lambda seen: None, say=SAID.append)
+    assert done.rows > ROWS / 2
+    found = gates(tables)
+    assert all(gate.passed for gate in found.values()), found
+    publish(uri, Storage(), force=False, say=SAID.append)
+    assert open_table(uri).count() == ROWS - done.rows
+    back = rollback(uri, Storage(), to="previous", say=SAID.append)
+    assert back.version == first
+    assert f"{done.rows:,} rows that were deleted on request since are seen again" in back.note
+
+
 def test_rejects_are_compared_with_what_readers_see(tables: Tables) -> None:
     add(tables, count=5)
-    enter(tables, ROWS, 60)
+    enter(tables, ROWS // 4, 60)
     found = gates(tables, min_coverage=0.5)["rejects"]
     assert not found.passed
     assert (found.before, round(found.value or 0, 4)) == (0.0, round(60 / 665, 4))

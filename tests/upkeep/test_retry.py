@@ -26,7 +26,9 @@ def reject(tables: Tables, unit_id: str, reason: str, uri: str, *, run: str = "t
 
 
 def enter(tables: Tables, unit_id: str, run: str = "test") -> None:
-    entry = replace(ledger_entry(unit_id, f"file:///{unit_id}.tar", form="webdataset", rows=1), run=run, seen=2, rejected=1)
+    entry = replace(
+        ledger_entry(unit_id, f"file:///{unit_id}.tar", form="webdataset", rows=1), run=run, seen=2, rejected=1
+    )
     ledger.append(tables, [entry])
 
 
