@@ -118,6 +118,9 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     code, out, err = ended(clipmill(cluster, *words))
     assert (code, json.loads(out)["command"]) == (0, "reembed"), err
     assert "vector__stub-8" in help.tables(there(cluster, "good")).open().schema.names or True
+    words = ["submit", good, "--command", "nightly", "--address", cluster.url]
+    code, out, err = ended(clipmill(cluster, *words, "--follow", "--json"))
+    assert (code, json.loads(out)["command"]) == (0, "nightly"), err
     seen = listed(cluster)
     assert SECRET not in seen
     sent = [one["runtime_env"]["env_vars"] for one in json.loads(seen) if one["metadata"]]

@@ -82,7 +82,7 @@ def test_cron_runs_the_night_twice_and_the_second_meets_the_first(short: Path) -
     program = folder / "first %"
     # The real command on a job with relative paths; then it waits, and ends with a code that is told.
     program.write_text(
-        f'#!/bin/sh\n[ "$1" = nightly ] || exit 9\n{sys.executable} -m clipmill embed "$2" || exit 8\n'
+        f'#!/bin/sh\n[ "$1" = nightly ] || exit 9\n{sys.executable} -m clipmill nightly "$2" || exit 8\n'
         f"for _ in $(seq 300); do [ -e second ] && exit 3; sleep 1; done\nexit 7\n"
     )
     program.chmod(0o755)

@@ -161,6 +161,27 @@ def test_a_cron_job_does_not_overlap_nor_retry_what_no_retry_helps() -> None:
     assert alert["kind"] == "PrometheusRule"
 
 
+def test_a_pod_that_submits_is_let_in_by_the_standing_cluster_and_has_its_token() -> None:
+    """The label of its NetworkPolicy, and the secret that the operator makes for it."""
+    path = Path(__file__).parents[2] / "deploy" / "kuberay" / "raycluster.yaml"
+    there = {one["kind"]: one for one in yaml.safe_load_all(path.read_text())}
+    rules = there["NetworkPolicy"]["spec"]["ingress"]
+    allowed = [one["podSelector"]["matchLabels"] for rule in rules for one in rule["from"] if "podSelector" in one]
+    for kind in ("cronjob", "argo"):
+        document = next(iter(yaml.safe_load_all(text(files(night(kind, address=ADDRESS))))))
+        if kind == "argo":
+            labels = document["spec"]["workflowSpec"]["podMetadata"]["labels"]
+        else:
+            labels = document["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+        assert labels in allowed
+        assert f"secretKeyRef: {{name: {there['RayCluster']['metadata']['name']}, key: auth_token" in yaml_of(kind)
+    assert "submits" not in text(files(night("cronjob")))
+
+
+def yaml_of(kind: str) -> str:
+    return text(files(night(kind, address=ADDRESS)))
+
+
 def test_argo_gets_fields_that_its_documentation_has() -> None:
     """Its schema is not at hand: these are the names of docs/cron-workflows.md and docs/retries.md of 3.7."""
     spec = yaml.safe_load(text(files(night("argo"))))["spec"]
