@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.scheduling.night import Night, files
 from clipmill.jobs.scheduling.when import daily
 from tests.integration import help
@@ -112,7 +113,9 @@ def test_cron_runs_the_night_twice_and_the_second_meets_the_first(short: Path) -
         assert _until(lambda: len(ended.read_text().split()) == 2, 120)
     assert ended.read_text().split() == ["5", "3"]
     (log,) = (short / ".local/state/clipmill").glob("*.log")
-    assert "3 rows" in log.read_text(), "the second run left the log of the first as it is"
+    assert "starting workers" in log.read_text(), "the second run left the log of the first as it is"
+    table = load_job(folder / "my job.yaml", overrides={"table": str(folder / "db" / "images")})
+    assert len(help.rows(table, "id")) == 3
     assert len(list((short / ".local/state/clipmill").glob("*.lock"))) == 1
 
 
