@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
 from clipmill.schemas.columns import of_table
+from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.rejects import Reason
 from clipmill.schemas.tombstones import Tombstone, Tombstones
 
 PART = "deleted"
@@ -66,6 +69,21 @@ def deleted_among(tables: Tables, ids: Iterable[str]) -> set[str]:
     if not wanted:
         return set()
     return wanted & {name for batch in counted(tables) for name in batch.column("id").to_pylist()}
+
+
+def stayed_away(tables: Tables, latest: Ledger) -> tuple[int, int]:
+    """(rows that were deleted on request, samples that were read again and kept out) of the live units of a ledger:
+    what nobody wants to be there, and so is neither missing nor bad."""
+    alive = [e for e in live(latest).values() if e.state == LedgerState.COMMITTED]
+    deleted = sum(e.deleted for e in alive)
+    rejects = tables.open("rejects", missing_ok=True)
+    if rejects is None or not deletes_in_ledger(tables):
+        return deleted, 0
+    valid = {(e.unit_id, e.run, e.attempt) for e in alive}
+    names = ["unit_id", "run", "attempt"]
+    batches = rejects.to_batches(columns=names, filter=f"reason = '{Reason.DELETED}'")
+    keys = (key for b in batches for key in zip(*(b.column(name).to_pylist() for name in names), strict=True))
+    return deleted, sum(key in valid for key in keys)
 
 
 def append(tables: Tables, stones: pa.Table) -> None:

@@ -15,6 +15,7 @@ from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.tombstones import stayed_away
 from clipmill.jobs.upkeep.night import Gate
 from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.errors import UserError
@@ -49,7 +50,7 @@ def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -
     found = [
         _held(judged),
         _fewer_rows(tables, rows, latest, live, nightly.max_gone),
-        _coverage(rows, latest, judged),
+        _coverage(tables, rows, latest, judged),
         _rejects(tables, latest, live, nightly.max_more_rejects),
         _vectors(rows, live),
         _tag_drift(rows, live, nightly.max_tag_drift),
@@ -79,16 +80,18 @@ def _fewer_rows(tables: Tables, rows: Any, latest: Ledger, live: Any, most: floa
     if live is None:
         return None
     before, now = int(live.count_rows()), int(rows.count_rows())
-    asked_for = deleted_rows(latest) - deleted_rows(ledger_at(tables, int(live.version)))
+    asked_for = sum(stayed_away(tables, latest)) - sum(stayed_away(tables, ledger_at(tables, int(live.version))))
     lost = max(0.0, 1 - (now + max(0, asked_for)) / before) if before else 0.0
     sentence = f"{now:,} rows where readers see {before:,}: {lost:.2%} fewer, at most {most:.2%}"
     return Gate(name="rows", passed=lost <= most, value=lost, threshold=most, before=0.0, sentence=sentence)
 
 
-def _accounted(latest: Ledger) -> tuple[int, int]:
-    """(samples, rejects) of the units that are in the table, without what a person had deleted."""
+def _accounted(tables: Tables, latest: Ledger) -> tuple[int, int]:
+    """(samples, rejects) of the units that are in the table, without what a person had deleted, and what was read again
+    since and kept out for that."""
     alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]
-    return sum(e.accounted - e.deleted for e in alive), sum(e.rejected for e in alive)
+    deleted, kept_out = stayed_away(tables, latest)
+    return sum(e.accounted for e in alive) - deleted - kept_out, sum(e.rejected for e in alive) - kept_out
 
 
 def deleted_rows(latest: Ledger) -> int:
@@ -96,8 +99,8 @@ def deleted_rows(latest: Ledger) -> int:
     return sum(e.deleted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
 
 
-def _coverage(rows: Any, latest: Ledger, judged: Judged) -> Gate:
-    samples = _accounted(latest)[0] + judged.failed_samples
+def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate:
+    samples = _accounted(tables, latest)[0] + judged.failed_samples
     count, least = int(rows.count_rows()), judged.nightly.min_coverage
     share = count / samples if samples else 0.0
     failed = f" ({judged.failed_units:,} units failed)" if judged.failed_units else ""
@@ -108,12 +111,12 @@ def _coverage(rows: Any, latest: Ledger, judged: Judged) -> Gate:
 
 
 def _rejects(tables: Tables, latest: Ledger, live: Any, most: float) -> Gate:
-    samples, rejected = _accounted(latest)
+    samples, rejected = _accounted(tables, latest)
     now = rejected / samples if samples else 0.0
     if live is None:
         said = f"{now:.2%} of the samples are rejected; {_NONE}"
         return Gate(name="rejects", passed=True, value=now, threshold=most, sentence=said)
-    samples_before, rejected_before = _accounted(ledger_at(tables, int(live.version)))
+    samples_before, rejected_before = _accounted(tables, ledger_at(tables, int(live.version)))
     before = rejected_before / samples_before if samples_before else 0.0
     said = f"{now:.2%} of the samples are rejected, {before:.2%} in what readers see: at most {most:.2%} more"
     passed = now - before <= most

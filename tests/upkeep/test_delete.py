@@ -441,3 +441,36 @@ def test_a_purge_that_was_killed_is_run_again(secret: Secret, monkeypatch: pytes
     gone(tables, purge=True)
     assert holds(tables, *needles) == []
     check(tables)
+
+
+def test_gates_of_a_night_do_not_miss_what_was_deleted(tables: Tables) -> None:
+    """Neither coverage nor lost rows nor rejects: also once the units were read again, and the samples kept out."""
+    from clipmill.jobs.upkeep.gates import Judged, check_gates
+    from clipmill.schemas.nightly import Nightly
+
+    rows = tables.open()
+    rows.tags.create("live", rows.version)
+    judged = Judged(nightly=Nightly(min_coverage=1.0, max_gone=0.1))
+
+    def numbers() -> dict[str, tuple[bool, float]]:
+        gates = check_gates(tables, judged, say=silent)
+        return {g.name: (g.passed, float(g.value)) for g in gates if g.name in ("rows", "coverage", "rejects")}
+
+    good = {"rows": (True, 0.0), "coverage": (True, 1.0), "rejects": (True, 0.0)}
+    assert numbers() == good
+    gone(tables, by("a", "b"))
+    assert numbers() == good
+    lease = take_lease(tables, "embed2")
+    kept = [Reject(id=i, uri=f"file:///u1.tar#{i}", reason=Reason.DELETED) for i in ("a", "b")]
+    table = reject_table(kept, unit_id="u1b", run="embed2", attempt=1, fingerprint="0", table_id=tables.id() or "")
+    texts = write_reject_fragments(table, tables.uri("rejects"), tables.options)
+    made = replace(entry("u1b", "embed2", 1), seen=3, rejected=2)
+    retired = replace(ledger.read_ledger(tables)["u1"], state=LedgerState.RETIRED, table_version=0)
+    new = fragments(tables, "u1b", ["c"])
+    Committer(tables, lease).commit([retired, made], new, reject_fragments=texts, remove_units=["u1"])
+    lease.release()
+    assert numbers() == good
+    rows = tables.open()
+    lease = take_lease(tables, "x")
+    Committer(tables, lease).commit([], (), remove_ids={"u2": ["d"]})  # nobody asked for this one
+    assert numbers()["rows"][0] is False
