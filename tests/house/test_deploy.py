@@ -132,6 +132,12 @@ def test_the_readme_lists_every_module_and_none_that_is_gone() -> None:
         assert not missing, f"{package}: {missing}"
 
 
+def test_the_readme_shows_the_page_and_the_picture_is_small() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert shown == ["docs/page.png"]
+    assert 20_000 < (ROOT / shown[0]).stat().st_size < 300_000
+
+
 def test_the_runbook_explains_every_exit_code() -> None:
     from clipmill.jobs.cli.options import EXIT_INTERRUPTED
 
