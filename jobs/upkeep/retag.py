@@ -13,7 +13,9 @@ import json
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.jobs.upkeep.label_vectors import load_label_vectors
 from clipmill.jobs.upkeep.maintain import leased
+from clipmill.jobs.upkeep.retag_rows import TYPES, nothing, spread, unit_rows
 from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
@@ -39,8 +42,8 @@ Step = Callable[[str], None]
 NAMES = ("tags", "tag_scores")
 NEW = ("tags__retag", "tag_scores__retag")  # filled, until they take the names
 OLD = ("tags__before", "tag_scores__before")  # from the switch until they are dropped
-TYPES = (pa.list_(pa.string()), pa.list_(pa.float32()))
-BATCH_ROWS = 8192
+BATCH_ROWS = 4096
+THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 RETRIES = 10
 STORAGE_VERSION = "2.2"
 
@@ -78,6 +81,8 @@ def retag(
 
     Raises UserError where the vocabulary or its vectors do not fit, LeaseHeld where somebody else writes, LeaseLost.
     """
+    from threadpoolctl import threadpool_limits
+
     began = time.monotonic()
     tables = Tables.at(table, storage)
     schema = tables.open().schema
@@ -89,7 +94,9 @@ def retag(
         fill.take(on_wait=say)
         fill.keep(say)
         try:
-            tagged = _Retag(tables, lease, tagger, step, say).all(about)
+            # The tagger multiplies 64 rows at a time: threads of BLAS wait for each other at that size, ours do not.
+            with threadpool_limits(1, user_api="blas"):
+                tagged = _Retag(tables, lease, tagger, step, say).all(about)
         finally:
             fill.release(say)
     rows = tables.open()
@@ -261,14 +268,26 @@ class _Retag:
         """Physical rows in order; deleted ones are null, rows without a vector have no tags."""
         done = 0
         scanner = fragment.scanner(columns=["vector"], with_row_address=True, batch_size=BATCH_ROWS)
-        for batch in scanner.to_batches():
-            place_N = (batch.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
-            tags, scores = self.tagger.tag(_unit_rows(batch.column("vector"), self.tagger.vectors_LD.shape[1]))
+        for place_N, (tags, scores) in self._ahead(scanner.to_batches()):
             stop = int(place_N[-1]) + 1
-            yield _spread(tags, scores, place_N - done, stop - done, schema)
+            yield spread(tags, scores, place_N - done, stop - done, schema)
             done = stop
         if done < fragment.physical_rows:
-            yield _spread(*_nothing(), np.zeros(0, np.int64), fragment.physical_rows - done, schema)
+            yield spread(*nothing(), np.zeros(0, np.int64), fragment.physical_rows - done, schema)
+
+    def _ahead(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+        """Offsets within the fragment and tags of each batch, in order; a batch more than there are threads is held."""
+        dim, waiting = self.tagger.vectors_LD.shape[1], deque[tuple[npt.NDArray[np.int64], Future[Any]]]()
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="retag") as pool:
+            for batch in batches:
+                place_N = (batch.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
+                vectors_ND = unit_rows(batch.column("vector"), dim)
+                waiting.append((place_N, pool.submit(self.tagger.tag, vectors_ND)))
+                if len(waiting) > THREADS:
+                    place_N, done = waiting.popleft()
+                    yield place_N, done.result()
+            for place_N, done in waiting:
+                yield place_N, done.result()
 
     def _switch(self) -> None:
         """One commit, so that no version has some of both."""
@@ -282,26 +301,3 @@ class _Retag:
         with writing(self.tables.uri()):
             rows.alter_columns(*({"path": was, "name": now} for was, now in renames))
         self.say("switched to the new tags")
-
-
-def _unit_rows(stored: pa.Array, dim: int) -> npt.NDArray[np.float32]:
-    """(N, D), unit length as embed tags them; NaN where there is no vector."""
-    valid_N = np.asarray(stored.is_valid())
-    rows_ND = np.full((len(stored), dim), np.nan, np.float32)
-    rows_ND[valid_N] = stored.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-    lengths_N = np.linalg.norm(rows_ND, axis=1, keepdims=True)
-    return np.asarray(rows_ND / np.where(lengths_N == 0, 1, lengths_N), np.float32)
-
-
-def _nothing() -> tuple[pa.Array, pa.Array]:
-    return pa.array([], TYPES[0]), pa.array([], TYPES[1])
-
-
-def _spread(
-    tags: pa.Array, scores: pa.Array, place_N: npt.NDArray[np.int64], length: int, schema: pa.Schema
-) -> pa.RecordBatch:
-    """`length` rows: those at `place_N` as given, null between them."""
-    source = np.full(length, -1, np.int64)
-    source[place_N] = np.arange(len(place_N))
-    index = pa.array(source, mask=source < 0)
-    return pa.RecordBatch.from_arrays([tags.take(index), scores.take(index)], schema=schema)

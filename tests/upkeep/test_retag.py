@@ -1,7 +1,6 @@
 """Tags of another vocabulary from stored vectors: what embed would give, all or nothing, whatever comes between."""
 
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.table import compat
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
+from clipmill.jobs.upkeep.label_vectors import load_label_vectors
 from clipmill.jobs.upkeep.retag import NEW, OLD, Retagged, RetagOptions, retag
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.columns import VOCABULARY_KEY
@@ -219,12 +219,18 @@ def test_label_vectors_that_do_not_fit_are_told(place: Place, vectors: np.ndarra
     assert place.tables.open().version == version
 
 
-def test_vectors_of_clip_for_the_labels_of_coco_are_taken() -> None:
-    from clipmill.jobs.upkeep.label_vectors import load_label_vectors
-
-    folder = os.environ.get("CLIPMILL_TEST_DATA", "")
-    file = Path(folder) / "clip_text_vitb32" / "coco_clip_a+cname.npy"
-    if not folder or not file.is_file():
-        pytest.skip("no real data at hand")
+def test_vectors_of_clip_for_the_labels_of_coco_are_taken(real_data: Path) -> None:
+    file = real_data / "clip_text_vitb32" / "coco_clip_a+cname.npy"
+    if not file.is_file():
+        pytest.skip(f"{file} is absent")
     vectors_LD = load_label_vectors(str(file), load_vocabulary("coco"), 512)
     assert np.allclose(np.linalg.norm(vectors_LD, axis=1), 1, atol=1e-5)
+    cosines_LL = vectors_LD @ vectors_LD.T
+    assert (cosines_LL.argmax(axis=1) == np.arange(80)).all()
+    assert len(np.unique(cosines_LL.round(3))) > 100  # 80 different words
+
+
+def test_a_fragment_of_many_batches_keeps_its_rows_in_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipmill.jobs.upkeep.retag.BATCH_ROWS", 7)
+    place.retag(place.things)
+    assert place.stored() == place.expected(place.things)
