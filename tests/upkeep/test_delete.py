@@ -474,3 +474,23 @@ def test_gates_of_a_night_do_not_miss_what_was_deleted(tables: Tables) -> None:
     lease = take_lease(tables, "x")
     Committer(tables, lease).commit([], (), remove_ids={"u2": ["d"]})  # nobody asked for this one
     assert numbers()["rows"][0] is False
+
+
+def test_maintenance_and_a_purge_on_s3(s3: Any) -> None:
+    """The store dates the files, and removes them."""
+    from clipmill.jobs.upkeep.maintain import maintain
+
+    storage = Storage(endpoint_url=s3.endpoint)
+    tables = make_tables(f"s3://{s3.bucket}/upkeep", storage=storage)
+    lease = take_lease(tables, "embed")
+    for unit_id in ("u1", "u2"):
+        Committer(tables, lease).commit([entry(unit_id, "embed", 1)], fragments(tables, unit_id, [unit_id]))
+    fragments(tables, "u3", ["of a killed worker"])
+    done = maintain(tables, lease, say=silent)
+    assert (done.fragments, done.orphans) == (1, 0)
+    lease.release()
+    found = delete(name(tables), storage, Which(where="id = 'u1'"), Options(purge=True), confirm=yes, say=silent)
+    assert found.purged is not None
+    assert (found.purged.files_removed, found.purged.fragments_rewritten) == (1, 1)
+    assert ids(tables) == ["u2"]
+    assert len(tables.open().versions()) == 1
