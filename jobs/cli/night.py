@@ -3,12 +3,14 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from clipmill.jobs.cli.options import (
     EXIT_INTERRUPTED,
+    NewFile,
     address_option,
     job_argument,
     json_option,
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 @click.command(short_help="Every night: take in what changed, and publish it if it passes the gates.")
 @job_argument
 @address_option
+@click.option("--report", "report_file", metavar="FILE", type=NewFile(), help="Also write the night as one HTML page.")
 @json_option
-def nightly(job_file: str, address: str | None, as_json: bool) -> None:
+def nightly(job_file: str, address: str | None, report_file: str | None, as_json: bool) -> None:
     """Bring the table up to date with its source, keep its files in order, check the gates of the job file's section
     `nightly`, and move the tag `live`, which readers follow, if all of them pass.
 
@@ -35,12 +38,23 @@ def nightly(job_file: str, address: str | None, as_json: bool) -> None:
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)
+    from clipmill.jobs.reporting.write import write_failed_night, write_night
     from clipmill.jobs.terminal.output import note, print_record, program
+    from clipmill.jobs.upkeep.night import now
     from clipmill.jobs.upkeep.nightly import nightly as run_nightly
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
-    night = run_nightly(job, say=note, address=address, resume=again)
+    page = Path(report_file).absolute() if report_file else None  # before the run, which leaves this folder
+    began = now()
+    try:
+        night = run_nightly(job, say=note, address=address, resume=again)
+    except Exception:
+        if page:
+            write_failed_night(job, began, page, note)
+        raise
+    if page:
+        write_night(job, night, page, note)
     print_record(night, as_json=as_json)
     if night.status == "interrupted":
         note("error: interrupted; what was finished is in the table, and nothing was published")

@@ -38,8 +38,9 @@ class Changes:
     commits: tuple[Commit, ...] = ()
 
 
-def read_changes(tables: Tables, run: str) -> Changes:
-    """Of one run. A run that is not in the ledger changed nothing."""
+def read_changes(tables: Tables, run: str, *, since: int | None = None, until: int | None = None) -> Changes:
+    """Of one run. A run that is not in the ledger changed nothing. `since`, `until`: all units that left after the one
+    version and up to the other count as well, also those that left with nothing coming for them."""
     dataset, mine = tables.open("units", missing_ok=True), tables.id()
     if dataset is None or mine is None:
         return Changes(run=run)
@@ -48,14 +49,14 @@ def read_changes(tables: Tables, run: str) -> Changes:
     events = [e for b in dataset.to_batches(filter=f"run = '{quoted}' AND {of_mine}") for e in from_batch(b)]
     added = {e.unit_id: e for e in events if e.state == LedgerState.COMMITTED}
     versions = {e.table_version for e in events if e.state != LedgerState.RETIRED}
-    if not versions:
-        return Changes(run=run)
-    within = f"table_version >= {min(versions)} AND table_version <= {max(versions)} AND {of_mine}"
+    least = min(versions, default=1) if since is None else since + 1
+    most = max(versions, default=0) if until is None else until
+    within = f"table_version >= {least} AND table_version <= {most} AND {of_mine}"
     left = [
         e
         for b in dataset.to_batches(filter=f"state = 'retired' AND {within}")
         for e in from_batch(b)
-        if e.table_version in versions
+        if until is not None or e.table_version in versions
     ]
     places = {e.uri for e in left}
     return Changes(
@@ -63,11 +64,11 @@ def read_changes(tables: Tables, run: str) -> Changes:
         units=len(added),
         came=sum(e.written for e in added.values() if e.uri not in places),
         changed=sum(e.written for e in added.values() if e.uri in places),
-        went=sum(e.written for e in left),
+        went=sum(e.present for e in left),
         rejected=sum(e.rejected for e in added.values()),
         unchanged_units=sum(e.state == LedgerState.ALIAS for e in events),
-        before=min(versions) - 1,
-        after=max(versions),
+        before=min(versions) - 1 if versions else None,
+        after=max(versions, default=None),
         unit_ids=tuple(added),
         commits=_commits(tables, list(added.values())),
     )

@@ -75,7 +75,7 @@ def night_report(
     options = options or NightOptions()
     uri, storage = f"{tables.database}/{tables.name}", tables.storage
     table = _at(uri, night.versions.get("rows"), storage) or Table(uri, _newest(tables), storage, None)
-    changes = read_changes(tables, night.run)
+    changes = read_changes(tables, night.run, since=night.version_before, until=night.versions.get("rows"))
     came = Arrivals(runs=(night.run,), units=changes.unit_ids, before=changes.before or 0)
     album = Pictures(table, tables, options.allow)
     tell("rejects and new pictures")

@@ -15,7 +15,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.secrets import masked
 
-TOLD = frozenset({"refused", "units", "failed"})  # of Night.status
+TOLD = frozenset({"refused", "units", "failed"})  # of Night.status; and whenever units failed
 TRIES = 3
 CONNECT_S, READ_S = 5, 15
 LONGEST = 2000  # characters of `text` and `error`
@@ -30,7 +30,7 @@ class _TryAgain(Exception):
 def notify(nightly: Nightly, night: Night) -> str:
     """Post the summary of a night that went wrong, if the job names an address. Returns a sentence for a person where
     it could not be told; empty where it was, or there was nothing to tell."""
-    if night.status not in TOLD:
+    if night.status not in TOLD and not night.failed_units:
         return ""
     try:
         address = webhook_address(nightly)
@@ -51,16 +51,16 @@ def summary(night: Night, address: str = "") -> dict[str, Any]:
     said = [clean(gate.sentence or f"{gate.name}: {gate.value}") for gate in night.refused]
     error = clean(night.error)
     name = night.table.rpartition("/")[2]
-    lines = [f"clipmill nightly, {name}: {_SAYS.get(night.status, night.status)}", *said, *([error] if error else [])]
+    lines = [f"clipmill nightly, {name}: {_SAYS.get(night.status, night.status)}", *said, error]
     if night.failed_units:
-        lines.append(f"{len(night.failed_units):,} units failed")
+        lines.append(f"{len(night.failed_units):,} units failed and have no rows")
     if night.live_after is not None:
         lines.append(f"readers see version {night.live_after}")
     figures = asdict(night)
     del figures["maintained"]
     return {
         # Slack reads & < > as its own: <!channel> in the name of a file would wake everybody.
-        "text": _plain_for_slack("\n".join(lines))[:LONGEST],
+        "text": _plain_for_slack("\n".join(filter(None, lines)))[:LONGEST],
         "event": "clipmill.nightly",
         **figures,
         "table": masked(night.table),

@@ -10,6 +10,7 @@ import pytest
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.reporting.night import NightOptions, night_report
 from clipmill.jobs.upkeep import nightly as module
 from clipmill.jobs.upkeep.night import Night, nights
 from clipmill.jobs.upkeep.nightly import nightly
@@ -67,6 +68,13 @@ def test_a_week_of_nights(here: Path) -> None:
     assert ids(fresh) == ids(made)
     assert nights(tables(made)) == [first, second]
 
+    report = night_report(tables(made), second, NightOptions(allow=made.source.uri))
+    assert (report.changes.came, report.changes.changed) == (2, 4)  # of 99, of 01
+    assert {shown.uri.rpartition("/")[2][:6] for shown in report.sample} == {"01.tar", "99.tar"}
+    assert all(shown.picture for shown in report.sample)
+    assert report.run is not None
+    assert set(report.run.loads) == {"read", "decode", "embed", "tag", "write"}
+
 
 @pytest.mark.slow
 def test_gone_rows_stay_where_the_job_says_so_and_are_no_new_loss_every_night(here: Path) -> None:
@@ -93,8 +101,11 @@ def test_a_listing_that_lost_too_much_deletes_and_publishes_nothing(
     assert (found.status, [gate.name for gate in found.refused]) == ("refused", ["gone"])
     assert "6 of 36 samples are gone from the source: 16.67%, at most 10.00%" in found.refused[0].sentence
     assert {**before, "runs": 0} == {**versions(made), "runs": 0}  # no commit
-    assert cli.run(["nightly", str(write_job(here / "job.yaml", made))]) == EXIT_GATE_REFUSED
+    page = here / "night.html"
+    asked = ["nightly", str(write_job(here / "job.yaml", made)), "--report", str(page)]
+    assert cli.run(asked) == EXIT_GATE_REFUSED
     assert f"readers still see version {first.live_after}" in capsys.readouterr().err
+    assert "Not published: gone." in page.read_text("utf-8")
 
     for tar in (here / "raw").glob("*.tar"):
         tar.unlink()

@@ -73,6 +73,17 @@ def test_a_refused_night_is_told_once_in_a_form_that_slack_and_programs_read(ser
     assert SECRET not in json.dumps(body)
 
 
+def test_units_that_failed_are_told_though_the_night_is_published(server: Server) -> None:
+    from dataclasses import replace
+
+    units = [{"unit_id": "u", "uri": "s3://lake/1.tar", "reason": "gone"}]
+    assert webhook.notify(nightly(server.url), replace(NIGHT, status="published", gates=(), failed_units=units)) == ""
+    assert server.bodies[0]["text"].splitlines()[:2] == [
+        "clipmill nightly, images: published",
+        "1 units failed and have no rows",
+    ]
+
+
 @pytest.mark.parametrize("status", ["published", "nothing", "interrupted"])
 def test_a_night_that_went_well_is_not_told(server: Server, status: str) -> None:
     from dataclasses import replace
