@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipmill.jobs.indexing.names import index_name
 from clipmill.schemas.columns import of_set
 
 BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
@@ -57,7 +58,7 @@ def build(dataset: Any, *, rebuild: bool, tell: Tell) -> dict[str, str]:
         if index is None or rebuild or not _tells_words_apart(index, kind):
             tell(f"{column}: building {kind}")
             options = {"with_position": False, "base_tokenizer": TOKENIZER} if kind == "INVERTED" else {}
-            dataset.create_scalar_index(column, kind, name=f"{column}_idx", replace=True, **options)
+            dataset.create_scalar_index(column, kind, name=index_name(dataset, column), replace=True, **options)
             done[column] = "built"
         elif index.num_rows_indexed < rows:
             behind.append(index.name)

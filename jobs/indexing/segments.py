@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.table.tables import lance_module
 from clipmill.schemas.config import Storage
@@ -49,7 +50,7 @@ def build_segment(task: SegmentTask) -> str:
     segment = dataset.create_index_uncommitted(
         task.column,
         task.plan.kind,
-        name=f"{task.column}_idx",
+        name=index_name(dataset, task.column),
         metric="cosine",
         replace=True,
         fragment_ids=list(task.fragment_ids),
@@ -173,7 +174,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
         state.add(missing[place], segment)
         builder.tell(f"{column}: segment {len(state.segments)} of {len(names)} built")
     merged = dataset.merge_existing_index_segments([from_json(text) for text in state.segments.values()])
-    dataset.commit_existing_index_segments(f"{column}_idx", column, [merged])
+    dataset.commit_existing_index_segments(index_name(dataset, column), column, [merged])
     state.finish()
     return len(missing)
 

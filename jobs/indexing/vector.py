@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, build_in_segments, groups
 
@@ -56,7 +57,7 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
     if plan.num_partitions > 1:
         options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
     builder.tell(f"{column}: building {plan.kind}")
-    dataset.create_index(column, plan.kind, name=f"{column}_idx", metric="cosine", replace=True, **options)
+    dataset.create_index(column, plan.kind, name=index_name(dataset, column), metric="cosine", replace=True, **options)
     return "built"
 
 

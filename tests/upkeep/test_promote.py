@@ -12,6 +12,7 @@ import pytest
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying import table as querying
 from clipmill.jobs.querying.open import Examples, Query, open_table
 from clipmill.jobs.table import compat
@@ -338,3 +339,17 @@ def test_a_picture_without_a_vector_is_found_by_no_search(world: World) -> None:
     assert "2 rows have no vector" in done.verdict.notes[0]
     found = open_table(uri(world)).search("picture 30", k=100)
     assert len(found) == 24
+
+
+def test_indices_are_built_after_a_promotion_though_their_names_are_taken(world: World) -> None:
+    build_index(uri(world))
+    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
+    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=(f"vector__{SLUG}",)))
+    promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    assert build_index(uri(world)).scalar["tags"] == "built"
+    assert build_index(uri(world), IndexOptions(kind="hnsw_sq", rebuild=True, columns=("vector",))).vectors[0].kind
+    fields = [tuple(index.field_names) for index in world.tables.open().describe_indices()]
+    assert len(fields) == len(set(fields))
+    assert {("tags",), (f"tags__{OLD}",), ("vector",), (f"vector__{OLD}",)} <= set(fields)
+    back(uri(world), STORAGE, how())
+    assert build_index(uri(world)).scalar["tags"] == "current"
