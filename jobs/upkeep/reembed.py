@@ -232,7 +232,10 @@ class _Fill:
         dispatcher = Dispatcher(
             plan, self.job.limits, start_actor=force.add, on_receipt=on_receipt, units_in_flight=in_flight
         )
-        for slot in slots or force.attach(context):
+        if not slots:
+            slots = force.attach(context)
+            self.working_since = time.monotonic()  # from the first hand-out on, as `embed` counts
+        for slot in slots:
             dispatcher.adopt(slot)
         dispatcher.wanted = shape.num
 
