@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test lint demo chaos docs wheels ci lock clean
+.PHONY: install test lint demo chaos month docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -30,6 +30,10 @@ demo: install
 chaos: install
 	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
 	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
+
+# Thirty nights over a bucket that changes every day (CI does seven), for each kind of source.
+month: install
+	MONTH_NIGHTS=30 $(BIN)/python -m pytest -m slow tests/upkeep/test_seven_nights.py
 
 # The command line's reference, from --help; a test compares.
 docs: install
