@@ -41,6 +41,8 @@ class Options:
     hook: Hook = no_hook
 
     def publish_hint(self) -> str:
+        if self.command == "nightly":
+            return "the gates decide whether they see the newest"
         again = self.resume or "clipmill embed JOB"
         return f"`{again} --publish` publishes the newest"
 

@@ -261,7 +261,7 @@ def _with_readers(tables: Tables, done: Deleted) -> Deleted:
     seen = readers(tables.open())
     if not done.rows or not seen.is_behind:
         return done
-    note = f"{seen.describe()}: `clipmill embed JOB --publish` publishes the newest"
+    note = f"{seen.describe()}: `clipmill publish TABLE` publishes the newest"
     return replace(done, notes=[*done.notes, note])
 
 

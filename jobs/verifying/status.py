@@ -109,7 +109,7 @@ def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
 
 
 def _readers_sentence(seen: Readers) -> str:
-    return seen.describe() + (": `clipmill embed JOB --publish` publishes the newest" if seen.is_behind else "")
+    return seen.describe() + (": `clipmill publish TABLE` publishes the newest" if seen.is_behind else "")
 
 
 def _holder(tables: Tables) -> str | None:
