@@ -1,0 +1,51 @@
+"""Each decision has a page of one shape, the walk through the house leads to it, and every path they name is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
+PAGES = [ROOT / "docs/design.md", *DECISIONS]
+PARTS = ("The question.", "Decided.", "What lost.", "What would change our mind.", "Where.")
+PATHS = re.compile(r"`((?:clipmill|jobs|workers|schemas|tests|benchmarks|deploy|findings)/[\w./*-]*)`")
+LINKS = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def section(text: str, part: str) -> str:
+    """What stands under a bold word, up to the next one at the start of a line or the next heading."""
+    found = re.search(rf"^\*\*{re.escape(part)}\*\*(.*?)(?=^\*\*[A-Z]|^## |\Z)", text, re.M | re.S)
+    return " ".join(found[1].split()) if found else ""
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_says_what_lost_by_how_much_and_where_it_is(page: Path) -> None:
+    text = page.read_text()
+    missing = [part for part in PARTS if not section(text, part)]
+    assert not missing, f"{page.name}: {missing}"
+    assert section(text, "The question.").endswith("?")
+    lost = section(text, "What lost.")
+    assert re.search(r"\d", lost) or "not measured" in lost.lower(), "a figure, or that there is none"
+    assert PATHS.search(section(text, "Where.")), "a module"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_path_and_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text()
+    named = [one.rstrip("/") for one in PATHS.findall(text)]
+    assert named
+    assert not [one for one in named if not any(ROOT.glob(one))]
+    assert not [one for one in LINKS.findall(text) if not (page.parent / one).exists()]
+
+
+def test_the_walk_leads_to_every_decision_and_through_every_floor() -> None:
+    walk = (ROOT / "docs/design.md").read_text()
+    assert {page.stem for page in DECISIONS} == set(re.findall(r"\(decisions/([\w-]+)\.md\)", walk))
+    rooms = {f"jobs/{path.parent.name}/" for path in (ROOT / "jobs").glob("*/__init__.py")}
+    rooms |= {f"workers/{path.parent.name}/" for path in (ROOT / "workers").glob("*/__init__.py")} | {"schemas/"}
+    assert not {room for room in rooms if f"`{room}`" not in walk}, "rooms that the walk passes by"
+
+
+def test_the_readme_leads_to_both() -> None:
+    assert {"docs/design.md", "docs/decisions"} <= set(LINKS.findall((ROOT / "README.md").read_text()))
