@@ -17,6 +17,7 @@ from typing import Any
 
 from clipmill.jobs.committing.holder import TTL_S, Holder, boot_id, pid_namespace, process_start
 from clipmill.jobs.table.errors import is_conflict, one_line, writing
+from clipmill.jobs.table.readers import tags_of
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 
@@ -202,7 +203,7 @@ class Lease:
         return int(rows.version)
 
     def _tag(self, rows: Any) -> None:
-        tags = rows.tags.list()
+        tags = tags_of(rows)
         if FENCE_TAG not in tags:
             rows.tags.create(FENCE_TAG, rows.version)
         elif int(tags[FENCE_TAG]["version"]) < rows.version:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.vectors import WarmVectors
-from clipmill.jobs.table.readers import LIVE
+from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, of_set, table_id
 from clipmill.schemas.config import Storage
@@ -197,7 +197,7 @@ def _weigh_facet(_: Any, facet: Any) -> int:
 def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:
     """`version`: a number, a tag, or None for `live` where that tag exists and else the newest. Raises UserError."""
     dataset = Tables.at(uri, storage).open()
-    tags = dataset.tags.list()
+    tags = tags_of(dataset)
     wanted = version if version is not None else LIVE if LIVE in tags else None
     if wanted is None or wanted == dataset.version:
         return Snapshot(dataset)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table import memory
-from clipmill.jobs.table.readers import LIVE, Readers, readers
+from clipmill.jobs.table.readers import LIVE, Readers, readers, tags_of
 from clipmill.jobs.table.tables import Tables
 
 # Below this many rows a scan is as fast as an index, and building one is not worth a version.
@@ -33,7 +33,7 @@ def finish_table(
         rows = tables.open()
     if publish:
         lease.check()
-        tags = rows.tags.list()
+        tags = tags_of(rows)
         (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, rows.version)
     clean(tables, lease, say=say, keep=keep)
     return readers(rows)

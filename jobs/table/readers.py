@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+
 LIVE = "live"
 
 
@@ -35,10 +37,30 @@ class Readers:
         return [f"{self.describe()}; {hint}"] if self.is_behind else []
 
 
+def _is_torn(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError | ValueError | OSError) and "refs.rs" in str(error)
+
+
+@retry(
+    retry=retry_if_exception(_is_torn),
+    stop=stop_after_attempt(8),
+    wait=wait_random_exponential(multiplier=0.02, max=0.5),
+    reraise=True,
+)
+def tags_of(rows: Any) -> dict[str, Any]:
+    """The tags of a dataset, by name.
+
+    Lance asks for the length of a tag's file and then for so many of its bytes. A tag that moves between the two is
+    cut off where its file has become longer, and a reader gets "EOF while parsing" (pylance 13): it is read again.
+    """
+    found: dict[str, Any] = rows.tags.list()
+    return found
+
+
 def readers(rows: Any) -> Readers:
     """`rows`: the table, opened at its newest version."""
     newest, count = int(rows.version), int(rows.count_rows())
-    tags = rows.tags.list()
+    tags = tags_of(rows)
     if LIVE not in tags:
         return Readers(newest=newest, newest_rows=count)
     live = int(tags[LIVE]["version"])

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.ledger import Ledger
-from clipmill.jobs.table.readers import LIVE
+from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import stayed_away
 from clipmill.jobs.upkeep.night import Gate
@@ -42,7 +42,7 @@ class Judged:
 def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -> tuple[Gate, ...]:
     """All gates of the newest version, in the order of their cost; a gate that does not apply is left out."""
     rows = tables.open()
-    tags = rows.tags.list()
+    tags = tags_of(rows)
     live = rows.checkout_version(int(tags[LIVE]["version"])) if LIVE in tags else None
     latest = ledger.read_ledger(tables)
     nightly = judged.nightly

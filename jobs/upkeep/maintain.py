@@ -21,6 +21,7 @@ from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
+from clipmill.jobs.table.readers import tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.jobs.upkeep.orphans import Orphan, orphans, store_clock_s
 from clipmill.schemas.config import Storage
@@ -136,7 +137,7 @@ def preview(tables: Tables, *, keep: timedelta = KEEP) -> Maintained:
     rows = tables.open(cache_bytes=CACHE_BYTES)
     before = len(rows.get_fragments())
     merged = [len(task.fragments) - 1 for task in tasks_of(rows)]
-    tagged = {int(tag["version"]) for tag in rows.tags.list().values()}
+    tagged = {int(tag["version"]) for tag in tags_of(rows).values()}
     oldest = datetime.datetime.now(datetime.UTC) - keep
     leaving = [v for v in rows.versions() if int(v["version"]) not in {*tagged, int(rows.version)}]
     found = all_orphans(tables, now_s=time.time())

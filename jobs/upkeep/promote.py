@@ -21,7 +21,7 @@ from clipmill.jobs.table import sets
 from clipmill.jobs.table.compat import stored_fingerprint
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
-from clipmill.jobs.table.readers import LIVE
+from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
 from clipmill.jobs.upkeep.maintain import leased
 from clipmill.jobs.upkeep.promote_gates import GateOptions, Verdict, judge
@@ -221,7 +221,7 @@ class _Switch:
     def _move_live(self, fingerprint: Fingerprint) -> int | None:
         """To the newest version, unless it is at one of this model already; None where nothing is published."""
         rows = self.tables.open()
-        tags = rows.tags.list()
+        tags = tags_of(rows)
         if LIVE not in tags:
             return None
         there = int(tags[LIVE]["version"])

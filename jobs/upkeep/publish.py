@@ -11,7 +11,7 @@ from typing import Any
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.jobs.table.readers import LIVE, readers
+from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.upkeep.gates import Judged, check_gates, deleted_rows, ledger_at
@@ -104,7 +104,7 @@ def _seen_again(tables: Tables, version: int) -> str:
 
 
 def _wanted(rows: Any, to: str) -> int:
-    tags = rows.tags.list()
+    tags = tags_of(rows)
     if to == "previous":
         if PREVIOUS not in tags:
             raise UserError("no version was published before this one", "name one: --to VERSION")
@@ -119,7 +119,7 @@ def _wanted(rows: Any, to: str) -> int:
 def move_live(tables: Tables, lease: Lease, version: int, event: str, detail: dict[str, Any]) -> None:
     """Under the lease. The log's line comes last: the tags are what counts."""
     rows = tables.open()
-    tags = rows.tags.list()
+    tags = tags_of(rows)
     before = int(tags[LIVE]["version"]) if LIVE in tags else None
     lease.check()
     (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)

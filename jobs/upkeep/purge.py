@@ -23,7 +23,7 @@ from clipmill.jobs.committing.compaction import CACHE_BYTES, compaction, tasks_o
 from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease
 from clipmill.jobs.table import tombstones
 from clipmill.jobs.table.errors import is_conflict
-from clipmill.jobs.table.readers import LIVE
+from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, SIDE_TABLES, Tables
 from clipmill.jobs.upkeep.maintain import Say
 from clipmill.jobs.upkeep.orphans import orphans, store_clock_s
@@ -73,7 +73,7 @@ def refuse_tags(tables: Tables, leaving: Tombstones, *, drop: bool) -> list[str]
     before = tombstones.read_tombstones(tables)
     first = _first_delete(tables)
     found = {}
-    for name, tag in rows.tags.list().items():
+    for name, tag in tags_of(rows).items():
         version = int(tag["version"])
         if name == FENCE_TAG or (not len(leaving) and _same_rows(rows, version)):
             continue
@@ -96,7 +96,7 @@ def purge(tables: Tables, lease: Lease, *, drop: list[str], say: Say) -> Purged:
         say(f"dropping the tag {name}")
         rows.tags.delete(name)
     rows = tables.open()
-    moving = [name for name, tag in rows.tags.list().items() if _is_moved(rows, name, int(tag["version"]))]
+    moving = [name for name, tag in tags_of(rows).items() if _is_moved(rows, name, int(tag["version"]))]
     say("rewriting fragments with deleted rows")
     rewritten = _rewrite(tables, lease)
     rebuilt = _rebuild_indices(tables, lease, say)
