@@ -1,4 +1,4 @@
-"""A worker without Ray: engine, bench, table and units, put together as `workers.actor` and `running.run` do it."""
+"""A worker without Ray: engine, bench, table and units, put together as `workers.actor` and `jobs.running` do it."""
 
 import time
 from collections.abc import Sequence

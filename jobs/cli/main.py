@@ -7,7 +7,6 @@ Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing o
 
 import atexit
 import contextlib
-import difflib
 import importlib
 import logging
 import os
@@ -45,6 +44,8 @@ class _Group(click.Group):
 class _UnknownCommand(click.UsageError):
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"there is no command '{name}'")
+        import difflib  # two milliseconds of every command otherwise
+
         near = difflib.get_close_matches(name, known, n=1)
         self.hint = f"did you mean `clipmill {near[0]}`?" if near else "`clipmill --help` lists the commands"
 

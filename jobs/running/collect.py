@@ -113,7 +113,7 @@ class Collector:
                 self._take(receipt)
                 if time.monotonic() >= self._due() or self.pending_rows >= self.options.every_rows:
                     self._commit()
-        except BaseException as error:  # noqa: BLE001 - raised again in close(), and polled by the dispatcher
+        except BaseException as error:  # noqa: BLE001 - raised again in close(), and looked at by the run at every tick
             self.error = error
 
     def _due(self) -> float:

@@ -19,6 +19,7 @@ from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.tasks import Task, UnitProgress
 
 TICK_S = 0.5
+PROBE_DEADLINES = 20  # a probe may use a whole deadline for one sample, and has to load its model first
 
 
 @dataclass(slots=True)
@@ -43,7 +44,11 @@ class Slot:
 
 
 class Dispatcher:
-    """Runs a plan to its end on a changing set of actors."""
+    """Runs a plan to its end on a changing set of actors.
+
+    `wanted`: how many actors there should be; dead ones are replaced and missing ones started up to it. `draining`:
+    hand out nothing more. `restarts`: actors that died at work. Whoever owns the run sets the first two as it goes on.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Dispatcher:
         self._failed_starts = 0
 
     def adopt(self, slot: Slot) -> None:
+        """An actor that was started before the plan was known."""
         self.slots.append(slot)
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
@@ -77,7 +83,7 @@ class Dispatcher:
         while not self._finished():
             self._start_missing()
             self._hand_out()
-            waiting = [ref for slot in self.slots for ref in (slot.calls or {})]
+            waiting = [ref for slot in self.slots for ref in slot.calls]
             waiting += [slot.ready for slot in self.slots if not slot.attached]
             if waiting:
                 ready, _ = ray.wait(waiting, num_returns=1, timeout=TICK_S)
@@ -126,8 +132,8 @@ class Dispatcher:
             moved_from=self.plan.moved.get(unit.unit_id, ""),
         )
         now_s, deadline_s = time.monotonic(), self.limits.unit_deadline_s
-        if item.probe:  # may use the whole deadline for one sample, and has to get past the model's loading first
-            ref, watch = slot.actor.find_poison.remote(task), Watch(20 * deadline_s, now_s)
+        if item.probe:
+            ref, watch = slot.actor.find_poison.remote(task), Watch(PROBE_DEADLINES * deadline_s, now_s)
         else:
             ref = slot.actor.run_unit.remote(task)
             watch = Watch(deadline_s, now_s, partial(slot.actor.progress.remote, unit.unit_id), _progress)

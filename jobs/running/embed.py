@@ -34,6 +34,7 @@ def embed(job: JobFile, *, address: str | None = None, publish: bool = False, re
 
 
 def run(job: JobFile, options: Options) -> Summary:
+    """As `embed`, for whoever wants more of a say in how: nights, tests and benchmarks."""
     started_s = time.monotonic()
     require("a job", "ray", "rich")
     memory.use_little()

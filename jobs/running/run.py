@@ -1,4 +1,4 @@
-"""One run of the main job: its steps, in their order. Each is in the module beside this one that is named after it."""
+"""One run of the main job: its steps, in their order. The modules beside this one hold them."""
 
 from clipmill.jobs.running.closing import close
 from clipmill.jobs.running.context import RunContext

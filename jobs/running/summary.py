@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from clipmill.jobs.running.attempts import Failed
 from clipmill.schemas.left_out import to_text
 from clipmill.schemas.receipts import Receipt
 
@@ -157,7 +157,7 @@ def rate(count: int, seconds: float) -> float:
     return round(count / seconds, 1) if seconds > 0 else 0.0
 
 
-def failed_units(failed: Iterable[Any]) -> list[dict[str, str]]:
+def failed_units(failed: Iterable[Failed]) -> list[dict[str, str]]:
     """One entry per unit given up on: its id, where it comes from, and why."""
     return [
         {
