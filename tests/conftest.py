@@ -1,6 +1,7 @@
 """Fixtures that reach real things: pictures in a folder, and an S3 server over HTTP."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import hypothesis
 import pytest
 
 from clipmill.schemas.config import Storage
+from tests.tables import TableOptions, WordEngine, make_table
 
 _STARTUP_S = 60.0
 
@@ -197,3 +199,43 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
     bucket = f"t-{uuid.uuid4().hex[:16]}"
     client.create_bucket(Bucket=bucket)
     return S3(endpoint=s3_endpoint, bucket=bucket, client=client)
+
+
+@pytest.fixture(scope="session")
+def engine() -> WordEngine:
+    return WordEngine()
+
+
+@pytest.fixture(scope="session")
+def plain_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """No index at all."""
+    return make_table(tmp_path_factory.mktemp("plain"), TableOptions(rows=600))
+
+
+@pytest.fixture(scope="session")
+def indexed_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """IVF_RQ (forced, for so few rows), scalar and full-text indices."""
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
+
+    folder: Path = tmp_path_factory.mktemp("indexed")
+    uri = make_table(folder, TableOptions(rows=3000))
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    return uri
+
+
+_SWITCHES = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+_BROWSER_FLAGS = [f"--{name}" for name in f"{_SWITCHES} disable-component-update disable-sync".split()]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Chromium, one for each module: an event loop runs in this thread for as long as it is open."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=_BROWSER_FLAGS)
+        yield opened
+        opened.close()

@@ -11,7 +11,6 @@ from clipmill.jobs.reporting.table import table_report
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.nightly import Saved
-from tests.query.test_page import browser  # noqa: F401 - the fixture
 from tests.reporting.conftest import ROWS
 
 pytestmark = pytest.mark.browser
@@ -32,7 +31,7 @@ def pages(reported_uri: str, nights: tuple[str, int], tmp_path_factory: pytest.T
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_fits_and_stands_alone(browser, pages: dict[str, Path], width: int, scheme: str) -> None:  # noqa: F811
+def test_a_page_fits_and_stands_alone(browser, pages: dict[str, Path], width: int, scheme: str) -> None:
     for name, path in pages.items():
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()

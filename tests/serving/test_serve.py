@@ -25,7 +25,7 @@ from clipmill.jobs.serving.serve import check
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.errors import UserError
 from clipmill.workers.tag import load_vocabulary
-from tests.query.serving import running
+from tests.served import running
 from tests.tables import TableOptions, WordEngine, append, make_table, picture
 
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clipmill.jobs.indexing.plan import VectorPlan, plan_vector_index
 from clipmill.jobs.querying.roads import Road, choose_road, widest
 from clipmill.jobs.querying.snapshot import VectorIndex
 from clipmill.jobs.querying.vectors import WarmVectors, to_float32
@@ -106,18 +105,3 @@ def test_few_matches_and_exact_leave_the_index_alone() -> None:
     assert choose_road(RQ, matches=6001, total=10**6, depth=10, exact=False).use_index
     assert not choose_road(RQ, matches=9000, total=10**6, depth=9000, exact=False).use_index
     assert not choose_road(None, matches=None, total=10**6, depth=10, exact=False).use_index
-
-
-def test_the_index_is_chosen_by_size_and_memory() -> None:
-    assert plan_vector_index(10_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="")
-    assert plan_vector_index(1_000_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="IVF_RQ", num_partitions=976, bits=5)
-    assert plan_vector_index(100_000_000, 512, "auto", 10**10).bits == 1
-    assert plan_vector_index(1_000_000, 512, "hnsw_sq", 0).kind == "IVF_HNSW_SQ"
-    assert plan_vector_index(0, 512, "ivf_rq", 10**9).kind == ""
-
-
-def test_an_index_is_extended_until_the_table_has_outgrown_it() -> None:
-    old = VectorPlan(kind="IVF_RQ", num_partitions=100, bits=5)
-    assert VectorPlan(kind="IVF_RQ", num_partitions=300, bits=5).serves(old)
-    assert not VectorPlan(kind="IVF_RQ", num_partitions=500, bits=5).serves(old)
-    assert not VectorPlan(kind="IVF_RQ", num_partitions=100, bits=1).serves(old)

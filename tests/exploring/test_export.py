@@ -143,7 +143,7 @@ def test_a_table_in_s3_is_searched_indexed_and_exported_there(s3: S3, tmp_path: 
     from clipmill.jobs.exploring.facets import facets
     from clipmill.jobs.exploring.score import load_head, score
     from clipmill.jobs.indexing.build import IndexOptions, build_index
-    from tests.query.test_score import head_file
+    from tests.exploring.test_score import head_file
 
     make_table(tmp_path, TableOptions(rows=300))
     s3.upload(tmp_path / "images.lance", "db/images.lance/")

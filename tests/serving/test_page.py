@@ -2,7 +2,6 @@
 
 import base64
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ import pytest
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.workers.tag import load_vocabulary
-from tests.query.serving import running
+from tests.served import running
 from tests.tables import TableOptions, WordEngine, make_table, picture
 
 pytestmark = pytest.mark.browser
-
-_SWITCHES = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-FLAGS = [f"--{name}" for name in f"{_SWITCHES} disable-component-update disable-sync".split()]
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     build_index(uri)
     with running(open_table(uri, engine=WordEngine())) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

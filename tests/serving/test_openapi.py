@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipmill.jobs.querying.open import open_table
-from tests.query.serving import running
+from tests.served import running
 from tests.tables import TableOptions, WordEngine, make_table
 
 EXAMPLES = 20

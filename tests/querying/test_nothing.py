@@ -13,7 +13,7 @@ from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.querying.hybrid import full_text
 from clipmill.jobs.querying.nothing import caveat, why_nothing
 from clipmill.jobs.querying.open import Examples, Query, Table, open_table
-from tests.query.serving import running
+from tests.served import running
 from tests.tables import TableOptions, WordEngine, make_table
 
 SHOE = Examples(texts=("red shoe",))

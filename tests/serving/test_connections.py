@@ -13,7 +13,7 @@ import pytest
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.settings import Settings
-from tests.query.serving import running
+from tests.served import running
 from tests.tables import TableOptions, WordEngine, append, make_table
 
 LIMITS = Settings(connections=8, header_s=1.0, body_s=1.5, refresh_s=0.2)
