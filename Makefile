@@ -33,7 +33,7 @@ chaos: install
 
 # Thirty nights over a bucket that changes every day (CI does seven), for each kind of source.
 month: install
-	MONTH_NIGHTS=30 $(BIN)/python -m pytest -m slow tests/upkeep/test_seven_nights.py
+	MONTH_NIGHTS=30 $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py
 
 # The command line's reference, from --help; a test compares.
 docs: install

@@ -36,7 +36,7 @@ def plan(
     from clipmill.jobs.terminal.output import print_record
 
     if reembed:
-        from clipmill.jobs.upkeep.reembed_plan import ReembedOptions, plan_reembed
+        from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
         from clipmill.schemas.config import Model
 
         name, _, tag = reembed.partition(",")

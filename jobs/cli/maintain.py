@@ -34,8 +34,8 @@ def maintain(
     unless a tag names them, and so do files of killed runs that no version names and that are older than a day.
     `clipmill embed` does the most urgent of it by itself. Safe beside readers; exit code 5 while another run holds the
     table."""
+    from clipmill.jobs.maintaining.maintain import maintain_table
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep.maintain import maintain_table
 
     storage = storage_from(endpoint_url, region)
     done = maintain_table(table, storage, say=note, keep=timedelta(days=keep_days), dry_run=dry_run)
@@ -59,9 +59,9 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     Searches of published tables see it once the newest version is published. --purge, alone or with a filter, removes
     the bytes of everything deleted so far; it refuses while a tag keeps a version that holds them. Exit code 3 where an
     id is no row's."""
+    from clipmill.jobs.maintaining.delete import Deleted, Options, Which, read_ids, take_back
+    from clipmill.jobs.maintaining.delete import delete as run_delete
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep.delete import Deleted, Options, Which, read_ids, take_back
-    from clipmill.jobs.upkeep.delete import delete as run_delete
     from clipmill.schemas.errors import UserError
 
     where, ids, purge, undo = asked["where"], asked["ids"], asked["purge"], asked["undo"]
@@ -114,9 +114,9 @@ def retag(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     """Give every row of TABLE the tags of another vocabulary, from its vectors alone: no images, no GPU. Readers see
     the old tags until all new ones are there, and never some of both. Killed, run it again and it goes on. Exit code 5
     while another run holds the table."""
+    from clipmill.jobs.migrating.retag import RetagOptions
+    from clipmill.jobs.migrating.retag import retag as run
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep.retag import RetagOptions
-    from clipmill.jobs.upkeep.retag import retag as run
 
     done = run(table, RetagOptions(**options), storage_from(endpoint_url, region), say=note)
     print_record(done, as_json=as_json)

@@ -19,7 +19,7 @@ from clipmill.jobs.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipmill.jobs.upkeep.night import Gate
+    from clipmill.jobs.publishing.night import Gate
 
 
 @click.command(short_help="Every night: take in what changed, and publish it if it passes the gates.")
@@ -38,10 +38,10 @@ def nightly(job_file: str, address: str | None, report_file: str | None, as_json
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)
+    from clipmill.jobs.publishing.night import now
+    from clipmill.jobs.publishing.nightly import nightly as run_nightly
     from clipmill.jobs.reporting.write import write_failed_night, write_night
     from clipmill.jobs.terminal.output import note, print_record, program
-    from clipmill.jobs.upkeep.night import now
-    from clipmill.jobs.upkeep.nightly import nightly as run_nightly
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
@@ -77,8 +77,8 @@ def nightly(job_file: str, address: str | None, report_file: str | None, as_json
 def publish(table: str, endpoint_url: str | None, region: str | None, force: bool, as_json: bool) -> None:
     """Move the tag `live`, which readers follow, to the newest version of TABLE. The gates' thresholds are those of the
     job that ran last. Exit code 4 where a gate refuses."""
+    from clipmill.jobs.publishing import publish as publishing
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep import publish as publishing
 
     done = publishing.publish(table, storage_from(endpoint_url, region), force=force, say=note)
     print_record(done, as_json=as_json)
@@ -94,8 +94,8 @@ def publish(table: str, endpoint_url: str | None, region: str | None, force: boo
 @json_option
 def rollback(table: str, endpoint_url: str | None, region: str | None, to: str, as_json: bool) -> None:
     """Move the tag `live` back. Nights go on, but publish nothing until `clipmill publish` is called by hand."""
+    from clipmill.jobs.publishing import publish as publishing
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep import publish as publishing
 
     done = publishing.rollback(table, storage_from(endpoint_url, region), to=to, say=note)
     print_record(done, as_json=as_json)

@@ -33,9 +33,9 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
     (vector__SLUG and so on), from the pictures where the rows say they are. Readers, and runs that add, replace or
     delete rows, are not disturbed. Running it again goes on where it stopped. `clipmill status` shows how far it is;
     exit code 3 where rows are left, 5 while another fill is under way."""
+    from clipmill.jobs.migrating.reembed import reembed as run_reembed
+    from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
     from clipmill.jobs.terminal.output import note, print_record, program
-    from clipmill.jobs.upkeep.reembed import reembed as run_reembed
-    from clipmill.jobs.upkeep.reembed_plan import ReembedOptions, plan_reembed
     from clipmill.schemas.config import Model
 
     storage = storage_from(endpoint_url, region)
@@ -76,10 +76,10 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
     """Put the set SLUG of TABLE in use: its columns take the names that are searched, those in use are kept beside
     under a name of their own, and `live` moves. Readers see one model or the other, never words of one and vectors of
     the other. Exit code 4 where something stands in the way; all of it is named."""
+    from clipmill.jobs.migrating.promote import How, back, dry_run
+    from clipmill.jobs.migrating.promote import promote as run_promote
+    from clipmill.jobs.migrating.promote_gates import GateOptions
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep.promote import How, back, dry_run
-    from clipmill.jobs.upkeep.promote import promote as run_promote
-    from clipmill.jobs.upkeep.promote_gates import GateOptions
     from clipmill.schemas.errors import GateRefused, UserError
 
     storage = storage_from(endpoint_url, region)
@@ -106,8 +106,8 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
 def drop(table: str, endpoint_url: str | None, region: str | None, slug: str, as_json: bool) -> None:
     """Remove the columns of the set SLUG from TABLE. The set in use is never removed. The space is free once the
     versions that still have the set are gone: a week later, at the next `clipmill maintain`."""
+    from clipmill.jobs.migrating.drop import drop as run_drop
     from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.jobs.upkeep.drop import drop as run_drop
 
     print_record(run_drop(table, slug, storage_from(endpoint_url, region), say=note), as_json=as_json)
 

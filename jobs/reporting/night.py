@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from clipmill.jobs.publishing.night import Gate, Night, nights
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.reporting.arrivals import Arrivals
 from clipmill.jobs.reporting.changes import Changes, read_changes
@@ -15,7 +16,6 @@ from clipmill.jobs.reporting.table import versions
 from clipmill.jobs.reporting.watch import Watched, before_of, new_rows, watch
 from clipmill.jobs.table.originals import is_local
 from clipmill.jobs.table.tables import Tables
-from clipmill.jobs.upkeep.night import Gate, Night, nights
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Saved

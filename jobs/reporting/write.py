@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.reporting.night import NightOptions, find_night, night_report
 from clipmill.jobs.reporting.page import render, write_page
 from clipmill.jobs.table.tables import Tables
-from clipmill.jobs.upkeep.night import Night
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.secrets import masked
 

@@ -33,15 +33,21 @@ ROOMS = {
     "jobs.verifying": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning "
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
-    "jobs.upkeep": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
-    "jobs.running jobs.verifying jobs.exploring workers workers.store workers.read workers.naming",
+    "jobs.maintaining": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.running jobs.verifying "
+    "workers.store",
+    "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
+    "jobs.running jobs.exploring jobs.maintaining workers workers.store workers.read workers.naming",
+    "jobs.publishing": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning jobs.running "
+    "jobs.exploring jobs.maintaining workers.store workers.read",
     "jobs.scheduling": "",
-    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.upkeep workers.store workers.decode",
+    "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.publishing "
+    "workers.store workers.decode",
     "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers.store workers.decode",
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
     "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
-    "jobs.exploring jobs.upkeep jobs.cluster jobs.scheduling jobs.reporting jobs.serving jobs.demo workers.store",
+    "jobs.exploring jobs.maintaining jobs.migrating jobs.publishing jobs.cluster jobs.scheduling jobs.reporting "
+    "jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
 BACK = {("workers.clip", "workers")}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clipmill.jobs.upkeep.delete import Deleted, Options, Which, delete, take_back
+from clipmill.jobs.maintaining.delete import Deleted, Options, Which, delete, take_back
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.config import JobFile, Storage
 from tests.integration.help import job, problems, rejects, rows, run, write_tar

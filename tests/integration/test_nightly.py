@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.cli import main as cli
+from clipmill.jobs.publishing import nightly as module
+from clipmill.jobs.publishing.night import Night, nights
+from clipmill.jobs.publishing.nightly import nightly
+from clipmill.jobs.publishing.publish import publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.reporting.night import NightOptions, night_report
-from clipmill.jobs.upkeep import nightly as module
-from clipmill.jobs.upkeep.night import Night, nights
-from clipmill.jobs.upkeep.nightly import nightly
-from clipmill.jobs.upkeep.publish import publish, rollback
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, EXIT_UNITS_FAILED, EXIT_USER, UserError
 from tests.integration.conftest import write_job

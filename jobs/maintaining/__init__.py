@@ -1,0 +1,1 @@
+"""What keeps a table small and clean: merging, old versions and orphans; and rows that a person had deleted."""

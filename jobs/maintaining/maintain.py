@@ -1,0 +1,221 @@
+"""`clipmill maintain TABLE`, and the same inside a night: the table's files stay few and fresh.
+
+In this order: new rows enter the indices, small fragments are merged, the tables beside the rows are tidied, the fence
+moves to the newest version (so that its tag never ages), versions that nobody needs leave, and then the files that no
+version names. Each step is a commit or a removal of its own: killed between two, the next time goes on.
+
+Memory holds a batch of rows, a manifest, and the names of suspected orphans; never rows by the table.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from clipmill.jobs.committing import heal
+from clipmill.jobs.committing.cleanup import KEEP, LEAST_KEEP, clean
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
+from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
+from clipmill.jobs.running.options import new_run_id
+from clipmill.jobs.table import memory, tombstones
+from clipmill.jobs.table.readers import tags_of
+from clipmill.jobs.table.tables import SIDE_TABLES, Tables
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import LeaseHeld
+from clipmill.workers.store.sweep import remove
+
+COMPACT_S = 600.0  # of one maintenance: what is left then is for the next
+MAX_NAMED = 20  # orphans that are named; the rest is counted
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maintained:
+    """What was done; with `dry_run`, what would be. `indices`: by column, only what was extended or built.
+    `versions_removed` and `version_bytes` are of the rows. `orphan_files` names the first few."""
+
+    table: str
+    dry_run: bool = False
+    version: int = 0
+    rows: int = 0
+    fragments_before: int = 0
+    fragments: int = 0
+    indices: dict[str, str] = field(default_factory=dict)
+    versions_removed: int = 0
+    version_bytes: int = 0
+    orphans: int = 0
+    orphan_bytes: int = 0
+    orphan_files: list[str] = field(default_factory=list)
+    healed_units: int = 0
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def maintain(
+    tables: Tables, lease: Lease, *, say: Say, keep: timedelta = KEEP, compact_s: float = COMPACT_S, healed: int = 0
+) -> Maintained:
+    """Under the lease, after the fence and after healing. `keep`: the age at which versions of the rows leave, a day at
+    least; `compact_s`: how long fragments are merged at most, plus the task under way.
+
+    Where a column is being filled, nothing is merged and no file is removed, and a note says so. Raises LeaseLost.
+    """
+    assert keep >= LEAST_KEEP or keep == timedelta(0), "less than a day is for tests that hold the only handle"
+    began = time.monotonic()
+    notes: list[str] = []
+    before = len(tables.open().get_fragments())
+    found: list[Orphan] = []
+    with _no_fill_beside(tables, lease, notes) as alone:
+        indices = _extend_indices(tables, lease, say)  # first: Lance merges no fragment it knows with one it does not
+        if alone:
+            _compact(tables, lease, compact_s, say)
+        tidy_side_tables(tables, lease)
+        lease.fence()
+        cleaned = clean(tables, lease, say=say, keep=keep, even_today=True)
+        if alone:
+            say("looking for files that no version names")
+            found = all_orphans(tables, now_s=store_clock_s(tables))
+            lease.check()
+            _name_all(found, say)
+            remove((one.uri for one in found), tables.storage)
+    rows = tables.open(cache_bytes=CACHE_BYTES)
+    return Maintained(
+        table=f"{tables.database}/{tables.name}",
+        version=int(rows.version),
+        rows=int(rows.count_rows()),
+        fragments_before=before,
+        fragments=len(rows.get_fragments()),
+        indices=indices,
+        versions_removed=cleaned.versions if cleaned else 0,
+        version_bytes=cleaned.size_bytes if cleaned else 0,
+        orphans=len(found),
+        orphan_bytes=sum(one.size_bytes for one in found),
+        orphan_files=[one.uri for one in found[:MAX_NAMED]],
+        healed_units=healed,
+        notes=notes,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def maintain_table(
+    table: str, storage: Storage, *, say: Say, keep: timedelta = KEEP, dry_run: bool = False
+) -> Maintained:
+    """By hand: takes the lease, heals, maintains. `dry_run` takes nothing and changes nothing. Raises UserError where
+    there is no such table, LeaseHeld where somebody else has it."""
+    tables = Tables.at(table, storage)
+    tables.open()
+    memory.use_little()
+    if dry_run:
+        return preview(tables, keep=keep)
+    with leased(tables, "maintain", say) as (lease, healed):
+        return maintain(tables, lease, say=say, keep=keep, healed=healed)
+
+
+@contextlib.contextmanager
+def leased(tables: Tables, command: str, say: Say) -> Iterator[tuple[Lease, int]]:
+    """The lease, fenced, and how many units were healed under it: what every command needs that changes the rows or
+    removes files. What a crash left is entered first, because cleaning could take away what tells it."""
+    lease = Lease(tables, new_run_id(), command)
+    lease.take(on_wait=say)
+    lease.keep(say)
+    try:
+        tables.ensure_side_tables()
+        lease.fence()
+        _, healed = heal.heal(tables, Committer(tables, lease))
+        yield lease, healed
+    finally:
+        lease.release(say)
+
+
+def preview(tables: Tables, *, keep: timedelta = KEEP) -> Maintained:
+    """What `maintain` would do now, as far as looking can tell. Takes no lease and commits nothing."""
+    import datetime
+
+    rows = tables.open(cache_bytes=CACHE_BYTES)
+    before = len(rows.get_fragments())
+    merged = [len(task.fragments) - 1 for task in tasks_of(rows)]
+    tagged = {int(tag["version"]) for tag in tags_of(rows).values()}
+    oldest = datetime.datetime.now(datetime.UTC) - keep
+    leaving = [v for v in rows.versions() if int(v["version"]) not in {*tagged, int(rows.version)}]
+    found = all_orphans(tables, now_s=time.time())
+    return Maintained(
+        table=f"{tables.database}/{tables.name}",
+        dry_run=True,
+        version=int(rows.version),
+        rows=int(rows.count_rows()),
+        fragments_before=before,
+        fragments=before - sum(merged),
+        versions_removed=sum(_at(version) < oldest for version in leaving),
+        orphans=len(found),
+        orphan_bytes=sum(one.size_bytes for one in found),
+        orphan_files=[one.uri for one in found[:MAX_NAMED]],
+    )
+
+
+def _at(version: dict[str, Any]) -> Any:
+    """Lance gives local time without a zone."""
+    at = version["timestamp"]
+    return at.astimezone() if at.tzinfo is None else at
+
+
+def all_orphans(tables: Tables, *, now_s: float) -> list[Orphan]:
+    """Of the rows and of the tables beside them."""
+    parts = ("", *(part for part in (*SIDE_TABLES, tombstones.PART) if tables.exists(part)))
+    return [one for part in parts for one in orphans(tables, part, now_s=now_s)]
+
+
+def _name_all(found: list[Orphan], say: Say) -> None:
+    if found:
+        say(f"removing {len(found)} files that no version names, {sum(one.size_bytes for one in found):,} bytes:")
+    for one in found[:MAX_NAMED]:
+        say(f"  {one.uri}")
+    if len(found) > MAX_NAMED:
+        say(f"  and {len(found) - MAX_NAMED} more")
+
+
+@contextlib.contextmanager
+def _no_fill_beside(tables: Tables, lease: Lease, notes: list[str]) -> Iterator[bool]:
+    """Holds the fill lease too, so that none begins meanwhile; False where one is under way."""
+    fill = Lease(tables, lease.run, lease.command, ttl_s=lease.ttl_s, key=FILL_KEY)
+    try:
+        fill.take(poll_s=0.2)
+    except LeaseHeld as error:
+        notes.append(f"nothing was merged and no file removed, because a column is being filled: {error.message}")
+        yield False
+        return
+    fill.keep()
+    try:
+        yield True
+    finally:
+        fill.release()
+
+
+def _compact(tables: Tables, lease: Lease, budget_s: float, say: Say) -> None:
+    """Passes until there is nothing to merge, somebody else is in the way, or the time is up."""
+    say("merging small fragments")
+    compactor = Compactor(tables, lease, holds_fill=True)
+    deadline = time.monotonic() + budget_s
+    while time.monotonic() < deadline:
+        lease.check()
+        passes = compactor.passes
+        compactor.compact()
+        if compactor.passes == passes:
+            return
+
+
+def _extend_indices(tables: Tables, lease: Lease, say: Say) -> dict[str, str]:
+    """New rows enter the indices that are there; nothing is trained anew unless the rows outgrew the index fourfold."""
+    if not tables.open().describe_indices():
+        return {}
+    from clipmill.jobs.indexing.build import IndexOptions, build_index
+
+    memory.give_back()
+    say("updating indices")
+    lease.check()
+    options = IndexOptions(measure_recall=False)
+    report = build_index(f"{tables.database}/{tables.name}", options, tables.storage, tell=lambda _: None)
+    done = {**report.scalar, **{one.column: one.done for one in report.vectors}}
+    return {column: what for column, what in done.items() if what in ("extended", "built")}

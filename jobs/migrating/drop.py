@@ -1,0 +1,73 @@
+"""`clipmill drop TABLE --set SLUG`: the columns of a set that is not in use leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clipmill.jobs.committing.cleanup import clean
+from clipmill.jobs.indexing.build import CONFIG_KEY
+from clipmill.jobs.migrating.promote import both_leases
+from clipmill.jobs.table import sets
+from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.schemas.columns import SET_COLUMNS, set_column, sets_in
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import ClipmillError, UserError
+
+STEPS = ("before_drop", "after_drop", "after_cleanup")
+
+
+def no_hook(step: str) -> None:
+    assert step in STEPS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """`bytes_freed`: by versions that were old enough. The rest is freed when the versions that still have the set are
+    a week old, at the next nightly or `clipmill maintain`."""
+
+    table: str
+    set: str
+    columns: list[str]
+    version: int
+    bytes_freed: int
+
+
+def drop(
+    table: str, slug: str, storage: Storage, *, say: Callable[[str], None], hook: Callable[[str], None] = no_hook
+) -> Dropped:
+    """Raises UserError for the set in use and for none, LeaseHeld where a run or a fill is under way."""
+    tables = Tables.at(table, storage)
+    with both_leases(tables, "drop", say) as lease:
+        rows = tables.open()
+        if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
+            raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")
+        sets.fingerprint_of(rows.schema, slug)
+        columns = [set_column(base, slug) for base in SET_COLUMNS]
+        hook("before_drop")
+        for _ in range(MAX_CONFLICTS):
+            rows = tables.open()
+            there = [name for name in columns if name in rows.schema.names]
+            lease.check()
+            try:
+                with writing(tables.rows):
+                    if there:
+                        rows.drop_columns(there)
+                break
+            except OSError as error:
+                if not is_conflict(error):
+                    raise
+        else:
+            raise ClipmillError("the columns could not be dropped", "stop what writes this table all the time")
+        hook("after_drop")
+        keys = {CONFIG_KEY + name: None for name in columns if CONFIG_KEY + name in rows.config()}
+        if keys:
+            tables.open().update_config(keys)
+        cleaned = clean(tables, lease, say=say, even_today=True)
+        hook("after_cleanup")
+        return Dropped(
+            table=f"{tables.database}/{tables.name}",
+            set=slug,
+            columns=there,
+            version=int(tables.open().version),
+            bytes_freed=cleaned.size_bytes if cleaned else 0,
+        )

@@ -1,0 +1,250 @@
+"""`clipmill promote TABLE SLUG`: a filled set takes the names that are searched, in one commit; and back.
+
+The names and what LanceDB encodes words with cannot change in one commit. So the entry that names the function leaves
+first (words are an error then), then all columns are renamed, then the new model's entry comes: no version of the table
+has the vectors of one model beside the text encoder of another. A client that follows the newest version may have read
+the old entry and still be encoding, so between the first two it is given time. `live` moves last.
+
+Killed between two steps, the same command goes on.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.indexing.build import CONFIG_KEY
+from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge
+from clipmill.jobs.table import sets
+from clipmill.jobs.table.compat import stored_fingerprint
+from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
+from clipmill.jobs.table.readers import LIVE, tags_of
+from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, set_column, sets_in
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import ClipmillError, GateRefused, UserError
+from clipmill.schemas.model import Fingerprint
+
+# Named so that a test can stop the command inside each and see that the kill landed there.
+STEPS = ("before_detach", "after_detach", "after_rename", "after_attach", "after_live")
+SETTLE_S = 5.0  # for clients that have read the old entry and are encoding words with it
+PROMOTED_KEY = "clipmill.promoted"  # in the config of the rows: which set took whose place last
+Say = Callable[[str], None]
+Hook = Callable[[str], None]
+
+
+def no_hook(step: str) -> None:
+    assert step in STEPS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """`set` is in use now; what was in use before is the set `beside`. `verdict` is None for a way back."""
+
+    table: str
+    set: str
+    beside: str
+    model: str
+    version: int
+    live: int | None
+    verdict: Verdict | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def dry_run(table: str, slug: str, storage: Storage, options: GateOptions) -> Verdict:
+    """What stands in the way. Takes no lease and changes nothing."""
+    tables = Tables.at(table, storage)
+    return judge(tables, tables.open(), slug, options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """`say` tells a person; `hook` is called at each of STEPS; `settle_s` is waited between the first two."""
+
+    say: Say
+    hook: Hook = no_hook
+    settle_s: float = SETTLE_S
+
+
+def promote(table: str, slug: str, storage: Storage, options: GateOptions, how: How) -> Promotion:
+    """Raises GateRefused with every blocker's name, UserError where there is no such set, LeaseHeld where a run or a
+    fill is under way."""
+    tables = Tables.at(table, storage)
+    with both_leases(tables, "promote", how.say) as lease:
+        rows = tables.open()
+        if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
+            return _Switch(tables, lease, slug, how).finish("it is in use already")
+        how.say("looking at what stands in the way")
+        verdict = judge(tables, rows, slug, options)
+        if verdict.blockers:
+            raise GateRefused(
+                f"the set '{slug}' is not promoted: {'; '.join(verdict.blockers.values())}",
+                f"`clipmill promote {table} {slug} --dry-run` shows the figures",
+            )
+        return _Switch(tables, lease, slug, how).run(verdict)
+
+
+def back(table: str, storage: Storage, how: How) -> Promotion:
+    """The set that the last promotion put aside takes its names again. No gate: it was in use before. Raises UserError
+    where nothing was promoted, or that set was dropped."""
+    tables = Tables.at(table, storage)
+    with both_leases(tables, "promote", how.say) as lease:
+        rows = tables.open()
+        told = json.loads(rows.config().get(PROMOTED_KEY, "{}"))
+        in_use, there = sets.slug_in_use(rows.schema), sets_in(rows.schema)
+        if told.get("back") and told["to"] == in_use:
+            return _Switch(tables, lease, in_use, how, is_back=True).finish("the last promotion was taken back already")
+        if told and not told["back"] and told["from"] == in_use:  # killed before its columns were renamed
+            return _Switch(tables, lease, in_use, how, is_back=True).finish("the last promotion had not happened")
+        slug = told.get("to" if told.get("back") else "from", "")
+        if slug not in there:
+            raise UserError(
+                f"no promotion of {table} can be taken back", f"its sets beside: {', '.join(there) or 'none'}"
+            )
+        found = sets.coverage(tables, rows, slug)
+        missing = found.rows - found.filled
+        notes = [f"{missing:,} rows have no vector of it, and are found by no search until they are"] if missing else []
+        return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
+
+
+@contextlib.contextmanager
+def both_leases(tables: Tables, command: str, say: Say) -> Iterator[Lease]:
+    """The table's, fenced and healed, and the fill's: names change under nobody's hands."""
+    tables.open()
+    with leased(tables, command, say) as (lease, _):
+        fill = Lease(tables, lease.run, command, ttl_s=lease.ttl_s, key=FILL_KEY)
+        fill.take(on_wait=say)
+        fill.keep(say)
+        try:
+            yield lease
+        finally:
+            fill.release(say)
+
+
+class _Switch:
+    """From one set to another, under both leases."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        lease: Lease,
+        slug: str,
+        how: How,
+        *,
+        is_back: bool = False,
+        notes: list[str] | None = None,
+    ) -> None:
+        self.tables, self.lease, self.slug, self.how = tables, lease, slug, how
+        self.is_back, self.notes = is_back, notes or []
+
+    def run(self, verdict: Verdict | None) -> Promotion:
+        rows = self.tables.open()
+        old = sets.slug_in_use(rows.schema)
+        new = sets.fingerprint_of(rows.schema, self.slug)
+        self.how.hook("before_detach")
+        had_entry = KEY in (rows.schema.metadata or {})
+        told = {"from": old, "to": self.slug, "back": self.is_back}
+        self._again(lambda now: now.update_config({PROMOTED_KEY: json.dumps(told)}))
+        if had_entry:
+            self._again(lambda now: now.update_schema_metadata({KEY.decode(): None}))
+        self.how.hook("after_detach")
+        if had_entry and self.how.settle_s:
+            self.how.say(f"waiting {self.how.settle_s:g} s for searches that are under way")
+            time.sleep(self.how.settle_s)
+        self._again(lambda now: self._rename(now, old))
+        self.how.hook("after_rename")
+        self._attach(new)
+        self.how.hook("after_attach")
+        live = self._move_live(new)
+        self.how.hook("after_live")
+        return self._told(old, live, verdict)
+
+    def finish(self, note: str) -> Promotion:
+        """What a kill may have left undone after the rename."""
+        rows = self.tables.open()
+        new = stored_fingerprint(rows.schema)
+        told = json.loads(rows.config().get(PROMOTED_KEY, "{}"))
+        self._attach(new)
+        live = self._move_live(new)
+        self.notes.append(note)
+        return self._told(str(told.get("from", "")), live, None)
+
+    def _told(self, old: str, live: int | None, verdict: Verdict | None) -> Promotion:
+        rows = self.tables.open()
+        fingerprint = stored_fingerprint(rows.schema)
+        done = Promotion(
+            table=f"{self.tables.database}/{self.tables.name}",
+            set=self.slug,
+            beside=old,
+            model=f"{fingerprint.model} {fingerprint.pretrained}".strip(),
+            version=int(rows.version),
+            live=live,
+            verdict=verdict,
+            notes=self.notes,
+        )
+        mine = {name: value for name, value in asdict(done).items() if name != "verdict"}
+        self.tables.log_run(self.lease.run, "promote", "promoted", json.dumps(mine), table_id=self.tables.id())
+        return done
+
+    def _rename(self, rows: Any, old: str) -> None:
+        """All in one commit; field ids stay, so do the indices on them."""
+        if set_column("vector", self.slug) not in rows.schema.names:
+            return  # a try before this one landed, though its answer was lost
+        away = [{"path": base, "name": set_column(base, old)} for base in SET_COLUMNS]
+        here = [{"path": set_column(base, self.slug), "name": base} for base in SET_COLUMNS]
+        rows.alter_columns(*away, *here)
+
+    def _attach(self, fingerprint: Fingerprint) -> None:
+        """The entry of the model in use, and what is known of its index under the name it has now."""
+        rows = self.tables.open()
+        wanted = embedding_functions_metadata(fingerprint).get(KEY)
+        if (rows.schema.metadata or {}).get(KEY) != wanted:
+            value = wanted.decode() if wanted else None
+            self._again(lambda now: now.update_schema_metadata({KEY.decode(): value}))
+        config = rows.config()
+        moved: dict[str, str | None] = {}
+        beside = json.loads(config.get(PROMOTED_KEY, "{}")).get("from", "")
+        for base in ("vector", "caption_vector"):
+            mine, other = CONFIG_KEY + set_column(base, self.slug), CONFIG_KEY + set_column(base, beside)
+            if mine in config:
+                moved |= {other: config.get(CONFIG_KEY + base), CONFIG_KEY + base: config[mine], mine: None}
+            elif other not in config and CONFIG_KEY + base in config:  # a report of vectors that are elsewhere now
+                moved |= {other: config[CONFIG_KEY + base], CONFIG_KEY + base: None}
+        if moved:
+            self._again(lambda now: now.update_config(moved))
+
+    def _move_live(self, fingerprint: Fingerprint) -> int | None:
+        """To the newest version, unless it is at one of this model already; None where nothing is published."""
+        rows = self.tables.open()
+        tags = tags_of(rows)
+        if LIVE not in tags:
+            return None
+        there = int(tags[LIVE]["version"])
+        metadata = rows.checkout_version(there).schema.field("vector").metadata or {}
+        seen = Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+        if not fingerprint.differences(seen):
+            return there
+        self.lease.check()
+        rows.tags.update(LIVE, rows.version)
+        return int(rows.version)
+
+    def _again(self, change: Callable[[Any], Any]) -> None:
+        """An index that somebody builds may be in the way."""
+        for _ in range(MAX_CONFLICTS):
+            rows = self.tables.open()
+            self.lease.check()
+            try:
+                with writing(self.tables.rows):
+                    change(rows)
+                return
+            except OSError as error:
+                if not is_conflict(error):
+                    raise
+        raise ClipmillError(
+            f"{MAX_CONFLICTS} changes in a row met a conflicting one", "stop what writes this table all the time"
+        )

@@ -1,0 +1,198 @@
+"""`clipmill nightly JOB`: sync what changed → maintain → gates → publish. Safe to run twice, safe to kill.
+
+Every step is whole in itself: killed after the sync, the next night finds nothing to embed, a newest version that
+readers do not see, and goes on with the gates. A night that finds nothing new and nothing unpublished commits nothing.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from clipmill.jobs.maintaining.maintain import leased, maintain
+from clipmill.jobs.publishing.gates import Judged, check_gates
+from clipmill.jobs.publishing.golden import check_golden
+from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
+from clipmill.jobs.publishing.publish import PUBLISHED, held_back, move_live
+from clipmill.jobs.publishing.sync import Sync, TooMuchGone, gone_at_last, gone_gate, total
+from clipmill.jobs.publishing.webhook import notify
+from clipmill.jobs.running import embed
+from clipmill.jobs.running.options import Options, new_run_id
+from clipmill.jobs.running.summary import Summary
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.readers import readers
+from clipmill.jobs.table.tables import SIDE_TABLES, Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
+from clipmill.schemas.plain import plain
+from clipmill.schemas.secrets import masked
+
+Say = Callable[[str], None]
+
+
+def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:
+    """One night. `options`: further ones of `Options`. A gate that refuses is in the result, not raised. Raises
+    UserError, LeaseHeld, LeaseLost, and whatever else ends `embed`."""
+    began_s = time.monotonic()
+    webhook_address(job.nightly)
+    if job.nightly.golden is not None:
+        check_golden(job.nightly.golden, job.storage)
+    tables = Tables.at(job.table, job.storage)
+    rows = tables.open(missing_ok=True)
+    found = readers(rows) if rows is not None else None
+    history = nights(tables)
+    sync = Sync(job, tables, gone_at_last(history))
+    night = Night(
+        run="",
+        table=f"{tables.database}/{tables.name}",
+        at=now(),
+        rows_before=found.newest_rows if found else 0,
+        version_before=found.newest if found else 0,
+        live_before=found.live if found else None,
+    )
+    chosen = Options(
+        address=address,
+        command="nightly",
+        resume=resume,
+        keep_versions=timedelta(days=job.nightly.keep_versions_d),
+        redo=sync.retry,
+        review=sync.review,
+        **options,
+    )
+    try:
+        summary = embed.run(job, chosen)
+        night = _synced(night, sync, summary, job)
+        is_new = bool(summary.run) or sync.gone_samples != gone_at_last(history)
+        night = night if summary.interrupted else _judged(night, job, tables, summary, is_new, say)
+    except TooMuchGone as error:
+        night = _refused(night, tables, error.gate, sync)
+    except EmptySource as error:
+        samples = total(ledger.read_ledger(tables))
+        if not samples:
+            raise
+        say(error.message)
+        night = _refused(night, tables, gone_gate(samples, samples, job.nightly.max_gone), sync, always=True)
+    except (LeaseHeld, UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        text = masked(f"{type(error).__name__}: {str(error)[:500]}")
+        with contextlib.suppress(Exception):  # the store may be what failed
+            night = _ended(night, tables, began_s)
+        _remember(tables, replace(night, status="failed", error=text), job, say)
+        raise
+    night = _ended(night, tables, began_s)
+    if night.status != "nothing":
+        _remember(tables, night, job, say)
+    return night
+
+
+def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> None:
+    """In the log, and at the webhook if there is something wrong."""
+    night = night if night.run else replace(night, run=new_run_id())
+    with contextlib.suppress(ClipmillError, OSError):  # how the night ended is what has to be told
+        remember(tables, night)
+    if untold := notify(job.nightly, night):
+        say(untold)
+
+
+def _refused(night: Night, tables: Tables, gate: Gate, sync: Sync, *, always: bool = False) -> Night:
+    gate = replace(gate, passed=False) if always else gate
+    live = readers(tables.open()).live
+    return replace(night, status="refused", gates=(gate,), live_after=live, gone=sync.gone_units)
+
+
+def _synced(night: Night, sync: Sync, summary: Summary, job: JobFile) -> Night:
+    """The night with what the sync did."""
+    plan = sync.plan
+    assert plan is not None, "embed shows its plan before it does anything"
+    retried = {unit.unit_id for unit in plan.todo} & sync.retry.units
+    hours, dollars = _cost(summary, job)
+    return replace(
+        night,
+        run=summary.run,
+        status="interrupted" if summary.interrupted else night.status,
+        units=len(plan.todo) + len(plan.done),
+        came=plan.new if summary.run else 0,
+        changed=max(0, plan.changed - len(retried) - summary.aliases) if summary.run else 0,
+        aliased=summary.aliases,
+        moved=summary.moved_units,
+        gone=sync.gone_units,
+        gone_samples=sync.gone_samples - (sync.deleted_samples if not summary.interrupted else 0),
+        retried=len(retried),
+        deleted=sync.deleted_rows,
+        seen=summary.seen,
+        rows=summary.rows,
+        rejects=summary.rejects,
+        failed_units=summary.failed_units,
+        samples_per_s=summary.samples_per_s,
+        limited_by=summary.limited_by,
+        worker_hours=hours,
+        dollars=dollars,
+        note=summary.note,
+    )
+
+
+def _cost(summary: Summary, job: JobFile) -> tuple[float | None, float | None]:
+    """Of the workers from the first to the last unit; dollars only where they had GPUs and the job names a price."""
+    if not summary.run:
+        return None, None
+    hours = summary.workers * max(0.0, summary.seconds - summary.startup_s) / 3600
+    price, gpus = job.plan.price_per_gpu_hour, job.workers.gpus
+    each = 1.0 if gpus == "auto" else float(gpus)
+    dollars = hours * each * price if price is not None and summary.device not in ("", "cpu") else None
+    return round(hours, 6), None if dollars is None else round(dollars, 4)
+
+
+def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new: bool, say: Say) -> Night:
+    """Maintained, judged and published, unless readers see the newest version already."""
+    seen = readers(tables.open())
+    if not is_new and seen.live == seen.newest:
+        return night
+    maintained: dict[str, Any] = {}
+    live = seen.live
+    with leased(tables, "nightly", say) as (lease, _):
+        if summary.run:
+            keep = timedelta(days=job.nightly.keep_versions_d)
+            maintained = plain(maintain(tables, lease, say=say, keep=keep))
+        failed = {unit["unit_id"] for unit in summary.failed_units}
+        judged = Judged(
+            nightly=job.nightly,
+            failed_units=len(failed),
+            failed_samples=_samples_of(failed, tables),
+            held=held_back(tables),
+        )
+        gates = check_gates(tables, judged, say=say)
+        if all(gate.passed for gate in gates):
+            live = int(tables.open().version)
+            move_live(tables, lease, live, PUBLISHED, {"overridden": []})
+            status = "units" if failed else "published"
+        else:
+            status = "refused"
+        run = night.run or lease.run
+    return replace(night, run=run, status=status, gates=gates, live_after=live, maintained=maintained)
+
+
+def _samples_of(failed: set[str], tables: Tables) -> int:
+    """Samples of units that failed, as far as anybody knows: as many as the others have on average."""
+    if not failed:
+        return 0
+    alive = [e for e in ledger.live(ledger.read_ledger(tables)).values() if not e.alias_of]
+    return len(failed) * max(1, round(sum(e.accounted for e in alive) / max(1, len(alive))))
+
+
+def _ended(night: Night, tables: Tables, began_s: float) -> Night:
+    rows = tables.open(missing_ok=True)
+    if rows is None:
+        return replace(night, seconds=round(time.monotonic() - began_s, 3))
+    versions = {"rows": int(rows.version)}
+    versions |= {part: int(tables.open(part).version) for part in SIDE_TABLES}
+    seen = readers(rows)
+    return replace(
+        night,
+        seconds=round(time.monotonic() - began_s, 3),
+        versions=versions,
+        rows_after=seen.newest_rows,
+        live_after=seen.live,
+    )

@@ -1,0 +1,153 @@
+"""What readers see: `live` moves to a version whose gates pass, and back. Both are lines of the run log.
+
+A second tag keeps the version that was published before, so that there is always one to go back to.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.publishing.gates import Judged, check_gates, deleted_rows, ledger_at
+from clipmill.jobs.publishing.night import Gate
+from clipmill.jobs.running.options import new_run_id
+from clipmill.jobs.table.ledger import read_ledger
+from clipmill.jobs.table.readers import LIVE, readers, tags_of
+from clipmill.jobs.table.runs import last_job
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import of_table
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.nightly import Nightly
+
+PREVIOUS = "live-previous"  # keeps from cleanup what readers saw before
+PUBLISHED, ROLLED_BACK = "published", "rolled_back"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """`version`: what readers see now; `before`: what they saw, None where nothing was published. `overridden`: gates
+    that refused, and were passed over by force."""
+
+    table: str
+    version: int | None
+    before: int | None
+    rows: int | None
+    gates: tuple[Gate, ...] = ()
+    overridden: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def refused(self) -> tuple[Gate, ...]:
+        return tuple(gate for gate in self.gates if not gate.passed and gate.name not in self.overridden)
+
+
+def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published:
+    """Judge the newest version by the thresholds of the job that ran last, and show it to readers if all gates pass,
+    or by force. Raises UserError, LeaseHeld."""
+    tables = Tables.at(table, storage)
+    seen = readers(tables.open())
+    if seen.live == seen.newest:
+        note = "nothing to do: readers see the newest version"
+        return Published(table=table, version=seen.live, before=seen.live, rows=seen.live_rows, note=note)
+    nightly = last_thresholds(tables)
+    with leased(tables, "publish", say) as (lease, _):
+        gates = check_gates(tables, Judged(nightly=nightly), say=say)
+        refused = tuple(gate.name for gate in gates if not gate.passed)
+        version = seen.live
+        if force or not refused:
+            version = int(tables.open().version)
+            move_live(tables, lease, version, PUBLISHED, {"overridden": list(refused)})
+    now = readers(tables.open())
+    return Published(
+        table=table,
+        version=version,
+        before=seen.live,
+        rows=now.live_rows,
+        gates=gates,
+        overridden=refused if force else (),
+    )
+
+
+def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
+    """`to`: a version that is still there, or `previous`. Nights publish nothing after it until `publish` is called by
+    hand. Raises UserError, LeaseHeld."""
+    tables = Tables.at(table, storage)
+    rows = tables.open()
+    before = readers(rows).live
+    if before is None:
+        raise UserError(
+            f"nothing of {table} is published, so there is nothing to go back from",
+            "`clipmill publish TABLE` publishes the newest version",
+        )
+    version = _wanted(rows, to)
+    note = "" if version != before else f"nothing to do: readers see version {version}"
+    if not note:
+        lease = Lease(tables, new_run_id(), "rollback")
+        lease.take(on_wait=say)
+        lease.keep(say)
+        try:
+            move_live(tables, lease, version, ROLLED_BACK, {})
+            note = _seen_again(tables, version)
+        finally:
+            lease.release(say)
+    return Published(table=table, version=version, before=before, rows=readers(tables.open()).live_rows, note=note)
+
+
+def _seen_again(tables: Tables, version: int) -> str:
+    """What whoever had rows deleted has to hear."""
+    count = deleted_rows(read_ledger(tables)) - deleted_rows(ledger_at(tables, version))
+    return f"{count:,} rows that were deleted on request since are seen again by readers" if count > 0 else ""
+
+
+def _wanted(rows: Any, to: str) -> int:
+    tags = tags_of(rows)
+    if to == "previous":
+        if PREVIOUS not in tags:
+            raise UserError("no version was published before this one", "name one: --to VERSION")
+        return int(tags[PREVIOUS]["version"])
+    there = sorted(int(version["version"]) for version in rows.versions())
+    if to.isdigit() and int(to) in there:
+        return int(to)
+    shown = ", ".join(map(str, there[-10:]))
+    raise UserError(f"there is no version '{to}'", f"write previous, or a version that is still there: {shown}")
+
+
+def move_live(tables: Tables, lease: Lease, version: int, event: str, detail: dict[str, Any]) -> None:
+    """Under the lease. The log's line comes last: the tags are what counts."""
+    rows = tables.open()
+    tags = tags_of(rows)
+    before = int(tags[LIVE]["version"]) if LIVE in tags else None
+    lease.check()
+    (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)
+    if before is not None and before != version:
+        (rows.tags.update if PREVIOUS in tags else rows.tags.create)(PREVIOUS, before)
+    text = json.dumps({"version": version, "before": before, **detail})
+    tables.log_run(lease.run, lease.command, event, text, table_id=tables.id())
+
+
+def held_back(tables: Tables) -> tuple[int, int] | None:
+    """(from, to) of a rollback by hand that readers still see the result of; nights leave that alone."""
+    runs = tables.open("runs", missing_ok=True)
+    mine = tables.id()
+    if runs is None or mine is None:
+        return None
+    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
+    events = runs.to_table(columns=["event", "at", "detail"], filter=where).sort_by("at").to_pylist()
+    if not events or events[-1]["event"] != ROLLED_BACK:
+        return None
+    detail = json.loads(events[-1]["detail"])
+    live = readers(tables.open()).live
+    return (detail["before"], detail["version"]) if live == detail["version"] else None
+
+
+def last_thresholds(tables: Tables) -> Nightly:
+    """The section `nightly` of the job that ran last on this table; the defaults where it is not known."""
+    found = {name: value for name, value in last_job(tables).get("nightly", {}).items() if name != "webhook"}
+    try:
+        return Nightly.model_validate(found)
+    except ValueError:  # words of another release
+        return Nightly()

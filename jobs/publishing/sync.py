@@ -1,0 +1,105 @@
+"""What a night may take away from the table, and what it tries again: decided on the plan, before anything is written.
+
+A bucket that is away, throttles or lists half of itself must never empty a table. So a listing that lost too much is
+refused whole; and of what is gone only that leaves whose place was looked at and is empty.
+"""
+
+from dataclasses import dataclass, field
+
+from clipmill.jobs.committing.moves import gone_from
+from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.publishing.night import Gate, Night
+from clipmill.jobs.publishing.retry import Retry
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.ledger import Ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import GateRefused
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.workers.read.fetch import ordered_map
+
+_THREADS = 16
+ACCEPT_HINT = (
+    "nothing was deleted and nothing published; if that much is really gone, run it once with a higher nightly.max_gone"
+)
+
+
+class TooMuchGone(GateRefused):
+    """`gate` has the numbers."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(gate.sentence, ACCEPT_HINT)
+        self.gate = gate
+
+
+@dataclass(slots=True)
+class Sync:
+    """One night's decisions. `gone_before`: samples that were gone already when the last good night ended."""
+
+    job: JobFile
+    tables: Tables
+    gone_before: int = 0
+    plan: Plan | None = None
+    gone_units: int = 0
+    gone_samples: int = 0  # of them, as the ledger counts
+    deleted_rows: int = 0
+    deleted_samples: int = 0
+    gate: Gate | None = None
+    retry: Retry = field(init=False)
+    _empty: dict[str, bool] = field(default_factory=dict)  # places that were looked at
+
+    def __post_init__(self) -> None:
+        self.retry = Retry(self.tables, self.job.storage)
+
+    def review(self, plan: Plan) -> Plan:
+        """The plan with what may leave taken out. Raises TooMuchGone."""
+        self.plan = plan
+        moving = set(plan.moved.values())
+        gone = [entry for entry in plan.gone if entry.unit_id not in moving]
+        self.gone_units, self.gone_samples = len(gone), sum(entry.accounted for entry in gone)
+        most = self.job.nightly.max_gone
+        self.gate = gone_gate(max(0, self.gone_samples - self.gone_before) + shrunk(plan), total(plan.ledger), most)
+        if not self.gate.passed:
+            raise TooMuchGone(self.gate)
+        if self.job.nightly.gone == "keep" or not gone:
+            return plan
+        leaving = self._with_empty_place(gone)
+        self.deleted_rows = sum(entry.present for entry in leaving)
+        self.deleted_samples = sum(entry.accounted for entry in leaving)
+        return plan.without({entry.unit_id for entry in leaving})
+
+    def _with_empty_place(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
+        asked = [entry for entry in entries if entry.unit_id not in self._empty]
+        is_gone = gone_from(self.job.storage)
+        answers = ordered_map(asked, is_gone, weigh=lambda _: 0, max_bytes=1, threads=_THREADS)
+        self._empty.update(zip([entry.unit_id for entry in asked], answers, strict=True))
+        return [entry for entry in entries if self._empty[entry.unit_id]]
+
+
+def total(latest: Ledger) -> int:
+    """Samples of all units in the table."""
+    return sum(e.accounted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
+
+
+def shrunk(plan: Plan) -> int:
+    """Samples that replaced objects have fewer than before, where the listing tells: a list cut short, say."""
+    sizes = {unit.unit_id: unit.num_samples for unit in plan.todo}
+    lost = 0
+    for group in plan.replacements:
+        new = [sizes.get(unit_id) for unit_id in group.new]
+        if None not in new:
+            old = sum(plan.ledger[unit_id].accounted for unit_id in group.old)
+            lost += max(0, old - sum(count for count in new if count is not None))
+    return lost
+
+
+def gone_gate(lost: int, of: int, most: float) -> Gate:
+    share = lost / of if of else 0.0
+    said = f"{lost:,} of {of:,} samples are gone from the source: {share:.2%}, at most {most:.2%}"
+    return Gate(name="gone", passed=share <= most, value=share, threshold=most, sentence=said)
+
+
+def gone_at_last(history: list[Night]) -> int:
+    """Samples that were gone when the last night ended that was not refused for it."""
+    good = [n for n in history if n.status != "failed" and all(gate.name != "gone" for gate in n.refused)]
+    return good[-1].gone_samples if good else 0

@@ -1,0 +1,230 @@
+"""Maintenance of a table that lived: few fragments, indices that know every row, no version or file that nobody needs;
+and what somebody may still need stays."""
+
+import json
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from clipmill.jobs.cli.main import build
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease, fill_holder
+from clipmill.jobs.maintaining.maintain import all_orphans, maintain, maintain_table
+from clipmill.jobs.maintaining.orphans import DAY_S
+from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import LeaseHeld
+from tests.committed import entry, fragments, ids, make_tables, take_lease
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return make_tables(tmp_path)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+def commit(tables: Tables, lease: Lease, *names: str) -> None:
+    for name in names:
+        Committer(tables, lease).commit([entry(name, lease.run, 2)], fragments(tables, name, [f"{name}a", f"{name}b"]))
+
+
+def folder(tables: Tables, part: str = "") -> Path:
+    return Path(tables.uri(part).removeprefix("file://"))
+
+
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * DAY_S
+    os.utime(path, (then, then))
+
+
+def files(tables: Tables) -> set[str]:
+    return {str(path.relative_to(folder(tables))) for path in folder(tables).rglob("*") if path.is_file()}
+
+
+def test_fragments_are_merged_indices_extended_and_versions_leave(tables: Tables) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1", "u2")
+    tables.open().create_scalar_index("id", "BTREE", name="id_idx")
+    commit(tables, lease, *(f"u{n}" for n in range(3, 9)))
+    tables.open().tags.create("live", 4)
+    held = tables.open(version=4).count_rows()
+    done = maintain(tables, lease, say=silent, keep=timedelta(0))
+    assert (done.rows, done.fragments_before, done.fragments) == (16, 8, 1)
+    assert done.indices["id"] == "extended"
+    (index,) = [one for one in tables.open().describe_indices() if one.name == "id_idx"]
+    assert index.num_rows_indexed == 16
+    kept = {int(one["version"]) for one in tables.open().versions()}
+    assert kept == {4, int(tables.open().tags.list()[FENCE_TAG]["version"]), tables.open().version}
+    assert tables.open(version="live").count_rows() == held
+    assert done.versions_removed > 5
+    assert done.version_bytes > 0
+    lease.release()
+    assert verify(f"{tables.database}/{tables.name}", Storage()).problems == []
+
+
+def test_the_fence_moves_to_the_newest_rows_and_still_stops_a_late_holder(tables: Tables) -> None:
+    import lance
+
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1")
+    stale = tables.open()
+    before = int(tables.open().tags.list()[FENCE_TAG]["version"])
+    maintain(tables, lease, say=silent, keep=timedelta(0))
+    assert int(tables.open().tags.list()[FENCE_TAG]["version"]) > max(before, stale.version)
+    late = lance.Transaction(stale.version, lance.LanceOperation.Update(removed_fragment_ids=[2**32 - 1]))
+    with pytest.raises(lance.commit.CommitConflictError):
+        lance.LanceDataset.commit(stale, late)
+
+
+def test_orphans_of_killed_runs_leave_after_a_day_and_nothing_else_does(tables: Tables) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1", "u2")
+    tables.open().tags.create("mine", tables.open().version)
+    known = files(tables)
+    fragments(tables, "u3", ["never committed"])
+    fragments(tables, "u4", ["at work"])
+    mine, young = sorted(files(tables) - known)
+    (folder(tables, "rejects") / "data").mkdir(exist_ok=True)
+    reject = folder(tables, "rejects") / "data" / "lost.lance"
+    reject.write_bytes(b"rejects of a killed worker")
+    segment = folder(tables) / "_indices" / "00000000-0000-4000-8000-000000000000"
+    segment.mkdir(parents=True)
+    for name in ("index.idx", "auxiliary.idx"):
+        (segment / name).write_bytes(b"an index build that was killed")
+    waiting = folder(tables) / "_indices" / "00000000-0000-4000-8000-000000000001"
+    waiting.mkdir()
+    (waiting / "index.idx").write_bytes(b"an index build that goes on")
+    (folder(tables) / "_clipmill").mkdir()
+    state = {"key": "k", "model": "", "segments": {"0": json.dumps({"uuid": waiting.name})}}
+    (folder(tables) / "_clipmill" / "index-vector.json").write_text(json.dumps(state))
+    for path in (*folder(tables).rglob("*"), reject):
+        if path.is_file() and path.name != Path(young).name:
+            age(path, 2)  # the files of every version are old too
+    seen: list[str] = []
+    done = maintain(tables, lease, say=seen.append)
+    assert sorted(done.orphan_files) == sorted(
+        f"{tables.uri(part)}/{name}"
+        for part, name in (
+            ("", mine),
+            ("", f"_indices/{segment.name}/index.idx"),
+            ("", f"_indices/{segment.name}/auxiliary.idx"),
+            ("rejects", "data/lost.lance"),
+        )
+    )
+    assert done.orphans == 4
+    assert any(text.startswith("removing 4 files") for text in seen)
+    assert any(segment.name in text for text in seen)
+    assert not segment.exists()
+    assert not reject.exists()
+    assert (waiting / "index.idx").exists()
+    assert young in files(tables)
+    assert tables.open(version="mine").to_table().num_rows == 4
+    assert ids(tables) == ["u1a", "u1b", "u2a", "u2b"]
+
+
+def test_a_table_with_a_branch_keeps_all_files(tables: Tables) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1")
+    tables.open().create_branch("mine")
+    fragments(tables, "u3", ["somebody's"])
+    assert all_orphans(tables, now_s=time.time() + 2 * DAY_S) == []
+
+
+def test_nothing_is_merged_or_removed_beside_a_column_fill(tables: Tables) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1", "u2")
+    assert fill_holder(tables) is None
+    fill = Lease(tables, "f", "reembed", key=FILL_KEY, ttl_s=0.6)
+    fill.take()
+    fill.keep()
+    holder = fill_holder(tables)
+    assert holder is not None
+    assert holder.run == "f"
+    fragments(tables, "u3", ["of the fill"])
+    before = files(tables)
+    done = maintain(tables, lease, say=silent)
+    assert (done.fragments, done.orphans) == (2, 0)
+    assert "a column is being filled" in done.notes[0]
+    assert before <= files(tables)
+    fill.release()
+    assert fill_holder(tables) is None
+    assert maintain(tables, lease, say=silent).fragments == 1
+    assert fill_holder(tables) is None  # given back
+
+
+def test_a_fill_cannot_begin_while_fragments_are_merged(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipmill.jobs.maintaining import maintain as module
+
+    lease = take_lease(tables, "a", ttl_s=0.3)
+    commit(tables, lease, "u1", "u2")
+    seen = []
+
+    def beside(*args: object) -> None:
+        with pytest.raises(LeaseHeld):
+            Lease(tables, "f", "reembed", key=FILL_KEY).take(poll_s=0.05)
+        seen.append(True)
+
+    monkeypatch.setattr(module, "_compact", beside)
+    maintain(tables, lease, say=silent)
+    assert seen
+
+
+def test_by_hand_it_heals_first_and_a_dry_run_changes_nothing(tables: Tables, tmp_path: Path) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1", "u2")
+
+    class Killed(BaseException):
+        pass
+
+    def die(step: str) -> None:
+        if step == "after_rows":
+            raise Killed
+
+    with pytest.raises(Killed):
+        Committer(tables, lease, hook=die).commit([entry("u3", "a", 1)], fragments(tables, "u3", ["u3"]))
+    lease.release()
+    table = f"{tables.database}/{tables.name}"
+    before = files(tables)
+    dry = maintain_table(table, Storage(), say=silent, dry_run=True)
+    assert (dry.fragments_before, dry.fragments, dry.orphans) == (3, 1, 0)
+    assert files(tables) == before
+    result = CliRunner().invoke(build(), ["maintain", table, "--json"])
+    assert result.exit_code == 0, result.output
+    done = json.loads(result.stdout.splitlines()[-1])
+    assert (done["healed_units"], done["fragments"], done["rows"]) == (1, 1, 5)
+    assert verify(table, Storage()).problems == []
+    again = maintain_table(table, Storage(), say=silent)
+    assert (again.fragments_before, again.fragments) == (1, 1)
+
+
+def test_every_night_costs_the_same(tables: Tables) -> None:
+    """Versions and files stay bounded over thirty nights of the same work."""
+    lease = take_lease(tables, "a")
+    sizes = []
+    for night in range(30):
+        texts = fragments(tables, f"n{night}", [f"n{night}"])
+        leaving = [f"n{night - 1}"] if night else []
+        Committer(tables, lease).commit([entry(f"n{night}", "a", 1)], texts, remove_units=leaving)
+        maintain(tables, lease, say=silent, keep=timedelta(0))
+        sizes.append(len(files(tables)))
+    assert max(sizes[2:]) <= sizes[2] * 1.2, sizes
+    assert ids(tables) == ["n29"]
+
+
+def test_the_age_of_a_file_is_judged_by_the_store_and_not_by_this_clock(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, "u1")
+    fragments(tables, "u2", ["at work"])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3 * DAY_S)  # our clock is days ahead
+    assert maintain(tables, lease, say=silent).orphans == 0

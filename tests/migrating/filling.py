@@ -1,0 +1,180 @@
+"""A table of pictures and a fill of it without Ray: the same reading, decoding, writing and committing."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.migrating.fill import Filler, no_hook
+from clipmill.jobs.migrating.fill_plan import FillPlan, plan_fill
+from clipmill.jobs.table import ledger, sets
+from clipmill.jobs.table.originals import Originals
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import set_fields, table_id
+from clipmill.schemas.config import Commit, Limits, Source, Storage
+from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.receipts import LedgerEntry, LedgerState, Receipt
+from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.units import WorkUnit
+from clipmill.workers.bench import Bench
+from clipmill.workers.fill import FillRun
+from clipmill.workers.store.storage import head
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.unit import UnitRun
+from tests.build import picture
+from tests.committed import take_lease
+
+STORAGE = Storage()
+SLUG = "stub_16"
+NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
+
+
+def members(seeds: range, *, pad: int = 0) -> list[tuple[str, bytes]]:
+    """A picture and a caption for each seed; `pad`: bytes of another member between them."""
+    found: list[tuple[str, bytes]] = []
+    for seed in seeds:
+        found += [(f"{seed:05d}.jpg", picture(seed)), (f"{seed:05d}.txt", f"picture {seed}".encode())]
+        found += [(f"{seed:05d}.bin", bytes(pad))] if pad else []
+    return found
+
+
+class World:
+    """Tars, a table of `stub:8`, and a set of `stub:16` beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables = Tables.at(f"{folder}/db/images", STORAGE)
+        self.tables.ensure_side_tables()
+        self.source = Source.model_validate({"format": "webdataset", "uri": f"{folder}/*.tar", "caption": "txt"})
+        old = StubEngine.from_name("stub:8")
+        from clipmill.schemas.columns import rows_schema
+
+        self.tables.create(
+            "",
+            rows_schema(
+                dim=8,
+                keep={},
+                fingerprint_json=old.fingerprint.to_json(),
+                vocabulary_json=None,
+                thumbnails=False,
+            ),
+        )
+        self.table_id = table_id(self.tables.open().schema)
+        self.old, self.new = self._bench(old), self._bench(StubEngine.from_name("stub:16"))
+        self.runs = 0
+
+    @staticmethod
+    def _bench(engine: StubEngine) -> Bench:
+        return Bench(engine=engine, tagger=None, pool=ThreadPoolExecutor(2), samples_at_once=4)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.new.engine.fingerprint
+
+    def context(self, run: str, *, fill: str = "") -> WorkContext:
+        return WorkContext(
+            run=run,
+            rows_uri=self.tables.rows,
+            rows_version=int(self.tables.open().version),
+            rejects_uri=self.tables.uri("rejects"),
+            source=self.source,
+            storage=STORAGE,
+            limits=Limits(),
+            table_id=self.table_id,
+            fill=fill,
+        )
+
+    def embed(self, name: str, data: bytes, *, replaces: str = "", bench: Bench | None = None) -> str:
+        """Write the tar, embed and commit it; returns its unit's id."""
+        path = self.folder / f"{name}.tar"
+        path.write_bytes(data)
+        found = head(str(path), STORAGE)
+        self.runs += 1
+        unit_id = f"{name}{self.runs}"
+        unit = WorkUnit(
+            unit_id=unit_id, format="webdataset", uri=found.uri, etag=found.etag, size_bytes=found.size_bytes
+        )
+        lease = take_lease(self.tables, f"embed{self.runs}")
+        receipt = UnitRun(Task(unit=unit, attempt=1), self.context(lease.run), bench or self.old).run()
+        entries = [self._entry(unit, receipt)]
+        latest = ledger.read_ledger(self.tables)
+        if replaces:
+            from dataclasses import replace
+
+            entries.append(replace(latest[replaces], state=LedgerState.RETIRED, table_version=0))
+        Committer(self.tables, lease).commit(
+            entries,
+            receipt.fragments,
+            reject_fragments=receipt.reject_fragments,
+            remove_units=[replaces] if replaces else [],
+        )
+        lease.release()
+        return unit_id
+
+    @staticmethod
+    def _entry(unit: WorkUnit, receipt: Receipt) -> LedgerEntry:
+        return LedgerEntry(
+            unit_id=unit.unit_id,
+            state=LedgerState.COMMITTED,
+            uri=unit.uri,
+            etag=unit.etag,
+            start="",
+            end="",
+            format=unit.format,
+            run=receipt.run,
+            attempt=1,
+            seen=receipt.seen,
+            written=receipt.written,
+            rejected=receipt.num_rejected,
+            table_version=0,
+            content_hash=receipt.content_hash,
+        )
+
+    def plan(self) -> FillPlan:
+        rows = self.tables.open()
+        failed = sets.failures(self.tables, rows, self.fingerprint) if SLUG in rows.schema.names else {}
+        known = sets.failures(self.tables, rows, self.fingerprint)
+        return plan_fill(rows, SLUG, Originals(self.tables), {**failed, **known})
+
+    def add_set(self) -> None:
+        fields = set_fields(SLUG, dim=16, fingerprint_json=self.fingerprint.to_json(), vocabulary_json=None)
+        sets.add_set(self.tables, SLUG, fields, self.fingerprint)
+
+    def fill(
+        self,
+        *,
+        hook: Callable[[str], None] = no_hook,
+        between: Callable[[], None] = lambda: None,
+        run: str = "fill",
+        each: bool = False,
+    ) -> list[Receipt]:
+        """One pass: every fragment is filled, `between` happens, then one commit (with `each`: one per fragment)."""
+        lease = Lease(self.tables, run, "reembed", key=FILL_KEY)
+        lease.take(poll_s=0.05)
+        receipts: list[Receipt] = []
+        try:
+            hook("before_columns")
+            self.add_set()
+            hook("after_columns")
+            filler = Filler(self.tables, lease, SLUG, NEVER, hook=hook)
+            for unit in self.plan().units:
+                made = FillRun(Task(unit=unit, attempt=1), self.context(run, fill=SLUG), self.new).run()
+                receipts.append(made)
+                filler.offer(made)
+                if each:
+                    filler.commit()
+            between()
+            filler.commit()
+        finally:
+            lease.release()  # stands for the term that runs out
+        return receipts
+
+    def coverage(self) -> sets.Coverage:
+        return sets.coverage(self.tables, self.tables.open(), SLUG)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """By the number in the name."""
+        found = self.tables.open().to_table().to_pylist()
+        return {row["uri"].rpartition("#")[2].removesuffix(".jpg"): row for row in found}

@@ -1,0 +1,129 @@
+"""A set of another model beside the one in use: filled by whole runs with the stub model, of other dimensions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.migrating.reembed import Reembedded, reembed
+from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
+from clipmill.schemas.config import JobFile, Limits, Model
+from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
+from clipmill.workers.load import load_engine
+from tests.build import picture
+from tests.integration.help import job, problems, rows, run, tables, write_tar
+
+pytestmark = pytest.mark.ray
+
+
+def bucket(folder: Path, count: int = 2, *, model: str = "stub:8", **more: Any) -> JobFile:
+    for number in range(count):
+        write_tar(folder / "raw" / f"{number}.tar", range(number * 3, number * 3 + 3))
+    source = {"format": "webdataset", "uri": f"{folder}/raw/*.tar", "caption": "txt"}
+    more = {"tags": {"vocabulary": "coco"}, **more}
+    return job(folder, source, model={"name": model}, **more)
+
+
+def options(model: str = "stub:16", **more: Any) -> ReembedOptions:
+    return ReembedOptions(model=Model(name=model), **more)
+
+
+def fill(made: JobFile, **more: Any) -> Reembedded:
+    return reembed(made.table, made.storage, options(**more))
+
+
+def expected(seeds: range, dim: int) -> Any:
+    from clipmill.schemas.model import ModelSpec
+
+    engine = load_engine(ModelSpec(name=f"stub:{dim}"))
+    pixels = [engine.prepare(picture(seed), Limits()).pixels_CHW for seed in seeds]
+    return engine.encode_images(np.stack(pixels)).astype(np.float16)
+
+
+def test_every_row_is_filled_with_the_other_models_vectors_and_tags(here: Path) -> None:
+    made = bucket(here)
+    run(made)
+    before = rows(made)
+    done = fill(made)
+    assert (done.rows, done.filled, done.failed, done.left, done.rejects) == (6, 6, 0, 0, {})
+    assert done.set == "stub_16"
+    after = sorted(rows(made), key=lambda row: row["uri"])
+    vectors = np.array([row["vector__stub_16"] for row in after], np.float16)
+    assert np.array_equal(vectors, expected(range(6), 16))
+    for row, old in zip(after, sorted(before, key=lambda row: row["uri"]), strict=True):
+        assert {name: row[name] for name in old} == old
+        assert len(row["caption_vector__stub_16"]) == 16
+        score = float(np.dot(np.float32(row["vector__stub_16"]), np.float32(row["caption_vector__stub_16"])))
+        assert row["caption_score__stub_16"] == pytest.approx(score, abs=0.01)
+        assert len(row["tags__stub_16"]) == len(row["tag_scores__stub_16"])
+    assert problems(made) == []
+    again = fill(made)
+    assert (again.run, again.filled, again.left) == ("", 6, 0)
+
+
+def test_what_a_person_sees(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = bucket(here)
+    run(made)
+    (here / "raw" / "1.tar").unlink()
+    table = made.table
+    assert cli.run(["reembed", table, "--model", "stub:8"]) == EXIT_USER
+    assert "of stub:8 already" in capsys.readouterr().err
+    assert cli.run(["reembed", table, "--model", "stub", "--set", "No Name"]) == EXIT_USER
+    capsys.readouterr()
+    assert cli.run(["reembed", table, "--model", "stub:32", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["set"], plan["exists"], plan["rows"], plan["fragments"]) == ("stub_32", False, 6, 2)
+    assert plan["reading"]["streamed"] == plan["reading"]["pictures"] == 6
+    assert plan["reading"]["requests"] == 2
+    assert "together" in plan["reading"]["why"]
+
+    holder = Lease(tables(made), "other", "reembed", key=FILL_KEY, ttl_s=0.6)
+    holder.take(poll_s=0.05)
+    holder.keep()
+    try:
+        assert cli.run(["reembed", table, "--model", "stub:32"]) == EXIT_LATER
+    finally:
+        holder.release()
+    assert "is being written by `clipmill reembed`" in capsys.readouterr().err
+
+    assert cli.run(["reembed", table, "--model", "stub:32", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["filled"], done["failed"], done["left"], done["rejects"]) == (3, 3, 0, {"not_found": 3})
+    assert cli.run(["status", table, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["sets"] == [
+        {
+            "set": "stub_32",
+            "model": "stub:32",
+            "dim": 32,
+            "rows": 6,
+            "filled": 3,
+            "failed": 3,
+            "left": 0,
+            "rejects": {"not_found": 3},
+        }
+    ]
+    assert (found["model"], found["balanced"], found["rejects"]) == ("stub:8", True, {})
+
+    write_tar(here / "raw" / "1.tar", range(3, 6))
+    assert fill(made, model="stub:32").filled == 3  # a reject stays one,
+    again = fill(made, model="stub:32", again=True)  # until it is asked for
+    assert (again.rows, again.filled, again.failed) == (3, 6, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_real_model_beside_the_stub(here: Path) -> None:
+    made = bucket(here)
+    run(made)
+    asked = ReembedOptions(model=Model(name="ViT-B-32", pretrained="random", precision="fp32"))
+    done = reembed(made.table, made.storage, asked)
+    assert (done.set, done.filled, done.left) == ("vit_b_32_random", 6, 0)
+    vectors = np.array([row["vector__vit_b_32_random"] for row in rows(made)], np.float32)
+    assert vectors.shape == (6, 512)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    assert plan_reembed(made.table, made.storage, asked).rows == 0

@@ -1,0 +1,223 @@
+"""Each gate on a small real table: it passes where nothing is wrong, and else refuses with both numbers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.maintaining.delete import Options, Which, delete
+from clipmill.jobs.publishing.gates import Judged, check_gates, total_variation
+from clipmill.jobs.publishing.golden import check_golden, golden_options
+from clipmill.jobs.publishing.night import Gate
+from clipmill.jobs.publishing.publish import held_back, publish, rollback
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import LeaseHeld, UserError
+from clipmill.schemas.nightly import Nightly
+from tests.tables import DIM, TableOptions, append, ledger_entry, make_table
+
+SAID: list[str] = []
+ROWS = 600
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    """600 rows of four units, published."""
+    made = Tables.at(make_table(tmp_path, TableOptions(rows=ROWS)))
+    made.ensure_side_tables()
+    for number in range(4):
+        enter(made, ROWS // 4, 0, f"unit{number}")
+    done = publish(made.rows.removesuffix(".lance"), made.storage, force=False, say=SAID.append)
+    assert (done.refused, done.rows, done.before) == ((), ROWS, None)
+    return made
+
+
+def enter(tables: Tables, written: int, rejected: int, unit: str = "unit0") -> None:
+    entry = ledger_entry(unit, f"file:///{unit}/", rows=written)
+    entry = replace(entry, seen=written + rejected, rejected=rejected, table_version=int(tables.open().version))
+    ledger.append(tables, [entry])
+
+
+def gates(tables: Tables, **section: Any) -> dict[str, Gate]:
+    judged = Judged(nightly=Nightly.model_validate(section))
+    return {gate.name: gate for gate in check_gates(tables, judged, say=SAID.append)}
+
+
+def add(tables: Tables, *, tags: list[str] | None = None, scale: float = 1.0, count: int = 600) -> None:
+    """Rows of a unit more."""
+    import lance
+
+    from tests.tables import batch
+
+    table = batch(TableOptions(rows=count, start=10_000))
+    if tags is not None:
+        where = table.schema.get_field_index("tags")
+        table = table.set_column(where, table.schema.field(where), pa.array([tags] * count, table["tags"].type))
+    if scale != 1.0:
+        where = table.schema.get_field_index("vector")
+        values = [
+            None if v is None else (np.asarray(v) * scale).astype(np.float16) for v in table["vector"].to_pylist()
+        ]
+        table = table.set_column(where, table.schema.field(where), pa.array(values, table["vector"].type))
+    lance.write_dataset(table, tables.rows, mode="append")
+    enter(tables, count, 0, "added")
+
+
+def test_more_of_the_same_passes(tables: Tables) -> None:
+    add(tables)
+    found = gates(tables)
+    assert all(gate.passed for gate in found.values()), found
+    assert set(found) == {"rows", "coverage", "rejects", "vectors", "tag_drift"}
+
+
+def test_rows_that_vanish_are_seen(tables: Tables) -> None:
+    tables.open().delete("shard = 3")
+    found = gates(tables)
+    assert {name for name, gate in found.items() if not gate.passed} == {"rows", "coverage"}
+    assert "515 rows where readers see 600" in found["rows"].sentence or "514 rows" in found["rows"].sentence
+    assert all(gate.passed for gate in gates(tables, max_gone=0.2, min_coverage=0.8).values())
+
+
+def test_rows_that_a_person_had_deleted_are_no_loss(tables: Tables) -> None:
+    uri, which = tables.rows.removesuffix(".lance"), Which(where="shard < 4")
+    first = open_table(uri).version
+    done = delete(uri, Storage(), which, Options(), confirm=lambda seen: None, say=SAID.append)
+    assert done.rows > ROWS / 2
+    found = gates(tables)
+    assert all(gate.passed for gate in found.values()), found
+    publish(uri, Storage(), force=False, say=SAID.append)
+    assert open_table(uri).count() == ROWS - done.rows
+    back = rollback(uri, Storage(), to="previous", say=SAID.append)
+    assert back.version == first
+    assert f"{done.rows:,} rows that were deleted on request since are seen again" in back.note
+
+
+def test_rejects_are_compared_with_what_readers_see(tables: Tables) -> None:
+    add(tables, count=5)
+    enter(tables, ROWS // 4, 60)
+    found = gates(tables, min_coverage=0.5)["rejects"]
+    assert not found.passed
+    assert (found.before, round(found.value or 0, 4)) == (0.0, round(60 / 665, 4))
+    assert "9.02%" in found.sentence
+    assert "0.00% in what readers see" in found.sentence
+
+
+@pytest.mark.parametrize("scale", [0.5, float("nan")])
+def test_vectors_that_are_not_of_unit_length_are_seen(tables: Tables, scale: float) -> None:
+    add(tables, scale=scale, count=200)
+    found = gates(tables)["vectors"]
+    assert not found.passed
+    assert found.value == 1.0  # only what is new was looked at
+
+
+def test_another_models_vectors_are_seen(tables: Tables) -> None:
+    from clipmill.schemas.columns import FINGERPRINT_KEY
+    from tests.tables import fingerprint
+
+    other = fingerprint(DIM, weights="others").to_json()
+    rows = tables.open()
+    rows.update_field_metadata({"vector": {FINGERPRINT_KEY.decode(): other}})
+    assert "another fingerprint" in gates(tables)["vectors"].sentence
+
+
+def test_tags_that_drift_are_seen(tables: Tables) -> None:
+    add(tables, tags=["sunset", "sea"])
+    found = gates(tables)["tag_drift"]
+    assert not found.passed
+    assert found.value == pytest.approx(0.5, abs=0.01)
+    assert gates(tables, max_tag_drift=0.6)["tag_drift"].passed
+
+
+def test_few_tags_say_little(tmp_path: Path) -> None:
+    small = Tables.at(make_table(tmp_path, TableOptions(rows=20)))
+    small.ensure_side_tables()
+    enter(small, 20, 0)
+    publish(f"{tmp_path}/images", Storage(), force=False, say=SAID.append)
+    add(small, tags=["sunset"], count=10)
+    assert "says little" in gates(small)["tag_drift"].sentence
+
+
+def test_total_variation() -> None:
+    assert total_variation({"a": 1, "b": 1}, {"a": 10, "b": 10}) == 0
+    assert total_variation({"a": 5}, {"b": 7}) == 1
+    assert total_variation({"a": 1, "b": 1}, {"a": 1}) == 0.5
+    assert (total_variation({}, {}), total_variation({}, {"a": 1})) == (0, 1)
+
+
+def test_golden_files_are_read_and_mistakes_told(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pa.table({"uri": ["u1", "u2"], "label": ["cat", 'a "dog", big'], "more": [1, 2]})
+    pq.write_table(table, tmp_path / "golden.parquet")
+    with golden_options(f"{tmp_path}/golden.parquet", Storage()) as options:
+        assert options.labels is not None
+        assert Path(options.labels).read_text().splitlines() == ["uri,label", "u1,cat", 'u2,"a ""dog"", big"']
+    (tmp_path / "captions.csv").write_text("id,caption\n0001,a cat\n")
+    with golden_options(f"{tmp_path}/captions.csv", Storage()) as options:
+        assert options.captions is not None
+        assert "0001,a cat" in Path(options.captions).read_text()
+    for name, text, said in (
+        ("none.csv", None, "cannot be read"),
+        ("other.csv", "name,label\na,b\n", "has the columns name, label"),
+        ("empty.csv", "id,label\n", "is empty"),
+        ("torn.parquet", "PAR1 torn", "neither CSV nor parquet"),
+    ):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(UserError) as caught:
+            check_golden(f"{tmp_path}/{name}", Storage())
+        assert said in caught.value.message, name
+
+
+def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
+    uri = tables.rows.removesuffix(".lance")
+    first = open_table(uri).version
+    assert publish(uri, Storage(), force=False, say=SAID.append).note.startswith("nothing to do")
+    append(uri, TableOptions(rows=50, start=20_000))
+    assert open_table(uri).count() == ROWS
+    refused = publish(uri, Storage(), force=False, say=SAID.append)
+    assert (refused.version, [gate.name for gate in refused.refused]) == (first, ["coverage"])
+    assert "650 rows for 600 samples" in refused.refused[0].sentence  # a plain client's, of no unit
+    forced = publish(uri, Storage(), force=True, say=SAID.append)
+    assert open_table(uri).count() == ROWS + 50
+    back = rollback(uri, Storage(), to="previous", say=SAID.append)
+    assert (back.version, back.before) == (first, forced.version)
+    assert open_table(uri).count() == ROWS
+    assert held_back(tables) == (forced.version, first)
+    tables.open().cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
+    rollback(uri, Storage(), to="previous", say=SAID.append)  # the tag kept it
+    assert open_table(uri).version == forced.version
+    events = tables.open("runs").to_table().sort_by("at").to_pylist()
+    told = [json.loads(row["detail"])["version"] for row in events if row["event"] in ("published", "rolled_back")]
+    assert told == [first, forced.version, first, forced.version]
+
+
+def test_rollback_needs_something_published_and_a_version_that_is_there(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=5))
+    Tables.at(uri).ensure_side_tables()
+    with pytest.raises(UserError, match="nothing to go back from"):
+        rollback(uri, Storage(), to="previous", say=SAID.append)
+    publish(uri, Storage(), force=True, say=SAID.append)
+    with pytest.raises(UserError, match="no version was published before"):
+        rollback(uri, Storage(), to="previous", say=SAID.append)
+    with pytest.raises(UserError, match="no version '77'"):
+        rollback(uri, Storage(), to="77", say=SAID.append)
+
+
+def test_a_table_that_somebody_holds_is_left_alone(tables: Tables) -> None:
+    append(tables.rows.removesuffix(".lance"), TableOptions(rows=5, start=20_000))
+    other = Lease(tables, "other", "embed", ttl_s=1.5)
+    other.take()
+    other.keep()
+    try:
+        with pytest.raises(LeaseHeld):
+            publish(tables.rows.removesuffix(".lance"), Storage(), force=True, say=SAID.append)
+    finally:
+        other.release()

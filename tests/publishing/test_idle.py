@@ -1,0 +1,151 @@
+"""A night with nothing to do, and one whose source is away: neither commits, neither starts Ray."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.planning import listing
+from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.publishing.night import nights
+from clipmill.jobs.publishing.nightly import nightly
+from clipmill.jobs.publishing.publish import publish
+from clipmill.jobs.table import ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import LeaseHeld, UserError
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.workers.store.errors import StoreBusy
+from clipmill.workers.stub import StubEngine
+
+UNITS = 2_000
+SAID: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> JobFile:
+    """A published table without rows whose ledger has every tar of the source."""
+    folder = tmp_path_factory.mktemp("idle")
+    (folder / "raw").mkdir()
+    for number in range(UNITS):
+        (folder / "raw" / f"{number:05d}.tar").touch()
+    made = JobFile.model_validate(
+        {
+            "table": f"{folder}/db/images",
+            "source": {"format": "webdataset", "uri": f"{folder}/raw/*.tar"},
+            "model": {"name": "stub"},
+            "nightly": {"gone": "delete", "min_coverage": 0},
+        }
+    )
+    (folder / "db").mkdir()
+    tables = Tables.at(made.table)
+    fingerprint = StubEngine.from_name("stub").fingerprint
+    schema = rows_schema(
+        dim=fingerprint.dim, keep={}, fingerprint_json=fingerprint.to_json(), vocabulary_json=None, thumbnails=False
+    )
+    tables.create("", schema)
+    tables.ensure_side_tables()
+    ledger.append(
+        tables,
+        [
+            LedgerEntry(
+                unit_id=unit.unit_id,
+                state=LedgerState.COMMITTED,
+                uri=unit.uri,
+                etag=unit.etag,
+                start=unit.start,
+                end=unit.end,
+                format=unit.format,
+                run="r",
+                attempt=1,
+                seen=1,
+                written=0,
+                rejected=1,
+                table_version=1,
+            )
+            for unit in survey(made.source, made.storage, made.limits)
+        ],
+    )
+    publish(made.table, made.storage, force=True, say=SAID.append)
+    return made
+
+
+def versions(job: JobFile) -> list[int]:
+    tables = Tables.at(job.table)
+    return [int(tables.open(part).version) for part in ("", "units", "rejects", "runs")]
+
+
+def fastest_s(call: Callable[[], object], times: int = 5) -> float:
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def test_a_night_with_nothing_new_commits_nothing_and_takes_about_as_long_as_plan(job: JobFile) -> None:
+    before = versions(job)
+    found = nightly(job, say=SAID.append)
+    assert (found.status, found.units, found.seen, found.gates) == ("nothing", UNITS, 0, ())
+    assert versions(job) == before
+    plan_s, night_s = fastest_s(lambda: dry_run(job)), fastest_s(lambda: nightly(job, say=SAID.append))
+    assert night_s <= 1.5 * plan_s + 0.1, f"nightly {night_s:.3f} s, plan {plan_s:.3f} s"  # 0.1: opening four tables
+    assert versions(job) == before
+
+
+def test_a_source_that_throttles_is_a_failed_night_and_deletes_nothing(
+    job: JobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = versions(job)
+
+    def throttled(*args: object, **options: object) -> object:
+        raise StoreBusy("s3://lake answers 503 to everything", "try it later")
+
+    monkeypatch.setattr(listing, "survey", throttled)
+    with pytest.raises(StoreBusy):
+        nightly(job, say=SAID.append)
+    assert versions(job)[:3] == before[:3]
+    last = nights(Tables.at(job.table))[-1]
+    assert (last.status, last.deleted, last.live_after) == ("failed", 0, before[0])
+    assert "503" in last.error
+
+
+def test_an_empty_bucket_is_refused(job: JobFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = versions(job)
+    lost = job.model_copy(update={"source": job.source.model_copy(update={"uri": ("/there/is/nothing/*.tar",)})})
+    found = nightly(lost, say=SAID.append)
+    assert (found.status, [gate.name for gate in found.refused]) == ("refused", ["gone"])
+    assert f"{UNITS:,} of {UNITS:,} samples are gone" in found.gates[0].sentence
+    assert versions(job)[:3] == before[:3]
+    fresh = lost.model_copy(update={"table": f"{job.table}2"})
+    with pytest.raises(UserError):  # of a table that is not there it is a mistake in the job file
+        nightly(fresh, say=SAID.append)
+
+
+def test_a_golden_file_that_is_missing_is_told_before_the_source_is_looked_at(
+    job: JobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "survey", lambda *args, **options: pytest.fail("the night has begun"))
+    missing = job.model_copy(update={"nightly": job.nightly.model_copy(update={"golden": "/there/is/no.csv"})})
+    with pytest.raises(UserError, match="golden"):
+        nightly(missing, say=SAID.append)
+
+
+def test_a_night_that_meets_another_is_for_later(job: JobFile) -> None:
+    (Path(job.source.uri[0]).parent / "new.tar").touch()
+    tables = Tables.at(job.table)
+    other = Lease(tables, "other", "nightly", ttl_s=1.5)
+    other.take()
+    other.keep()
+    known = len(nights(tables))
+    try:
+        with pytest.raises(LeaseHeld):
+            nightly(job, say=SAID.append)
+    finally:
+        other.release()
+    assert len(nights(tables)) == known

@@ -1,0 +1,58 @@
+"""Nights are remembered in `__runs` and read back, those of another table or release left out."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clipmill.jobs.planning.jobfile import redacted
+from clipmill.jobs.publishing.night import Gate, Night, nights, remember, webhook_address
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.nightly import Nightly
+from tests.tables import TableOptions, make_table
+
+
+@pytest.fixture
+def tables(tmp_path):
+    found = Tables.at(make_table(tmp_path, TableOptions(rows=5)))
+    found.ensure_side_tables()
+    return found
+
+
+def night(run: str, **more: object) -> Night:
+    return Night(run=run, table="t", at="2026-11-28T04:00:00+00:00", **more)
+
+
+def test_nights_come_back_as_they_were_and_oldest_first(tables):
+    gate = Gate(name="coverage", passed=False, value=0.9, threshold=0.99, sentence="coverage 0.9 is below 0.99")
+    made = [night(str(n), gates=(gate,), rejects={"corrupt": n}) for n in range(4)]
+    for one in made:
+        remember(tables, one)
+    assert nights(tables) == made
+    assert nights(tables, last=2) == made[2:]
+    assert made[0].refused == (gate,)
+
+
+def test_nights_of_another_table_do_not_count_and_unknown_fields_are_passed_over(tables):
+    raw = {**dataclasses.asdict(night("new")), "of_the_future": 1}
+    tables.log_run("old", "nightly", "night", json.dumps(raw), table_id="abc")
+    assert nights(tables) == []
+    tables.log_run("new", "nightly", "night", json.dumps(raw), table_id=tables.id())
+    assert nights(tables) == [night("new")]
+
+
+def test_a_webhook_is_a_secret(monkeypatch):
+    secret = "https://hooks.example/T0/B0/very-secret"
+    job = JobFile.model_validate(
+        {"table": "/d/t", "source": {"format": "files", "uri": "/x/"}, "nightly": {"webhook": secret}}
+    )
+    assert "very-secret" not in repr(job) + json.dumps(redacted(job))
+    assert webhook_address(job.nightly) == secret
+    named = Nightly.model_validate({"webhook": "env:HOOK"})
+    with pytest.raises(UserError, match="HOOK, which is not set"):
+        webhook_address(named)
+    monkeypatch.setenv("HOOK", secret)
+    assert webhook_address(named) == secret
+    assert webhook_address(Nightly()) is None
