@@ -14,6 +14,7 @@ beside wall time: on a machine that does other things only the former says much.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -68,15 +69,15 @@ class Peak:
 
 
 def worker_cpu_s() -> float:
-    """CPU seconds of all actors of this machine so far."""
+    """CPU seconds of all actors of this process's cluster so far."""
     import psutil
 
     total = 0.0
-    for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        line = process.info["cmdline"] or []
-        if line and line[0].startswith("ray::EmbedWorker") and process.info["cpu_times"]:
-            times = process.info["cpu_times"]
-            total += times.user + times.system
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::EmbedWorker"):
+                times = process.cpu_times()
+                total += times.user + times.system
     return total
 
 

@@ -1,4 +1,5 @@
-"""Each decision has a page of one shape, the walk through the house leads to it, and every path they name is there."""
+"""Each decision has a page of one shape, the walk through the house leads to it, and every path, link and file of
+figures that a page names is there."""
 
 import re
 from pathlib import Path
@@ -7,10 +8,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
-PAGES = [ROOT / "docs/design.md", *DECISIONS]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "findings/README.md"])
 PARTS = ("The question.", "Decided.", "What lost.", "What would change our mind.", "Where.")
-PATHS = re.compile(r"`((?:clipmill|jobs|workers|schemas|tests|benchmarks|deploy|findings)/[\w./*-]*)`")
-LINKS = re.compile(r"\]\(([^)#:]+)\)")
+PATHS = re.compile(r"`((?:clipmill|jobs|workers|schemas|tests|benchmarks|deploy|docs|findings)/[\w./*-]*)`")
+LINKS = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+FIGURES = re.compile(r"\b\d{4}-\d\d-\d\d-[\w*-]+\.json")
 
 
 def section(text: str, part: str) -> str:
@@ -31,11 +33,10 @@ def test_a_decision_says_what_lost_by_how_much_and_where_it_is(page: Path) -> No
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_path_and_link_leads_somewhere(page: Path) -> None:
+def test_every_path_link_and_file_of_figures_is_there(page: Path) -> None:
     text = page.read_text()
-    named = [one.rstrip("/") for one in PATHS.findall(text)]
-    assert named
-    assert not [one for one in named if not any(ROOT.glob(one))]
+    assert not [one for one in PATHS.findall(text) if not any(ROOT.glob(one.rstrip("/")))]
+    assert not [one for one in FIGURES.findall(text) if not any((ROOT / "benchmarks/results").glob(one))]
     assert not [one for one in LINKS.findall(text) if not (page.parent / one).exists()]
 
 
