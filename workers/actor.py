@@ -64,7 +64,7 @@ class EmbedWorker:
             if digest != expected_code:
                 raise UserError(
                     f"the cluster runs clipmill {version} from {path}, which is not the code of this command",
-                    "install the same clipmill on every node, and start outside folders named jobs or workers",
+                    "install the same clipmill on every node, and start Ray outside checkouts of another one",
                 )
             process.one_blas_thread()
             with process.without_collector():
