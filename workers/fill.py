@@ -139,7 +139,7 @@ class FillRun(UnitRun):
 
     def run(self) -> Receipt:
         """`fragments` holds one `write.ColumnFile`, or nothing where nothing could be filled; `filled` what was asked
-        of the store, in requests and bytes."""
+        of the store, in requests and bytes, and how many rows got tags."""
         read = Read()
         reading = read_again(self.fragment.rows(), self.context.storage, self.context.limits, read)
         tables: list[pa.Table] = []

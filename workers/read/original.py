@@ -1,7 +1,7 @@
 """The bytes of one row's image, from what the row says of it: one ranged GET wherever the row knows its byte range.
 
-For looking at rows one at a time (verify, the page, export); a job reads whole units instead. Whether the place may be
-read at all is not decided here, see `jobs.table.originals`.
+For looking at rows one at a time (verify, the page, export); many at once are read by `again`, and whole units by the
+readers of their formats. Whether the place may be read at all is not decided here, see `jobs.table.originals`.
 """
 
 import gzip

@@ -72,7 +72,7 @@ def _make_fs(scheme: str, storage: Storage) -> Any:
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,
         "max_pool_connections": _MAX_CONNECTIONS,
-        "retries": {"mode": "standard", "total_max_attempts": 1},  # store_errors.call retries
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # errors.call retries
         # Stores other than AWS may not know the newer checksum headers.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",

@@ -91,7 +91,7 @@ def list_keys(
     """Objects that match, in key order; only names in (start_after, end] where those are given.
 
     Zero-byte "folder" keys ending in `/` are left out. `passed_over` is told the names on a local disk that match and
-    are no file, and why. Raises as `store_errors.call` does.
+    are no file, and why. Raises as `errors.call` does.
     """
     fs, root = open_fs(join_uri(pattern.scheme, pattern.root), storage)
     uri = join_uri(pattern.scheme, pattern.root)

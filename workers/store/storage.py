@@ -1,8 +1,8 @@
 """Object stores and local disks, one road for both: list, look, stream, get, put.
 
-What a name means is in `store_uri`, what is retried and how errors read in `store_errors`, the clients in `store_fs`,
-listings in `store_list`, and the test of a store's promises in `store_check`. Credentials come from the standard AWS
-chain only and are in no message.
+What a name means is in `uri`, what is retried and how errors read in `errors`, the clients in `fs`, listings in
+`listing`, and the test of a store's promises in `check`. Credentials come from the standard AWS chain only and are in
+no message.
 """
 
 import os
