@@ -18,17 +18,15 @@ from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.original import parquet_values, tar_members
 from clipmill.workers.read.tar import BadTar
-from clipmill.workers.store.errors import ATTEMPTS
-from clipmill.workers.store.storage import BadName, TooManyBytes, get_bytes
+from clipmill.workers.store.storage import TooManyBytes
 
 # A request is worth so many bytes that nobody wants: of the usual store, a round trip's share with 32 under way.
 GAP_BYTES = 32_000
 PIECE_BYTES = 8_000_000
 _UNKNOWN_BYTES = 1_000_000  # an object whose size the row does not say
-_HTTP_ATTEMPTS = 3
 PLACE = "place"  # in Sample.metadata: the row's number in its fragment
 
 
@@ -145,32 +143,21 @@ def _checked(row: Row, data: bytes) -> Sample | Reject:
 
 
 def _fetch(piece: Piece, storage: Storage, limits: Limits, read: Read) -> bytes | tuple[Reason, str]:
-    web = piece.uri.startswith(("http://", "https://"))
-    size = None if piece.start is None else piece.num_bytes
     if piece.start is not None and (piece.start < 0 or piece.num_bytes <= 0):
         return Reason.SOURCE_CHANGED, "the row names no bytes"
     if len(piece.rows) == 1 and piece.num_bytes > limits.max_image_bytes:
         return Reason.TOO_MANY_BYTES, f"{piece.num_bytes:,} bytes, the limit is {limits.max_image_bytes:,}"
     try:
-        data = get_bytes(
-            piece.uri,
-            storage,
-            max_bytes=limits.max_image_bytes if size is None else max(size, 1),
-            part=None if piece.start is None else (piece.start, piece.num_bytes),
-            attempts=_HTTP_ATTEMPTS if web else ATTEMPTS,
-        )
-    except TooManyBytes as error:
-        return Reason.TOO_MANY_BYTES, error.message
-    except FileNotFoundError as error:
-        return Reason.NOT_FOUND, str(error)
-    except PermissionError as error:
-        return Reason.FORBIDDEN, str(error)
-    except BadName as error:
-        return Reason.BAD_URI, error.message
+        if piece.start is None:
+            got = bytes_or_why(piece.uri, storage, max_bytes=limits.max_image_bytes)
+        else:
+            part = (piece.start, piece.num_bytes)
+            got = bytes_or_why(piece.uri, storage, max_bytes=piece.num_bytes, part=part)
     except SourceChanged as error:
         return Reason.SOURCE_CHANGED, error.message
-    read.add(len(data))
-    return data
+    if isinstance(got, bytes):
+        read.add(len(got))
+    return got
 
 
 def _packed(piece: Piece, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:

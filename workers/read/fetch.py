@@ -1,17 +1,39 @@
-"""Many small reads at once, results in the order asked, bytes in flight bounded."""
+"""One object or why it cannot be had; and many small reads at once, in the order asked, bytes in flight bounded."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.config import Limits, Storage
+from clipmill.schemas.rejects import Reason
+from clipmill.workers.store.errors import ATTEMPTS
+from clipmill.workers.store.storage import BadName, TooManyBytes, get_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = 32  # two units at a time: 64, as many as a store's client has connections
+_HTTP_ATTEMPTS = 3
 _SHARE = 16  # of limits.worker_memory: several units are in flight, each with other buffers too
+
+
+def bytes_or_why(
+    uri: str, storage: Storage, *, max_bytes: int, part: tuple[int, int] | None = None
+) -> bytes | tuple[Reason, str]:
+    """What `get_bytes` gives, or why there never will be one. A store or web host that does not answer, or is ill,
+    raises: it may be back tomorrow, and a reject is not looked at again. Raises SourceChanged too."""
+    attempts = _HTTP_ATTEMPTS if uri.startswith(("http://", "https://")) else ATTEMPTS
+    try:
+        return get_bytes(uri, storage, max_bytes=max_bytes, part=part, attempts=attempts)
+    except TooManyBytes as error:
+        return Reason.TOO_MANY_BYTES, error.message
+    except FileNotFoundError as error:
+        return Reason.NOT_FOUND, str(error)
+    except PermissionError as error:
+        return Reason.FORBIDDEN, str(error)
+    except BadName as error:
+        return Reason.BAD_URI, error.message
 
 
 def memory_share(limits: Limits) -> int:

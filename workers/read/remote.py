@@ -23,15 +23,13 @@ from urllib.parse import urlsplit
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read.fetch import memory_share, ordered_map
+from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
-from clipmill.workers.store.errors import ATTEMPTS
-from clipmill.workers.store.storage import BadName, TooManyBytes, absolute_uri, get_bytes
+from clipmill.workers.store.storage import absolute_uri
 from clipmill.workers.store.uri import join_uri, split_uri
 
 _STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 _MAX_URI_CHARS = 4096
-_HTTP_ATTEMPTS = 3
 _USUAL_IMAGE_BYTES = 1_000_000
 
 
@@ -139,9 +137,11 @@ def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits
         uri = allowed_uri(row.link.strip(), listed_in)
     except BadUri as error:
         return reject(Reason.BAD_URI, f"{storable(row.link)[:200]}: {error}")
-    image = _fetch(uri, storage, limits)
+    image = bytes_or_why(uri, storage, max_bytes=limits.max_image_bytes)
     if not isinstance(image, bytes):
         return reject(*image, uri)
+    if not image:
+        return reject(Reason.EMPTY, uri=uri)
     try:
         values = values_of(row.record, source, lookup(row.record, caption_path(source)) if source.caption else None)
         return Sample(
@@ -160,21 +160,3 @@ def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits
 
 def caption_path(source: Source) -> str:
     return (source.caption or "").removeprefix("json:")
-
-
-def _fetch(uri: str, storage: Storage, limits: Limits) -> bytes | tuple[Reason, str]:
-    """The image, or why there never will be one. A store or web host that does not answer, or is ill, raises: it may be
-    back tomorrow, and a reject is not looked at again."""
-    web = uri.startswith(("http://", "https://"))
-    try:
-        attempts = _HTTP_ATTEMPTS if web else ATTEMPTS
-        image = get_bytes(uri, storage, max_bytes=limits.max_image_bytes, attempts=attempts)
-    except TooManyBytes as error:
-        return Reason.TOO_MANY_BYTES, error.message
-    except FileNotFoundError as error:
-        return Reason.NOT_FOUND, str(error)
-    except PermissionError as error:
-        return Reason.FORBIDDEN, str(error)
-    except BadName as error:
-        return Reason.BAD_URI, error.message
-    return image if image else (Reason.EMPTY, "")
