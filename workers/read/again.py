@@ -82,32 +82,34 @@ def pieces(rows: Iterable[Row]) -> Iterator[Piece]:
     """What rows are read together, in their order. Pure."""
     piece: Piece | None = None
     for row in rows:
-        whole, _, part = row.uri.partition("#")
-        if part and row.offset is not None and row.size is not None:
-            start, end = row.offset, row.offset + max(row.size, 0)
-            near = piece is not None and piece.uri == whole and piece.start is not None and not piece.packed
-            if (
-                near
-                and piece is not None
-                and piece.start is not None
-                and (0 <= start - piece.end <= GAP_BYTES and end - piece.start <= PIECE_BYTES)
-            ):
-                piece.rows.append(row)
-                piece.end = end
-                continue
-            new = Piece(uri=whole, rows=[row], start=start, end=end)
-        elif part:
-            if piece is not None and piece.packed and piece.uri == whole:
-                piece.rows.append(row)
-                continue
-            new = Piece(uri=whole, rows=[row], packed=True)
-        else:
-            new = Piece(uri=row.uri, rows=[row])
+        new = _alone(row)
+        if piece is not None and _together(piece, new):
+            piece.rows.append(row)
+            piece.end = new.end
+            continue
         if piece is not None:
             yield piece
         piece = new
     if piece is not None:
         yield piece
+
+
+def _alone(row: Row) -> Piece:
+    whole, _, part = row.uri.partition("#")
+    if not part:
+        return Piece(uri=row.uri, rows=[row])
+    if row.offset is None or row.size is None:
+        return Piece(uri=whole, rows=[row], packed=True)
+    return Piece(uri=whole, rows=[row], start=row.offset, end=row.offset + max(row.size, 0))
+
+
+def _together(piece: Piece, new: Piece) -> bool:
+    """Whether `new`, which comes after, is read with `piece`."""
+    if piece.uri != new.uri:
+        return False
+    if piece.start is None or new.start is None:
+        return piece.packed and new.packed
+    return 0 <= new.start - piece.end <= GAP_BYTES and new.end - piece.start <= PIECE_BYTES
 
 
 def read_again(
