@@ -191,7 +191,7 @@ class ClipEngine:
         return [word for word in words if not self._parts.untrained.isdisjoint(encode(word))]
 
     def tune(self) -> None:
-        """See `workers.engine.Engine.tune` and `workers.batch_size`."""
+        """See `workers.engine.Engine.tune` and `workers.clip.batch_size`."""
         height, width = self.fingerprint.preprocess.size_HW
 
         def encode(size: int) -> None:

@@ -27,6 +27,7 @@ from clipmill.workers.store.storage import TooManyBytes
 GAP_BYTES = 32_000
 PIECE_BYTES = 8_000_000
 _UNKNOWN_BYTES = 1_000_000  # an object whose size the row does not say
+_CHANGED = (Reason.SOURCE_CHANGED, "the bytes there are no longer those the row was made from")
 PLACE = "place"  # in Sample.metadata: the row's number in its fragment
 
 
@@ -133,14 +134,13 @@ def read_again(
             for row in piece.rows:
                 first = 0 if piece.start is None else (row.offset or 0) - piece.start
                 data = got if piece.start is None else got[first : first + (row.size or 0)]
-                yield _checked(row, data)
+                same = xxhash.xxh3_128_hexdigest(data) == row.image_hash
+                yield _sample(row, data) if same else row.reject(*_CHANGED)
         else:
             yield from (row.reject(*got) for row in piece.rows)
 
 
-def _checked(row: Row, data: bytes) -> Sample | Reject:
-    if xxhash.xxh3_128_hexdigest(data) != row.image_hash:
-        return row.reject(Reason.SOURCE_CHANGED, "the bytes there are no longer those the row was made from")
+def _sample(row: Row, data: bytes) -> Sample:
     return Sample(id=row.id, uri=row.uri, image=data, caption=row.caption, metadata={PLACE: row.place})
 
 
@@ -167,29 +167,28 @@ def _packed(piece: Piece, storage: Storage, limits: Limits) -> Iterator[Sample |
     waiting: dict[str, list[Row]] = {}
     for row in piece.rows:
         waiting.setdefault(row.uri.partition("#")[2], []).append(row)
-    changed: set[str] = set()
     in_parquet = all(part.startswith("row=") and part[4:].isdecimal() for part in waiting)
     find = parquet_values if in_parquet else tar_members
     why = (Reason.NOT_FOUND, f"{piece.uri} does not hold it any more")
+    others: dict[str, tuple[Reason, str]] = {}
     try:
         for part, data in find(piece.uri, waiting.keys(), storage, limits.max_image_bytes):
-            changed.add(part)
+            if isinstance(data, TooManyBytes):
+                others.setdefault(part, (Reason.TOO_MANY_BYTES, data.message))
+                continue
+            others[part] = _CHANGED
             image_hash = xxhash.xxh3_128_hexdigest(data)
-            for row in [row for row in waiting.get(part, ()) if row.image_hash == image_hash]:
-                yield _checked(row, data)
+            for row in [row for row in waiting[part] if row.image_hash == image_hash]:
+                yield _sample(row, data)
                 waiting[part].remove(row)
     except (OSError, EOFError, UserError, SourceChanged, WrongFormat, BadTar, zlib.error, pa.ArrowException) as error:
         why = _why(error, piece.uri)
-    other = (Reason.SOURCE_CHANGED, "the bytes there are no longer those the row was made from")
     for part, rows in waiting.items():
-        for row in rows:
-            yield row.reject(*(other if part in changed else why))
+        yield from (row.reject(*others.get(part, why)) for row in rows)
 
 
 def _why(error: BaseException, uri: str) -> tuple[Reason, str]:
     """Raises again what only says that the store is away."""
-    if isinstance(error, TooManyBytes):
-        return Reason.TOO_MANY_BYTES, error.message
     if isinstance(error, PermissionError):
         return Reason.FORBIDDEN, str(error)
     if isinstance(error, (FileNotFoundError, UserError)):

@@ -9,6 +9,7 @@ import zlib
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.workers.read.columns import IMAGE_NAMES
 from clipmill.workers.read.packed import unpack
+from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.read.tar import BadTar, TarReader, plain_name
 from clipmill.workers.store.errors import TooManyBytes, as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, get_bytes, open_stream, quote
@@ -90,18 +92,28 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
     if not part:
         yield get_bytes(place.uri, storage, max_bytes=max_bytes)
     elif place.offset is not None and place.size is not None:
-        if place.size > max_bytes:
-            raise TooManyBytes(f"{place.size:,} bytes are more than the {max_bytes:,} allowed")
+        if too_large := _too_many(place.size, max_bytes):
+            raise too_large
         if place.size > 0 and place.offset >= 0:
             yield get_bytes(whole, storage, max_bytes=max_bytes, part=(place.offset, place.size))
     else:
         in_parquet = part.startswith("row=") and part[4:].isdecimal()
+        passed_over: TooManyBytes | None = None
         for _, data in (parquet_values if in_parquet else tar_members)(whole, {part}, storage, max_bytes):
-            yield data
+            if isinstance(data, TooManyBytes):
+                passed_over = data
+            else:
+                yield data
+        if passed_over is not None:
+            raise passed_over
 
 
-def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """Members of these names, spelled as the reader spells them, with their names, in the order of the tar."""
+# The name of a member or row, and its bytes or that they are too many. Those may be of another column than the image's.
+Found = Iterator[tuple[str, bytes | TooManyBytes]]
+
+
+def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:
+    """Members of these names, spelled as the reader spells them, in the order of the tar."""
     with open_stream(uri, storage) as stream:
         plain, is_packed = unpack(stream, uri)
         tar = TarReader(plain, seekable=not is_packed)
@@ -109,17 +121,15 @@ def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: i
             name = quote(plain_name(member.name))
             if name not in parts or member.link is not None:
                 continue
-            if member.size > max_bytes:
-                raise TooManyBytes(f"{member.size:,} bytes are more than the {max_bytes:,} allowed")
-            yield name, tar.read(member)
+            yield name, _too_many(member.size, max_bytes) or tar.read(member)
 
 
-def parquet_values(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """What columns of bytes hold in these rows (`row=N`), with the row's name; each row group is read once a column."""
+def parquet_values(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:
+    """What columns of bytes hold in these rows (`row=N`); each row group is read once a column."""
     import pyarrow.parquet as pq
 
     wanted = sorted(int(part[4:]) for part in parts)
-    with open_stream(uri, storage) as stream:
+    with open_stream(uri, storage) as stream, _damage():
         file = pq.ParquetFile(stream, pre_buffer=False)
         first = 0
         for group in range(file.num_row_groups):
@@ -127,10 +137,24 @@ def parquet_values(uri: str, parts: Collection[str], storage: Storage, max_bytes
             here = wanted[bisect_left(wanted, first) : bisect_left(wanted, stop)]
             for column in _byte_columns(file.schema_arrow) if here else ():
                 for row, value in _values(file, group, column, [row - first for row in here]):
-                    if len(value) > max_bytes:
-                        raise TooManyBytes(f"{len(value):,} bytes are more than the {max_bytes:,} allowed")
-                    yield f"row={row + first}", value
+                    yield f"row={row + first}", _too_many(len(value), max_bytes) or value
             first = stop
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Arrow says OSError for pages that do not unpack, where it says ArrowInvalid for those that are cut off."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_the_stores(error)
+        raise pa.ArrowInvalid(str(error)) from error
+
+
+def _too_many(num_bytes: int, max_bytes: int) -> TooManyBytes | None:
+    if num_bytes <= max_bytes:
+        return None
+    return TooManyBytes(f"{num_bytes:,} bytes are more than the {max_bytes:,} allowed")
 
 
 def _byte_columns(schema: pa.Schema) -> list[str]:

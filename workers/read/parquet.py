@@ -33,7 +33,7 @@ def row_groups(item: SourceObject, source: Source, storage: Storage) -> list[tup
         try:
             file = _open(stream)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            _raise_if_the_stores(error)
+            raise_if_the_stores(error)
             return None
         _columns(file, source, item.uri)
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -47,7 +47,7 @@ def _open(stream: BinaryIO) -> Any:
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
-def _raise_if_the_stores(error: Exception) -> None:
+def raise_if_the_stores(error: Exception) -> None:
     """Arrow says OSError for damaged data too; what storage raises is told apart by its type."""
     if isinstance(error, (ConnectionError, TimeoutError, PermissionError, FileNotFoundError)):
         raise error
@@ -83,7 +83,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
         try:
             file = _open(stream)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            _raise_if_the_stores(error)
+            raise_if_the_stores(error)
             detail = f"no readable parquet footer: {str(error)[:150]}"
             yield Reject(id=unit.uri, uri=unit.uri, reason=Reason.CORRUPT, detail=detail)
             return
@@ -114,7 +114,7 @@ def _records(
                     yield f"{unit.uri}#row={row}", rows_of(batch.slice(i, 1))[0]
                     row += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            _raise_if_the_stores(error)
+            raise_if_the_stores(error)
             detail = f"row group {group} is damaged: {str(error)[:150]}"
             while row < after:
                 yield f"{unit.uri}#row={row}", detail
