@@ -52,4 +52,4 @@ lock: install
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra hf --extra serve -c requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out dist
