@@ -20,12 +20,8 @@ TEXTS = sorted(
     for path in ([ROOT / folder] if (ROOT / folder).is_file() else (ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".md", ".yaml", ".html", ".js", ".j2")
 )
-PAGES = [
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    *(one for one in TEXTS if one.startswith(("docs/", "deploy/"))),
-]
+PAGES = [*TEXTS, "CHANGELOG.md", "CONTRIBUTING.md"]
+OTHERS = {"--help", "--verbose", "--folder", "--reuse"}  # of every command, of clipmill itself, of benchmarks
 # In a code block, behind the `#` of a file's head, or as what a cluster runs; `exec head` is compose's.
 TYPED = re.compile(
     r"^ *(?:\$ |# +|# .*, then: | *entrypoint: |# +docker compose .* exec head )?(clipmill [a-z]+(?: .*)?)$", re.M
@@ -57,12 +53,12 @@ def test_every_command_that_is_named_exists(name: str) -> None:
 def written(name: str, text: str) -> Iterator[tuple[str, bool]]:
     """Command lines of a page, and whether each is whole, as one in a block is; one inside a sentence may lack what its
     command must have."""
+    blocks, prose = [text] if name.startswith(("docs/", "deploy/")) else [], text  # what code prints, its room tests
     if name.endswith(".md"):
         blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
-        for span in SPAN.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
-            yield " ".join(span.split()), False
-    else:
-        blocks = [text]
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for span in SPAN.findall(prose):
+        yield " ".join(span.split()), False
     for block in blocks:
         for line in TYPED.findall(block.replace("\\\n", " ")):
             yield line, True
@@ -77,11 +73,12 @@ def complaint(line: str, whole: bool) -> str:
     if command is None:
         return f"no command {name}"
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    if unknown := [word for word in words if word.startswith("-") and word not in known]:
+    if unknown := [word for word in words if word.startswith("-") and word not in known | OTHERS]:
         return f"no {unknown}"
-    if grammar:
+    if grammar or "--help" in words:
         return ""
     try:
+        words = ["3" if word == "N" else word for word in words]
         command.make_context(name, words, parent=click.Context(build()))
     except click.MissingParameter as error:
         return error.format_message() if whole else ""
@@ -119,3 +116,10 @@ def test_lines_to_be_typed_are_found_at_all() -> None:
     assert {"deploy/compose.yaml", "deploy/ray-cluster.yaml", "deploy/kuberay/rayjob.yaml"} <= {
         n for n in whole if whole[n]
     }
+
+
+@pytest.mark.parametrize("name", [one for one in PAGES if one.endswith(".md") and not one.startswith("workers")])
+def test_every_option_that_a_page_names_is_some_commands(name: str) -> None:
+    parameters = [one for command in build().commands.values() for one in command.params]
+    known = {option for one in parameters for option in (*one.opts, *one.secondary_opts)}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / name).read_text())) <= known | OTHERS
