@@ -1,6 +1,8 @@
 """Building the indices of a table: `jobs.indexing.build` is the door.
 
-plan     which vector index, from size and memory (pure)    kmeans    its partitions
-vector   build, extend, merge; in segments when large       cluster   segments on the nodes of a Ray cluster
-scalar   ids, tags, kept metadata, full text                recall    what the index misses, measured
+plan       which vector index, from size and memory (pure)
+vector     build, extend, merge; in segments when large     centroids  where its partitions lie, from a sample
+segments   parts built apart, merged and committed as one   kmeans     the clustering
+cluster    segments on the nodes of a Ray cluster           recall     what the index misses, measured
+scalar     ids, tags, kept metadata, full text              names      what an index is called
 """

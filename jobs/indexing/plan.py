@@ -47,7 +47,6 @@ def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> Vec
     # Above 16 M rows partitions grow with the square root, so that training stays within reach.
     partitions = min(rows // ROWS_PER_PARTITION, int(4 * math.sqrt(rows)), MAX_PARTITIONS)
     bits = next((b for b in RQ_BITS if rows * dim * b / 8 <= memory_bytes), RQ_BITS[-1])
-    # Rotation of RaBitQ works on whole bytes of codes.
     return VectorPlan(kind="IVF_RQ", num_partitions=max(1, partitions), bits=bits)
 
 

@@ -16,9 +16,8 @@ BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
 _SAMPLE_ROWS = 20_000
 _SKIPPED = frozenset({"uri", "image_offset", "image_size", "source_etag", "tag_scores", "thumbnail"})
 _FIXED = {"id": "BTREE", "unit_id": "BITMAP", "tags": "LABEL_LIST", "caption": "INVERTED", "image_hash": "BTREE"}
-TOKENIZER = (
-    "icu"  # finds words by Unicode's rules and dictionaries; Lance's own splits at blanks, which Chinese has not
-)
+# Finds words by Unicode's rules and dictionaries; Lance's own splits at blanks, which Chinese has not.
+TOKENIZER = "icu"
 Tell = Callable[[str], None]
 
 

@@ -1,37 +1,23 @@
 """The vector index of one column: trained here, built in segments, extended by what was appended."""
 
-import logging
-import os
-from collections.abc import Callable
 from typing import Any
 
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
-from clipmill.jobs.indexing.segments import Builder, build_in_segments, groups
-
-logger = logging.getLogger(__name__)
+from clipmill.jobs.indexing.segments import Builder, Tell, build_in_segments, groups
+from clipmill.jobs.querying.snapshot import read_vector_index
 
 MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
-Tell = Callable[[str], None]
 
 
 def existing_plan(dataset: Any, column: str) -> tuple[str, VectorPlan, int, int] | None:
     """Name, shape, unindexed rows and number of deltas of the column's vector index; None where it has none."""
-    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-    for index in dataset.describe_indices():
-        if list(index.field_names) != [column]:
-            continue
-        stats = dataset.stats.index_stats(index.name)
-        parts = stats.get("indices") or [{}]
-        kind = str(stats["index_type"]).upper()
-        bits = int((parts[0].get("sub_index") or {}).get("num_bits") or 0)
-        plan = VectorPlan(
-            kind=kind,
-            num_partitions=max(int(p.get("num_partitions") or 1) for p in parts),
-            bits=bits if kind == "IVF_RQ" else 0,  # scalar quantisation has a number of bits too, which nobody chose
-        )
-        return index.name, plan, int(stats.get("num_unindexed_rows", 0)), len(parts)
+    for described in dataset.describe_indices():
+        if list(described.field_names) == [column]:
+            index = read_vector_index(dataset, described.name)
+            plan = VectorPlan(kind=index.kind, num_partitions=index.num_partitions, bits=index.bits)
+            return index.name, plan, index.unindexed_rows, index.deltas
     return None
 
 

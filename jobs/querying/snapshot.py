@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,19 +25,39 @@ from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
-_COUNTS_KEPT = 512
+_COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
 _PIECE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorIndex:
-    """`kind`: IVF_RQ, IVF_HNSW_SQ, ... `unindexed_rows` are searched beside it, exactly."""
+    """`kind`: IVF_RQ, IVF_HNSW_SQ, ... `unindexed_rows` are searched beside it, exactly. `deltas`: parts that were
+    added one after another, each searched on its own."""
 
     name: str
     kind: str
     num_partitions: int
     bits: int  # of IVF_RQ, per dimension; 0 for other kinds
     unindexed_rows: int
+    deltas: int = 1
+
+
+def read_vector_index(dataset: Any, name: str) -> VectorIndex:
+    """What Lance says of one index."""
+    # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
+    stats = dataset.stats.index_stats(name)
+    parts = stats.get("indices") or [{}]
+    kind = str(stats.get("index_type", "")).upper()
+    bits = int((parts[0].get("sub_index") or {}).get("num_bits") or 0)
+    return VectorIndex(
+        name=name,
+        kind=kind,
+        num_partitions=max(int(part.get("num_partitions") or 1) for part in parts),
+        bits=bits if kind == "IVF_RQ" else 0,  # scalar quantisation has a number of bits too, which nobody chose
+        unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
+        deltas=len(parts),
+    )
 
 
 class Snapshot:
@@ -52,7 +71,8 @@ class Snapshot:
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
         self.subsets: Recent[tuple[str, str], WarmVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
-        self._counts: OrderedDict[str | None, int] = OrderedDict()
+        self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
+        self._vector_indices: dict[str, VectorIndex | None] = {}
 
     @cached_property
     def num_rows(self) -> int:
@@ -74,10 +94,7 @@ class Snapshot:
 
     def fingerprint(self, column: str) -> Fingerprint:
         """Of a vector column. Raises UserError where there is no such column."""
-        if column not in self.schema.names or not pa.types.is_fixed_size_list(self.schema.field(column).type):
-            names = [f.name for f in self.schema if pa.types.is_fixed_size_list(f.type)]
-            raise UserError(f"{column} is no vector column of the table", f"there is: {', '.join(names)}")
-        metadata = self.schema.field(column).metadata or {}
+        metadata = self._vectors(column).metadata or {}
         if FINGERPRINT_KEY not in metadata:
             raise UserError(
                 f"the column {column} carries no fingerprint, so no text or image can be compared with it",
@@ -86,22 +103,25 @@ class Snapshot:
         return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
 
     def dim(self, column: str) -> int:
-        field = self.schema.field(column) if column in self.schema.names else None
-        if field is None or not pa.types.is_fixed_size_list(field.type):
-            self.fingerprint(column)  # raises with the list of columns
-        assert field is not None
-        return int(field.type.list_size)
+        """Of a vector column. Raises UserError where there is no such column."""
+        return int(self._vectors(column).type.list_size)
+
+    def _vectors(self, column: str) -> pa.Field:
+        names = [f.name for f in self.schema if pa.types.is_fixed_size_list(f.type)]
+        if column not in names:
+            raise UserError(f"{column} is no vector column of the table", f"there is: {', '.join(names)}")
+        return self.schema.field(column)
 
     def count(self, predicate: str | None) -> int:
         """Rows that pass a predicate; remembered, because pages and facets ask again and again."""
         if predicate is None:
             return self.num_rows
-        if predicate not in self._counts:
+
+        def counted() -> int:
             with filter_errors(predicate):
-                self._counts[predicate] = self._count(predicate)
-            while len(self._counts) > _COUNTS_KEPT:
-                self._counts.popitem(last=False)
-        return self._counts[predicate]
+                return self._count(predicate)
+
+        return self._counts.get_or_make(predicate, counted)
 
     def _count(self, predicate: str) -> int:
         """Under a deadline in pieces, so that a filter that takes too long is noticed and gives its thread back; each
@@ -155,25 +175,10 @@ class Snapshot:
         return {i.name: str(i.index_type) for i in self._indices if list(i.field_names) == [column]}
 
     def vector_index(self, column: str) -> VectorIndex | None:
-        cache: dict[str, VectorIndex | None] = self.__dict__.setdefault("_vector_indices", {})
-        if column not in cache:
-            cache[column] = self._read_vector_index(column)
-        return cache[column]
-
-    def _read_vector_index(self, column: str) -> VectorIndex | None:
-        for name in self.index_names(column):
-            # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
-            os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-            stats = self.dataset.stats.index_stats(name)
-            deltas = stats.get("indices") or [{}]
-            return VectorIndex(
-                name=name,
-                kind=str(stats.get("index_type", "")).upper(),
-                num_partitions=max(int(d.get("num_partitions") or 1) for d in deltas),
-                bits=int((deltas[0].get("sub_index") or {}).get("num_bits") or 0),
-                unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
-            )
-        return None
+        if column not in self._vector_indices:
+            name = next(iter(self.index_names(column)), None)
+            self._vector_indices[column] = read_vector_index(self.dataset, name) if name is not None else None
+        return self._vector_indices[column]
 
     def default_columns(self) -> tuple[str, ...]:
         """Everything a person reads: no vectors, no thumbnails, none of a set under way."""
