@@ -4,8 +4,6 @@ The originals come from the table's own source and nowhere else (`table.original
 range is known.
 """
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from clipmill.jobs.querying.open import Table
@@ -16,6 +14,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.samples import BadImage
 from clipmill.workers.decode.sniff import sniff
+from clipmill.workers.recent import Recent
 from clipmill.workers.store.errors import StoreUnavailable
 
 CACHE_BYTES = 64_000_000
@@ -37,26 +36,15 @@ class Pictures:
     def __init__(self, table: Table, settings: Settings) -> None:
         self._table, self._settings = table, settings
         self._limits = Limits(max_image_bytes=50_000_000, max_pixels=settings.max_pixels)
-        self._cache: OrderedDict[tuple[tuple[str, int, str], str], Encoded] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache: Recent[tuple[tuple[str, int, str], str], Encoded] = Recent(
+            lambda _, picture: len(picture.data), max_bytes=CACHE_BYTES
+        )
         self._originals = Originals(Tables.at(table.uri, table.storage), settings.allow_sources)
-        self._lock = threading.Lock()
 
     def thumbnail(self, row_id: str) -> Encoded:
         """WebP, longest side 256 pixels: the stored one, or made from the original. Raises NoPicture."""
         key = (self._table.snapshot.identity, row_id)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        made = self._stored(row_id) or self._made(row_id)
-        with self._lock:
-            if key not in self._cache:
-                self._cache[key] = made
-                self._cached_bytes += len(made.data)
-            while self._cached_bytes > CACHE_BYTES:
-                self._cached_bytes -= len(self._cache.popitem(last=False)[1].data)
-        return made
+        return self._cache.get_or_make(key, lambda: self._stored(row_id) or self._made(row_id))
 
     def original(self, row_id: str) -> Encoded:
         """The encoded bytes as they were embedded. Raises NoPicture."""
