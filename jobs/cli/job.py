@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipmill.jobs.cli.options import EXIT_INTERRUPTED, address_option, job_argument, json_option
+from clipmill.jobs.cli.options import (
+    EXIT_INTERRUPTED,
+    address_option,
+    job_argument,
+    json_option,
+    units_without_rows,
+)
 
 if TYPE_CHECKING:
     from clipmill.schemas.config import Storage
@@ -80,10 +86,7 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
         note(f"hint: to go on from there: {again}")
         sys.exit(EXIT_INTERRUPTED)
     if summary.failed_units:
-        failed = summary.failed_units
-        named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
-        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
+        note(f"error: {units_without_rows(summary.failed_units)}")
         note(f"hint: the summary names each; to try them alone again: {again}")
         sys.exit(EXIT_UNITS_FAILED)
 

@@ -16,6 +16,7 @@ from clipmill.jobs.cli.options import (
     json_option,
     storage_from,
     table_options,
+    units_without_rows,
 )
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def nightly(job_file: str, address: str | None, report_file: str | None, as_json
         sys.exit(EXIT_INTERRUPTED)
     _exit_where_refused(night.refused, night.live_after)
     if night.failed_units:
-        failed = night.failed_units
-        named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
-        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        note(f"error: {len(failed)} units failed and have no rows: {named}{more}")
+        note(f"error: {units_without_rows(night.failed_units)}")
         note("hint: the next night tries them again")
         sys.exit(EXIT_UNITS_FAILED)
 

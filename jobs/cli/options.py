@@ -1,9 +1,9 @@
-"""Arguments that several commands share. Light imports only: `clipmill --help` reads this."""
+"""Arguments and sentences that several commands share. Light imports only: `clipmill --help` reads this."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,6 +56,7 @@ address_option = click.option(
     callback=without_secret,
     help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine.",
 )
+where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 job_argument = click.argument("job_file", metavar="JOB", type=click.Path())
 
 
@@ -95,3 +96,10 @@ def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
 def version_from(text: str | None) -> int | str | None:
     """A version's number or a tag, as `open_table` takes it."""
     return int(text) if text and text.isdigit() else text
+
+
+def units_without_rows(failed: Sequence[Mapping[str, Any]]) -> str:
+    """In one sentence, the first three by name."""
+    named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return f"{len(failed)} units failed and have no rows: {named}{more}"

@@ -12,11 +12,10 @@ from clipmill.jobs.cli.options import (
     storage_from,
     table_options,
     version_from,
+    where_option,
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-
-where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 
 
 @click.command(short_help="Build or update the indices that make queries fast.")
@@ -116,13 +115,13 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
 @json_option
 def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Groups of pictures of TABLE that are byte for byte, or nearly, the same. Nothing is deleted."""
+    from clipmill.jobs.exploring.dedup import EXACT_ONLY, keep_list
     from clipmill.jobs.exploring.dedup import dedup as find_copies
-    from clipmill.jobs.exploring.dedup import keep_list
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import note, print_record, print_rows
 
     opened = open_table(table, storage=storage_from(endpoint_url, region))
-    threshold = 1.1 if options["exact"] else options["threshold"]
+    threshold = EXACT_ONLY if options["exact"] else options["threshold"]
     report = find_copies(opened, threshold=threshold, where=options["where"], prefer=options["prefer"], tell=note)
     if options["keep_list"]:
         with open(options["keep_list"], "w", encoding="utf-8") as file:

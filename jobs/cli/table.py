@@ -10,6 +10,7 @@ from clipmill.jobs.cli.options import (
     storage_from,
     table_options,
     version_from,
+    where_option,
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
@@ -41,7 +42,7 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 @click.option("--not", "unlike", metavar="TEXT", multiple=True, help="Away from what these words say.")
 @click.option("--not-like", "unlike_ids", metavar="ID", multiple=True, help="Away from the row with this id.")
 @click.option("--also", metavar="TEXT", multiple=True, help="Words beside TEXT: what lies between them is near.")
-@click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
+@where_option
 @click.option(
     "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
 )

@@ -5,7 +5,6 @@ closes, so that it never outlives the demo, whichever way that ends.
 """
 
 import contextlib
-import importlib.util
 import os
 import select
 import subprocess
@@ -17,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.installed import require
 
 BUCKET = "demo"
 HOST = "127.0.0.1"
@@ -40,7 +40,7 @@ def local_s3(log: Path, *, environment: Mapping[str, str] = _ENVIRONMENT) -> Ite
 
     Raises UserError where moto is not installed, ClipmillError where it does not start.
     """
-    _require_moto()
+    require("the demo's local S3 server", "moto", "flask")
     with log.open("wb") as errors:
         server = subprocess.Popen(
             [sys.executable, "-m", "clipmill.jobs.demo.server"],
@@ -75,13 +75,6 @@ def upload(folder: Path, prefix: str, storage: Storage) -> Iterator[tuple[int, i
     for done, path in enumerate(paths, 1):
         put_bytes(f"s3://{BUCKET}/{prefix}{path.name}", path.read_bytes(), storage)
         yield done, len(paths)
-
-
-def _require_moto() -> None:
-    if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
-        raise UserError(
-            "the demo's local S3 server, moto, is not installed", "pip install 'clipmill[demo]', or `make install`"
-        )
 
 
 def _port(server: "subprocess.Popen[bytes]", log: Path) -> int:

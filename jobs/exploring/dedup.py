@@ -15,12 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.jobs.indexing.centroids import centroids
-from clipmill.jobs.querying.open import Table
+from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
 
 DEFAULT_THRESHOLD = 0.95
+EXACT_ONLY = 1.1  # more than any cosine, so nothing is near
 BATCH_ROWS = 4096
 SMALL_ROWS = 20_000  # up to here every pair is compared
 ROWS_PER_CLUSTER = 2000
@@ -91,14 +92,12 @@ def dedup(
     prefer: Prefer = "largest",
     tell: Callable[[str], None] = lambda _: None,
 ) -> DedupReport:
-    """Groups among the rows that pass `where`. `threshold`: least cosine of a near pair; 1 and more: exact only.
+    """Groups among the rows that pass `where`. `threshold`: least cosine of a near pair; above 1: exact only.
 
     `prefer`: which of a group to keep, the picture with most pixels or the first in the table. Raises UserError.
     """
     if not 0.5 <= threshold <= 1.5:
         raise UserError(f"the threshold {threshold} is no cosine that means alike", "try 0.95; 1 finds exact copies")
-    from clipmill.jobs.querying.open import Query
-
     predicate = table.predicate(Query(where=where))
     facts = table.snapshot.dataset.scanner(
         columns=["id", "image_hash", "width", "height"], filter=predicate, with_row_id=True
@@ -232,8 +231,6 @@ def _uris(table: Table, row_ids: list[int]) -> pa.Array:
 
 def keep_list(table: Table, report: DedupReport, where: str | None = None) -> Iterator[str]:
     """Ids of every row but the surplus ones, in the table's order: what a data set without copies is made of."""
-    from clipmill.jobs.querying.open import Query
-
     surplus = {row["id"] for row in report.groups.select(["id", "keep"]).to_pylist() if not row["keep"]}
     scanner = table.snapshot.dataset.scanner(columns=["id"], filter=table.predicate(Query(where=where)))
     for batch in scanner.to_batches():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from clipmill.jobs.exploring.dedup import DEFAULT_THRESHOLD, dedup
+from clipmill.jobs.exploring.dedup import DEFAULT_THRESHOLD, EXACT_ONLY, dedup
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.reporting.contents import Histogram, TagCount, VectorMap, evenly, histograms, tag_counts, vector_map
 from clipmill.jobs.reporting.runs import RunFigures, read_runs
@@ -143,7 +143,7 @@ def copies(table: Table, album: Pictures, *, pictures: bool, tell: Tell) -> Copi
     if looked == "no":
         return Copies(looked=looked, threshold=DEFAULT_THRESHOLD)
     tell("copies")
-    found = dedup(table, threshold=DEFAULT_THRESHOLD if looked == "near" else 1.1, tell=tell)
+    found = dedup(table, threshold=DEFAULT_THRESHOLD if looked == "near" else EXACT_ONLY, tell=tell)
     grouped: dict[int, list[str]] = {}
     for row in found.groups.select(["group", "id"]).to_pylist():
         grouped.setdefault(row["group"], []).append(row["id"])
