@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC
 
+from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.table.ledger import from_batch
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
@@ -45,8 +46,7 @@ def read_changes(tables: Tables, run: str, *, since: int | None = None, until: i
     if dataset is None or mine is None:
         return Changes(run=run)
     of_mine = of_table(dataset.schema, mine)
-    quoted = run.replace("'", "''")
-    events = [e for b in dataset.to_batches(filter=f"run = '{quoted}' AND {of_mine}") for e in from_batch(b)]
+    events = [e for b in dataset.to_batches(filter=f"run = {quote(run)} AND {of_mine}") for e in from_batch(b)]
     added = {e.unit_id: e for e in events if e.state == LedgerState.COMMITTED}
     versions = {e.table_version for e in events if e.state != LedgerState.RETIRED}
     least = min(versions, default=1) if since is None else since + 1

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.exploring.facets import facets
+from clipmill.jobs.exploring.facets import MAX_DISTINCT, facets
+from clipmill.jobs.exploring.score import HEAD_KEY
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 
@@ -79,7 +80,7 @@ def tag_counts(table: Table, *, top: int = 24) -> tuple[TagCount, ...]:
 
 def drift(before: Table, after: Table, *, top: int = 8) -> Drift | None:
     """How the shares of all tags changed; None where either version has no tags."""
-    one, other = (dict(facets(table, top=100_000)[0].values) for table in (before, after))
+    one, other = (dict(facets(table, top=MAX_DISTINCT)[0].values) for table in (before, after))
     if not one or not other:
         return None
     sums = sum(one.values()), sum(other.values())
@@ -93,7 +94,7 @@ def drift(before: Table, after: Table, *, top: int = 8) -> Drift | None:
 
 def histograms(table: Table) -> tuple[Histogram, ...]:
     """Of the captions' cosines, the best tag's score, and every column that a head filled."""
-    names = [f.name for f in table.schema if f.name == "caption_score" or b"clipmill.head" in (f.metadata or {})]
+    names = [f.name for f in table.schema if f.name == "caption_score" or HEAD_KEY in (f.metadata or {})]
     tagged = ["tag_scores"] if "tag_scores" in table.schema.names else []
     found = evenly(table, [*names, *tagged], SCORED_ROWS)
     numbers = {name: found[name] for name in names}

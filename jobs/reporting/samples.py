@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.table.originals import COLUMNS, Originals, is_local, why
 from clipmill.jobs.table.tables import Tables
@@ -20,7 +21,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.samples import BadImage
 
-MAX_PICTURE_BYTES = 400  # kilobytes; of a stored thumbnail, which is somebody's word
+MAX_PICTURE_BYTES = 400_000  # of a stored thumbnail, which is somebody's word
 PAGE_BYTES = 4_000_000  # of all thumbnails of a page together, before base64
 READ_BYTES = 20_000_000
 READING_S = 30.0  # for all originals of a page; what is not read by then has no picture
@@ -93,7 +94,7 @@ class Pictures:
             return None, "enough pictures on this page"
         data = row.get("thumbnail")
         try:
-            if not data or len(data) > MAX_PICTURE_BYTES * 1000:
+            if not data or len(data) > MAX_PICTURE_BYTES:
                 data = self._original(row, proved)
             made = thumbnail(decode(data, _LIMITS, target_px=256).pixels_HWC)
         except BadImage as bad:
@@ -124,7 +125,7 @@ def reject_rows(tables: Tables, run: str | None = None) -> tuple[dict[str, int],
     of that one."""
     counts: dict[str, int] = {}
     kept: dict[str, list[dict[str, Any]]] = {}
-    where = f"run = '{run.replace(chr(39), chr(39) * 2)}'" if run is not None else None
+    where = f"run = {quote(run)}" if run is not None else None
     for batch in counted_rejects(tables, REJECT_COLUMNS, where):
         for row in _counted(batch, counts):
             mine = kept.setdefault(row["reason"], [])
