@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from clipmill.jobs.exploring.evaluate_metrics import Floats, Retrieval, ZeroShot, retrieval, zero_shot
 from clipmill.jobs.querying.encoder import encode_texts
+from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
@@ -142,8 +143,6 @@ def _read_pairs(table: Table, path: str, value: str, wanted: int) -> Pairs:
         )
     pairs = _sampled([(row[key], row[value]) for row in rows if row[key] and row[value]], wanted)
     if key == "uri":
-        from clipmill.jobs.querying.filters import quote
-
         ids: dict[str, str] = {}
         for start in range(0, len(pairs), 1000):
             listed = ", ".join(quote(uri) for uri, _ in pairs[start : start + 1000])

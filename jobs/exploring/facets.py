@@ -96,10 +96,10 @@ def _check(table: Table, column: str) -> None:
         raise UserError(f"{column} is no column whose values can be counted", f"try one of: {', '.join(known)}")
 
 
-def _count(column: str, arrays: object, top: int) -> Facet:
+def _count(column: str, arrays: Iterable[pa.Array], top: int) -> Facet:
     counts: Counter[str] = Counter()
     rows, truncated = 0, False
-    for array in arrays:  # type: ignore[attr-defined]
+    for array in arrays:
         rows += len(array)
         values = array.flatten() if pa.types.is_list(array.type) else array.drop_null()
         for entry in pc.value_counts(values):

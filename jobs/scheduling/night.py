@@ -15,7 +15,7 @@ DEADLINE_S = 20 * 3600  # a night that takes longer meets the next one
 _CRON_LINE = 990  # Debian's cron takes 999 characters of a command
 PODS = ("cronjob", "argo", "raycronjob")
 
-# Kind -> its files, each from the template of the same name, and what a person should know before using it.
+# Kind -> its files, each from the template of the same name.
 KINDS: dict[str, tuple[str, ...]] = {
     "cronjob": ("cronjob.yaml",),
     "crontab": ("crontab",),

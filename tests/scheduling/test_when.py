@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -53,12 +54,13 @@ def test_what_is_taken_comes_once_a_day_counted_minute_by_minute_at_the_changes(
     try:
         daily(at, zone, today=TODAY)
     except UserError:
-        assert minutes not in ONCE[zone]
+        assert minutes not in once(zone)
     else:
-        assert minutes in ONCE[zone]
+        assert minutes in once(zone)
 
 
-def _once(zone: str) -> set[int]:
+@cache
+def once(zone: str) -> set[int]:
     """Minutes of the day that come exactly once on every day of two years."""
     here, good = ZoneInfo(zone), set(range(24 * 60))
     for days in range(2 * 366):
@@ -74,6 +76,3 @@ def _once(zone: str) -> set[int]:
         shown = Counter(clock.hour * 60 + clock.minute for clock in clocks if clock.date() == day)
         good = {minute for minute in good if shown[minute] == 1}
     return good
-
-
-ONCE = {zone: _once(zone) for zone in ZONES}
