@@ -115,11 +115,12 @@ def count_filled(into: dict[str, int], rows: pa.RecordBatch, names: Iterable[str
     """How many rows have a value in each column; no tags are none."""
     for name in names:
         column = rows.column(name)
-        if name == "tags":
-            number = int(pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py() or 0)
-        else:
-            number = len(column) - column.null_count
+        number = num_tagged(column) if name == "tags" else len(column) - column.null_count
         into[name] = into.get(name, 0) + number
+
+
+def num_tagged(tags: pa.Array) -> int:
+    return int(pc.sum(pc.greater(pc.list_value_length(tags), 0)).as_py() or 0)
 
 
 @dataclass(slots=True)
