@@ -42,6 +42,26 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
     return image, wanted
 
 
+def is_text(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds text, which then may be a URI."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Whether a column of this Arrow type may hold encoded images: as they are, or as Hugging Face's {bytes, path}."""
+    import pyarrow as pa
+
+    of = pa.types
+    kind = kind.value_type if of.is_dictionary(kind) else kind
+    if of.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    plain = (of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_binary_view)
+    return any(test(kind) for test in plain)
+
+
 def rows_of(batch: Any) -> list[dict[str, Any]]:
     """The rows of a record batch as plain Python. A value that Python has no type for, such as a date of the year
     20000, costs itself alone: a text in angle brackets stands for it."""

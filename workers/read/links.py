@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.columns import is_text
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import open_rows
 from clipmill.workers.read.remote import BadUri, allowed_uri
@@ -45,13 +44,7 @@ def _parquet_records(unit: WorkUnit, storage: Storage) -> Iterator[dict[str, Any
 
     with open_stream(unit.uri, storage) as stream:
         file = pq.ParquetFile(stream, pre_buffer=False)
-        texts = [f.name for f in file.schema_arrow if _is_text(f.type)]
+        texts = [f.name for f in file.schema_arrow if is_text(f.type)]
         groups = range(int(unit.start or 0), min(int(unit.end or file.num_row_groups), file.num_row_groups))
         for batch in file.iter_batches(1000, row_groups=list(groups), columns=texts, use_threads=False):
             yield from batch.to_pylist()
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -18,7 +18,7 @@ import xxhash
 
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.workers.read.columns import IMAGE_NAMES
+from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.read.tar import BadTar, TarReader, plain_name
@@ -159,15 +159,6 @@ def _too_many(num_bytes: int, max_bytes: int) -> TooManyBytes | None:
 
 def _byte_columns(schema: pa.Schema) -> list[str]:
     """Columns that may hold encoded images, those with a usual name first."""
-
-    def holds_bytes(kind: pa.DataType) -> bool:
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
-        plain = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-        return any(is_kind(kind) for is_kind in plain)
-
     names = [field.name for field in schema if holds_bytes(field.type)]
     return sorted(names, key=lambda name: IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES))
 

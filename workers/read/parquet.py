@@ -12,7 +12,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, needed_columns, rows_of
+from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, is_text, needed_columns, rows_of
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.read.remote import Row, caption_path, read_rows
 from clipmill.workers.store.storage import open_stream
@@ -55,19 +55,12 @@ def raise_if_the_stores(error: Exception) -> None:
 
 def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]:
     """(image column, all columns, whether the image is a URI). Raises UserError."""
-    import pyarrow as pa
-
     schema = file.schema_arrow
     image, columns = needed_columns(schema.names, source, uri, IMAGE_NAMES)
     kind = schema.field(image).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    of = pa.types
-    if of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind):
+    if is_text(kind):
         return image, columns, True
-    has_bytes = of.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    is_bytes = (of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_binary_view)
-    if has_bytes or any(test(kind) for test in is_bytes):
+    if holds_bytes(kind):
         return image, columns, False
     raise UserError(
         f"column {image} of {uri} is {kind}, neither image bytes nor a URI", "name another column in source.image"
