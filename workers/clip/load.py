@@ -23,7 +23,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
 from clipmill.workers.clip.names import find
 from clipmill.workers.naming.hub import without_waiting
-from clipmill.workers.naming.names import HF_HUB_PREFIX, Resolved
+from clipmill.workers.naming.names import HF_HUB_PREFIX, INSTALL_HF, Resolved
 
 RANDOM_SEED = 20261121
 
@@ -90,7 +90,7 @@ def build_model(resolved: Resolved) -> Any:
         except ImportError as error:
             raise UserError(
                 f"{resolved.open_clip_name} needs another library: {error}",
-                "pip install clipmill[hf] (transformers and sentencepiece)",
+                INSTALL_HF,
             ) from error
         except _MODEL_SOURCE_ERRORS as error:
             raise UserError(
@@ -239,7 +239,7 @@ def _load_tokenizer(resolved: Resolved) -> Tokenizer:
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error)}",
-            "pip install clipmill[hf] (transformers and sentencepiece)",
+            INSTALL_HF,
         ) from error
     except Exception as error:  # transformers, the hub's client and its transport raise some twenty kinds
         raise UserError(

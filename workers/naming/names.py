@@ -32,6 +32,7 @@ RANDOM = "random"
 MODELS = Path(__file__).parents[1] / "models"
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 HF_HUB_PREFIX, LOCAL_DIR_PREFIX = "hf-hub:", "local-dir:"  # open_clip's
+INSTALL_HF = "pip install 'clipmill[hf]' (transformers and sentencepiece), on every node"
 
 # open_clip's own order of preference, safetensors first.
 _PREFERRED = (
@@ -93,7 +94,7 @@ def needs_library(open_clip_name: str, text_cfg: Mapping[str, Any]) -> None:
     if importlib.util.find_spec("transformers") is None:
         raise UserError(
             f"{open_clip_name} takes its texts apart with the library transformers, which is not installed",
-            "pip install 'clipmill[hf]' (transformers and sentencepiece), on every node",
+            INSTALL_HF,
         )
 
 
