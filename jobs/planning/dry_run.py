@@ -98,11 +98,9 @@ def _check_table(schema: pa.Schema, job: JobFile) -> None:
     """As embed does. A model under another name than the table's is loaded for that: it may have the same weights."""
     mine = None
     if not compat.has_model_of(schema, job):
-        from clipmill.schemas.model import ModelSpec
         from clipmill.workers.load import load_engine
 
-        spec = ModelSpec(name=job.model.name, pretrained=job.model.pretrained, precision=job.model.precision)
-        mine = load_engine(spec).fingerprint
+        mine = load_engine(job.model.spec()).fingerprint
     compat.check_table(schema, job, compat.job_vocabulary(job), mine)
 
 

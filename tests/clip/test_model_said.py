@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 from clipmill.jobs.planning.dry_run import dry_run
 from clipmill.jobs.running.embed import embed
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
@@ -190,6 +192,28 @@ def test_the_pixels_are_prepared_so_and_the_fingerprint_finds_the_model_again(
     pixels_BCHW = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     assert not np.allclose(other.encode_images(pixels_BCHW), engine.encode_images(pixels_BCHW), atol=1e-3)
     assert other.fingerprint.differences(made), "two preprocessings must not share a column"
+
+
+def test_plan_loads_weights_under_another_name_as_the_job_says(tmp_path: Path, small_mobile: str) -> None:
+    """The table has them from elsewhere; that they are the same, only loading tells."""
+    how = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    for place in ("there", "here"):
+        (tmp_path / place).mkdir()
+        save_file(state_dict("vit"), tmp_path / place / "weights.safetensors")
+    spec = ModelSpec(
+        name=small_mobile, pretrained=f"{tmp_path}/there/weights.safetensors", precision="fp32", preprocess=how
+    )
+    made = load_engine(spec, device="cpu", threads=1).fingerprint
+    tables = Tables.at(f"{tmp_path}/db/t")
+    tables.create(
+        "",
+        rows_schema(dim=48, keep={}, fingerprint_json=made.to_json(), vocabulary_json=None, thumbnails=False),
+    )
+    (tmp_path / "a.jpg").write_bytes(encoded(picture(1)))
+    model = {"name": small_mobile, "pretrained": f"{tmp_path}/here/weights.safetensors", "precision": "fp32"}
+    source = {"format": "files", "uri": f"{tmp_path}/*.jpg"}
+    job = {"table": f"{tmp_path}/db/t", "source": source, "model": {**model, "preprocess": how}}
+    assert dry_run(JobFile.model_validate(job)).new == 1
 
 
 def test_names_are_checked_without_importing_open_clip() -> None:
