@@ -33,10 +33,8 @@ def test_driver_killed_inside_a_step(scene: Scene, step: str, seed: int) -> None
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     events = scene.events()
-    assert events[-1] == f"stopped {step}" or "stopped" in " ".join(events), "the kill landed outside the step"
-    assert f"woke {step}" not in events
-    received = {e.split()[1] for e in events if e.startswith("receipt")}
-    before = len({e for e in received})
+    assert f"woke {step}" not in events, "the kill landed outside the step"
+    before = len({e.split()[1] for e in events if e.startswith("receipt")})
     summary = scene.finish()
     committed_before = UNITS - summary["units"]
     repeated = before - committed_before
