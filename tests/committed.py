@@ -1,15 +1,19 @@
-"""Small real tables for the tests of the commit protocol: real Lance, no Ray, no model. D = 4."""
+"""Small real tables for the tests of the commit protocol: real Lance, no Ray, no model. D = 4. And drivers that die."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
+from clipmill.jobs.committing.commit import Hook
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.config import Commit
 from clipmill.schemas.model import Fingerprint, Preprocess
 from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
 from clipmill.schemas.rejects import Reason, Reject
@@ -17,6 +21,7 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
 
 DIM = 4
+NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})  # only when the test says so
 FINGERPRINT = Fingerprint(
     model="stub:4",
     pretrained="",
@@ -42,6 +47,40 @@ def take_lease(tables: Tables, run: str, *, ttl_s: float = 30.0) -> Lease:
     lease.take(poll_s=0.05)
     lease.fence()
     return lease
+
+
+class Killed(BaseException):
+    """kill -9: nothing in the protocol catches it."""
+
+
+def killer(step: str, after: int = 0) -> Hook:
+    """A hook that kills the driver at this step of a commit, and lets `after` commits by first."""
+    left = after
+
+    def hook(now: str) -> None:
+        nonlocal left
+        if now == step:
+            left -= 1
+            if left < 0:
+                raise Killed(step)
+
+    return hook
+
+
+@contextmanager
+def mortal(tables: Tables, run: str) -> Iterator[Lease]:
+    """A run under its lease, of which nothing is seen when it is killed; the release stands for the term that ends."""
+    lease = take_lease(tables, run)
+    with suppress(Killed):
+        yield lease
+    lease.release()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def rows_table(
@@ -136,6 +175,12 @@ def receipt(
         reject_fragments=rejects,
         content_hash=f"hash-{unit_id}",
     )
+
+
+def alias(one: WorkUnit, run: str, of: str, content_hash: str) -> Receipt:
+    """What a worker says of a unit whose content is that of unit `of`."""
+    made = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=of)
+    return replace(made, content_hash=content_hash)
 
 
 def ids(tables: Tables) -> list[str]:

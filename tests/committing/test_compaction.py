@@ -14,7 +14,7 @@ from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import LeaseLost
-from tests.committed import entry, fragments, ids, make_tables, take_lease
+from tests.committed import Killed, entry, fragments, ids, killer, make_tables, take_lease
 
 
 @pytest.fixture
@@ -80,15 +80,9 @@ def test_healing_reads_across_a_pass(tables: Tables) -> None:
     lease = take_lease(tables, "a")
     fill(tables, Committer(tables, lease), range(4))
 
-    class Killed(BaseException):
-        pass
-
-    def hook(step: str) -> None:
-        if step == "after_rows":
-            raise Killed
-
+    dies = Committer(tables, lease, hook=killer("after_rows"))
     with pytest.raises(Killed):
-        Committer(tables, lease, hook=hook).commit([entry("u4", "a", 2)], fragments(tables, "u4", ["u4-a", "u4-b"]))
+        dies.commit([entry("u4", "a", 2)], fragments(tables, "u4", ["u4-a", "u4-b"]))
     lease.release()
     again = take_lease(tables, "b")
     Compactor(tables, again).compact()

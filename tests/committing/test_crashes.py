@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.commit import STEPS, Committer, no_hook
 from clipmill.jobs.committing.compaction import Compactor
 from clipmill.jobs.committing.duplicates import Deduplicator, units_to_redo
 from clipmill.jobs.planning.plan import Plan, make_plan
@@ -19,17 +19,12 @@ from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Commit, Storage
-from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.config import Storage
+from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.units import WorkUnit
-from tests.committed import make_tables, receipt, take_lease, unit
+from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
 
-NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
 NAMES = "abcdefghij"  # ids; few, so that they collide
-
-
-class Killed(BaseException):
-    """kill -9: nothing in the protocol catches it."""
 
 
 @dataclass
@@ -73,22 +68,12 @@ class World:
     def run(self, *, die_at: tuple[str, int] | None = None, skip: int = -1, compact: bool = False) -> None:
         """One driver. `die_at`: (step, which one of them); `skip`: the number of a unit that fails."""
         self.runs += 1
-        lease = take_lease(self.tables, f"run{self.runs}")
-        left = die_at[1] if die_at else 0
-
-        def hook(step: str) -> None:
-            nonlocal left
-            if die_at and step == die_at[0]:
-                left -= 1
-                if left < 0:
-                    raise Killed
-
-        try:
+        with mortal(self.tables, f"run{self.runs}") as lease:
             latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
             plan = self.plan(latest)
             version = int(self.tables.open().version)
             collector = Collector(
-                Committer(self.tables, lease, hook=hook),
+                Committer(self.tables, lease, hook=killer(*die_at) if die_at else no_hook),
                 plan,
                 NEVER,
                 Deduplicator(self.tables, version, "0" * 16),
@@ -100,17 +85,12 @@ class World:
                 if number % 2:
                     collector._commit()
             collector._commit()
-        except Killed:
-            pass
-        lease.release()  # stands for the term that runs out
 
     def work(self, one: WorkUnit, run: str, known: dict[str, str]) -> Receipt:
         of, names = self.units()[one.unit_id]
         content = repr(names)
         if content in known:
-            old = known[content]
-            alias = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=old)
-            return replace(alias, content_hash=content)
+            return alias(one, run, known[content], content)
         made = receipt(self.tables, run, one.unit_id, names, bad=len(names) % 2, of=of)
         return replace(made, content_hash=content)
 

@@ -20,7 +20,7 @@ from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
-from tests.committed import make_tables, take_lease
+from tests.committed import make_tables, take_lease, wait_until
 from tests.conftest import unprivileged
 from tests.fake_s3 import FakeS3
 
@@ -93,10 +93,7 @@ def test_a_process_that_was_killed_and_not_yet_reaped_is_gone() -> None:
     holder = here(pid=child.pid, started=process_start(child.pid))
     assert not holder.is_dead()
     child.kill()
-    deadline = time.monotonic() + 10
-    while not holder.is_dead():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(holder.is_dead)
     child.wait()
     assert child.stdin is not None
     child.stdin.close()
@@ -134,13 +131,6 @@ class Troubled(Lease):
         if self.trouble is not None:
             raise self.trouble
         super().renew()
-
-
-def wait_until(condition, timeout_s: float = 20.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_renewal_that_fails_is_told_once_and_tried_again(tables: Tables) -> None:

@@ -13,24 +13,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.commit import STEPS, Committer, no_hook
 from clipmill.jobs.committing.moves import NOTHING, Moves, gone_from
 from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Commit, Storage
+from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
 from clipmill.schemas.units import WorkUnit
-from tests.committed import make_tables, receipt, take_lease, unit
+from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
 from tests.planning.test_plan import committed, ledger_of
 
-NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
 PLACES, CONTENTS = "pqrs", "ABC"
-
-
-class Killed(BaseException):
-    """kill -9: nothing in the protocol catches it."""
 
 
 @dataclass
@@ -63,36 +58,22 @@ class World:
     def work(self, one: WorkUnit, run: str, known: dict[str, str]) -> Receipt:
         content = f"hash-{self.bucket[place_of(one)][0]}"
         if content in known:
-            alias = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=known[content])
-            return replace(alias, content_hash=content)
+            return alias(one, run, known[content], content)
         made = receipt(self.tables, run, one.unit_id, [f"{one.uri}#{content}.{n}" for n in range(2)], bad=1, of=one)
         return replace(made, content_hash=content)
 
     def run(self, *, die_at: tuple[str, int] | None = None) -> Plan:
         self.runs += 1
-        lease = take_lease(self.tables, f"run{self.runs}")
-        left = die_at[1] if die_at else 0
-
-        def hook(step: str) -> None:
-            nonlocal left
-            if die_at and step == die_at[0]:
-                left -= 1
-                if left < 0:
-                    raise Killed
-
-        latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
-        plan = make_plan(self.units(), latest)
-        committer = Committer(self.tables, lease, hook=hook)
-        collector = Collector(committer, plan, NEVER, is_gone=self.is_gone)
-        try:
+        with mortal(self.tables, f"run{self.runs}") as lease:
+            latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
+            plan = make_plan(self.units(), latest)
+            committer = Committer(self.tables, lease, hook=killer(*die_at) if die_at else no_hook)
+            collector = Collector(committer, plan, NEVER, is_gone=self.is_gone)
             for number, one in enumerate(plan.todo):
                 collector._take(self.work(one, lease.run, plan.known.get(one.unit_id, {})))
                 if number % 2:
                     collector._commit()
             collector._commit()
-        except Killed:
-            pass
-        lease.release()
         return plan
 
     def tell(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.commit import STEPS, Committer
+from clipmill.jobs.committing.commit import STEPS, Committer, no_hook
 from clipmill.jobs.committing.duplicates import Deduplicator, units_to_redo
 from clipmill.jobs.committing.moves import Gone, unlisted
 from clipmill.jobs.planning.plan import Plan, make_plan
@@ -23,18 +23,13 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import status
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Commit, Storage
-from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
+from clipmill.schemas.config import Storage
+from clipmill.schemas.receipts import LedgerEntry, Receipt
 from clipmill.schemas.units import WorkUnit
-from tests.committed import make_tables, receipt, take_lease, unit
+from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
 
-NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
 KEYS = "abcdefgh"
 Samples = tuple[tuple[str, int], ...]  # key, and which bytes
-
-
-class Killed(BaseException):
-    """kill -9: nothing in the protocol catches it."""
 
 
 @dataclass
@@ -80,38 +75,24 @@ class World:
     def run(self, *, die_at: tuple[str, int] | None = None, each: int = 2) -> None:
         """One driver, which commits after `each` units."""
         self.runs += 1
-        lease = take_lease(self.tables, f"run{self.runs}")
-        left = die_at[1] if die_at else 0
-
-        def hook(step: str) -> None:
-            nonlocal left
-            if die_at and step == die_at[0]:
-                left -= 1
-                if left < 0:
-                    raise Killed
-
-        try:
+        with mortal(self.tables, f"run{self.runs}") as lease:
             latest, _ = heal.heal(self.tables, Committer(self.tables, lease))
             plan = self.plan(latest)
             gone = Gone(unlisted(self.units(), latest), self.is_gone, plan.replaced)
             deduplicate = Deduplicator(self.tables, int(self.tables.open().version), "0" * 16, gone)
-            committer = Committer(self.tables, lease, hook=hook)
+            committer = Committer(self.tables, lease, hook=killer(*die_at) if die_at else no_hook)
             collector = Collector(committer, plan, NEVER, deduplicate, is_gone=self.is_gone)
             for number, one in enumerate(plan.todo, start=1):
                 collector._take(self.work(one, lease.run, plan.known.get(one.unit_id, {})))
                 if number % each == 0:
                     collector._commit()
             collector._commit()
-        except Killed:
-            pass
-        lease.release()
 
     def work(self, one: WorkUnit, run: str, known: dict[str, str]) -> Receipt:
         of, samples = self.units()[one.unit_id]
         content = repr(samples)
         if content in known:
-            alias = Receipt(unit_id=one.unit_id, run=run, attempt=1, outcome=Outcome.ALIAS, alias_of=known[content])
-            return replace(alias, content_hash=content)
+            return alias(one, run, known[content], content)
         names, images = [key for key, _ in samples], [f"{key}{bytes_}" for key, bytes_ in samples]
         made = receipt(self.tables, run, one.unit_id, names, bad=len(names) % 2, of=of, images=images)
         return replace(made, content_hash=content)

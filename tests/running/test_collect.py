@@ -16,10 +16,19 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Commit
 from clipmill.schemas.errors import LeaseLost
-from clipmill.schemas.receipts import LedgerState, Outcome, Receipt
-from tests.committed import entry, fragments, ids, make_tables, receipt, take_lease, unit
-
-NEVER = Commit.model_validate({"every_rows": 10**9, "every_s": 3600})
+from clipmill.schemas.receipts import LedgerState
+from tests.committed import (
+    NEVER,
+    alias,
+    entry,
+    fragments,
+    ids,
+    make_tables,
+    receipt,
+    take_lease,
+    unit,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -34,13 +43,6 @@ def plan(names: Iterable[str], groups: tuple[Replacement, ...] = ()) -> Plan:
 def collector(tables: Tables, made: Plan, options: Commit = NEVER, **more: Any) -> Collector:
     committer = Committer(tables, take_lease(tables, "a"))
     return Collector(committer, replace(made, ledger=ledger.read_ledger(tables)), options, **more)
-
-
-def wait_until(condition: Any, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def commit_old(tables: Tables, *names: str) -> None:
@@ -178,8 +180,7 @@ def test_an_alias_keeps_the_old_rows_under_both_names(tables: Tables) -> None:
     group = Replacement(old=frozenset({"old"}), new=frozenset({"new"}))
     one = collector(tables, plan(["new"], (group,)))
     one.start()
-    same = Receipt(unit_id="new", run="a", attempt=1, outcome=Outcome.ALIAS, alias_of="old", content_hash="h")
-    one.offer(same)
+    one.offer(alias(unit("new"), "a", "old", "h"))
     one.close()
     assert ids(tables) == ["old-row"]
     entries = ledger.live(ledger.read_ledger(tables))
