@@ -163,6 +163,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     is not there, or nothing was selected."""
     from clipmill.jobs.exploring.export import ExportOptions
     from clipmill.jobs.exploring.export import export as write
+    from clipmill.jobs.maintaining.delete import read_ids
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import note, print_record
 
@@ -177,7 +178,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         to=options["to"],
         format=options["form"],
         query=query,
-        ids=_ids(listed) if listed else None,
+        ids=read_ids(listed) if listed else None,
         columns=options["columns"] or None,
         allow_sources=options["allow_sources"],
     )
@@ -187,18 +188,6 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     if report.left_out:
         note(f"left out: {report.left_out}")
         raise SystemExit(EXIT_UNITS_FAILED)
-
-
-def _ids(path: str) -> tuple[str, ...]:
-    from pathlib import Path
-
-    from clipmill.schemas.errors import UserError
-
-    try:
-        return tuple(Path(path).read_text("utf-8").splitlines())
-    except (UnicodeDecodeError, OSError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"--ids {path} cannot be read: {why}", "give a text file with an id a line") from None
 
 
 @click.command(short_help="Zero-shot accuracy and retrieval recall.")

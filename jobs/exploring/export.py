@@ -42,9 +42,10 @@ _IDS_AT_A_TIME = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: only these.
-    `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None: by format. `allow_sources`:
-    places beside the table's own source that images may be read from, see `jobs.table.originals`."""
+    """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: of those that pass,
+    only these; not with an example. `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None:
+    by format. `allow_sources`: places beside the table's own source that images may be read from, see
+    `jobs.table.originals`."""
 
     to: str
     format: Format = "parquet"
@@ -92,6 +93,8 @@ def export(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Write the selected rows. Raises UserError where the destination already holds something."""
+    if options.ids is not None and len(options.query.positive):
+        raise UserError("an export is of the best hits or of a list of ids, not of both", "leave out --near or --ids")
     storage = storage or table.storage
     _check_empty(options.to, storage)
     rows, files = 0, 0
@@ -115,7 +118,7 @@ def export(
         files=files,
         missing=len(missing),
         missing_by_reason=dict(Counter(one["reason"] for one in missing)),
-        unknown_ids=max(0, len(set(options.ids or ())) - rows - len(missing)) if options.ids else 0,
+        unknown_ids=_unknown_ids(table, options),
     )
     _put(options.to, MARKER, json.dumps(asdict(report), indent=1).encode(), storage)
     return report
@@ -182,12 +185,23 @@ def _parts(table: Table, options: ExportOptions) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
+def _id_predicates(options: ExportOptions) -> list[str]:
+    """Each id once, some thousand in a filter."""
+    ids = list(dict.fromkeys(options.ids or ()))
+    return [ids_predicate(ids[n : n + _IDS_AT_A_TIME]) for n in range(0, len(ids), _IDS_AT_A_TIME)]
+
+
+def _unknown_ids(table: Table, options: ExportOptions) -> int:
+    """Those that no row has. Whom the query's filters leave out is known."""
+    known = sum(int(table.snapshot.dataset.count_rows(one)) for one in _id_predicates(options))
+    return len(set(options.ids or ())) - known
+
+
 def _batches(table: Table, options: ExportOptions, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
     predicate = table.predicate(options.query)
     filters = [predicate]
     if options.ids is not None:
-        chunks = [options.ids[n : n + _IDS_AT_A_TIME] for n in range(0, len(options.ids), _IDS_AT_A_TIME)]
-        filters = [conjunction([predicate, ids_predicate(chunk)]) for chunk in chunks]
+        filters = [conjunction([predicate, one]) for one in _id_predicates(options)]
     for one in filters:
         with filter_errors(one):
             yield from table.snapshot.dataset.scanner(

@@ -64,10 +64,7 @@ TYPED: dict[str, tuple[str, str]] = {
     "demo --out HERE/notes.txt": ("notes.txt is not a folder", "--out"),
     "demo --out /proc/demo": ("/proc/demo cannot be", "--out"),
     # files to read
-    "export TABLE --to HERE/out --ids HERE/picture.jpg": (
-        "picture.jpg cannot be read: it is not UTF-8",
-        "an id a line",
-    ),
+    "export TABLE --to HERE/out --ids HERE/picture.jpg": ("picture.jpg is no UTF-8 text", "one id a line"),
     "export TABLE --to HERE/out --ids HERE/none.txt": ("none.txt' does not exist", "--help"),
     "evaluate TABLE --captions HERE/picture.jpg": ("picture.jpg is not CSV", "UTF-8"),
     "plan HERE/absent-list.yaml": ("HERE/absent.csv", "check the spelling, and the folder"),

@@ -52,6 +52,25 @@ def test_only_the_ids_of_a_list(table: Table, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out" / "part-00000.parquet")["id"].to_pylist() == list(ids)
 
 
+def test_an_id_that_is_named_twice_is_one_row_and_one_that_a_filter_leaves_out_is_known(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipmill.jobs.exploring.export._IDS_AT_A_TIME", 2)
+    (tmp_path / "ids").write_text("row-000003\nrow-000004\n\nrow-000003\nnobody\n")
+    options = ["--ids", str(tmp_path / "ids"), "--where", "views = 3", "--json"]
+    assert cli.run(["export", table.uri, "--to", str(tmp_path / "out"), *options]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert (said["rows"], said["unknown_ids"]) == (1, 1)
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet")["id"].to_pylist() == ["row-000003"]
+
+
+def test_best_hits_among_a_list_of_ids_are_not_offered(table: Table, tmp_path: Path) -> None:
+    query = Query(positive=Examples(texts=("red shoe",)), k=3)
+    with pytest.raises(UserError, match="not of both"):
+        export(table, ExportOptions(to=str(tmp_path / "out"), query=query, ids=("row-000003",)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_webdataset_has_the_images_captions_and_rows(table: Table, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "000010.png").unlink()
     report = export(table, ExportOptions(to=str(tmp_path / "out"), format="webdataset", rows_per_file=100))
