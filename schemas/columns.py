@@ -1,4 +1,4 @@
-"""The table's Arrow schema, and those of the three tables beside it: the contract for everyone downstream.
+"""The table's Arrow schema, and those of the tables beside it: the contract for everyone downstream.
 
 D: dimension of the model's shared space.
 """

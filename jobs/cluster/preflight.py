@@ -14,7 +14,6 @@ LIBRARIES = ("ray", "torch", "open_clip_torch", "pylance", "lancedb")  # what th
 
 def here() -> dict[str, str]:
     """Versions of the process that this runs in; what is not installed is left out."""
-    import sys
     from importlib import metadata
 
     from clipmill.workers.origin import origin

@@ -71,7 +71,7 @@ class Gone:
         asked = {unit_id for unit_id in unit_ids if unit_id in self._entries}
         new = sorted(asked - self._looked.keys())
         places = [self._entries[unit_id] for unit_id in new]
-        answers = ordered_map(places, self._is_gone, weigh=lambda _: 0, max_bytes=1, threads=_THREADS)
+        answers = ordered_map(places, self._is_gone, threads=_THREADS)
         self._looked.update(zip(new, answers, strict=True))
         return {unit_id for unit_id in asked if self._looked[unit_id]}
 
@@ -111,4 +111,4 @@ def gone_from(storage: Storage) -> IsGone:
 
 def count_gone(entries: Iterable[LedgerEntry], storage: Storage) -> int:
     """How many of these places hold nothing any more."""
-    return sum(ordered_map(entries, gone_from(storage), weigh=lambda _: 0, max_bytes=1, threads=_THREADS))
+    return sum(ordered_map(entries, gone_from(storage), threads=_THREADS))

@@ -161,7 +161,7 @@ def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[W
             return item, None
 
     objects = _objects(source, storage, left_out)
-    for item, groups in ordered_map(objects, footer, weigh=lambda _: 0, max_bytes=1, threads=_FOOTER_THREADS):
+    for item, groups in ordered_map(objects, footer, threads=_FOOTER_THREADS):
         for first, after, rows, size in _merge(groups, item.size_bytes):
             start, end = ("", "") if rows is None else (str(first), str(after))
             yield WorkUnit(

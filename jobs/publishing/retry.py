@@ -62,7 +62,7 @@ class Retry:
 
     def _answer(self, uris: list[str]) -> dict[str, bool]:
         new = [uri for uri in uris if uri not in self._answers]
-        answers = ordered_map(new, self._is_there, weigh=lambda _: 0, max_bytes=1, threads=_THREADS)
+        answers = ordered_map(new, self._is_there, threads=_THREADS)
         self._answers.update(zip(new, answers, strict=True))
         return self._answers
 

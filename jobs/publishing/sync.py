@@ -71,7 +71,7 @@ class Sync:
     def _with_empty_place(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
         asked = [entry for entry in entries if entry.unit_id not in self._empty]
         is_gone = gone_from(self.job.storage)
-        answers = ordered_map(asked, is_gone, weigh=lambda _: 0, max_bytes=1, threads=_THREADS)
+        answers = ordered_map(asked, is_gone, threads=_THREADS)
         self._empty.update(zip([entry.unit_id for entry in asked], answers, strict=True))
         return [entry for entry in entries if self._empty[entry.unit_id]]
 

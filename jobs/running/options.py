@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from clipmill.jobs.committing.cleanup import KEEP
 from clipmill.jobs.committing.commit import Hook, no_hook
+from clipmill.jobs.committing.holder import TTL_S
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.table.ledger import Ledger
 
@@ -33,7 +34,7 @@ class Options:
     publish: bool = False
     command: str = "embed"
     resume: str = ""  # the command that resumes, for a person
-    lease_ttl_s: float = 30.0
+    lease_ttl_s: float = TTL_S
     num_cpus: int | None = None  # of a cluster started here; None: the machine's
     keep_versions: timedelta = KEEP
     redo: Callable[[Ledger], frozenset[str]] = nothing_again

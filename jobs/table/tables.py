@@ -1,11 +1,12 @@
-"""Where a table and the three tables beside it live, and how they are opened. One of the owners of lance.
+"""Where a table and those beside it live, and how they are opened. One of the owners of lance.
 
 <db>/<name>.lance            the rows
 <db>/<name>__units.lance     the ledger
 <db>/<name>__rejects.lance   samples without a row
 <db>/<name>__runs.lance      what ran, the lease, the reference vectors of the self-check
+<db>/<name>__deleted.lance   what people had deleted, once somebody did (`table.tombstones`)
 
-The rows table gets an id when it is made, and what the other three say carries it: whoever drops the rows alone and
+The rows table gets an id when it is made, and what the others say carries it: whoever drops the rows alone and
 makes them again gets a table of another id, of which the old ledger says nothing.
 """
 
@@ -28,7 +29,7 @@ from clipmill.workers.store.errors import StoreBusy, of_table
 PYLANCE = "13.0.0"
 SIDE_TABLES = {"runs": columns.RUNS, "units": columns.UNITS, "rejects": columns.REJECTS}
 MAX_CONFLICTS = 50
-_TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, the three beside it have not
+_TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, those beside it have not
 
 
 def lance_module() -> Any:
@@ -69,7 +70,7 @@ class Tables:
         return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
 
     def uri(self, part: str = "") -> str:
-        """`part`: empty for the rows, else units, rejects or runs."""
+        """`part`: empty for the rows, else units, rejects, runs or deleted."""
         return f"{self.database}/{self.name}{'__' + part if part else ''}.lance"
 
     @property
@@ -83,11 +84,12 @@ class Tables:
         self,
         part: str = "",
         *,
-        version: int | str | None = None,
+        version: int | None = None,
         missing_ok: bool = False,
         cache_bytes: int | None = None,
     ) -> Any:
-        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none.
+        """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none. For the
+        version that a tag names: `table.readers.tags_of`.
 
         `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once.
         """
@@ -217,4 +219,4 @@ def new_id() -> str:
 
 def _is_missing(error: Exception) -> bool:
     text = str(error).lower()
-    return "not found" in text or "does not exist" in text or "was not found" in text
+    return "not found" in text or "does not exist" in text

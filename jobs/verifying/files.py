@@ -18,7 +18,7 @@ _TITLES = {"units": "the ledger", "rejects": "the rejects", "runs": "the runs", 
 
 
 def check_files(tables: Tables, part: str, dataset: Any, say: Problems) -> list[Any]:
-    """The fragments of one of the four tables whose files are all there; names what is missing or cut."""
+    """The fragments of the rows or of a table beside them whose files are all there; names what is missing or cut."""
     title = _TITLES.get(part, "the table")
     data = _sizes(tables, part, "data")
     deletions = _sizes(tables, part, "_deletions")

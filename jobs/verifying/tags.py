@@ -42,8 +42,7 @@ class Rules:
 
 
 def rules(tables: Tables, rows: Any) -> Rules:
-    """From what the column's metadata says, and the vocabulary where it is found: built in, or as the last job names
-    it."""
+    """From what the column's metadata says, and the vocabulary where it is found (`table.vocabularies`)."""
     stored = compat.stored_vocabulary(rows.schema)
     if stored is None:
         return Rules(tagged=False)

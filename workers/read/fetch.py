@@ -42,10 +42,16 @@ def memory_share(limits: Limits) -> int:
 
 
 def ordered_map(
-    items: Iterable[T], fetch: Callable[[T], R], *, weigh: Callable[[T], int], max_bytes: int, threads: int = THREADS
+    items: Iterable[T],
+    fetch: Callable[[T], R],
+    *,
+    weigh: Callable[[T], int] = lambda item: 0,
+    max_bytes: int = 0,
+    threads: int = THREADS,
 ) -> Iterator[R]:
     """`fetch` of every item, `threads` at a time, in order. `weigh` says how many bytes a result may hold; results
-    waiting and under way stay within `max_bytes`, except that one item is always allowed.
+    waiting and under way stay within `max_bytes`, except that one item is always allowed. Left out where results are
+    answers that weigh nothing.
 
     What `fetch` raises is raised in its place, and the rest is abandoned.
     """
