@@ -5,7 +5,6 @@ N: rows of a fragment. D: dimension.
 """
 
 import json
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from clipmill.schemas.errors import UserError
 MAX_HEAD_BYTES = 50_000_000
 HEAD_KEY = b"clipmill.head"  # field metadata of a score column: JSON {file, sha256, vector}
 FENCED_RETRIES = 10
-STORAGE_VERSION = "2.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,16 +203,12 @@ def _scores(fragment: Any, head: Head, source: str) -> tuple[pa.Array, npt.NDArr
 def _data_file(dataset: Any, fragment_id: int, column: str, values_N: pa.Array) -> Any:
     """Write the values as a data file of the table and name it as the fragment's file for the column."""
     import lance
-    from lance.file import LanceFileWriter
     from lance.fragment import DataFile
 
-    field_id = next(f.id() for f in dataset.lance_schema.fields() if f.name() == column)
-    name = f"{uuid.uuid4()}.lance"
-    schema = pa.schema([pa.field(column, pa.float32())])
-    uri = f"{dataset.uri}/data/{name}"
-    with LanceFileWriter(
-        uri, schema=schema, version=STORAGE_VERSION, storage_options=dataset.latest_storage_options()
-    ) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays([values_N], schema=schema))
-    major, minor = (int(part) for part in STORAGE_VERSION.split("."))
-    return lance.LanceOperation.DataReplacementGroup(fragment_id, DataFile(name, [field_id], [0], major, minor))
+    from clipmill.workers.write import write_column_file
+
+    batch = pa.RecordBatch.from_arrays([values_N], schema=pa.schema([pa.field(column, pa.float32())]))
+    options = dataset.latest_storage_options() or {}
+    file = write_column_file(dataset, fragment_id, [batch], options, rows=len(values_N) - values_N.null_count)
+    made = DataFile(file.path, list(file.fields), [0], file.major, file.minor)
+    return lance.LanceOperation.DataReplacementGroup(fragment_id, made)
