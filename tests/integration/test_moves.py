@@ -118,7 +118,7 @@ def test_rows_follow_samples_that_are_repacked(here: Path) -> None:
     after = {row["id"]: row for row in rows(made)}
     assert after.keys() == before.keys(), "5 is gone with its tar, and stays as whatever is gone does"
     assert sorted(Path(row["uri"].partition("#")[0]).name for row in after.values()) == [
-        *["b.tar"],
+        "b.tar",
         *["x.tar"] * 3,
         *["y.tar"] * 2,
     ]
