@@ -2,14 +2,12 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -49,17 +47,6 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("models") / "vit", "vit")
-
-
-@pytest.fixture
-def small_architecture(tmp_path: Path) -> Iterator[str]:
-    """open_clip knows `clipmill-small-vit` as an architecture during the test."""
-    (tmp_path / "archs").mkdir()
-    (tmp_path / "archs" / "clipmill-small-vit.json").write_text(json.dumps(config("vit")["model_cfg"]))
-    open_clip.add_model_config(tmp_path / "archs")
-    yield "clipmill-small-vit"
-    open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path / "archs")
-    open_clip.factory._MODEL_CONFIGS.pop("clipmill-small-vit")
 
 
 # --- names and weights -----------------------------------------------------------------------------------------------

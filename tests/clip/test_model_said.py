@@ -160,24 +160,13 @@ def test_weights_that_say_it_themselves_are_given_no_other() -> None:
                 model_names.check(ModelSpec(name=name, pretrained=pretrained, **how))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def small_mobile(tmp_path: Path) -> Iterator[str]:
-    """open_clip knows an architecture without tags during the test."""
-    (tmp_path / "archs").mkdir()
-    (tmp_path / "archs" / "clipmill-small-vit.json").write_text(json.dumps(config("vit")["model_cfg"]))
-    open_clip.add_model_config(tmp_path / "archs")
-    yield "clipmill-small-vit"
-    open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path / "archs")
-    open_clip.factory._MODEL_CONFIGS.pop("clipmill-small-vit")
-
-
 def test_the_pixels_are_prepared_so_and_the_fingerprint_finds_the_model_again(
-    tmp_path: Path, small_mobile: str
+    tmp_path: Path, small_architecture: str
 ) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(state_dict("vit"), path)
     how = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    spec = ModelSpec(name=small_mobile, pretrained=str(path), precision="fp32", preprocess=how)
+    spec = ModelSpec(name=small_architecture, pretrained=str(path), precision="fp32", preprocess=how)
     engine = load_engine(spec, device="cpu", threads=1)
     made = engine.fingerprint
     assert (made.preprocess.mean, made.preprocess.resize_mode) == ((0.0, 0.0, 0.0), "squash")
@@ -185,7 +174,9 @@ def test_the_pixels_are_prepared_so_and_the_fingerprint_finds_the_model_again(
     again = load_engine(Fingerprint.from_json(made.to_json()).spec("fp32"), device="cpu", threads=1)
     assert not again.fingerprint.differences(made)
     other = load_engine(
-        ModelSpec(name=small_mobile, pretrained=str(path), precision="fp32", preprocess={**how, "mean": (0.5,) * 3}),
+        ModelSpec(
+            name=small_architecture, pretrained=str(path), precision="fp32", preprocess={**how, "mean": (0.5,) * 3}
+        ),
         device="cpu",
         threads=1,
     )
@@ -194,14 +185,14 @@ def test_the_pixels_are_prepared_so_and_the_fingerprint_finds_the_model_again(
     assert other.fingerprint.differences(made), "two preprocessings must not share a column"
 
 
-def test_plan_loads_weights_under_another_name_as_the_job_says(tmp_path: Path, small_mobile: str) -> None:
+def test_plan_loads_weights_under_another_name_as_the_job_says(tmp_path: Path, small_architecture: str) -> None:
     """The table has them from elsewhere; that they are the same, only loading tells."""
     how = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     for place in ("there", "here"):
         (tmp_path / place).mkdir()
         save_file(state_dict("vit"), tmp_path / place / "weights.safetensors")
     spec = ModelSpec(
-        name=small_mobile, pretrained=f"{tmp_path}/there/weights.safetensors", precision="fp32", preprocess=how
+        name=small_architecture, pretrained=f"{tmp_path}/there/weights.safetensors", precision="fp32", preprocess=how
     )
     made = load_engine(spec, device="cpu", threads=1).fingerprint
     tables = Tables.at(f"{tmp_path}/db/t")
@@ -210,7 +201,7 @@ def test_plan_loads_weights_under_another_name_as_the_job_says(tmp_path: Path, s
         rows_schema(dim=48, keep={}, fingerprint_json=made.to_json(), vocabulary_json=None, thumbnails=False),
     )
     (tmp_path / "a.jpg").write_bytes(encoded(picture(1)))
-    model = {"name": small_mobile, "pretrained": f"{tmp_path}/here/weights.safetensors", "precision": "fp32"}
+    model = {"name": small_architecture, "pretrained": f"{tmp_path}/here/weights.safetensors", "precision": "fp32"}
     source = {"format": "files", "uri": f"{tmp_path}/*.jpg"}
     job = {"table": f"{tmp_path}/db/t", "source": source, "model": {**model, "preprocess": how}}
     assert dry_run(JobFile.model_validate(job)).new == 1
