@@ -5,8 +5,6 @@ Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing o
 5 somebody else holds the table: later; 130 interrupted; 1 anything else.
 """
 
-import atexit
-import contextlib
 import importlib
 import logging
 import os
@@ -134,25 +132,10 @@ def _fail(message: str, hint: str, code: int) -> int:
     return code
 
 
-def _leave(code: int) -> None:
-    """The exit code is ours. What Ray's C++ still has, threads and objects of a store that is gone, may end the process
-    by `_Exit(1)` while Python frees its modules; that is left to the system. Where the output cannot be written, Python
-    goes on and says so."""
-    with contextlib.suppress(OSError, ValueError):
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(code)
-
-
 def main() -> NoReturn:
     """Entry point of the console script."""
     end_as_ctrl_c_does()
-    code: int | None = None
-    # Registered before those of any library, so it comes after them: threads joined, folders removed, children ended.
-    atexit.register(lambda: _leave(code) if code is not None and "ray" in sys.modules else None)
-    code = run(sys.argv[1:])
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 
 import clipmill
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.secrets import secret_in
@@ -51,7 +51,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30 s
-    with _signals_wait():
+    with signals_wait():  # inside an import of Cython code they are printed, and lost
         import ray
 
     if ray.is_initialized():  # a caller's own cluster: theirs to end
@@ -82,7 +82,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         with _prints_on_stderr() if address else local_node.watched():
             yield
     finally:
-        ray.shutdown()
+        local_node.leave_ray()
 
 
 def check_address(address: str) -> None:
@@ -150,16 +150,6 @@ def _free_ports(count: int) -> list[int]:
         if len(ports) == count:
             break
     return ports
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Those that end a command come after the block: inside an import of Cython code they are printed, and lost."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _leave_folder() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.errors import ClipmillError
 
 _LOOK_EVERY_S = 0.2
@@ -40,11 +41,19 @@ def check() -> None:
     """Leave Ray and raise where our node died: whatever would ask it from now on may hang or end the process."""
     if not is_gone():
         return
-    import ray
-
-    ray.shutdown()  # may be the end of this process too
+    leave_ray()  # may be the end of this process too
     _needs_no_last_word()
     raise ClipmillError(_MESSAGE, _HINT)
+
+
+def leave_ray() -> None:
+    """An interrupt comes after it. In the middle, where Ray's core is gone and still named, the next reference that is
+    freed asks that core, and Ray ends the process by `_Exit(1)` (2.60: "The core worker process is not initialized yet
+    or already shutdown")."""
+    import ray
+
+    with signals_wait():
+        ray.shutdown()
 
 
 def wait(ref: Any, timeout_s: float | None = None) -> bool:

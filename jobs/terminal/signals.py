@@ -1,6 +1,8 @@
 """Which signals end a command as Ctrl-C does. Light: the command line reads it before anything else."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 
 def handled() -> list[int]:
@@ -14,3 +16,21 @@ def end_as_ctrl_c_does() -> None:
     """From now on SIGTERM and SIGHUP raise KeyboardInterrupt too."""
     for number in handled():
         signal.signal(number, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Those that end a command come after the block. A mask would not do: the system gives a signal to any thread that
+    takes it, and Python then interrupts the main one all the same. Nothing off the main thread, where none come."""
+    came: list[int] = []
+    old = {}
+    with contextlib.suppress(ValueError):
+        for number in handled():
+            old[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

@@ -15,7 +15,6 @@ import pytest
 
 from clipmill.jobs.cli import job as cli_job
 from clipmill.jobs.cli import main as cli
-from clipmill.jobs.cli.options import EXIT_INTERRUPTED
 from clipmill.jobs.terminal import output
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.jobs.terminal.signals import handled
@@ -161,34 +160,6 @@ def test_the_reader_of_our_output_may_leave():
     )
     assert done.stdout == "a\n"
     assert done.stderr == ""
-
-
-def test_the_exit_code_is_ours_though_ray_ends_the_process_meanwhile():
-    """Its C++ calls `_Exit(1)` where a store is gone, from what Python frees last: here, such an object. What is
-    to happen at the exit has happened, and what was printed into a pipe is there."""
-    program = """
-import atexit, os, sys
-import click, ray
-from clipmill.jobs.cli import main as cli
-
-class Buffer:
-    def __del__(self):
-        os._exit(1)
-
-def f():
-    atexit.register(print, "cleaned")
-    print("data")
-    raise KeyboardInterrupt
-
-sys.modules["buffer"] = Buffer()
-cli.build = lambda: click.Command("x", callback=f)
-cli.main()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == EXIT_INTERRUPTED
-    assert done.stdout == "data\ncleaned\n"
-    assert done.stderr.strip().startswith("error: interrupted\nhint: ")
-    assert done.stderr.strip().count("\n") == 1
 
 
 def test_json_holds_whatever_a_command_has(capsys):

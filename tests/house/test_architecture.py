@@ -24,7 +24,7 @@ ROOMS = {
     "jobs.terminal": "",
     "jobs.table": "workers workers.store workers.read",
     "jobs.committing": "jobs.table workers workers.store workers.read",
-    "jobs.cluster": "workers",
+    "jobs.cluster": "jobs.terminal workers",
     "jobs.querying": "jobs.table workers workers.store",
     "jobs.indexing": "jobs.table jobs.cluster jobs.querying workers.store",
     "jobs.planning": "jobs.table jobs.committing workers workers.store workers.read workers.naming",

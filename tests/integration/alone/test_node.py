@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from clipmill.schemas.errors import EXIT_OTHER
+from tests.conftest import heeding
 from tests.integration.alone.test_interrupt import SAMPLES, SLOW, UNITS, count, slow_job, wait_for
 from tests.integration.conftest import ROOT, Cli, last_json, write_job
 from tests.integration.help import problems
@@ -37,6 +38,34 @@ with cluster.connected(None, num_cpus=1):
     import ray
     (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
     {}
+"""
+
+INTERRUPTED = """
+import os, signal
+import click, ray
+from ray._private import worker
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.cluster import connect
+
+class Late:
+    def __init__(self, core):
+        self.core = core
+
+    def __getattr__(self, name):
+        return getattr(self.core, name)
+
+    def shutdown_driver(self):
+        self.core.shutdown_driver()
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))  # a moment for Python to heed it
+
+def command():
+    with connect.connected(None, num_cpus=1):
+        kept = [ray.put(number) for number in range(3)]
+        worker.global_worker.core_worker = Late(worker.global_worker.core_worker)
+
+cli.build = lambda: click.Command("x", callback=command)
+cli.main()
 """
 
 
@@ -78,6 +107,17 @@ def test_a_command_that_ray_ends_says_the_sentence_once(happens: str, code: int,
     assert done.stderr.count("\n") == 2 * said, done.stderr
     assert done.stderr.startswith(SENTENCE * said), done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.ray
+def test_ctrl_c_while_ray_ends_is_an_interrupt_like_any_other() -> None:
+    with heeding(signal.SIGINT):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, cwd=ROOT, timeout=120
+        )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip().startswith("error: interrupted\nhint: "), done.stderr
+    assert done.stderr.strip().count("\n") == 1, done.stderr
 
 
 @pytest.mark.slow
