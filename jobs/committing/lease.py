@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,10 +36,21 @@ def _silent(text: str) -> None:
 def fill_holder(tables: Tables) -> Holder | None:
     """Who may be filling a column of this table now; None where nobody took the fill lease, it was given back, or its
     process is known to be gone. A look, no promise: whoever must not run beside a fill takes the fill lease itself
-    (`Lease(..., key=FILL_KEY).take()`), which waits out a holder that may be dead and raises LeaseHeld for a live one.
-    """
+    (`no_fill_beside`), which waits out a holder that may be dead and raises LeaseHeld for a live one."""
     holder = Holder.parse(tables.open("runs").config().get(FILL_KEY))
     return None if holder is None or holder.is_released() or holder.is_dead() else holder
+
+
+@contextmanager
+def no_fill_beside(lease: "Lease", say: Callable[[str], None] = _silent) -> Iterator[None]:
+    """Holds the fill lease beside `lease`, so that no fill begins meanwhile. LeaseHeld where one is under way."""
+    fill = Lease(lease.tables, lease.run, lease.command, ttl_s=lease.ttl_s, key=FILL_KEY)
+    fill.take(on_wait=say)
+    fill.keep(say)
+    try:
+        yield
+    finally:
+        fill.release(say)
 
 
 class Lease:

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, Committer, Hook, ids_filter, no_hook
-from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.maintaining.maintain import Say, leased
-from clipmill.jobs.maintaining.purge import Purged, no_fill_at_all, purge, refuse_tags
+from clipmill.jobs.maintaining.purge import Purged, purge, refuse_tags
 from clipmill.jobs.querying.filters import check_where, filter_errors
 from clipmill.jobs.table import ledger, tombstones
 from clipmill.jobs.table.readers import readers
@@ -94,7 +94,7 @@ def delete(table: str, storage: Storage, which: Which, options: Options, *, conf
         victims = _victims(rows, which)
         if not options.purge:
             return _with_readers(tables, _delete(tables, lease, which, victims, options.hook))
-        with no_fill_at_all(tables, lease):
+        with no_fill_beside(lease, say):  # fragments are rewritten, and those of a fill must stay
             alone = _alone(rows, victims["image_hash"])
             stones = Tombstones.of(tombstones.to_stones(victims.append_column("everywhere", alone)))
             dropped = refuse_tags(tables, stones, drop=options.drop_tags)

@@ -18,7 +18,7 @@ from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.cleanup import KEEP, LEAST_KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
-from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
@@ -68,7 +68,7 @@ def maintain(
     notes: list[str] = []
     before = len(tables.open().get_fragments())
     found: list[Orphan] = []
-    with _no_fill_beside(tables, lease, notes) as alone:
+    with _no_fill_or_a_note(lease, notes, say) as alone:
         indices = _extend_indices(tables, lease, say)  # first: Lance merges no fragment it knows with one it does not
         if alone:
             _compact(tables, lease, compact_s, say)
@@ -177,20 +177,16 @@ def _name_all(found: list[Orphan], say: Say) -> None:
 
 
 @contextlib.contextmanager
-def _no_fill_beside(tables: Tables, lease: Lease, notes: list[str]) -> Iterator[bool]:
-    """Holds the fill lease too, so that none begins meanwhile; False where one is under way."""
-    fill = Lease(tables, lease.run, lease.command, ttl_s=lease.ttl_s, key=FILL_KEY)
-    try:
-        fill.take(poll_s=0.2)
-    except LeaseHeld as error:
-        notes.append(f"nothing was merged and no file removed, because a column is being filled: {error.message}")
-        yield False
-        return
-    fill.keep()
-    try:
+def _no_fill_or_a_note(lease: Lease, notes: list[str], say: Say) -> Iterator[bool]:
+    """Holds the fill lease too; False where a fill is under way."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(no_fill_beside(lease, say))
+        except LeaseHeld as error:
+            notes.append(f"nothing was merged and no file removed, because a column is being filled: {error.message}")
+            yield False
+            return
         yield True
-    finally:
-        fill.release()
 
 
 def _compact(tables: Tables, lease: Lease, budget_s: float, say: Say) -> None:

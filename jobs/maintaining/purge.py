@@ -20,7 +20,7 @@ from typing import Any
 
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.committing.compaction import CACHE_BYTES, compaction, tasks_of
-from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease
+from clipmill.jobs.committing.lease import FENCE_TAG, Lease
 from clipmill.jobs.maintaining.maintain import Say
 from clipmill.jobs.maintaining.orphans import orphans, store_clock_s
 from clipmill.jobs.table import tombstones
@@ -52,18 +52,6 @@ class Purged:
     dropped_tags: list[str] = field(default_factory=list)
     moved_tags: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def no_fill_at_all(tables: Tables, lease: Lease) -> Iterator[None]:
-    """Holds the fill lease beside the other. LeaseHeld where a column is being filled: its fragments must stay."""
-    fill = Lease(tables, lease.run, lease.command, ttl_s=lease.ttl_s, key=FILL_KEY)
-    fill.take(poll_s=0.2)
-    fill.keep()
-    try:
-        yield
-    finally:
-        fill.release()
 
 
 def refuse_tags(tables: Tables, leaving: Tombstones, *, drop: bool) -> list[str]:

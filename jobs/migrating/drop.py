@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipmill.jobs.committing.cleanup import clean
+from clipmill.jobs.committing.lease import no_fill_beside
 from clipmill.jobs.indexing.build import CONFIG_KEY
-from clipmill.jobs.migrating.promote import both_leases
+from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
@@ -37,7 +38,8 @@ def drop(
 ) -> Dropped:
     """Raises UserError for the set in use and for none, LeaseHeld where a run or a fill is under way."""
     tables = Tables.at(table, storage)
-    with both_leases(tables, "drop", say) as lease:
+    tables.open()
+    with leased(tables, "drop", say) as (lease, _), no_fill_beside(lease, say):
         rows = tables.open()
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")

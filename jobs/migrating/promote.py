@@ -8,14 +8,13 @@ the old entry and still be encoding, so between the first two it is given time. 
 Killed between two steps, the same command goes on.
 """
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.indexing.build import CONFIG_KEY
 from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge
@@ -75,7 +74,8 @@ def promote(table: str, slug: str, storage: Storage, options: GateOptions, how: 
     """Raises GateRefused with every blocker's name, UserError where there is no such set, LeaseHeld where a run or a
     fill is under way."""
     tables = Tables.at(table, storage)
-    with both_leases(tables, "promote", how.say) as lease:
+    tables.open()
+    with leased(tables, "promote", how.say) as (lease, _), no_fill_beside(lease, how.say):
         rows = tables.open()
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             return _Switch(tables, lease, slug, how).finish("it is in use already")
@@ -93,7 +93,8 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
     """The set that the last promotion put aside takes its names again. No gate: it was in use before. Raises UserError
     where nothing was promoted, or that set was dropped."""
     tables = Tables.at(table, storage)
-    with both_leases(tables, "promote", how.say) as lease:
+    tables.open()
+    with leased(tables, "promote", how.say) as (lease, _), no_fill_beside(lease, how.say):
         rows = tables.open()
         told = json.loads(rows.config().get(PROMOTED_KEY, "{}"))
         in_use, there = sets.slug_in_use(rows.schema), sets_in(rows.schema)
@@ -110,20 +111,6 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
         missing = found.rows - found.filled
         notes = [f"{missing:,} rows have no vector of it, and are found by no search until they are"] if missing else []
         return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
-
-
-@contextlib.contextmanager
-def both_leases(tables: Tables, command: str, say: Say) -> Iterator[Lease]:
-    """The table's, fenced and healed, and the fill's: names change under nobody's hands."""
-    tables.open()
-    with leased(tables, command, say) as (lease, _):
-        fill = Lease(tables, lease.run, command, ttl_s=lease.ttl_s, key=FILL_KEY)
-        fill.take(on_wait=say)
-        fill.keep(say)
-        try:
-            yield lease
-        finally:
-            fill.release(say)
 
 
 class _Switch:
