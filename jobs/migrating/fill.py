@@ -125,7 +125,7 @@ class Filler:
             found = [file for file in files if file.fragment in there]
             if not found:
                 return []
-            operation = lance.LanceOperation.DataReplacement([_group(lance, file) for file in found])
+            operation = lance.LanceOperation.DataReplacement([replacement(file) for file in found])
             transaction = lance.Transaction(rows.version, operation, transaction_properties=properties)
             with writing(self.tables.rows):
                 lance.LanceDataset.commit(rows, transaction)
@@ -152,8 +152,9 @@ class Filler:
             )
 
 
-def _group(lance: Any, file: ColumnFile) -> Any:
+def replacement(file: ColumnFile) -> Any:
+    """As a commit of Lance takes it."""
     from lance.fragment import DataFile
 
     made = DataFile(file.path, list(file.fields), list(range(len(file.fields))), file.major, file.minor)
-    return lance.LanceOperation.DataReplacementGroup(file.fragment, made)
+    return lance_module().LanceOperation.DataReplacementGroup(file.fragment, made)

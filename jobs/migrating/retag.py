@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.migrating.fill import replacement
 from clipmill.jobs.migrating.label_vectors import load_label_vectors
 from clipmill.jobs.migrating.retag_rows import TYPES, nothing, spread, unit_rows
 from clipmill.jobs.table import compat, memory
@@ -36,6 +36,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.store.uri import split_uri
 from clipmill.workers.tag import BUILT_IN, Tagger, embed_labels, load_vocabulary
+from clipmill.workers.write import write_column_file
 
 Say = Callable[[str], None]
 Step = Callable[[str], None]
@@ -45,7 +46,6 @@ OLD = ("tags__before", "tag_scores__before")  # from the switch until they are d
 BATCH_ROWS = 4096
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 RETRIES = 10
-STORAGE_VERSION = "2.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +89,9 @@ def retag(
     memory.use_little()
     tagger = _tagger(schema, options, storage, say)
     about = _about(tagger, options)
-    with leased(tables, "retag", say) as (lease, _):
-        fill = Lease(tables, lease.run, "retag", ttl_s=lease.ttl_s, key=FILL_KEY)
-        fill.take(on_wait=say)
-        fill.keep(say)
-        try:
-            # The tagger multiplies 64 rows at a time: threads of BLAS wait for each other at that size, ours do not.
-            with threadpool_limits(1, user_api="blas"):
-                tagged = _Retag(tables, lease, tagger, step, say).all(about)
-        finally:
-            fill.release(say)
+    # The tagger multiplies 64 rows at a time: threads of BLAS wait for each other at that size, ours do not.
+    with leased(tables, "retag", say) as (lease, _), no_fill_beside(lease, say), threadpool_limits(1, user_api="blas"):
+        tagged = _Retag(tables, lease, tagger, step, say).all(about)
     rows = tables.open()
     return Retagged(
         table=table,
@@ -226,10 +219,11 @@ class _Retag:
                 return 0
             rows = int(fragment.count_rows())
             with writing(self.tables.uri()):
-                group = self._data_file(dataset, fragment, names)
+                tagged = self._tagged(fragment, names)
+                file = write_column_file(dataset, fragment_id, tagged, self.tables.options, rows=rows)
             self.step(f"fill {names[0]} {fragment_id}")
             self.lease.check()
-            operation = lance.LanceOperation.DataReplacement([group])
+            operation = lance.LanceOperation.DataReplacement([replacement(file)])
             try:
                 lance.LanceDataset.commit(dataset, lance.Transaction(dataset.version, operation))
             except OSError as error:
@@ -242,30 +236,9 @@ class _Retag:
             "run the command again when other programs are done with the table; it goes on from there",
         )
 
-    def _data_file(self, dataset: Any, fragment: Any, names: tuple[str, str]) -> Any:
-        """A file of the two columns with every physical row of the fragment."""
-        from lance.file import LanceFileWriter
-        from lance.fragment import DataFile
-
-        by_name = {field.name(): field for field in dataset.lance_schema.fields()}
-        leaves = [by_name[name].children()[0].id() for name in names]  # of a list, only what is in it has a column
-        schema = pa.schema([pa.field(name, kind) for name, kind in zip(names, TYPES, strict=True)])
-        name = f"{uuid.uuid4()}.lance"
-        with LanceFileWriter(
-            f"{dataset.uri}/data/{name}",
-            schema=schema,
-            version=STORAGE_VERSION,
-            storage_options=dataset.latest_storage_options(),
-        ) as writer:
-            for batch in self._tagged(fragment, schema):
-                writer.write_batch(batch)
-        major, minor = (int(part) for part in STORAGE_VERSION.split("."))
-        return lance_module().LanceOperation.DataReplacementGroup(
-            fragment.fragment_id, DataFile(name, leaves, [0, 1], major, minor)
-        )
-
-    def _tagged(self, fragment: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _tagged(self, fragment: Any, names: tuple[str, str]) -> Iterator[pa.RecordBatch]:
         """Physical rows in order; deleted ones are null, rows without a vector have no tags."""
+        schema = pa.schema([pa.field(name, kind) for name, kind in zip(names, TYPES, strict=True)])
         done = 0
         scanner = fragment.scanner(columns=["vector"], with_row_address=True, batch_size=BATCH_ROWS)
         for place_N, (tags, scores) in self._ahead(scanner.to_batches()):
