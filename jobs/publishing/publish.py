@@ -4,12 +4,11 @@ A second tag keeps the version that was published before, so that there is alway
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from clipmill.jobs.committing.lease import Lease
-from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.maintaining.maintain import Say, leased
 from clipmill.jobs.publishing.gates import Judged, check_gates, deleted_rows, ledger_at
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
@@ -24,7 +23,6 @@ from clipmill.schemas.nightly import Nightly
 
 PREVIOUS = "live-previous"  # keeps from cleanup what readers saw before
 PUBLISHED, ROLLED_BACK = "published", "rolled_back"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +115,15 @@ def _wanted(rows: Any, to: str) -> int:
 
 
 def move_live(tables: Tables, lease: Lease, version: int, event: str, detail: dict[str, Any]) -> None:
-    """Under the lease. The log's line comes last: the tags are what counts."""
+    """Under the lease. `live` moves after the tag that keeps what it leaves: killed between the two, nobody sees a
+    change and the next call does both. The log's line comes last: the tags are what counts."""
     rows = tables.open()
     tags = tags_of(rows)
     before = int(tags[LIVE]["version"]) if LIVE in tags else None
     lease.check()
-    (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)
     if before is not None and before != version:
         (rows.tags.update if PREVIOUS in tags else rows.tags.create)(PREVIOUS, before)
+    (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)
     text = json.dumps({"version": version, "before": before, **detail})
     tables.log_run(lease.run, lease.command, event, text, table_id=tables.id())
 

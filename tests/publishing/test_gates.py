@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from lance.dataset import Tags
 
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.delete import Options, Which, delete
 from clipmill.jobs.publishing.gates import Judged, check_gates, total_variation
 from clipmill.jobs.publishing.golden import check_golden, golden_options
 from clipmill.jobs.publishing.night import Gate
-from clipmill.jobs.publishing.publish import held_back, publish, rollback
+from clipmill.jobs.publishing.publish import PREVIOUS, held_back, publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table.readers import LIVE
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
@@ -197,6 +199,37 @@ def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
     events = tables.open("runs").to_table().sort_by("at").to_pylist()
     told = [json.loads(row["detail"])["version"] for row in events if row["event"] in ("published", "rolled_back")]
     assert told == [first, forced.version, first, forced.version]
+
+
+def test_killed_between_the_two_tags_the_next_publish_still_keeps_what_was_seen(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tables.rows.removesuffix(".lance")
+    first = open_table(uri).version
+    add(tables)
+    moved: list[str] = []
+
+    def once(name: str) -> Any:
+        real = getattr(Tags, name)
+
+        def change(self: Tags, tag: str, *args: Any) -> None:
+            if tag in (LIVE, PREVIOUS):
+                moved.append(tag)
+                if len(moved) == 2:
+                    raise KeyboardInterrupt
+            real(self, tag, *args)
+
+        return change
+
+    with monkeypatch.context() as patch:
+        for name in ("create", "update"):
+            patch.setattr(Tags, name, once(name))
+        with pytest.raises(KeyboardInterrupt):
+            publish(uri, Storage(), force=False, say=SAID.append)
+    assert open_table(uri).version == first
+    done = publish(uri, Storage(), force=False, say=SAID.append)
+    assert (open_table(uri).version, done.before) == (done.version, first)
+    assert rollback(uri, Storage(), to="previous", say=SAID.append).version == first
 
 
 def test_rollback_needs_something_published_and_a_version_that_is_there(tmp_path: Path) -> None:
