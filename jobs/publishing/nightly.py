@@ -6,12 +6,11 @@ readers do not see, and goes on with the gates. A night that finds nothing new a
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from clipmill.jobs.maintaining.maintain import leased, maintain
+from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.publishing.gates import Judged, check_gates
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
@@ -25,16 +24,15 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
+from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld
 from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
-
-Say = Callable[[str], None]
 
 
 def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:
     """One night. `options`: further ones of `Options`. A gate that refuses is in the result, not raised. Raises
-    UserError, LeaseHeld, LeaseLost, and whatever else ends `embed`."""
+    UserError, LeaseHeld, LeaseLost, and whatever else ends `embed`; all but a mistake that is seen before the night
+    begins and LeaseHeld are remembered and told as a failed night."""
     began_s = time.monotonic()
     webhook_address(job.nightly)
     if job.nightly.golden is not None:
@@ -74,7 +72,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
             raise
         say(error.message)
         night = _refused(night, tables, gone_gate(samples, samples, job.nightly.max_gone), sync, always=True)
-    except (LeaseHeld, UserError, KeyboardInterrupt):
+    except LeaseHeld:
         raise
     except Exception as error:
         text = masked(f"{type(error).__name__}: {str(error)[:500]}")
@@ -89,10 +87,11 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
 
 
 def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> None:
-    """In the log, and at the webhook if there is something wrong."""
+    """In the log of a table that is there, and at the webhook if there is something wrong."""
     night = night if night.run else replace(night, run=new_run_id())
     with contextlib.suppress(ClipmillError, OSError):  # how the night ended is what has to be told
-        remember(tables, night)
+        if tables.id() is not None:
+            remember(tables, night)
     if untold := notify(job.nightly, night):
         say(untold)
 

@@ -55,8 +55,9 @@ class Retry:
                 elif counts and (row["uri"] in ask or len(ask) < MAX_ASKED):
                     ask.setdefault(row["uri"], set()).add(row["unit_id"])
         again.update(unit for unit, sample in waiting if tries[unit, sample] < TRIES)
+        answers = self._answer(list(ask))
         for uri, units in ask.items():
-            again.update(units if self._answer(list(ask))[uri] else ())
+            again.update(units if answers[uri] else ())
         self.units = frozenset(again)
         return self.units
 

@@ -19,16 +19,13 @@ from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.workers.read.fetch import ordered_map
 
 _THREADS = 16
-ACCEPT_HINT = (
-    "nothing was deleted and nothing published; if that much is really gone, run it once with a higher nightly.max_gone"
-)
 
 
 class TooMuchGone(GateRefused):
-    """`gate` has the numbers."""
+    """`gate` has the numbers. The night that meets it is refused, and says so itself."""
 
     def __init__(self, gate: Gate) -> None:
-        super().__init__(gate.sentence, ACCEPT_HINT)
+        super().__init__(gate.sentence)
         self.gate = gate
 
 

@@ -75,7 +75,7 @@ class Shards:
         self.put(new, seeds)
 
     def upload_again(self, name: str) -> None:
-        """The same bytes in two parts: another etag."""
+        """The same pictures in two parts, of the size that S3 asks for: another etag."""
         if self.kind != "tars":
             self.put(name, self.seeds[name])
             return

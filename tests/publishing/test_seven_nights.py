@@ -63,6 +63,8 @@ def test_every_night_the_table_is_what_its_source_is(here: Path, s3: S3, kind: s
                 _lease_is_held(month)
             found = month.night()
             assert found.status == "published", found
+            if kind == "tars" and night % 3 != 1:  # a night that was killed may have done some of it
+                assert (found.aliased, found.moved, found.came) == (1, 1, 1), found
             published.add(int(found.live_after or 0))
             month.equals_one_from_scratch(night)
             assert help.problems(month.job()) == []
@@ -71,6 +73,7 @@ def test_every_night_the_table_is_what_its_source_is(here: Path, s3: S3, kind: s
             assert help.versions(month.job()) == before, "a night with nothing to do wrote something"
     assert watching.looks > NIGHTS
     assert set(watching.seen) <= published, "readers saw what was not published"
+    assert max(watching.seen) == max(published), "readers did not follow"
 
 
 def _lease_is_held(month: Month) -> None:

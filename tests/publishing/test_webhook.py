@@ -6,12 +6,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from clipmill.jobs.planning import listing
 from clipmill.jobs.publishing import webhook
-from clipmill.jobs.publishing.night import Gate, Night
+from clipmill.jobs.publishing.night import Gate, Night, nights
+from clipmill.jobs.publishing.nightly import nightly as one_night
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
+from tests.committed import make_tables
 
 SECRET = "T0/B0/verysecret"
 NIGHT = Night(
@@ -145,3 +152,25 @@ def test_the_address_may_stand_in_a_variable(server: Server, monkeypatch: pytest
     monkeypatch.delenv("TEAM_HOOK")
     assert "TEAM_HOOK" in webhook.notify(nightly("env:TEAM_HOOK"), NIGHT)
     assert "hook" not in repr(nightly(server.url).model_dump(mode="json")["webhook"])
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["of a table", "the first"])
+def test_a_night_that_the_store_refuses_is_told_though_it_is_for_a_person_to_mend(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    def refused(*args: object, **options: object) -> object:
+        raise UserError("the store refuses the credentials for s3://lake/raw (ExpiredToken)", "get new ones")
+
+    monkeypatch.setattr(listing, "survey", refused)
+    table = f"{tmp_path}/db/images"
+    if is_there:
+        make_tables(tmp_path)
+    values = {"table": table, "source": {"format": "webdataset", "uri": "s3://lake/raw/*.tar"}}
+    job = JobFile.model_validate({**values, "model": {"name": "stub"}, "nightly": {"webhook": server.url}})
+    with pytest.raises(UserError, match="refuses the credentials"):
+        one_night(job, say=lambda text: None)
+    (body,) = server.bodies
+    assert body["status"] == "failed"
+    assert "refuses the credentials" in str(body["text"])
+    assert [night.status for night in nights(Tables.at(table))] == (["failed"] if is_there else [])
+    assert (tmp_path / "db").exists() == is_there  # no log beside a table that was never made
