@@ -8,7 +8,7 @@ INTRO = """# Command line
 
 Made from `--help` by `make docs`. Data goes to stdout, logs and progress to stderr. Exit codes: 0 done; 2 the user's
 mistake (one sentence and a `hint:`); 3 finished, but something is missing or wrong and is named (units that failed,
-damage that `verify` found); 4 a gate refused to publish (no command has one yet); 5 somebody else holds the table:
+damage that `verify` found); 4 a gate of `nightly`, `publish` or `promote` refused; 5 somebody else holds the table:
 later; 130 interrupted; 1 anything else.
 """
 

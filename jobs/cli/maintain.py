@@ -71,7 +71,9 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         raise UserError("--drop-tags goes with --purge, and --undo with neither", "`clipmill delete --help` says more")
 
     def confirm(found: Deleted) -> None:
-        what = f"{found.already_deleted} tombstones" if undo else f"{found.rows} rows of {found.units} units"
+        rows, stones = f"{found.rows} row{'s' * (found.rows != 1)}", found.already_deleted
+        units = f"{found.units} unit{'s' * (found.units != 1)}"
+        what = f"{stones} tombstone{'s' * (stones != 1)}" if undo else f"{rows} of {units}"
         what += " and what was deleted before, for good," if purge else ""
         named = f", such as {', '.join(found.examples)}" if found.examples else ""
         question = f"{'take back' if undo else 'delete'} {what} of {found.table}{named}"

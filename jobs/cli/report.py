@@ -94,9 +94,8 @@ def watch(
         for one in found:
             more = f", {len(one.hits)} of them shown" if one.matched > len(one.hits) else ""
             note(f"{one.name}: {one.error or f'{one.matched:,} new rows{more}'}")
-        note(
-            f"of {len(came.units):,} units that came in {', '.join(came.runs) or 'no run'}, at version {opened.version}"
-        )
+        units = f"{len(came.units):,} unit{'s' * (len(came.units) != 1)}"
+        note(f"of {units} that came in {', '.join(came.runs) or 'no run'}, at version {opened.version}")
     if any(one.error for one in found):
         raise SystemExit(EXIT_UNITS_FAILED)
 

@@ -19,6 +19,7 @@ _STAMP = "demo.json"
 
 _JOB = """\
 # Written by `clipmill demo`. The S3 server it names ends with the demo; what is in db/ stays.
+# `clipmill embed` with this file finds no server then: `clipmill demo` again starts it and runs the job.
 table: {table}
 source:
   format: webdataset

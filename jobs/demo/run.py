@@ -123,7 +123,9 @@ class _Demo:
     def _upload(self, storage: Storage) -> None:
         self.console.step(f"put them into s3://{server.BUCKET}/{_PREFIX} on a local S3 server")
         self.console.bar(server.upload(self.folder.tars, _PREFIX, storage), "tars")
-        self.console.say(f"it listens on {storage.endpoint_url} until the demo ends")
+        self.console.say(
+            f"it listens on {storage.endpoint_url} until the demo ends; `clipmill demo` again starts it again"
+        )
 
     def _embed(self, storage: Storage) -> int:
         """The job itself; returns how many rows it added."""

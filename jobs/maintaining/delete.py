@@ -122,6 +122,7 @@ def take_back(table: str, storage: Storage, which: Which, *, dry_run: bool, conf
     seen = Deleted(
         table=f"{tables.database}/{tables.name}",
         dry_run=dry_run,
+        rows=len(names),
         already_deleted=len(names),
         examples=names[:EXAMPLES],
         not_found=len(missing),

@@ -149,6 +149,8 @@ class _Switch:
         self.how.hook("after_attach")
         live = self._move_live(new)
         self.how.hook("after_live")
+        name = f"{new.model} {new.pretrained}".strip()
+        self.notes.append(f"in the job file `model:` has to name {name} from now on, or the next run refuses")
         return self._told(old, live, verdict)
 
     def finish(self, note: str) -> Promotion:

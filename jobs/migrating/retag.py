@@ -29,6 +29,7 @@ from clipmill.jobs.migrating.label_vectors import load_label_vectors
 from clipmill.jobs.migrating.retag_rows import TYPES, nothing, spread, unit_rows
 from clipmill.jobs.table import compat, memory
 from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage, Tags
@@ -51,7 +52,7 @@ RETRIES = 10
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retagged:
     """`rows`: of the table. `tagged`: written by this call; the others had these tags already. `untagged`: rows that
-    no label fits well enough, or that have no vector."""
+    no label fits well enough, or that have no vector. `note`: where readers see another version still."""
 
     table: str
     vocabulary: str
@@ -61,6 +62,7 @@ class Retagged:
     untagged: int
     version: int
     seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ def retag(
     with leased(tables, "retag", say) as (lease, _), no_fill_beside(lease, say), threadpool_limits(1, user_api="blas"):
         tagged = _Retag(tables, lease, tagger, step, say).all(about)
     rows = tables.open()
+    seen = readers(rows)
     return Retagged(
         table=table,
         vocabulary=tagger.vocabulary.name,
@@ -102,6 +105,7 @@ def retag(
         untagged=rows.count_rows("array_length(tags) = 0"),
         version=int(rows.version),
         seconds=round(time.monotonic() - began, 3),
+        note=f"{seen.describe()}: `clipmill publish TABLE` publishes the newest" if seen.is_behind else "",
     )
 
 

@@ -82,7 +82,8 @@ def _fewer_rows(tables: Tables, rows: Any, latest: Ledger, live: Any, most: floa
     before, now = int(live.count_rows()), int(rows.count_rows())
     asked_for = sum(stayed_away(tables, latest)) - sum(stayed_away(tables, ledger_at(tables, int(live.version))))
     lost = max(0.0, 1 - (now + max(0, asked_for)) / before) if before else 0.0
-    sentence = f"{now:,} rows where readers see {before:,}: {lost:.2%} fewer, at most {most:.2%}"
+    uncounted = f", not counting {asked_for:,} that were deleted on request" if asked_for > 0 else ""
+    sentence = f"{now:,} rows where readers see {before:,}: {lost:.2%} fewer{uncounted}, at most {most:.2%}"
     return Gate(name="rows", passed=lost <= most, value=lost, threshold=most, before=0.0, sentence=sentence)
 
 

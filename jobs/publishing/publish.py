@@ -103,14 +103,16 @@ def _seen_again(tables: Tables, version: int) -> str:
 
 def _wanted(rows: Any, to: str) -> int:
     tags = tags_of(rows)
-    if to == "previous":
-        if PREVIOUS not in tags:
-            raise UserError("no version was published before this one", "name one: --to VERSION")
+    if to == "previous" and PREVIOUS in tags:
         return int(tags[PREVIOUS]["version"])
     there = sorted(int(version["version"]) for version in rows.versions())
     if to.isdigit() and int(to) in there:
         return int(to)
     shown = ", ".join(map(str, there[-10:]))
+    if to == "previous":
+        raise UserError(
+            "no version was published before this one", f"--to takes a version that is still there: {shown}"
+        )
     raise UserError(f"there is no version '{to}'", f"write previous, or a version that is still there: {shown}")
 
 

@@ -23,14 +23,15 @@ class Commit:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """`came`: rows of places that were not in the table. `changed`: rows of places whose old units left in the same
-    commit, the unchanged pictures of such a place included. `went`: rows of units that left. `before`, `after`: table
-    versions, None where the run committed nothing."""
+    commit, the unchanged pictures of such a place included; `replaced`: rows that those old units had. `went`: rows of
+    all units that left. `before`, `after`: table versions, None where the run committed nothing."""
 
     run: str
     units: int = 0
     came: int = 0
     changed: int = 0
     went: int = 0
+    replaced: int = 0
     rejected: int = 0
     unchanged_units: int = 0  # another etag, the same content
     before: int | None = None
@@ -58,13 +59,14 @@ def read_changes(tables: Tables, run: str, *, since: int | None = None, until: i
         for e in from_batch(b)
         if until is not None or e.table_version in versions
     ]
-    places = {e.uri for e in left}
+    places, come = {e.uri for e in left}, {e.uri for e in added.values()}
     return Changes(
         run=run,
         units=len(added),
         came=sum(e.written for e in added.values() if e.uri not in places),
         changed=sum(e.written for e in added.values() if e.uri in places),
         went=sum(e.present for e in left),
+        replaced=sum(e.present for e in left if e.uri in come),
         rejected=sum(e.rejected for e in added.values()),
         unchanged_units=sum(e.state == LedgerState.ALIAS for e in events),
         before=min(versions) - 1 if versions else None,

@@ -162,7 +162,7 @@ def loaded_workforce(context: RunContext) -> Iterator[Workforce]:
     """Connected to the job's cluster, its model loaded, and nothing written. No interrupt is lost while Ray starts."""
     job, options, progress = context.job, context.options, context.progress
     units = len(context.listing.units)
-    progress.phase(f"{units} units; starting workers")
+    progress.phase(f"{units:,} unit{'s' * (units != 1)}; starting workers")
     with (
         noting_interrupts() as check_interrupt,
         cluster.connected(options.address, num_cpus=options.num_cpus),

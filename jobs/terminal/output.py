@@ -86,9 +86,9 @@ def cell(value: Any, max_chars: int = _MAX_CELL) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        value = ", ".join(cell(item) for item in value)
+        value = ", ".join(cell(item, max_chars) for item in value)
     elif isinstance(value, dict):
-        value = ", ".join(f"{key}={cell(item)}" for key, item in value.items())
+        value = ", ".join(f"{key}={cell(item, max_chars)}" for key, item in value.items())
     text = "".join(" " if _drives(char) else char for char in str(value))
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 

@@ -1,5 +1,6 @@
 """The command line: what starts fast, what goes where, and which exit code means what."""
 
+import importlib
 import json
 import shlex
 import signal
@@ -47,6 +48,22 @@ def test_help_is_there_within_a_second_and_loads_nothing_heavy():
     assert "embed" in done.stdout
     assert not HEAVY & set(modules)
     assert best_s < 1
+
+
+def test_help_shows_each_command_once_by_what_it_is_for(capsys):
+    modules = [importlib.import_module(f"clipmill.jobs.cli.{module}") for module in cli.COMMAND_MODULES]
+    there = sorted(command.name for module in modules for command in module.commands)
+    assert sorted(name for names in cli.SECTIONS.values() for name in names) == there
+    _, out, _ = call(capsys, "--help")
+    assert [line[:-1] for line in out.splitlines() if line.endswith(":")] == ["Options", *cli.SECTIONS]
+    assert all(out.count(f"\n  {name} ") == 1 for name in there)
+
+
+def test_the_bare_command_shows_the_help_as_it_is(capsys):
+    code, out, err = call(capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: clipmill")
+    assert "\n  embed " in err
 
 
 @pytest.mark.parametrize("command", sorted(cli.build().commands))
@@ -200,6 +217,11 @@ def test_rows_are_a_json_array_or_a_table(capsys):
 def test_a_caption_cannot_drive_the_terminal():
     assert output.cell("a\x1b[2J\u202eb\nc") == "a [2J b c"
     assert len(output.cell("x" * 500)) == 60
+
+
+def test_a_record_shows_sentences_whole(capsys):
+    output.print_record({"gates": [{"name": "rows", "sentence": "x" * 200}]}, as_json=False)
+    assert capsys.readouterr().out == f"gates\n  name=rows, sentence={'x' * 200}\n"
 
 
 def test_a_name_in_an_error_cannot_drive_the_terminal(tmp_path, capsys):

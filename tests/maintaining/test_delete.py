@@ -188,6 +188,7 @@ def test_a_tombstone_that_is_taken_back_has_its_unit_read_again(tables: Tables) 
     gone(tables, by("a", "d"))
     assert redo(tables) == frozenset()
     dry = take_back(name(tables), Storage(), by("a", "b"), dry_run=True, confirm=yes, say=silent)
+    assert dry.rows == 1  # what would be taken back
     assert (dry.already_deleted, dry.not_found_ids) == (1, ["b"])
     assert redo(tables) == frozenset()
     where = Which(where="uri LIKE '%u1.tar%'")
@@ -235,7 +236,7 @@ class TestCommand:
         listed.write_text("a\r\n\nnobody\n")
         assert self.run(name(tables), "--ids", str(listed)) == 2
         said = capsys.readouterr().err
-        assert "delete 1 rows of 1 units" in said
+        assert "delete 1 row of 1 unit of" in said
         assert "hint: add --yes" in said
         assert self.run(name(tables), "--where", "id < 'c'", "--dry-run", "--json") == 0
         counted = json.loads(capsys.readouterr().out)

@@ -81,6 +81,7 @@ def test_all_columns_change_names_at_once_and_come_back(world: World, entries: N
     before = world.rows()
     done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
     assert (done.set, done.beside, done.model, done.live) == (SLUG, OLD, "stub", done.version)
+    assert done.notes == ["in the job file `model:` has to name stub from now on, or the next run refuses"]
     rows = world.tables.open()
     assert state(rows) == ("stub", "stub")
     after = world.rows()

@@ -1,6 +1,9 @@
 """Tags of another vocabulary from stored vectors: what embed would give, all or nothing, whatever comes between."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -80,7 +83,9 @@ def place(tmp_path: Path) -> Place:
 
 def test_tags_are_what_embed_gives_and_the_table_knows_whose_they_are(place: Place) -> None:
     before = place.tables.open().schema.names
+    place.tables.open().tags.create("live", 1)
     done = place.retag(place.things)
+    assert "readers see the published version 1" in done.note
     assert (done.rows, done.tagged, done.labels) == (246, 246, len(THINGS))
     assert place.stored() == place.expected(place.things)
     assert sum(map(len, place.stored().values())) > 200
@@ -198,6 +203,15 @@ def test_beside_a_run_or_another_fill_it_waits_for_its_turn(place: Place, capsys
     capsys.readouterr()
     assert run([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tagged"] == 246
+
+
+def test_the_terminal_hears_nothing_of_lances_own_worries(place: Place) -> None:
+    options = ["--vocabulary", place.things.vocabulary, "--label-vectors", str(place.things.label_vectors)]
+    command = [sys.executable, "-m", "clipmill.jobs.cli.main", "retag", place.uri, *options]
+    there = {name: value for name, value in os.environ.items() if name != "LANCE_LOG"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=there)
+    assert "switched to the new tags" in done.stderr
+    assert "WARN" not in done.stderr
 
 
 @pytest.mark.parametrize(

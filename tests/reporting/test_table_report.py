@@ -135,6 +135,7 @@ def test_what_a_run_changed_is_read_from_the_ledger(tmp_path: Path) -> None:
     ledger.append(tables, [entry("d", "z.tar", "second", 4, 2), entry("b", "y.tar", "other", 9, 7, "retired")])
     found = read_changes(tables, "second")
     assert (found.came, found.changed, found.went, found.units) == (2, 6, 5, 2)
+    assert found.replaced == 5  # so nothing is gone: x.tar came again
     assert (found.before, found.after) == (2, 4)
     assert [(c.version, c.samples) for c in found.commits] == [(3, 6), (4, 2)]
     assert read_changes(tables, "it's none").units == 0

@@ -210,6 +210,12 @@ def test_the_keyboard_is_enough(page) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#grid .card .score")
     settled(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowRight")  # from nowhere, as the help says that arrows move
+    assert page.evaluate("document.activeElement.closest('.card').dataset.id") == page.locator(
+        "#grid .card"
+    ).first.get_attribute("data-id")
+    page.locator("#words").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
@@ -302,4 +308,8 @@ def test_dark_narrow_and_more_pages(browser, base: str, page) -> None:
         assert small.input_value("#words") == "blue car"
         assert small.evaluate("document.documentElement.dataset.theme") == "dark"
         assert small.evaluate("document.documentElement.scrollWidth") <= 390
+        assert small.locator("#words").bounding_box()["width"] > 240  # a phrase of four words is seen whole
+        small.fill("#words", "green tree")
+        small.click("#search .primary")
+        until(small, "location.search.includes('green')")
         look(small, "phone-dark")

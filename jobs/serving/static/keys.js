@@ -15,7 +15,7 @@ function moveFocus(key) {
   const at = list.indexOf(document.activeElement);
   if (!list.length) return false;
   if (at < 0) {
-    if (key !== "ArrowDown") return false;
+    if (key !== "ArrowDown" && key !== "ArrowRight") return false;
     list[0].focus();
     return true;
   }
