@@ -96,6 +96,7 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     good, bad = job(cluster, "good"), job(cluster, "bad", bad=True)
     both = [clipmill(cluster, "submit", one, "--address", cluster.url, "--follow", "--json") for one in (good, bad)]
     (code, out, err), (code_bad, out_bad, err_bad) = (ended(one) for one in both)
+    assert (code, code_bad) == (0, 3), err + err_bad
     assert (code, json.loads(out)["exit_code"], json.loads(out)["status"]) == (0, 0, "SUCCEEDED"), err
     assert "3 rows" in err, "the log of a local run"
     assert (code_bad, json.loads(out_bad)["exit_code"], json.loads(out_bad)["status"]) == (3, 3, "FAILED"), err_bad
