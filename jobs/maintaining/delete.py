@@ -92,11 +92,11 @@ def delete(table: str, storage: Storage, which: Which, options: Options, *, conf
     with leased(tables, "delete", say) as (lease, _):
         rows = tables.open()
         victims = _victims(rows, which)
+        victims = victims.append_column("everywhere", _alone(rows, victims["image_hash"]))
         if not options.purge:
             return _with_readers(tables, _delete(tables, lease, which, victims, options.hook))
         with no_fill_beside(lease, say):  # fragments are rewritten, and those of a fill must stay
-            alone = _alone(rows, victims["image_hash"])
-            stones = Tombstones.of(tombstones.to_stones(victims.append_column("everywhere", alone)))
+            stones = Tombstones.of(tombstones.to_stones(victims))
             dropped = refuse_tags(tables, stones, drop=options.drop_tags)
             done = _delete(tables, lease, which, victims, options.hook)
             done = replace(done, purged=purge(tables, lease, drop=dropped, say=say))
@@ -204,7 +204,7 @@ def _delete(tables: Tables, lease: Lease, which: Which, victims: pa.Table, hook:
             f"{len(ids[strange[0]])} of the rows are of unit {strange[0]}, which the ledger does not have",
             "`clipmill verify TABLE` says what else is wrong; nothing was deleted",
         )
-    tombstones.append(tables, _stone_rows(tables, lease.run, victims, _alone(rows, victims["image_hash"])))
+    tombstones.append(tables, _stone_rows(tables, lease.run, victims))
     entries = [
         replace(latest[u], deleted=latest[u].deleted + len(some), deleted_by=lease.run, table_version=0)
         for u, some in ids.items()
@@ -216,6 +216,8 @@ def _delete(tables: Tables, lease: Lease, which: Which, victims: pa.Table, hook:
 
 def _alone(rows: Any, hashes: pa.ChunkedArray) -> pa.Array:
     """For each hash whether all rows that have it are among these. One pass over the column."""
+    if not len(hashes):
+        return pa.array([], pa.bool_())
     mine = Counter(hashes.to_pylist())
     wanted = pc.unique(hashes)
     there: Counter[str] = Counter()
@@ -226,13 +228,13 @@ def _alone(rows: Any, hashes: pa.ChunkedArray) -> pa.Array:
     return pa.array([there[one] == mine[one] for one in hashes.to_pylist()], pa.bool_())
 
 
-def _stone_rows(tables: Tables, run: str, victims: pa.Table, alone: pa.Array) -> pa.Table:
+def _stone_rows(tables: Tables, run: str, victims: pa.Table) -> pa.Table:
     """Of the rows, and of the rejects that wait for their ids."""
     waiting = list(_losers(tables, set(victims["id"].to_pylist())))
     names = ["id", "uri", "unit_id"]
     both = pa.concat_tables(
         [
-            victims.append_column("everywhere", alone),
+            victims,
             pa.table(
                 {name: pa.array([one[name] for one in waiting], pa.string()) for name in names}
                 | {
