@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.exploring.facets import MAX_DISTINCT, facets
 from clipmill.jobs.exploring.score import HEAD_KEY
+from clipmill.jobs.publishing.gates import total_variation
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 
@@ -86,10 +87,9 @@ def drift(before: Table, after: Table, *, top: int = 8) -> Drift | None:
     sums = sum(one.values()), sum(other.values())
     tags = sorted({*one, *other})
     shares = [(tag, one.get(tag, 0) / sums[0], other.get(tag, 0) / sums[1]) for tag in tags]
-    distance = sum(abs(was - now) for _, was, now in shares) / 2
     shares.sort(key=lambda item: -abs(item[1] - item[2]))
     changed = tuple(item for item in shares[:top] if item[1] != item[2])
-    return Drift(total_variation=round(distance, 6), changes=changed)
+    return Drift(total_variation=round(total_variation(one, other), 6), changes=changed)
 
 
 def histograms(table: Table) -> tuple[Histogram, ...]:
