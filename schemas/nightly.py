@@ -41,7 +41,8 @@ class Nightly(Strict):
 
     `gone`: what becomes of rows whose source object is gone. A listing that lost more than `max_gone` of the samples is
     taken for a mistake: nothing is deleted and nothing published. The other numbers are the gates' thresholds: a night
-    that misses one of them is not published. `webhook` counts as a secret: an address, or `env:NAME` of a variable
+    that misses one of them is not published. `sets`: whether rows that came get the sets beside the one in use too.
+    `webhook` counts as a secret: an address, or `env:NAME` of a variable
     that holds it.
     """
 
@@ -53,6 +54,7 @@ class Nightly(Strict):
     min_recall: Share = 0.95  # recall@10 of the index against brute force
     max_worse: Share = 0.01  # top-1 accuracy, or recall@10, on the golden set, below that of the published version
     max_tag_drift: Share = 0.2  # total variation between the tag histograms of the two versions
+    sets: Literal["fill", "leave"] = "fill"
     keep_versions_d: int = Field(default=7, ge=1, le=3650)  # days
     watch: dict[str, Saved] = Field(default_factory=dict)
     webhook: SecretStr | None = None

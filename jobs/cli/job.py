@@ -58,9 +58,11 @@ def plan(
 @job_argument
 @address_option
 @click.option("--publish", is_flag=True, help="Move the tag `live`, which readers follow, to the result.")
+@click.option("--leave-sets", is_flag=True, help="Do not fill other models' sets beside the one in use.")
 @json_option
-def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> None:
-    """Read images and captions, compute their vectors and tags, and commit them to the table.
+def embed(job_file: str, address: str | None, publish: bool, leave_sets: bool, as_json: bool) -> None:
+    """Read images and captions, compute their vectors and tags, and commit them to the table. Rows that came while
+    `clipmill reembed` has filled another model's set get that one too.
 
     Running it again resumes where it stopped, takes in what changed, or does nothing. Exit code 3 means that it
     finished but some units failed; the summary names them.
@@ -68,6 +70,7 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)
+    from clipmill.jobs.migrating.beside import with_sets
     from clipmill.jobs.running.embed import embed as run_embed
     from clipmill.jobs.running.summary import describe
     from clipmill.jobs.terminal.output import note, print_json, printable, program
@@ -76,6 +79,8 @@ def embed(job_file: str, address: str | None, publish: bool, as_json: bool) -> N
     called = program()  # before the run, which leaves this folder
     again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])
     summary = run_embed(job, address=address, publish=publish, resume=again)
+    if not leave_sets and not summary.drained:
+        summary = with_sets(summary, job, say=note, address=address)
     if as_json:
         print_json(summary)
     else:

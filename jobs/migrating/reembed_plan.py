@@ -12,7 +12,7 @@ from clipmill.jobs.table.originals import Originals, source_storage
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.schemas.columns import sets_in
+from clipmill.schemas.columns import set_column, sets_in
 from clipmill.schemas.config import JobFile, Model, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary
@@ -68,7 +68,8 @@ def job_for(tables: Tables, options: ReembedOptions) -> JobFile:
     kept = {name: last[name] for name in ("source", "workers", "limits", "commit") if name in last}
     if "source" not in kept:  # rows that no job made: only the address of the store is asked of it
         kept["source"] = {"format": "files", "uri": tables.database + "/"}
-    stored = compat.stored_vocabulary(tables.open().schema)
+    schema = tables.open().schema
+    stored = compat.stored_vocabulary(schema, _tags_column(schema, options))
     tags = {"top_k": stored["top_k"], "min_score": stored["min_score"]} if stored else {}
     try:
         job = JobFile.model_validate({**kept, "table": f"{tables.database}/{tables.name}", "tags": tags})
@@ -88,19 +89,31 @@ def _absolute(model: Model) -> Model:
     return model.model_copy(update={"name": if_file(model.name), "pretrained": if_file(model.pretrained)})
 
 
+def _tags_column(schema: Any, options: ReembedOptions) -> str:
+    """Whose vocabulary a fill goes on with: a set that is there keeps its own, a new one takes that of the tags in
+    use."""
+    slug = options.slug or sets.slug_of(options.model.name, options.model.pretrained)
+    return set_column("tags", slug) if slug in sets_in(schema) else "tags"
+
+
 def vocabulary_for(tables: Tables, options: ReembedOptions) -> Vocabulary | None:
-    """The vocabulary of the tags in use. Raises UserError where it is not found, or another one is given."""
+    """The vocabulary of the set's tags, of a new one that of the tags in use. Raises UserError where it is not found,
+    or another one is given."""
     schema = tables.open().schema
-    stored = compat.stored_vocabulary(schema)
+    column = _tags_column(schema, options)
+    stored = compat.stored_vocabulary(schema, column)
     if stored is None:
         return None
-    found = load_vocabulary(options.vocabulary, tables.storage) if options.vocabulary else vocabulary_of(tables, schema)
+    if options.vocabulary:
+        found: Vocabulary | None = load_vocabulary(options.vocabulary, tables.storage)
+    else:
+        found = vocabulary_of(tables, schema, column)
     if found is None:
         raise UserError(
             f"the vocabulary '{stored['name']}' of the table's tags is not found here, or was changed since",
             "name its file: --vocabulary FILE",
         )
-    compat.check_vocabulary(schema, found)
+    compat.check_vocabulary(schema, found, column)
     return found
 
 

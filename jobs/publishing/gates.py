@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from clipmill.jobs.committing.lease import fill_holder
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import stayed_away
-from clipmill.schemas.columns import of_table, table_id
+from clipmill.schemas.columns import of_table, set_column, sets_in, table_id
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.receipts import LedgerState
@@ -56,6 +57,7 @@ def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -
         _tag_drift(rows, live, nightly.max_tag_drift),
         _recall(rows, nightly.min_recall),
         _golden(tables, live, nightly),
+        _sets(tables, rows, live, nightly),
     ]
     return tuple(gate for gate in found if gate is not None)
 
@@ -222,6 +224,37 @@ def _golden(tables: Tables, live: Any, nightly: Nightly) -> Gate | None:
     said = f"{what} on the golden set is {now:.4f}, {before:.4f} in what readers see: at most {most:g} less"
     passed = before - now <= most
     return Gate(name="golden", passed=passed, value=now, threshold=most, before=before, sentence=said)
+
+
+def _sets(tables: Tables, rows: Any, live: Any, nightly: Nightly) -> Gate | None:
+    """A set beside the one in use does not fall behind the rows: whoever promotes it, or goes back to it, would lose
+    them. While a fill is under way it is behind, and catches up."""
+    slugs = sets_in(rows.schema)
+    if not slugs or nightly.sets == "leave":
+        return None
+    shares = {slug: (_filled(rows, slug) or 0.0, _filled(live, slug)) for slug in slugs}
+    fell = {slug: before - now if before is not None else -1.0 for slug, (now, before) in shares.items()}
+    worst = max(slugs, key=lambda slug: fell[slug])
+    now, before = shares[worst]
+    most, filling = nightly.max_more_rejects, fill_holder(tables) is not None
+    said = f"{now:.2%} of the rows have the set '{worst}'"
+    if before is None:
+        said += f"; {_NONE}"
+    else:
+        said += f", {before:.2%} in what readers see: at most {most:.2%} less"
+    passed = filling or fell[worst] <= most
+    said += "; a fill is under way" if filling else ""
+    said += "" if passed else "; `clipmill reembed` fills it, `clipmill drop` gives it up"
+    return Gate(name="sets", passed=passed, value=now, threshold=most, before=before, sentence=said)
+
+
+def _filled(rows: Any, slug: str) -> float | None:
+    """Share of the rows that have the set; None where there is none, or no version to ask."""
+    column = set_column("vector", slug)
+    if rows is None or column not in rows.schema.names:
+        return None
+    total = int(rows.count_rows())
+    return int(rows.count_rows(f"{column} IS NOT NULL")) / total if total else 1.0
 
 
 def _score(tables: Tables, version: int, options: Any) -> tuple[str, float]:

@@ -19,7 +19,7 @@ class Gate:
     """One condition of publishing. `value` and `before` (of the published version) are in the gate's own unit, mostly
     shares; None where they could not be computed. `sentence` has the numbers, for a person."""
 
-    name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden
+    name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden | sets
     passed: bool
     value: float | None
     threshold: float | None
@@ -68,6 +68,7 @@ class Night:
     live_before: int | None = None
     live_after: int | None = None
     gates: tuple[Gate, ...] = ()
+    sets: list[dict[str, Any]] = field(default_factory=list)  # beside the one in use, as they are after the night
     maintained: dict[str, Any] = field(default_factory=dict)  # what `maintain` says it did
     error: str = ""  # of a night that failed
     note: str = ""

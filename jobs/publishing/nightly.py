@@ -1,4 +1,5 @@
-"""`clipmill nightly JOB`: sync what changed → maintain → gates → publish. Safe to run twice, safe to kill.
+"""`clipmill nightly JOB`: sync what changed → fill the sets beside → maintain → gates → publish. Safe to run twice,
+safe to kill.
 
 Every step is whole in itself: killed after the sync, the next night finds nothing to embed, a newest version that
 readers do not see, and goes on with the gates. A night that finds nothing new and nothing unpublished commits nothing.
@@ -6,11 +7,12 @@ readers do not see, and goes on with the gates. A night that finds nothing new a
 
 import contextlib
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
+from clipmill.jobs.migrating.beside import fill_sets
 from clipmill.jobs.publishing.gates import Judged, check_gates
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
@@ -62,8 +64,11 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     try:
         summary = embed.run(job, chosen)
         night = _synced(night, sync, summary, job)
+        if not summary.interrupted:
+            night = _sets_filled(night, job, address, options.get("num_cpus"), say)
         is_new = bool(summary.run) or sync.gone_samples != gone_at_last(history)
-        night = night if summary.interrupted else _judged(night, job, tables, summary, is_new, say)
+        if night.status != "interrupted":
+            night = _judged(night, job, tables, summary, is_new, say)
     except TooMuchGone as error:
         night = _refused(night, tables, error.gate, sync)
     except EmptySource as error:
@@ -133,6 +138,15 @@ def _synced(night: Night, sync: Sync, summary: Summary, job: JobFile) -> Night:
     )
 
 
+def _sets_filled(night: Night, job: JobFile, address: str | None, num_cpus: int | None, say: Say) -> Night:
+    """Rows of the night, and of nights that were killed before this, get the sets beside the one in use."""
+    if job.nightly.sets == "leave":
+        return night
+    found = fill_sets(job, say=say, address=address, num_cpus=num_cpus)
+    status = "interrupted" if any(one.interrupted for one in found) else night.status
+    return replace(night, status=status, sets=[asdict(one) for one in found])
+
+
 def _cost(summary: Summary, job: JobFile) -> tuple[float | None, float | None]:
     """Of the workers from the first to the last unit; dollars only where they had GPUs and the job names a price."""
     if not summary.run:
@@ -152,7 +166,7 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
     maintained: dict[str, Any] = {}
     live = seen.live
     with leased(tables, "nightly", say) as (lease, _):
-        if summary.run:
+        if summary.run or any(one["new"] for one in night.sets):
             keep = timedelta(days=job.nightly.keep_versions_d)
             maintained = plain(maintain(tables, lease, say=say, keep=keep))
         failed = {unit["unit_id"] for unit in summary.failed_units}

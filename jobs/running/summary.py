@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from clipmill.jobs.running.attempts import Failed
 from clipmill.schemas.left_out import to_text
@@ -46,6 +47,7 @@ class Summary:
     commits: int = 0
     first_rows_s: float | None = None
     table_version: int = 0
+    sets: list[dict[str, Any]] = field(default_factory=list)  # beside the one in use, as they are after the run
     live: int | None = None  # the version that readers see, where one is published
     live_rows: int | None = None
     workers: int = 0
@@ -66,7 +68,7 @@ def describe(s: Summary) -> str:
     """The summary for a person; its first line adds up."""
     left = [f"left out: {to_text(s.left_out)}"] if s.left_out else []
     if not s.run:
-        return "\n".join([f"{s.note}; table {s.table}, version {s.table_version}", *left])
+        return "\n".join([f"{s.note}; table {s.table}, version {s.table_version}", *left, *sets_in_words(s)])
     rejected = sum(s.rejects.values())
     reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
     lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
@@ -96,10 +98,22 @@ def describe(s: Summary) -> str:
         lines.append(
             f"estimated {s.estimated_samples_per_s:,.1f} samples/s, reached {share:.2f} of it ({s.estimate_basis})"
         )
+    lines += sets_in_words(s)
     lines.append(f"table {s.table}, version {s.table_version}, run {s.run}")
     if s.note:
         lines.append(s.note)
     return "\n".join(lines)
+
+
+def sets_in_words(s: Summary) -> list[str]:
+    """A line for each set beside the one in use."""
+    found = []
+    for one in s.sets:
+        failed = f", {one['failed']:,} cannot be" if one["failed"] else ""
+        left = f", {one['left']:,} left" + (f": {one['note']}" if one["note"] else "") if one["left"] else ""
+        of = f"{one['filled']:,} of {one['rows']:,} rows filled ({one['new']:,} now){failed}{left}"
+        found.append(f"set '{one['set']}' of {one['model']}: {of}")
+    return found
 
 
 def _filled(s: Summary) -> list[str]:

@@ -24,9 +24,9 @@ def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
     return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
 
 
-def stored_vocabulary(schema: pa.Schema) -> dict[str, Any] | None:
+def stored_vocabulary(schema: pa.Schema, column: str = "tags") -> dict[str, Any] | None:
     """Name, hash and options of the vocabulary the tags were made with; None for a table without tags."""
-    metadata = schema.field("tags").metadata or {}
+    metadata = schema.field(column).metadata or {}
     text = metadata.get(VOCABULARY_KEY)
     return json.loads(text) if text else None
 
@@ -97,9 +97,9 @@ def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
         )
 
 
-def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None) -> None:
+def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None, column: str = "tags") -> None:
     """Tags of two vocabularies never share a column."""
-    theirs = stored_vocabulary(schema)
+    theirs = stored_vocabulary(schema, column)
     if (theirs["hash"] if theirs else None) != (mine.hash if mine else None):
         was = f"vocabulary '{theirs['name']}'" if theirs else "no vocabulary"
         now = f"vocabulary '{mine.name}'" if mine else "none"

@@ -15,13 +15,13 @@ from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.store.uri import split_uri
 
 
-def vocabulary_of(tables: Tables, schema: pa.Schema) -> Vocabulary | None:
+def vocabulary_of(tables: Tables, schema: pa.Schema, column: str = "tags") -> Vocabulary | None:
     """Built in, as `retag` noted it, or as the last job names it. A file on this disk is opened only for a table on
     this disk, one in a store only from an object store, and a pipe never. None where the table has none, and where it
     is not found here or was changed since."""
     from clipmill.workers.tag import BUILT_IN, load_vocabulary
 
-    stored = compat.stored_vocabulary(schema)
+    stored = compat.stored_vocabulary(schema, column)
     if stored is None:
         return None
     named = (last_job(tables).get("tags") or {}).get("vocabulary")

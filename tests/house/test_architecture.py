@@ -38,7 +38,7 @@ ROOMS = {
     "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
     "jobs.running jobs.exploring jobs.maintaining workers workers.store workers.read workers.naming",
     "jobs.publishing": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning jobs.running "
-    "jobs.exploring jobs.maintaining workers.store workers.read",
+    "jobs.exploring jobs.maintaining jobs.migrating workers.store workers.read",
     "jobs.scheduling": "",
     "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.publishing "
     "workers.store workers.decode",

@@ -11,9 +11,12 @@ from clipmill.jobs.cli import main as cli
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating.reembed import Reembedded, reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
+from clipmill.jobs.migrating.retag import RetagOptions, retag
+from clipmill.jobs.table import compat
 from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
 from clipmill.workers.load import load_engine
+from clipmill.workers.tag import load_vocabulary
 from tests.build import picture
 from tests.integration.help import job, problems, rows, run, tables, write_tar
 
@@ -127,3 +130,23 @@ def test_a_real_model_beside_the_stub(here: Path) -> None:
     assert vectors.shape == (6, 512)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     assert plan_reembed(made.table, made.storage, asked).rows == 0
+
+
+@pytest.mark.slow
+def test_a_set_goes_on_with_its_own_vocabulary_after_the_tags_in_use_got_another(here: Path) -> None:
+    made = bucket(here)
+    run(made)
+    fill(made)
+    words = here / "words.yaml"
+    words.write_text("labels: [red, green, blue]\ntemplates: ['a {label} thing']\n")
+    retag(made.table, RetagOptions(vocabulary=str(words)), made.storage)
+    write_tar(here / "raw" / "2.tar", range(6, 9))
+    run(made.model_copy(update={"tags": made.tags.model_copy(update={"vocabulary": str(words)})}))
+    assert fill(made).rows == 3
+    schema = tables(made).open().schema
+    hashes = [compat.stored_vocabulary(schema, column)["hash"] for column in ("tags", "tags__stub_16")]  # type: ignore[index]
+    assert hashes[0] != hashes[1]
+    coco = {label.name for label in load_vocabulary("coco").labels}
+    found = {tag for row in rows(made, "tags__stub_16") for tag in row["tags__stub_16"]}
+    assert found
+    assert found <= coco
