@@ -113,9 +113,8 @@ def test_lines_to_be_typed_are_found_at_all() -> None:
     whole = {name: sum(one for _, one in written(name, (ROOT / name).read_text())) for name in PAGES}
     assert whole["README.md"] > 10
     assert whole["docs/runbook.md"] > 10
-    assert {"deploy/compose.yaml", "deploy/ray-cluster.yaml", "deploy/kuberay/rayjob.yaml"} <= {
-        n for n in whole if whole[n]
-    }
+    overlays = {f"deploy/kubernetes/{name}" for name in ("once/rayjob.yaml", "standing/kustomization.yaml")}
+    assert {"deploy/compose.yaml", "deploy/ray-cluster.yaml", *overlays} <= {n for n in whole if whole[n]}
 
 
 @pytest.mark.parametrize("name", [one for one in PAGES if one.endswith(".md") and not one.startswith("workers")])

@@ -163,9 +163,11 @@ def test_a_cron_job_does_not_overlap_nor_retry_what_no_retry_helps() -> None:
 
 def test_a_pod_that_submits_is_let_in_by_the_standing_cluster_and_has_its_token() -> None:
     """The label of its NetworkPolicy, and the secret that the operator makes for it."""
-    path = Path(__file__).parents[2] / "deploy" / "kuberay" / "raycluster.yaml"
-    there = {one["kind"]: one for one in yaml.safe_load_all(path.read_text())}
-    rules = there["NetworkPolicy"]["spec"]["ingress"]
+    folder = Path(__file__).parents[2] / "deploy" / "kubernetes"
+    policies = yaml.safe_load_all((folder / "base/networkpolicy.yaml").read_text())
+    (policy,) = (one for one in policies if one["metadata"]["name"] == "clipmill-ray")
+    cluster = yaml.safe_load((folder / "standing/raycluster.yaml").read_text())
+    rules = policy["spec"]["ingress"]
     allowed = [one["podSelector"]["matchLabels"] for rule in rules for one in rule["from"] if "podSelector" in one]
     for kind in ("cronjob", "argo"):
         document = next(iter(yaml.safe_load_all(text(files(night(kind, address=ADDRESS))))))
@@ -174,7 +176,7 @@ def test_a_pod_that_submits_is_let_in_by_the_standing_cluster_and_has_its_token(
         else:
             labels = document["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
         assert labels in allowed
-        assert f"secretKeyRef: {{name: {there['RayCluster']['metadata']['name']}, key: auth_token" in yaml_of(kind)
+        assert f"secretKeyRef: {{name: {cluster['metadata']['name']}, key: auth_token" in yaml_of(kind)
     assert "submits" not in text(files(night("cronjob")))
 
 
