@@ -37,6 +37,23 @@ def cluster(alone: Head) -> Head:
     return alone
 
 
+def test_the_image_s_health_check_finds_the_head_well(alone: Head) -> None:
+    """By its own command line, without a token; its agent comes up after it."""
+    line = f"/proc/{alone.nodes[0].pid}/cmdline"
+    check = f"import health, pathlib; raise SystemExit(health.main(pathlib.Path({line!r})))"
+    folder, until_s = Path(__file__).parents[2] / "deploy", time.monotonic() + 60
+    asked = [sys.executable, "-c", check]
+    while subprocess.run(asked, cwd=folder, env={}, capture_output=True, check=False).returncode:
+        assert time.monotonic() < until_s
+        time.sleep(0.5)
+    other = [*asked[:2], check.replace(line, "/dev/stdin")]
+    ill = "ray\0start\0--dashboard-agent-listen-port=1"
+    assert (
+        subprocess.run(other, cwd=folder, env={}, input=ill, text=True, capture_output=True, check=False).returncode
+        == 1
+    )
+
+
 def clipmill(made: Head, *words: str, **more: str) -> "subprocess.Popen[str]":
     mine = {"RAY_AUTH_TOKEN": TOKEN, "AWS_SECRET_ACCESS_KEY": SECRET, "HOME": str(made.folder)}
     environment = {**os.environ, **mine, **more}

@@ -279,5 +279,5 @@ def test_the_head_of_ray_up_may_give_workers_their_role_and_no_other() -> None:
     assert passing["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
     assert roles["head"] != roles["gpu"]
     (mounted,) = file["file_mounts"].items()
-    assert mounted == ("/home/clipmill/.ray/auth_token", "~/.ray/auth_token")
+    assert mounted == ("~/.ray/auth_token", "~/.ray/auth_token")
     assert "--env RAY_AUTH_MODE=token" in file["docker"]["run_options"]
