@@ -123,10 +123,25 @@ def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
 def _send(
     client: Any, address: str, entrypoint: str, environment: dict[str, Any], named: tuple[str, dict[str, str]]
 ) -> bool:
-    """False where somebody was faster with this name."""
+    """False where somebody was faster with this name. A head that has just come up takes jobs a little later than it
+    answers, which is waited for."""
+    from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
+
+    patiently = Retrying(
+        retry=retry_if_exception_message(match=".*No available agent"),
+        stop=stop_after_delay(_STARTING_S),
+        wait=wait_fixed(_POLL_S),
+        reraise=True,
+    )
     with told(address):
         try:
-            client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=named[0], metadata=named[1])
+            patiently(
+                client.submit_job,
+                entrypoint=entrypoint,
+                runtime_env=environment,
+                submission_id=named[0],
+                metadata=named[1],
+            )
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise ClipmillError(

@@ -1,5 +1,6 @@
 """A Ray cluster of our own: a head with a dashboard and a token, and raylets that come and go."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TOKEN = "a-token-of-the-tests-0123456789abcdef"
-_START_S = 120.0
+_START_S = 180.0
+_PATIENT_RAY = """
+from ray.scripts.scripts import main
+from clipmill.jobs.cluster.connect import patient_start
+with patient_start():
+    main()
+"""
 
 
 def free_ports(count: int) -> list[int]:
@@ -45,12 +53,12 @@ class Head:
         return {**kept, **token, **mine, "RAY_raylet_start_wait_time_s": "180"}
 
     def start(self, *words: str, **more: str) -> "subprocess.Popen[bytes]":
-        """`ray start --block` with these words; ends with the tests."""
-        ports = free_ports(6)
-        names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
-        names += ("metrics-export-port", "node-manager-port", "object-manager-port")
-        given = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--object-store-memory=100000000"]
+        """`ray start --block` with these words, patient with Ray's agents; ends with the tests."""
+        ports = free_ports(2)
+        given = [
+            f"--{name}={port}" for name, port in zip(("node-manager-port", "object-manager-port"), ports, strict=True)
+        ]
+        command = [sys.executable, "-c", _PATIENT_RAY, "start", "--block", "--object-store-memory=100000000"]
         with open(self.folder / f"node{len(self.nodes)}.log", "wb") as log:
             node = subprocess.Popen(
                 [*command, *given, *words], env={**self.environment, **more}, cwd=self.folder, stdout=log, stderr=log
@@ -61,6 +69,25 @@ class Head:
     def worker(self, **more: str) -> "subprocess.Popen[bytes]":
         """With one CPU; `more`: of its environment."""
         return self.start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--num-gpus=0", **more)
+
+    def alive(self) -> int:
+        """Nodes that the head counts as alive, itself among them."""
+        with self.asked("/nodes?view=summary") as answer:
+            found = json.loads(answer.read())["data"]["summary"]
+        return sum(one["raylet"].get("state") == "ALIVE" for one in found)
+
+    def asked(self, path: str) -> Any:
+        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        return urllib.request.urlopen(request, timeout=20)
+
+    def wait_for_nodes(self, count: int) -> None:
+        until_s = time.monotonic() + _START_S
+        while (alive := self.alive()) < count:
+            said = [path.read_text() for path in sorted(self.folder.glob("node*.log"))]
+            ended = [number for number, node in enumerate(self.nodes) if node.poll() is not None]
+            assert time.monotonic() < until_s, (alive, "\n".join(said))
+            assert not ended, (ended, "\n".join(said))
+            time.sleep(0.5)
 
 
 @contextmanager
