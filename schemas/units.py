@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 
@@ -59,5 +60,16 @@ def make_unit_id(uri: str, etag: str, span: str, reader_options: dict[str, Any])
     `span` is the slice's own name: byte offsets or row groups for tars and parquet; empty for files and manifest,
     whose `etag` is already a digest of what the slice holds (so that an insertion elsewhere renames nothing).
     """
-    parts = json.dumps([uri, etag, span, reader_options], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+    return UnitNames(reader_options)(uri, etag, span)
+
+
+class UnitNames:
+    """`make_unit_id` for many units of one source: the options are written out once. The text that is hashed is that of
+    `json.dumps([uri, etag, span, reader_options], sort_keys=True, ensure_ascii=False)`."""
+
+    def __init__(self, reader_options: dict[str, Any]) -> None:
+        self._end = f", {json.dumps(reader_options, sort_keys=True, ensure_ascii=False)}]"
+
+    def __call__(self, uri: str, etag: str, span: str) -> str:
+        parts = f"[{encode_basestring(uri)}, {encode_basestring(etag)}, {encode_basestring(span)}{self._end}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:24]

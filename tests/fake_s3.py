@@ -1,6 +1,8 @@
 """A small S3 server over HTTP that misbehaves on demand, for what moto and Ceph do too well."""
 
+import bisect
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         keys = self.store.listing if self.store.listing is not None else sorted(self.store.objects)
         after = query.get("continuation-token") or query.get("start-after") or ""
         prefix = query.get("prefix", "")
-        found = [key for key in keys if key > after and key.startswith(prefix)]
+        first = max(bisect.bisect_right(keys, after), bisect.bisect_left(keys, prefix))
+        found = list(itertools.takewhile(lambda key: key.startswith(prefix), keys[first : first + _PAGE_KEYS + 1]))
         page, more = found[:_PAGE_KEYS], len(found) > _PAGE_KEYS
         items = "".join(
             f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects.get(k, b'x'))}</Size>"

@@ -166,8 +166,10 @@ def units_to_redo(tables: Tables, latest: Ledger, units: Iterable[WorkUnit], is_
     if rejects is None or rows is None:
         return frozenset()
     deletes = tombstones.deletes_in_ledger(tables)
-    listed = {unit.unit_id for unit in units}
-    gone = Gone(unlisted(listed, latest), is_gone)
+    repeated = rejects.count_rows(filter=f"reason = '{Reason.DUPLICATE_ID}'") > 0
+    if not repeated and not deletes:  # as most nights: nothing of the size of the ledger is built for it
+        return frozenset()
+    gone = Gone(unlisted({unit.unit_id for unit in units}, latest), is_gone)
     attempts = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
     redo: set[str] = set()
     columns = ["id", "unit_id", "run", "attempt", "detail"]

@@ -97,7 +97,7 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
         and (unit_id not in planned or unit_id in redo)
         and unit_id not in kept_by_alias
     ]
-    groups, gone = _replacements(stale, todo, list(planned.values()))
+    groups, gone = _replacements(stale, todo, planned.values())
     known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
     moved = _moved(gone, [unit for unit in todo if unit.unit_id not in redo], alive)
     return Plan(
@@ -112,22 +112,20 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
 
 
 def _replacements(
-    stale: Sequence[LedgerEntry], todo: Sequence[WorkUnit], planned: Sequence[WorkUnit]
+    stale: Sequence[LedgerEntry], todo: Sequence[WorkUnit], planned: Iterable[WorkUnit]
 ) -> tuple[tuple[Replacement, ...], list[LedgerEntry]]:
-    todo_by_uri: dict[str, list[WorkUnit]] = defaultdict(list)
-    for unit in todo:
-        todo_by_uri[unit.uri].append(unit)
-    planned_by_uri: dict[str, list[WorkUnit]] = defaultdict(list)
-    for unit in planned:
-        planned_by_uri[unit.uri].append(unit)
     stale_by_uri: dict[str, list[LedgerEntry]] = defaultdict(list)
     for entry in stale:
         stale_by_uri[entry.uri].append(entry)
+    todo_by_uri: dict[str, list[WorkUnit]] = defaultdict(list)
+    for unit in todo:
+        if unit.uri in stale_by_uri:
+            todo_by_uri[unit.uri].append(unit)
+    listed = {unit.uri for unit in planned if unit.uri in stale_by_uri}
     groups: list[Replacement] = []
     gone: list[LedgerEntry] = []
     for uri, olds in stale_by_uri.items():
-        listed = planned_by_uri.get(uri, [])
-        if not listed:
+        if uri not in listed:
             gone += olds
         elif olds[0].format != "files":
             new = frozenset(u.unit_id for u in todo_by_uri[uri])
@@ -175,6 +173,8 @@ def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger)
 
     Etags of one content may differ (uploads in parts), so a unit without a hint may have moved too.
     """
+    if not gone or not todo:
+        return {}
     names: dict[str, list[LedgerEntry]] = defaultdict(list)  # a unit may be listed under a newer etag, as an alias
     for entry in alive.values():
         names[entry.alias_of if entry.state == LedgerState.ALIAS else entry.unit_id].append(entry)

@@ -14,7 +14,7 @@ from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.left_out import LeftOut, count, ending_of, to_text
-from clipmill.schemas.units import SourceObject, WorkUnit, make_unit_id
+from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit, make_unit_id
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import DEFAULT_IMAGE
 from clipmill.workers.read.packed import ARCHIVES, READABLE
@@ -125,14 +125,14 @@ def _names_files(pattern: str, item: SourceObject) -> bool:
 
 
 def _tars(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
-    options = reader_options(source)
+    name = UnitNames(reader_options(source))
     for item in _objects(source, storage, left_out):
         spans = _spans(item, storage) if item.size_bytes > HUGE_TAR_BYTES else [None]
         for span in spans:
             start, end = ("", "") if span is None else (str(span[0]), str(span[1]))
             size = item.size_bytes if span is None else span[1] - span[0]
             yield WorkUnit(
-                unit_id=make_unit_id(item.uri, item.etag, f"{start}-{end}" if span else "", options),
+                unit_id=name(item.uri, item.etag, f"{start}-{end}" if span else ""),
                 format="webdataset",
                 uri=item.uri,
                 etag=item.etag,
@@ -152,7 +152,7 @@ def _spans(item: SourceObject, storage: Storage) -> list[tuple[int, int] | None]
 def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     from clipmill.workers.read.parquet import row_groups
 
-    options = reader_options(source)
+    name = UnitNames(reader_options(source))
 
     def footer(item: SourceObject) -> tuple[SourceObject, list[tuple[int, int]] | None]:
         try:
@@ -165,7 +165,7 @@ def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[W
         for first, after, rows, size in _merge(groups, item.size_bytes):
             start, end = ("", "") if rows is None else (str(first), str(after))
             yield WorkUnit(
-                unit_id=make_unit_id(item.uri, item.etag, f"{start}-{end}", options),
+                unit_id=name(item.uri, item.etag, f"{start}-{end}"),
                 format="parquet",
                 uri=item.uri,
                 etag=item.etag,

@@ -38,9 +38,12 @@ class Retry:
         rejects, rows = self.tables.open("rejects", missing_ok=True), self.tables.open(missing_ok=True)
         if rejects is None or rows is None:
             return frozenset()
-        counted = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
         reasons = ", ".join(f"'{reason}'" for reason in (*ASKED, *TRIED))
         only = f"reason IN ({reasons}) AND {of_table(rejects.schema, table_id(rows.schema))}"
+        if not rejects.count_rows(filter=only):
+            self.units = frozenset()
+            return self.units
+        counted = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
         again: set[str] = set()
         tries: Counter[tuple[str, str]] = Counter()
         ask: dict[str, set[str]] = {}  # uri -> units

@@ -16,9 +16,11 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.jobs.verifying.status import count_rejects
 from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas import columns
 from clipmill.schemas.columns import TABLE_ID_KEY, rows_schema, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.receipts import LedgerState
 from tests.committed import DIM, FINGERPRINT, entry, fragments, ids, make_tables, receipt, take_lease, unit
 
 
@@ -168,3 +170,18 @@ def test_the_id_outlives_what_is_done_to_the_table(tmp_path: Path) -> None:
     tables.open(version=1).restore()
     assert (tables.id(), table_id(tables.open(version=1).schema)) == (mine, mine)
     assert TABLE_ID_KEY in tables.open().schema.metadata
+
+
+def test_a_batch_of_the_ledger_reads_as_its_rows_do() -> None:
+    """What an older clipmill wrote has nulls and lacks columns."""
+    row = {one.name: "x" if pa.types.is_string(one.type) else 3 for one in columns.UNITS}
+    states = ["committed", "alias", "retired"]
+    rows = [{**row, "state": state, "left_out": None, "moved": None, "deleted_by": None} for state in states]
+    rows.append({**row, "state": "committed", "deleted": None})
+    batch = pa.RecordBatch.from_pylist(rows, schema=columns.UNITS)
+    older = batch.drop_columns(["deleted", "deleted_by"])
+    for one in (batch, older, batch.slice(1, 2), batch.slice(0, 0)):
+        assert ledger.from_batch(one) == [ledger.to_entry(each) for each in one.to_pylist()]
+    (entry,) = ledger.from_batch(batch.slice(2, 1))
+    assert (entry.left_out, entry.moved, entry.deleted_by) == ("", 0, "")
+    assert entry.state is LedgerState.RETIRED

@@ -1,5 +1,7 @@
 """Cutting sources into units: everything once, the same names tomorrow, little memory."""
 
+import hashlib
+import json
 import os
 import random
 import tracemalloc
@@ -17,7 +19,7 @@ from clipmill.jobs.planning.survey import survey
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError
 from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.units import WorkUnit, make_unit_id
 from clipmill.workers.read import keys, read_unit
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.store.listing import Key
@@ -448,3 +450,12 @@ def test_links_to_nothing_and_pipes_are_counted(tmp_path: Path, format: str) -> 
     with pytest.raises(UserError) as failure:
         list(survey(Source(format=format, uri=f"{tmp_path}/"), Storage(), Limits()))
     assert "broken link 2" in failure.value.hint
+
+
+def test_the_name_of_a_unit_is_the_hash_of_one_json_text() -> None:
+    """A change here would name every unit of every table anew."""
+    options = {"format": "webdataset", "b": [1, None], "a": 'é "q"'}
+    for uri in ("s3://b/x.tar", 'a"b\\c\n\t\x00\x1f/é/日本/🎈.tar', ""):
+        text = json.dumps([uri, "e-1", "0-5", options], sort_keys=True, ensure_ascii=False)
+        assert make_unit_id(uri, "e-1", "0-5", options) == hashlib.sha256(text.encode()).hexdigest()[:24]
+    assert make_unit_id("s3://b/x.tar", "e", "", {"a": 1}) == "764e0baa5f8339985055e28f"

@@ -21,6 +21,7 @@ from clipmill.schemas.errors import LeaseHeld, UserError
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.workers.store.errors import StoreBusy
 from clipmill.workers.stub import StubEngine
+from tests.fake_s3 import FakeS3
 
 UNITS = 2_000
 SAID: list[str] = []
@@ -28,20 +29,25 @@ SAID: list[str] = []
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> JobFile:
-    """A published table without rows whose ledger has every tar of the source."""
     folder = tmp_path_factory.mktemp("idle")
     (folder / "raw").mkdir()
     for number in range(UNITS):
         (folder / "raw" / f"{number:05d}.tar").touch()
+    return published(folder, f"{folder}/raw/*.tar")
+
+
+def published(folder: Path, uri: str, **storage: str) -> JobFile:
+    """A published table without rows whose ledger has every tar of the source. Of benchmarks/idle_night.py too."""
     made = JobFile.model_validate(
         {
             "table": f"{folder}/db/images",
-            "source": {"format": "webdataset", "uri": f"{folder}/raw/*.tar"},
+            "source": {"format": "webdataset", "uri": uri},
             "model": {"name": "stub"},
+            "storage": storage,
             "nightly": {"gone": "delete", "min_coverage": 0},
         }
     )
-    (folder / "db").mkdir()
+    (folder / "db").mkdir(parents=True)
     tables = Tables.at(made.table)
     fingerprint = StubEngine.from_name("stub").fingerprint
     schema = rows_schema(
@@ -66,6 +72,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> JobFile:
                 written=0,
                 rejected=1,
                 table_version=1,
+                content_hash=unit.unit_id,
+                left_out="{}",
             )
             for unit in survey(made.source, made.storage, made.limits)
         ],
@@ -96,6 +104,28 @@ def test_a_night_with_nothing_new_commits_nothing_and_takes_about_as_long_as_pla
     plan_s, night_s = fastest_s(lambda: dry_run(job)), fastest_s(lambda: nightly(job, say=SAID.append))
     assert night_s <= 1.5 * plan_s + 0.1, f"nightly {night_s:.3f} s, plan {plan_s:.3f} s"  # 0.1: opening four tables
     assert versions(job) == before
+
+
+def test_its_time_grows_no_faster_than_the_number_of_units(tmp_path: Path) -> None:
+    """CPU time, because the machine may do other things: eight times the units take eight times of it at most, and a
+    step that compares each with each would take sixty-four times. Over S3, where the pages count too."""
+    cpu_s = {}
+    with FakeS3().running() as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        for units in (1_000, 8_000):
+            store.listing = [f"{units}/{number:06d}.tar" for number in range(units)]
+            made = published(tmp_path / str(units), f"s3://b/{units}/*.tar", endpoint_url=store.endpoint)
+            before = versions(made)
+            cpu_s[units] = min(_cpu_s(lambda made=made: nightly(made, say=SAID.append)) for _ in range(3))
+            assert versions(made) == before
+    assert cpu_s[8_000] <= 16 * cpu_s[1_000], cpu_s
+
+
+def _cpu_s(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
 
 
 def test_a_source_that_throttles_is_a_failed_night_and_deletes_nothing(

@@ -437,3 +437,15 @@ def test_put_replaces_whole_and_leaves_nothing_half_written(tmp_path: Path) -> N
     put_bytes(uri, b"22", LOCAL)
     assert [p.name for p in Path(uri).parent.iterdir()] == ["k"]
     assert Path(uri).read_bytes() == b"22"
+
+
+def test_dates_of_a_listing_are_read_as_botocore_reads_them() -> None:
+    """The quick road for what S3 sends, and botocore's own for all else."""
+    from botocore.utils import parse_timestamp
+
+    from clipmill.workers.store.fs import parse_date
+
+    for text in ("2026-11-01T00:00:00.000Z", "2026-11-01T12:34:56Z", "Sun, 01 Nov 2026 00:00:00 GMT", 1793491200):
+        assert parse_date(text) == parse_timestamp(text)
+    with pytest.raises(ValueError, match="Invalid"):
+        parse_date("2026-13-77T00:00:00Z")

@@ -4,6 +4,7 @@ The only module that knows s3fs. An s3fs client lives on an event loop of its ow
 processes are spawned, and the cache is keyed by process id.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -80,6 +81,7 @@ def _make_fs(scheme: str, storage: Storage) -> Any:
     if endpoint:
         config["s3"] = {"addressing_style": "path"}
     fs = s3fs.S3FileSystem(
+        session=_session(),
         endpoint_url=endpoint,
         client_kwargs={"region_name": region(storage)},
         config_kwargs=config,
@@ -88,6 +90,27 @@ def _make_fs(scheme: str, storage: Storage) -> Any:
     )
     fs.retries = 1
     return fs
+
+
+def _session() -> Any:
+    """As s3fs would make it, but for dates: botocore guesses the form of each date of a listing with dateutil, which
+    takes five sixths of the time of a page of 1,000 keys (63 µs of 75 a key; by hand, 2026-11-28)."""
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+
+    session = AioSession()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_date)
+    return session
+
+
+def parse_date(text: Any) -> datetime:
+    """A date of an S3 answer: ISO 8601 in UTC at once, all others as botocore reads them."""
+    if isinstance(text, str) and text[10:11] == "T" and text.endswith("Z"):
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(text)
+    from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
+
+    found: datetime = parse_timestamp(text)
+    return found
 
 
 def is_s3(fs: Any) -> bool:

@@ -102,10 +102,11 @@ def list_keys(
         found = _list_s3(fs, pattern, uri, start_after)
     else:
         found = _list_generic(fs, pattern, uri, start_after)
+    last, matches = _raw(end), pattern.matches
     for key in found:
-        if end and _raw(key.name) > _raw(end):
+        if end and _raw(key.name) > last:
             return
-        if pattern.matches(key.name):
+        if matches(key.name):
             yield key
 
 
@@ -125,14 +126,13 @@ def _walk_local(
     and inode of the folders that lead here."""
     here = os.stat(root + folder)
     inside = (*inside, (here.st_dev, here.st_ino))
+    wanted = _raw(pattern.prefix)
     with os.scandir(root + folder) as entries:
-        found = sorted((_raw(e.name + ("/" if _is(e, folder=True) else "")), e) for e in entries)
-    for name_bytes, entry in found:
-        name = folder + os.fsdecode(name_bytes)
-        raw = _raw(name)
+        names = ((folder + e.name + ("/" if _is(e, folder=True) else ""), e) for e in entries)
+        found = sorted((_raw(name), name, e) for name, e in names)
+    for raw, name, entry in found:
         if name.endswith("/"):
             # Everything below sorts with `name` as its prefix: skip what cannot hold a key after start_after.
-            wanted = _raw(pattern.prefix)
             may_match = raw.startswith(wanted) or wanted.startswith(raw)
             may_be_after = raw > start_after or start_after.startswith(raw)
             if (

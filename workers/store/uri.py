@@ -25,6 +25,8 @@ _ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file", "gcs": "gs", "adl": "abfs
 
 def quote(name: str) -> str:
     """The part of a URI that stands for the raw `name`."""
+    if name.isascii() and "#" not in name and "%" not in name:  # nearly all; ten times as fast
+        return name
     return _TO_QUOTE.sub(lambda m: f"%{ord(m[0]) & 0xFF:02X}", name)
 
 
