@@ -10,6 +10,7 @@ import pyarrow as pa
 # Keys of field metadata.
 FINGERPRINT_KEY = b"clipmill.fingerprint"  # on vector and caption_vector
 VOCABULARY_KEY = b"clipmill.vocabulary"  # on tags: JSON {name, hash, top_k, min_score}
+HEAD_KEY = b"clipmill.head"  # on a head's column: JSON {hash, file, vector, output, model, pretrained, weights_sha256}
 TABLE_ID_KEY = b"clipmill.table_id"  # metadata of the schema itself: made with the table, never changed
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
@@ -26,9 +27,16 @@ KEEP_TYPES: dict[str, pa.DataType] = {
 
 
 def rows_schema(
-    *, dim: int, keep: Mapping[str, str], fingerprint_json: str, vocabulary_json: str | None, thumbnails: bool
+    *,
+    dim: int,
+    keep: Mapping[str, str],
+    fingerprint_json: str,
+    vocabulary_json: str | None,
+    thumbnails: bool,
+    heads: pa.Schema | None = None,
 ) -> pa.Schema:
-    """Schema of the main table. `keep` maps a kept column to a key of KEEP_TYPES."""
+    """Schema of the main table. `keep` maps a kept column to a key of KEEP_TYPES; `heads`: the columns of the job's
+    heads (`head_field`)."""
     vector = pa.list_(pa.float16(), dim)
     model_meta = {FINGERPRINT_KEY: fingerprint_json.encode()}
     tags_meta = {VOCABULARY_KEY: vocabulary_json.encode()} if vocabulary_json else {}
@@ -51,6 +59,7 @@ def rows_schema(
     ]
     if thumbnails:
         fields.append(pa.field("thumbnail", pa.binary()))
+    fields += list(heads or ())
     fields += [pa.field(name, KEEP_TYPES[kind]) for name, kind in keep.items()]
     return pa.schema(fields)
 
@@ -73,9 +82,37 @@ FILL_ATTEMPT = 0
 
 
 def of_set(name: str) -> bool:
-    """Whether a column belongs to a set under way; no kept column may be called so."""
+    """Whether a column's name is one of a set under way, or of a vocabulary beside; no kept column may be called so."""
     base, mark, _ = name.partition("__")
     return bool(mark) and base in _SETS
+
+
+# Of columns that are being computed from stored vectors, until they take their names; and of what they replace, from
+# then until it is dropped.
+COMPUTED, REPLACED = "__retag", "__before"
+
+
+def waiting(schema: pa.Schema) -> frozenset[str]:
+    """Columns that nobody reads by name yet: those of sets under way, and of a computation under way."""
+    slugs = tuple(f"__{slug}" for slug in sets_in(schema))
+    ends = (COMPUTED, REPLACED, *slugs)
+    return frozenset(f.name for f in schema if (of_set(f.name) or is_head(f)) and f.name.endswith(ends))
+
+
+def head_field(name: str, about_json: str) -> pa.Field:
+    """A head's column: a score for each row that has a vector."""
+    return pa.field(name, pa.float32(), metadata={HEAD_KEY: about_json.encode()})
+
+
+def is_head(field: pa.Field) -> bool:
+    return HEAD_KEY in (field.metadata or {})
+
+
+def heads_of(schema: pa.Schema, slug: str = "") -> list[str]:
+    """Names of the heads whose columns the set in use has, or the set `slug` beside it (without their `__slug`)."""
+    end = f"__{slug}" if slug else ""
+    names = [field.name.removesuffix(end) for field in schema if is_head(field) and field.name.endswith(end)]
+    return [name for name in names if "__" not in name]
 
 
 def set_column(base: str, slug: str) -> str:

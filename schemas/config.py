@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clipmill.schemas.columns import KEEP_TYPES, RESERVED, of_set
+from clipmill.schemas.heads import MAX_HEADS, Heads
 from clipmill.schemas.model import ModelSpec
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.strict import Strict
@@ -248,6 +249,7 @@ class JobFile(Strict):
     source: Source
     model: Model = Model()
     tags: Tags = Tags()
+    heads: Heads = Field(default_factory=dict)
     workers: Workers = Workers()
     storage: Storage = Storage()
     limits: Limits = Limits()
@@ -263,3 +265,28 @@ class JobFile(Strict):
         if not database or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
             raise ValueError(f"'{value}' is not <database uri>/<name>, such as s3://lake/db/images")
         return value.rstrip("/")
+
+    @field_validator("heads")
+    @classmethod
+    def _head_names(cls, value: Heads) -> Heads:
+        if len(value) > MAX_HEADS:
+            raise ValueError(f"there are {len(value)} heads; at most {MAX_HEADS} are taken")
+        for name in value:
+            if why := refused_head_name(name):
+                raise ValueError(why)
+        return value
+
+    @model_validator(mode="after")
+    def _one_column_each(self) -> "JobFile":
+        if both := sorted(set(self.heads) & set(self.source.keep)):
+            raise ValueError(f"'{both[0]}' is a head and a kept column; call one of them otherwise")
+        return self
+
+
+def refused_head_name(name: str) -> str:
+    """Why a head's column cannot be called so; empty where it can."""
+    if name in RESERVED:
+        return f"'{name}' is a column of the table already; call the head otherwise"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name) or "__" in name:
+        return f"'{name}' cannot be a head's column: letters, digits and single _ only"
+    return ""

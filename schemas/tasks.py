@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.heads import Head
 from clipmill.schemas.tombstones import Tombstones
 from clipmill.schemas.units import WorkUnit
 
@@ -27,6 +28,7 @@ class WorkContext:
     units_in_flight: int = 3
     table_id: str = ""  # of the rows table
     fill: str = ""
+    heads: tuple[Head, ...] = field(default=(), compare=False, repr=False)  # small models, each a column
     deleted: Tombstones = field(default_factory=Tombstones, compare=False)  # samples that stay away
     options: dict[str, str] = field(default_factory=dict, repr=False)
 

@@ -26,6 +26,7 @@ from clipmill.workers.bench import Bench
 from clipmill.workers.decode.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
 from clipmill.workers.engine import halving
 from clipmill.workers.flow import ReadAhead, map_ahead
+from clipmill.workers.heads import head_values
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.keys import folder_of
@@ -89,8 +90,12 @@ class UnitRun:
         context = self.context
         reading = read_unit(self.task.unit, context.source, context.storage, context.limits, self.census)
         for embedded in self._embedded_batches(reading):
+            with self._timed("tag"):
+                # At the float16 that the table stores: computed again from there, a score is the same.
+                stored_BD = embedded.vectors_BD.astype(np.float16)
+                embedded.heads = {head.name: head_values(head, stored_BD) for head in context.heads}
             record_batch = writer.record_batch(embedded)
-            count_filled(self.filled, record_batch, ("caption", "tags", *context.source.keep))
+            count_filled(self.filled, record_batch, ("caption", "tags", *embedded.heads, *context.source.keep))
             yield record_batch
 
     def _embedded_batches(self, reading: Iterator[Sample | Reject]) -> Iterator[Embedded]:

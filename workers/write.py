@@ -35,6 +35,7 @@ class Embedded:
     has_caption_B: npt.NDArray[np.bool_]
     tags: pa.Array
     tag_scores: pa.Array
+    heads: dict[str, pa.Array] = field(default_factory=dict)  # scores by column
 
 
 class RowWriter:
@@ -62,6 +63,7 @@ class RowWriter:
             "height": [p.height for p in batch.pictures],
             "thumbnail": [p.thumbnail for p in batch.pictures],
             **set_values(batch),
+            **batch.heads,
         }
         arrays = []
         for field_ in self.schema:

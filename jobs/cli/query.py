@@ -228,7 +228,7 @@ def _without_matrix(found: Any) -> Any:
     return {key: value for key, value in shown.items() if value is not None}
 
 
-@click.command(short_help="A linear head, such as an aesthetic score, as a column.")
+@click.command(short_help="A head, such as an aesthetic score, as a column.")
 @table_options
 @click.option(
     "--head",
@@ -239,17 +239,22 @@ def _without_matrix(found: Any) -> Any:
 )
 @click.option("--column", default="aesthetic", show_default=True, help="The column to fill.")
 @click.option("--source", default="vector", show_default=True, help="The vectors to score.")
+@click.option("--trained-on", metavar="MODEL,TAG", help="On whose vectors, where the file does not say it.")
+@click.option("--activation", type=click.Choice(["none", "relu", "silu", "tanh"]), help="Between an MLP's layers.")
+@click.option("--output", type=click.Choice(["none", "sigmoid", "softmax"]), help="Of its last layer.")
+@click.option("--class", "pick", type=click.IntRange(0, 999), metavar="N", help="Of several outputs, from 0.")
 @json_option
-def score(
-    table: str, endpoint_url: str | None, region: str | None, head: str, column: str, source: str, as_json: bool
-) -> None:
-    """Score every row of TABLE that has no score yet; run it again after new rows came."""
-    from clipmill.jobs.exploring.score import load_head
-    from clipmill.jobs.exploring.score import score as fill
+def score(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """The score of a head, a linear layer or an MLP, for every row of TABLE, from the stored vectors. Rows without a
+    score get one; where the column is of another head, all of them do, and readers see the old scores until then. The
+    job file's `heads:` keeps such columns up by itself."""
+    from clipmill.jobs.migrating.score import read_head
+    from clipmill.jobs.migrating.score import score as fill
     from clipmill.jobs.terminal.output import note, print_record
 
-    storage = storage_from(endpoint_url, region)
-    print_record(fill(table, load_head(head), storage, column=column, source=source, tell=note), as_json=as_json)
+    storage, column, source = storage_from(endpoint_url, region), options.pop("column"), options.pop("source")
+    head = read_head(column, options.pop("head"), storage, **{"class": options.pop("pick")}, **options)
+    print_record(fill(table, head, storage, source=source, say=note), as_json=as_json)
 
 
 @click.command(short_help="HTTP API and picture page.")

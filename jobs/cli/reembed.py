@@ -13,6 +13,7 @@ from clipmill.jobs.cli.options import (
     json_option,
     storage_from,
     table_options,
+    without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
@@ -23,6 +24,14 @@ from clipmill.schemas.errors import EXIT_UNITS_FAILED
 @click.option("--pretrained", metavar="TAG|FILE", help="A pretrained tag or a checkpoint.")
 @click.option("--set", "slug", default="", metavar="SLUG", help="What the set is called; default: after the model.")
 @click.option("--vocabulary", metavar="FILE", help="Of the table's tags, where it is not found by its name.")
+@click.option(
+    "--head",
+    "head_files",
+    metavar="NAME=FILE",
+    multiple=True,
+    callback=without_secret,
+    help="A head on the new model's vectors, whose scores the set gets.",
+)
 @click.option("--again", is_flag=True, help="Also try rows that could not be filled before.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be read, and what it would cost.")
 @allow_source_option
@@ -35,12 +44,16 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
     exit code 3 where rows are left, 5 while another fill is under way."""
     from clipmill.jobs.migrating.reembed import reembed as run_reembed
     from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
+    from clipmill.jobs.migrating.score import read_head
     from clipmill.jobs.terminal.output import note, print_record, program
     from clipmill.schemas.config import Model
 
     storage = storage_from(endpoint_url, region)
     dry_run, model, pretrained = options.pop("dry_run"), options.pop("model"), options.pop("pretrained")
+    named = [pair.partition("=") for pair in options.pop("head_files")]
+    heads = [read_head(name, file, storage) for name, _, file in named]
     asked = ReembedOptions(
+        heads=tuple(heads),
         model=Model(name=model, pretrained=pretrained),
         resume=shlex.join([program(), *sys.argv[1:]]),
         allow_sources=options.pop("allow_sources"),

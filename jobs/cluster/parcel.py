@@ -46,6 +46,11 @@ def pack(job: JobFile, folder: Path) -> list[str]:
     if name := _vocabulary(job):
         shutil.copyfile(job.tags.vocabulary or "", folder / name)
         values["tags"]["vocabulary"] = name
+    for name, head in job.heads.items():
+        if Path(head.file).is_absolute() and Path(head.file).is_file():
+            sent = f"head_{name}{Path(head.file).suffix}"
+            shutil.copyfile(head.file, folder / sent)
+            values["heads"][name]["file"] = sent
     (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
     return [path for path in (job.table, *job.source.uri, job.model.pretrained or "") if path.startswith("/")]
 

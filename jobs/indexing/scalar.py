@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.indexing.names import index_name
-from clipmill.schemas.columns import of_set
+from clipmill.schemas.columns import waiting
 
 BITMAP_DISTINCT = 256  # values seen in a sample; beyond this a BTREE
 _SAMPLE_ROWS = 20_000
@@ -24,8 +24,9 @@ Tell = Callable[[str], None]
 def wanted_indices(dataset: Any) -> dict[str, str]:
     """Index type by column, in the order of the schema. Columns of a set under way wait for promotion."""
     found = {}
+    hidden = waiting(dataset.schema)
     for field in dataset.schema:
-        if field.name in _SKIPPED or of_set(field.name) or pa.types.is_fixed_size_list(field.type):
+        if field.name.partition("__")[0] in _SKIPPED or field.name in hidden or pa.types.is_fixed_size_list(field.type):
             continue
         kind = _FIXED.get(field.name) or _kind(dataset, field)
         if kind:

@@ -10,7 +10,7 @@ from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import SET_COLUMNS, set_column, sets_in
+from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 
@@ -44,7 +44,7 @@ def drop(
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")
         sets.fingerprint_of(rows.schema, slug)
-        columns = [set_column(base, slug) for base in SET_COLUMNS]
+        columns = [set_column(base, slug) for base in [*SET_COLUMNS, *heads_of(rows.schema, slug)]]
         hook("before_drop")
         for _ in range(MAX_CONFLICTS):
             rows = tables.open()

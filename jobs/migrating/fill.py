@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipmill.jobs.committing.derived import replacement
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables, lance_module
@@ -150,11 +151,3 @@ class Filler:
                 f"the columns of the set '{self.slug}' changed during the fill",
                 "it was dropped or promoted; `clipmill status TABLE` shows what is there",
             )
-
-
-def replacement(file: ColumnFile) -> Any:
-    """As a commit of Lance takes it."""
-    from lance.fragment import DataFile
-
-    made = DataFile(file.path, list(file.fields), list(range(len(file.fields))), file.major, file.minor)
-    return lance_module().LanceOperation.DataReplacementGroup(file.fragment, made)

@@ -24,7 +24,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, set_column, sets_in
+from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set_column, sets_in
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, GateRefused, UserError
 from clipmill.schemas.model import Fingerprint
@@ -149,6 +149,8 @@ class _Switch:
         self.how.hook("after_attach")
         live = self._move_live(new)
         self.how.hook("after_live")
+        for head in sorted(set(heads_of(rows.schema)) - set(heads_of(rows.schema, self.slug))):
+            self.notes.append(f"the scores of the head '{head}' stay those on the model before: the set has none of it")
         name = f"{new.model} {new.pretrained}".strip()
         self.notes.append(f"in the job file `model:` has to name {name} from now on, or the next run refuses")
         return self._told(old, live, verdict)
@@ -184,8 +186,9 @@ class _Switch:
         """All in one commit; field ids stay, so do the indices on them."""
         if set_column("vector", self.slug) not in rows.schema.names:
             return  # a try before this one landed, though its answer was lost
-        away = [{"path": base, "name": set_column(base, old)} for base in SET_COLUMNS]
-        here = [{"path": set_column(base, self.slug), "name": base} for base in SET_COLUMNS]
+        heads, stay = heads_of(rows.schema, self.slug), heads_of(rows.schema)
+        away = [{"path": base, "name": set_column(base, old)} for base in [*SET_COLUMNS, *sorted({*heads} & {*stay})]]
+        here = [{"path": set_column(base, self.slug), "name": base} for base in [*SET_COLUMNS, *heads]]
         rows.alter_columns(*away, *here)
 
     def _attach(self, fingerprint: Fingerprint) -> None:

@@ -16,6 +16,7 @@ from clipmill.jobs.indexing.build import stored_report
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, plan_vector_index
 from clipmill.jobs.indexing.recall import brute_force, measure
 from clipmill.jobs.indexing.vector import existing_plan
+from clipmill.jobs.migrating.set_heads import without_scores
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
@@ -123,6 +124,9 @@ def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: 
     without = int(rows.count_rows(f"{vector} IS NOT NULL AND caption IS NOT NULL AND {caption} IS NULL"))
     if without:
         blockers["captions"] = f"{without:,} rows have a caption and a vector, but no vector of the caption"
+    if unscored := without_scores(rows, found.slug):
+        named = ", ".join(f"'{name}' {count:,}" for name, count in unscored.items())
+        blockers["heads"] = f"rows have a vector and no score of the set's heads ({named}): run the reembed again"
 
 
 def _norms(rows: Any, slug: str, blockers: dict[str, str]) -> dict[str, float]:

@@ -13,7 +13,16 @@ from clipmill.jobs.cluster import local_node
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating.fill import Filled, Filler
 from clipmill.jobs.migrating.fill_plan import FillPlan, plan_fill
-from clipmill.jobs.migrating.reembed_plan import COMMAND, ReembedOptions, job_for, look, slug_for, vocabulary_for
+from clipmill.jobs.migrating.reembed_plan import (
+    COMMAND,
+    ReembedOptions,
+    check_heads,
+    job_for,
+    look,
+    slug_for,
+    vocabulary_for,
+)
+from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.planning.listing import Listing
 from clipmill.jobs.planning.plan import Plan
@@ -23,7 +32,7 @@ from clipmill.jobs.running.interrupts import draining_on_signals
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.summary import StageClock, failed_units, rate
 from clipmill.jobs.running.workforce import Workforce, loaded_workforce
-from clipmill.jobs.table import compat, memory, sets
+from clipmill.jobs.table import compat, heads, memory, sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress, Snapshot
@@ -77,6 +86,7 @@ def reembed(table: str, storage: Storage, options: ReembedOptions) -> Reembedded
     job = job_for(tables, options)
     model_names.check(job.model.spec(), here=options.address is None)
     slug = slug_for(rows.schema, options)
+    check_heads(rows.schema, options)
     vocabulary = vocabulary_for(tables, options)
     with Progress() as progress:
         lease = Lease(tables, new_run_id(), COMMAND, ttl_s=options.lease_ttl_s, key=FILL_KEY)
@@ -117,6 +127,7 @@ class _Fill:
         self.progress.phase("looking for rows to fill")
         found = look(self.tables, self.tables.open(), self.slug, self.options)
         if not found.units and not found.refused and self.slug in sets_in(self.tables.open().schema):
+            self._score(sets.fingerprint_of(self.tables.open().schema, self.slug))
             return self._summary(Filled(), run="")
         self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
         with loaded_workforce(replace(self.context, listing=Listing(units=tuple(found.units), left_out={}))) as force:
@@ -134,6 +145,11 @@ class _Fill:
                 f"the table's vectors are of these weights already, as {in_use.model} {in_use.pretrained}".rstrip(),
                 "name another model",
             )
+        heads.check_fit(self.options.heads, fingerprint)
+
+    def _score(self, fingerprint: Fingerprint) -> None:
+        heads.check_fit(self.options.heads, fingerprint)
+        fill_heads(self.tables, self.lease, self.slug, self.options.heads, self.progress.phase)
 
     def _logged(self, force: Workforce, fingerprint: Fingerprint) -> Reembedded:
         """Events of their own: what reads the runs of `embed` must not take this for one."""
@@ -152,6 +168,7 @@ class _Fill:
             self.options.hook("after_columns")
             filler = Filler(self.tables, self.lease, self.slug, self.job.commit, hook=self.options.hook)
             self._passes(force, filler, fingerprint)
+            self._score(fingerprint)
             summary = self._summary(filler.done, run=self.lease.run)
             if not summary.left and not self.interrupted and self.options.index:
                 summary = replace(summary, index=self._index())

@@ -6,8 +6,10 @@ from typing import Any
 
 from clipmill.jobs.migrating.fill import Hook, no_hook
 from clipmill.jobs.migrating.fill_plan import FillPlan, Reading, plan_fill
+from clipmill.jobs.migrating.set_heads import check_free
+from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.estimate import estimate
-from clipmill.jobs.table import compat, sets
+from clipmill.jobs.table import compat, heads, sets
 from clipmill.jobs.table.originals import Originals, source_storage
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
@@ -15,6 +17,7 @@ from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.schemas.columns import set_column, sets_in
 from clipmill.schemas.config import JobFile, Model, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.heads import Head
 from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.naming import names as model_names
 from clipmill.workers.tag import load_vocabulary
@@ -39,6 +42,7 @@ class ReembedOptions:
     lease_ttl_s: float = 30.0
     resume: str = ""
     hook: Hook = no_hook
+    heads: tuple[Head, ...] = ()  # of the new model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ def plan_reembed(table: str, storage: Storage, options: ReembedOptions) -> Reemb
     job = job_for(tables, options)
     model_names.check(job.model.spec(), here=False)
     slug = slug_for(rows.schema, options)
+    check_heads(rows.schema, options)
     found = look(tables, rows, slug, options)
     rated = estimate(job, tables, None)
     hours = round(found.rows / rated.samples_per_s / 3600, 3) if rated else None
@@ -144,6 +149,12 @@ def plan_reembed(table: str, storage: Storage, options: ReembedOptions) -> Reemb
         worker_hours=hours,
         dollars=round(hours * rated.gpus * price, 2) if hours is not None and rated and rated.gpus and price else None,
     )
+
+
+def check_heads(schema: Any, options: ReembedOptions) -> None:
+    """Before a cluster starts. Raises UserError for a head of another model than the new one."""
+    check_free(schema, options.heads)
+    heads.check_new(options.heads, options.model, model_dim(options.model.name))
 
 
 def slug_for(schema: Any, options: ReembedOptions) -> str:

@@ -53,6 +53,12 @@ def model_cost(name: str) -> ModelCost | None:
     )
 
 
+def model_dim(name: str) -> int | None:
+    """Of the shared space; None where the config is not at hand."""
+    config = _config(name)
+    return int(config["embed_dim"]) if config is not None else None
+
+
 def _config(name: str) -> Mapping[str, Any] | None:
     """open_clip's own config of a name, clipmill's own model, or a model folder."""
     bare = name.removeprefix("local-dir:")

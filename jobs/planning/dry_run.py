@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from clipmill.jobs.committing.moves import count_gone
+from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.estimate import Estimate, estimate
 from clipmill.jobs.planning.listing import list_source, plan_for
 from clipmill.jobs.planning.plan import Plan
-from clipmill.jobs.table import compat
+from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
@@ -62,8 +63,12 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
     model_names.check(job.model.spec(), here=False)
     tables = Tables.at(job.table, job.storage)
     rows = tables.open(missing_ok=True)
+    its_heads = heads.job_heads(job)
     if rows is not None:
         _check_table(rows.schema, job)
+        heads.check_table(rows.schema, its_heads)
+    else:
+        heads.check_new(its_heads, job.model, model_dim(job.model.name))
     listing = list_source(job)
     plan = plan_for(job, tables, listing, read_ledger(tables))
     moved = count_gone(plan.moves.values(), job.storage)

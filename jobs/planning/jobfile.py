@@ -154,6 +154,7 @@ def _absolute(job: JobFile) -> JobFile:
     source = job.source.model_copy(update={"uri": tuple(local(uri) for uri in job.source.uri)})
     model = job.model.model_copy(update={"name": if_file(job.model.name), "pretrained": if_file(job.model.pretrained)})
     tags = job.tags.model_copy(update={"vocabulary": if_file(job.tags.vocabulary)})
+    its_heads = {name: head.model_copy(update={"file": if_file(head.file)}) for name, head in job.heads.items()}
     golden = job.nightly.golden
     watch = {
         name: saved.model_copy(update={"image": local(saved.image)}) if saved.image else saved
@@ -161,5 +162,12 @@ def _absolute(job: JobFile) -> JobFile:
     }
     nightly = job.nightly.model_copy(update={"golden": local(golden) if golden else None, "watch": watch})
     return job.model_copy(
-        update={"table": local(job.table), "source": source, "model": model, "tags": tags, "nightly": nightly}
+        update={
+            "table": local(job.table),
+            "source": source,
+            "model": model,
+            "tags": tags,
+            "heads": its_heads,
+            "nightly": nightly,
+        }
     )

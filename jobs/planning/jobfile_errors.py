@@ -29,6 +29,7 @@ _EXAMPLES = {
     "model.preprocess": "{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], interpolation: bicubic, resize_mode: shortest}",
     "tags": "{vocabulary: coco, top_k: 5}",
     "tags.vocabulary": "coco",
+    "heads": "{aesthetic: sa_0_4_vit_b_32_linear.pth}",
     "workers": "{num: auto, gpus: 1}",
     "storage": "{region: eu-central-1}",
     "storage.endpoint_url": "http://localhost:9000",

@@ -18,7 +18,7 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.vectors import WarmVectors
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import FINGERPRINT_KEY, of_set, table_id
+from clipmill.schemas.columns import FINGERPRINT_KEY, table_id, waiting
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
@@ -182,10 +182,11 @@ class Snapshot:
 
     def default_columns(self) -> tuple[str, ...]:
         """Everything a person reads: no vectors, no thumbnails, none of a set under way."""
+        hidden = waiting(self.schema)
         return tuple(
             f.name
             for f in self.schema
-            if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and not of_set(f.name)
+            if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and f.name not in hidden
         )
 
     def check_columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:

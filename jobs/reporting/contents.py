@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.exploring.facets import MAX_DISTINCT, facets
-from clipmill.jobs.exploring.score import HEAD_KEY
 from clipmill.jobs.publishing.gates import total_variation
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.schemas.columns import is_head
 
 SCORED_ROWS = 100_000  # more are looked at evenly spaced
 BINS = 24
@@ -94,7 +94,7 @@ def drift(before: Table, after: Table, *, top: int = 8) -> Drift | None:
 
 def histograms(table: Table) -> tuple[Histogram, ...]:
     """Of the captions' cosines, the best tag's score, and every column that a head filled."""
-    names = [f.name for f in table.schema if f.name == "caption_score" or HEAD_KEY in (f.metadata or {})]
+    names = [f.name for f in table.schema if f.name == "caption_score" or is_head(f)]
     tagged = ["tag_scores"] if "tag_scores" in table.schema.names else []
     found = evenly(table, [*names, *tagged], SCORED_ROWS)
     numbers = {name: found[name] for name in names}

@@ -81,7 +81,8 @@ def _asked_for(context: RunContext) -> list[str]:
     """Columns that the job file wants filled, and that may match nothing."""
     source = context.job.source
     caption, tags = source.caption is not None, context.vocabulary is not None
-    return [*(["caption"] if caption else []), *(["tags"] if tags else []), *source.keep]
+    heads = [head.name for head in context.heads]
+    return [*(["caption"] if caption else []), *(["tags"] if tags else []), *heads, *source.keep]
 
 
 def _since_start(context: RunContext, at: float) -> float:

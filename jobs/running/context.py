@@ -10,6 +10,7 @@ from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.heads import Head
 from clipmill.schemas.vocabulary import Vocabulary
 
 
@@ -26,6 +27,7 @@ class RunContext:
     vocabulary: Vocabulary | None
     listing: Listing
     started_s: float
+    heads: tuple[Head, ...] = ()
 
     @property
     def table(self) -> str:

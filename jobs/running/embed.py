@@ -4,9 +4,12 @@ Running it again resumes, or says in seconds that there is nothing to do and wri
 """
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from clipmill.jobs.committing import heal
+from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.listing import Listing, list_source
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
@@ -14,15 +17,16 @@ from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.run import run_units
 from clipmill.jobs.running.summary import Summary
-from clipmill.jobs.table import compat, memory
+from clipmill.jobs.table import compat, heads, memory
 from clipmill.jobs.table.errors import check_folder
 from clipmill.jobs.table.ledger import left_out as ledger_left_out
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.jobs.table.readers import Readers, readers
+from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource
+from clipmill.schemas.heads import Head
 from clipmill.schemas.installed import require
 from clipmill.schemas.left_out import merge
 from clipmill.workers.naming import names as model_names
@@ -41,10 +45,15 @@ def run(job: JobFile, options: Options) -> Summary:
     tables = Tables.at(job.table, job.storage)
     model_names.check(job.model.spec(), here=False)
     vocabulary = compat.job_vocabulary(job)
+    its_heads = heads.job_heads(job)
     with Progress() as progress:
         rows = tables.open(missing_ok=True)
         if rows is not None:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
+            heads.check_table(rows.schema, its_heads)
+            _tell_heads(rows.schema, its_heads, progress)
+        else:
+            heads.check_new(its_heads, job.model, model_dim(job.model.name))
         context = RunContext(
             job=job,
             options=options,
@@ -54,6 +63,7 @@ def run(job: JobFile, options: Options) -> Summary:
             vocabulary=vocabulary,
             listing=_listing(job, progress),
             started_s=started_s,
+            heads=its_heads,
         )
         plan = context.plan(read_ledger(tables))
         if rows is not None and _nothing_to_do(context, plan):
@@ -94,15 +104,39 @@ def _nothing_to_do(context: RunContext, plan: Plan) -> bool:
     return compat.has_model_of(context.tables.open().schema, context.job)
 
 
+def _tell_heads(schema: Any, its_heads: Sequence[Head], progress: Progress) -> None:
+    for note in heads.unsure(its_heads):
+        progress.say(note)
+    for name in heads.without_a_head(schema, its_heads):
+        progress.say(f"the table has a column of the head '{name}', which the job does not name: new rows get no score")
+
+
+def _refresh_heads(context: RunContext) -> dict[str, int]:
+    """Of a table to which nothing is added: a head that is new or changed, from the vectors that are there."""
+    if not head_columns.behind(context.tables.open(), context.heads):
+        return {}
+    context.take_lease()
+    context.tables.ensure_side_tables()
+    context.lease.fence()
+    return head_columns.refresh(context.tables, context.lease, context.heads, context.progress.phase)
+
+
 def _idle(context: RunContext, plan: Plan) -> Summary:
     """Nothing to embed; publishes where that was asked for and readers do not see the newest version yet."""
     options, left_out = context.options, ledger_left_out(plan.ledger)
     merge(left_out, context.listing.left_out)
-    seen = readers(context.tables.open())
-    publish = options.publish and seen.live != seen.newest
-    if publish:
-        seen = _publish(context)
+    try:
+        scored = _refresh_heads(context)
+        seen = readers(context.tables.open())
+        publish = options.publish and seen.live != seen.newest
+        if publish:
+            if not context.lease.epoch:
+                context.take_lease()
+            seen = finish_table(context.tables, context.lease, publish=True, say=context.progress.phase)
+    finally:
+        context.lease.release(context.progress.say)
     notes = [f"nothing to do: all {len(plan.done)} units are in the table"]
+    notes += [f"{rows:,} rows scored by the head '{name}'" for name, rows in scored.items()]
     notes += seen.notes(publish=publish, whole=True, hint=options.publish_hint())
     return Summary(
         run="",
@@ -116,11 +150,3 @@ def _idle(context: RunContext, plan: Plan) -> Summary:
         live_rows=seen.live_rows,
         note="; ".join(notes),
     )
-
-
-def _publish(context: RunContext) -> Readers:
-    context.take_lease()
-    try:
-        return finish_table(context.tables, context.lease, publish=True, say=context.progress.phase)
-    finally:
-        context.lease.release(context.progress.say)

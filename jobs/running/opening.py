@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from clipmill.jobs.committing import heal
+from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.planning.estimate import Estimate, Worker, estimate
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.workforce import Workforce
-from clipmill.jobs.table import compat
+from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.schemas import columns
 
@@ -32,6 +32,8 @@ def claim(context: RunContext, force: Workforce) -> None:
     rows = tables.open(missing_ok=True)
     if rows is not None:  # perhaps another run made it since this one looked
         compat.check_table(rows.schema, context.job, context.vocabulary, force.fingerprint)
+        heads.check_table(rows.schema, context.heads)
+    heads.check_fit(context.heads, force.fingerprint)
     tables.ensure_side_tables()  # under the lease: an older clipmill's get the columns they lack
     facts, fingerprint = force.facts, force.fingerprint
     progress.phase(f"{fingerprint.model} on {facts.device}, batches of {facts.batch_size}")
@@ -51,6 +53,7 @@ def open_table(context: RunContext, force: Workforce, table_id: str) -> Opened:
     if tables.exists():
         lease.fence()
         latest, healed = heal.heal(tables, Committer(tables, lease))
+        head_columns.refresh(tables, lease, context.heads, context.progress.phase)
     else:
         tables.create("", _schema(context, force, table_id))
         lease.fence()
@@ -66,6 +69,7 @@ def _schema(context: RunContext, force: Workforce, table_id: str) -> Any:
         fingerprint_json=force.fingerprint.to_json(),
         vocabulary_json=force.vocabulary_json,
         thumbnails=context.job.thumbnails,
+        heads=heads.fields(context.heads, force.fingerprint),
     )
     mine = {columns.TABLE_ID_KEY: table_id.encode()}
     return schema.with_metadata({**embedding_functions_metadata(force.fingerprint), **mine})

@@ -141,6 +141,7 @@ def _work_context(context: RunContext, rows: Any) -> WorkContext:
         thumbnails=job.thumbnails,
         units_in_flight=job.workers.units_in_flight,
         table_id=table_id(rows.schema),
+        heads=context.heads,
         deleted=read_tombstones(tables),
         options=tables.options,
     )

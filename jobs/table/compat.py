@@ -5,7 +5,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmill.schemas.columns import ALWAYS_FILLED, FINGERPRINT_KEY, KEEP_TYPES, RESERVED, VOCABULARY_KEY, of_set
+from clipmill.schemas.columns import (
+    ALWAYS_FILLED,
+    FINGERPRINT_KEY,
+    KEEP_TYPES,
+    RESERVED,
+    VOCABULARY_KEY,
+    is_head,
+    of_set,
+)
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
@@ -61,7 +69,8 @@ def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
 def check_columns(schema: pa.Schema, job: JobFile) -> None:
     """Kept columns and thumbnails: what the job file alone can tell."""
     stored_fingerprint(schema)
-    kept = {field.name: field.type for field in schema if field.name not in RESERVED and not of_set(field.name)}
+    ours = {field.name for field in schema if field.name in RESERVED or of_set(field.name) or is_head(field)}
+    kept = {field.name: field.type for field in schema if field.name not in ours}
     wanted = {name: KEEP_TYPES[kind] for name, kind in job.source.keep_types.items()}
     missing = sorted(set(wanted) - set(kept))
     if missing:

@@ -1,13 +1,14 @@
 """What is in a table and how fresh it is; and the samples that are not in it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table.heads import told
 from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.sets import Coverage, all_coverage
 from clipmill.jobs.table.tables import Tables
@@ -26,7 +27,8 @@ class Status:
 
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
     for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
-    filled: rows = filled + failed + left.
+    filled: rows = filled + failed + left. `heads`: columns of scores, each with its head, the model of the vectors it
+    scored, and `left`, the rows that have a vector and no score.
     """
 
     table: str
@@ -50,6 +52,7 @@ class Status:
     indices: list[str]
     held_by: str | None
     sets: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[dict[str, Any]] = field(default_factory=list)
     last_runs: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -87,6 +90,7 @@ def status(table: str, storage: Storage) -> Status:
         indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
         held_by=_holder(tables),
         sets=[_set(one) for one in all_coverage(tables, rows)],
+        heads=[_head(rows, name, about) for name, about in told(rows.schema).items()],
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
 
@@ -94,6 +98,14 @@ def status(table: str, storage: Storage) -> Status:
 def _set(one: Coverage) -> dict[str, Any]:
     said = {"set": one.slug, "model": f"{one.model} {one.pretrained}".strip(), "dim": one.dim, "rows": one.rows}
     return {**said, "filled": one.filled, "failed": one.failed, "left": one.left, "rejects": one.rejects}
+
+
+def _head(rows: Any, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    vector = str(about.get("vector", "vector"))
+    lacking = f"{name} IS NULL AND {vector} IS NOT NULL" if vector in rows.schema.names else f"{name} IS NULL"
+    model = " ".join(str(about[key]) for key in ("model", "pretrained") if about.get(key))
+    said = {"head": name, "hash": about.get("hash", ""), "file": about.get("file", ""), "model": model}
+    return {**said, "left": int(rows.count_rows(lacking))}
 
 
 def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:

@@ -61,7 +61,7 @@ OWNERS = {
         "jobs.running.workforce",
         "jobs.indexing.cluster",
     ),
-    "torch": ("workers.clip.*", "workers.decode.preprocess", "jobs.exploring.score"),
+    "torch": ("workers.clip.*", "workers.decode.preprocess", "workers.heads_file"),
     "open_clip": ("workers.clip.*",),
     "s3fs": ("workers.store.*",),
     "botocore": ("workers.store.*",),

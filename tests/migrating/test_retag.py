@@ -245,6 +245,6 @@ def test_vectors_of_clip_for_the_labels_of_coco_are_taken(real_data: Path) -> No
 
 
 def test_a_fragment_of_many_batches_keeps_its_rows_in_order(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmill.jobs.migrating.retag.BATCH_ROWS", 7)
+    monkeypatch.setattr("clipmill.jobs.committing.derived.BATCH_ROWS", 7)
     place.retag(place.things)
     assert place.stored() == place.expected(place.things)

@@ -1,10 +1,11 @@
-"""Batches of vectors as the tagger takes them, and of tags as a fragment's file has them. N: rows. D: dimension."""
+"""Batches of vectors as they are computed with, and of what follows from them as a fragment's file has it. N: rows. D:
+dimension."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-TYPES = (pa.list_(pa.string()), pa.list_(pa.float32()))  # of tags and of their scores
 
 
 def unit_rows(stored: pa.Array, dim: int) -> npt.NDArray[np.float32]:
@@ -16,15 +17,13 @@ def unit_rows(stored: pa.Array, dim: int) -> npt.NDArray[np.float32]:
     return np.asarray(rows_ND / np.where(lengths_N == 0, 1, lengths_N), np.float32)
 
 
-def nothing() -> tuple[pa.Array, pa.Array]:
-    return pa.array([], TYPES[0]), pa.array([], TYPES[1])
-
-
 def spread(
-    tags: pa.Array, scores: pa.Array, place_N: npt.NDArray[np.int64], length: int, schema: pa.Schema
+    values: Sequence[pa.Array], place_N: npt.NDArray[np.int64], length: int, schema: pa.Schema
 ) -> pa.RecordBatch:
     """`length` rows: those at `place_N` as given, null between them."""
+    if len(place_N) == length:  # nothing was deleted between them
+        return pa.RecordBatch.from_arrays(list(values), schema=schema)
     source = np.full(length, -1, np.int64)
     source[place_N] = np.arange(len(place_N))
     index = pa.array(source, mask=source < 0)
-    return pa.RecordBatch.from_arrays([tags.take(index), scores.take(index)], schema=schema)
+    return pa.RecordBatch.from_arrays([one.take(index) for one in values], schema=schema)

@@ -1,5 +1,6 @@
 """A linear head as a column: LAION's own head on LAION's own vectors, new rows, and files that are no head."""
 
+import json
 import pickle
 import tempfile
 from pathlib import Path
@@ -9,10 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clipmill.jobs.exploring.score import load_head, score
+from clipmill.jobs.migrating.score import score
 from clipmill.jobs.querying.open import open_table
+from clipmill.schemas.columns import HEAD_KEY
 from clipmill.schemas.errors import UserError
-from tests.tables import TableOptions, append, batch, make_table
+from clipmill.schemas.heads import Head, HeadFile
+from clipmill.workers import heads
+from tests.tables import TableOptions, append, batch, fingerprint, make_table
+
+
+def load_head(path: str, name: str = "aesthetic") -> Head:
+    return heads.load_head(name, HeadFile(file=path))
+
+
+def exact(head: Head, vector: np.ndarray) -> float:
+    return float(vector @ head.layers[0].weight_OI[0] + head.layers[0].bias_O[0])
 
 
 def head_file(folder: Path, dim: int = 64) -> Path:
@@ -34,8 +46,8 @@ def test_the_aesthetic_head_reproduces_its_known_ordering(real_data: Path, tmp_p
     assert report.rows == 10
     scored = open_table(str(tmp_path / "images")).get([f"row-{i:06d}" for i in range(10)], ("aesthetic",))
     values = np.array(scored["aesthetic"].to_pylist())
-    exact = np.array([v @ head.weight_D + head.bias for v in vectors])
-    np.testing.assert_allclose(values, exact, atol=0.02)
+    known = np.array([exact(head, v) for v in vectors])
+    np.testing.assert_allclose(values, known, atol=0.02)
     ranks = np.argsort(np.argsort(values))
     assert 1 - 6 * np.sum((ranks - np.arange(10)) ** 2) / 990 > 0.9
 
@@ -57,7 +69,7 @@ def test_scores_survive_deletes_and_new_rows_are_filled_in_later(tmp_path: Path)
             assert row["aesthetic"] is None
         else:
             stored = np.asarray(row["vector"], np.float64)
-            expected = stored @ head.weight_D / np.linalg.norm(stored) + head.bias
+            expected = exact(head, stored / np.linalg.norm(stored))
             assert row["aesthetic"] == pytest.approx(expected, abs=1e-4)
     assert len(open_table(uri).search(where="aesthetic > 2.5", k=400)) == sum(
         r["aesthetic"] is not None and r["aesthetic"] > 2.5 for r in table
@@ -71,12 +83,39 @@ def test_a_head_that_does_not_fit_or_a_taken_column_is_refused(tmp_path: Path) -
     head = load_head(str(head_file(tmp_path)))
     for column, word in (("caption", "already"), ("a b", "name"), ("a__b", "name")):
         with pytest.raises(UserError, match=word):
-            score(uri, head, column=column)
+            score(uri, load_head(head.file, column))
+
+
+def test_a_changed_head_is_computed_anew_and_readers_see_one_or_the_other(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=200))
+    lance.dataset(f"{uri}.lance").create_scalar_index("views", "BTREE")
+    head = load_head(str(head_file(tmp_path)))
     score(uri, head)
+    lance.dataset(f"{uri}.lance").create_scalar_index("aesthetic", "BTREE", name="aesthetic_idx")
     (tmp_path / "other").mkdir()
     np.savez(tmp_path / "other/head.npz", weight=np.ones((1, 64), np.float32))
-    with pytest.raises(UserError, match=r"head\.npz"):
-        score(uri, load_head(str(tmp_path / "other/head.npz")))
+    other = load_head(str(tmp_path / "other/head.npz"))
+    seen: list[tuple[str, bool]] = []
+
+    def look(step: str) -> None:
+        table = lance.dataset(f"{uri}.lance").to_table(columns=["vector", "aesthetic"]).to_pylist()
+        row = next(r for r in table if r["vector"] is not None)
+        unit = np.asarray(row["vector"], np.float64)
+        seen.append(
+            (step.split()[0], row["aesthetic"] == pytest.approx(exact(other, unit / np.linalg.norm(unit)), abs=1e-4))
+        )
+
+    said: list[str] = []
+    report = score(uri, other, say=said.append, step=look)
+    assert (report.rows, report.head) == (197, other.hash)
+    assert any("head.npz" in line for line in said)
+    assert seen == [("begin", False), ("fill", False), ("switch", False), ("index", True), ("drop", True)]
+    rows = lance.dataset(f"{uri}.lance")
+    assert not [name for name in rows.schema.names if "__" in name]
+    assert {"aesthetic", "views"} == {name for index in rows.describe_indices() for name in index.field_names}
+    about = json.loads(rows.schema.field("aesthetic").metadata[HEAD_KEY])
+    assert (about["hash"], about["weights_sha256"]) == (other.hash, fingerprint(64).weights_sha256)
+    assert score(uri, other).rows == 0
 
 
 MARK = Path(tempfile.gettempdir()) / "clipmill-was-here"

@@ -1,0 +1,71 @@
+"""Scores of heads for a set beside the one in use: from the set's own vectors, once they are there. Nobody reads such a
+column by name yet, so it is filled in place; `promote` gives it its name with the rest of the set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from clipmill.jobs.committing import head_columns
+from clipmill.jobs.committing.derived import Derivation, Derived, Say
+from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.schemas.columns import heads_of, set_column, waiting
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.heads import Head
+
+
+def check_free(schema: pa.Schema, heads: Sequence[Head]) -> None:
+    """Raises UserError where a head could not take its name at the promotion."""
+    for head in heads:
+        if head.name in schema.names and head.name not in heads_of(schema):
+            raise UserError(
+                f"heads: '{head.name}' is a column of the table already, and no head's", "call the head otherwise"
+            )
+
+
+def fill_heads(tables: Tables, lease: Lease, slug: str, heads: Sequence[Head], say: Say) -> dict[str, int]:
+    """Rows scored now, by head; `lease` is the fill lease. A column that is of another head is made anew."""
+    done = {}
+    for head in heads:
+        one = _derived(head, tables.open().schema, slug)
+        schema = tables.open().schema
+        if not one.is_current(schema):
+            if one.names[0] in schema.names:
+                _again(tables, lease, "drop_columns", one.names)
+            _again(tables, lease, "add_columns", one.fields)
+        done[head.name] = Derivation(tables, lease, one, say).fill()
+    return done
+
+
+def without_scores(rows: Any, slug: str) -> dict[str, int]:
+    """Rows of the set that have a vector and no score, by head; those that have none are left out."""
+    assert all(set_column(name, slug) in waiting(rows.schema) for name in heads_of(rows.schema, slug))
+    vector = set_column("vector", slug)
+    found = {
+        name: int(rows.count_rows(f"{set_column(name, slug)} IS NULL AND {vector} IS NOT NULL"))
+        for name in heads_of(rows.schema, slug)
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+def _derived(head: Head, schema: pa.Schema, slug: str) -> Derived:
+    return head_columns.derived(head, schema, set_column("vector", slug), name=set_column(head.name, slug))
+
+
+def _again(tables: Tables, lease: Lease, change: str, columns: Any) -> None:
+    """Whoever adds rows meanwhile conflicts with it."""
+    for _ in range(MAX_CONFLICTS):
+        lease.check()
+        try:
+            with writing(tables.rows):
+                getattr(tables.open(), change)(columns)
+            return
+        except OSError as error:
+            if not is_conflict(error):
+                raise
+    raise ClipmillError(
+        f"the columns of heads could not be added: {MAX_CONFLICTS} tries met other commits",
+        "run the command again when fewer rows are being added",
+    )
