@@ -14,6 +14,7 @@ from clipmill.jobs.planning.listing import Listing, list_source
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
+from clipmill.jobs.running.leaving import leave_only, needs_no_worker
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.run import run_units
 from clipmill.jobs.running.summary import Summary
@@ -74,7 +75,8 @@ def run(job: JobFile, options: Options) -> Summary:
         else:  # the run takes it: until the model is loaded nothing is written
             _check_store(context)
         try:
-            return run_units(context)
+            left = leave_only(context) if rows is not None and needs_no_worker(context, plan) else None
+            return left or run_units(context)
         finally:
             context.lease.release(progress.say)
 

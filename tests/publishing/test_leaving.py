@@ -1,0 +1,100 @@
+"""A night that only takes rows out: no Ray, no model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.publishing.night import Night
+from clipmill.jobs.publishing.nightly import nightly
+from clipmill.jobs.publishing.publish import publish
+from clipmill.jobs.running import embed
+from clipmill.jobs.running.options import Options
+from clipmill.jobs.table.ledger import live, read_ledger
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import JobFile
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from tests.committed import Killed, fragments, killer, make_tables, take_lease
+
+SAID: list[str] = []
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFile:
+    """Ten tars with three rows each, published."""
+    monkeypatch.setattr(embed, "run_units", lambda context: pytest.fail("workers are started"))
+    (tmp_path / "raw").mkdir()
+    for number in range(10):
+        (tmp_path / "raw" / f"{number}.tar").touch()
+    made = JobFile.model_validate(
+        {
+            "table": f"{tmp_path}/db/images",
+            "source": {"format": "webdataset", "uri": f"{tmp_path}/raw/*.tar"},
+            "model": {"name": "stub:4"},
+            "nightly": {"gone": "delete"},
+        }
+    )
+    tables = make_tables(tmp_path)
+    lease = take_lease(tables, "first")
+    units = list(survey(made.source, made.storage, made.limits))
+    rows = [text for unit in units for text in fragments(tables, unit.unit_id, [f"{unit.uri}#{i}" for i in range(3)])]
+    Committer(tables, lease).commit([_entry(unit) for unit in units], rows)
+    lease.release()
+    publish(made.table, made.storage, force=True, say=SAID.append)
+    return made
+
+
+def _entry(unit: Any) -> LedgerEntry:
+    named = {name: getattr(unit, name) for name in ("unit_id", "uri", "etag", "start", "end", "format")}
+    counts = {"run": "first", "attempt": 1, "seen": 3, "written": 3, "rejected": 0, "table_version": 0}
+    return LedgerEntry(state=LedgerState.COMMITTED, **named, **counts)
+
+
+def lose(job: JobFile, number: int) -> None:
+    (Path(job.source.uri[0]).parent / f"{number}.tar").unlink()
+
+
+def night(job: JobFile, **options: Any) -> Night:
+    return nightly(job, say=SAID.append, **options)
+
+
+def test_a_night_that_only_deletes_starts_no_workers(job: JobFile) -> None:
+    lose(job, 3)
+    found = night(job)
+    assert (found.status, found.gone, found.deleted, found.rows_after, found.seen) == ("published", 1, 3, 27, 0)
+    tables = Tables.at(job.table)
+    assert found.live_after == int(tables.open().version)
+    assert tables.open().count_rows(filter="id LIKE '%/3.tar%'") == 0
+    alive = live(read_ledger(tables)).values()
+    assert (len(alive), sum(entry.present for entry in alive)) == (9, 27)
+    events = tables.open("runs").to_table(filter=f"run = '{found.run}'")["event"].to_pylist()
+    assert sorted(events) == ["finished", "night", "started"]
+    assert night(job).status == "nothing"
+
+
+@pytest.mark.parametrize("step", ["before_rows", "after_rows"])
+def test_killed_in_the_deletion_the_next_night_ends_it(job: JobFile, step: str) -> None:
+    lose(job, 3)
+    with pytest.raises(Killed):
+        night(job, hook=killer(step))
+    found = night(job)
+    assert (found.status, found.rows_after) == ("published", 27)
+    retired = [entry for entry in read_ledger(Tables.at(job.table)).values() if entry.state == LedgerState.RETIRED]
+    assert [Path(entry.uri).name for entry in retired] == ["3.tar"]
+
+
+def test_a_deletion_beside_something_new_goes_the_whole_way(job: JobFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(job, 3)
+    (Path(job.source.uri[0]).parent / "new.tar").touch()
+    came: list[int] = []
+
+    def whole_way(context: Any) -> Any:
+        came.append(len(context.plan(read_ledger(context.tables)).todo))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embed, "run_units", whole_way)
+    with pytest.raises(KeyboardInterrupt):
+        embed.run(job, Options())
+    assert came == [1]
