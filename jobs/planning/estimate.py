@@ -90,11 +90,12 @@ def _has_gpu() -> bool:
 def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False) -> Estimate | None:
     """The last run of this table that embedded something, on a GPU where this worker has one, else on none, or on
     whatever it was; how many cores or which GPU its workers had is not compared."""
+    from clipmill.jobs.table.runs import events
+
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return None
-    rows = runs.to_table(columns=["detail", "at", "run"], filter="event = 'finished'").sort_by("at").to_pylist()
-    for row in reversed(rows):
+    for row in reversed(events(runs, ["detail", "run"], "event = 'finished'")):
         run: dict[str, Any] = json.loads(row["detail"])
         on_cpu = run.get("device", "cpu") == "cpu"
         if run.get("samples_per_s") and run.get("seen") and (any_device or on_cpu == (not worker.gpus)):

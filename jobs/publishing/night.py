@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.errors import UserError
@@ -93,8 +94,7 @@ def nights(tables: Tables, last: int = 30) -> list[Night]:
     if runs is None or mine is None:
         return []
     only = f"event = '{EVENT}' AND {of_table(runs.schema, mine)}"
-    found = runs.to_table(columns=["at", "detail"], filter=only).sort_by([("at", "descending")]).slice(0, last)
-    return [from_json(text) for text in reversed(found["detail"].to_pylist())]
+    return [from_json(line["detail"]) for line in events(runs, ["detail"], only)[-last:]]
 
 
 def from_json(text: str) -> Night:

@@ -14,7 +14,7 @@ from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import LIVE, readers, tags_of
-from clipmill.jobs.table.runs import last_job
+from clipmill.jobs.table.runs import events, last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.config import Storage
@@ -137,10 +137,10 @@ def held_back(tables: Tables) -> tuple[int, int] | None:
     if runs is None or mine is None:
         return None
     where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
-    events = runs.to_table(columns=["event", "at", "detail"], filter=where).sort_by("at").to_pylist()
-    if not events or events[-1]["event"] != ROLLED_BACK:
+    moves = events(runs, ["event", "detail"], where)
+    if not moves or moves[-1]["event"] != ROLLED_BACK:
         return None
-    detail = json.loads(events[-1]["detail"])
+    detail = json.loads(moves[-1]["detail"])
     live = readers(tables.open()).live
     return (detail["before"], detail["version"]) if live == detail["version"] else None
 

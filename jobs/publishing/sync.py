@@ -49,8 +49,10 @@ class Sync:
         self.retry = Retry(self.tables, self.job.storage)
 
     def review(self, plan: Plan) -> Plan:
-        """The plan with what may leave taken out. Raises TooMuchGone."""
+        """The plan with what may leave taken out. Raises TooMuchGone. Called again where the ledger turned out to be
+        healed meanwhile: only what the last plan says counts."""
         self.plan = plan
+        self.deleted_rows = self.deleted_samples = 0
         moving = set(plan.moved.values())
         gone = [entry for entry in plan.gone if entry.unit_id not in moving]
         self.gone_units, self.gone_samples = len(gone), sum(entry.accounted for entry in gone)

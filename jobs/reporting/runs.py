@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 
@@ -43,9 +44,9 @@ def read_runs(tables: Tables, *, last: int = LAST) -> list[RunFigures]:
     if dataset is None or mine is None:
         return []
     words = ", ".join(f"'{event}'" for event in ("started", *ENDS))
-    events = dataset.to_table(filter=f"event IN ({words}) AND {of_table(dataset.schema, mine)}").sort_by("at")
+    where = f"event IN ({words}) AND {of_table(dataset.schema, mine)}"
     found: dict[str, list[dict[str, Any]]] = {}
-    for event in events.to_pylist():
+    for event in events(dataset, ["run", "command", "event", "at", "detail"], where):
         found.setdefault(event["run"], []).append(event)
     return [_figures(name, parts) for name, parts in list(found.items())[-last:]]
 

@@ -7,15 +7,22 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Source
 
 
+def events(runs: Any, columns: list[str], where: str) -> list[dict[str, Any]]:
+    """Lines of the `__runs` table, the earliest first: in the order in which they were written. What they say of the
+    time is of the clocks of many machines, one of which may be an hour off."""
+    found = runs.to_table(columns=columns, filter=where, with_row_id=True).sort_by("_rowid")
+    lines: list[dict[str, Any]] = found.drop_columns("_rowid").to_pylist()
+    return lines
+
+
 def last_job(tables: Tables) -> dict[str, Any]:
     """The job file of the run that started last, as plain values; empty where no run is known."""
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return {}
-    started = runs.to_table(columns=["at", "detail"], filter="event = 'started'").sort_by([("at", "descending")])
-    for text in started["detail"].to_pylist():
+    for started in reversed(events(runs, ["detail"], "event = 'started'")):
         try:
-            found = json.loads(text)
+            found = json.loads(started["detail"])
         except ValueError:
             continue
         if isinstance(found, dict):

@@ -10,6 +10,7 @@ import pyarrow as pa
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.heads import told
 from clipmill.jobs.table.readers import Readers, readers
+from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.sets import Coverage, all_coverage
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table, table_id
@@ -114,7 +115,7 @@ def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
     runs = tables.open("runs", missing_ok=True)
     if runs is not None:
         where = f"event IN ('finished', 'drained') AND {of_table(runs.schema, table_id)}"
-        ended = runs.to_table(columns=["at", "detail"], filter=where).sort_by("at").to_pylist()
+        ended = events(runs, ["detail"], where)
         if ended:
             merge(found, json.loads(ended[-1]["detail"]).get("left_out_listed", {}))
     return found
@@ -143,8 +144,8 @@ def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     events_told = ("started", "finished", "drained", "failed", "fill-started", "fill-finished", "fill-failed")
     where = "event IN (" + ", ".join(f"'{event}'" for event in events_told) + ")"
     where += f" AND {of_table(runs.schema, table_id)}"
-    events = runs.to_table(columns=["run", "command", "event", "at"], filter=where).sort_by("at").to_pylist()
-    latest = {event["run"]: event for event in events}  # the last word of each run
+    told = events(runs, ["run", "command", "event", "at"], where)
+    latest = {event["run"]: event for event in told}  # the last word of each run
     return [{**event, "at": event["at"].isoformat(timespec="seconds")} for event in list(latest.values())[-LAST_RUNS:]]
 
 

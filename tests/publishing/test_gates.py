@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.publishing.publish import PREVIOUS, held_back, publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table import tables as tables_module
 from clipmill.jobs.table.readers import LIVE
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
 from clipmill.schemas.nightly import Nightly
@@ -257,3 +260,34 @@ def test_a_table_that_somebody_holds_is_left_alone(tables: Tables) -> None:
             publish(tables.rows.removesuffix(".lance"), Storage(), force=True, say=SAID.append)
     finally:
         other.release()
+
+
+def test_a_way_back_by_hand_counts_also_after_a_night_whose_clock_was_ahead(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = tables.rows.removesuffix(".lance")
+    first = open_table(uri).version
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=1)
+
+    append(uri, TableOptions(rows=50, start=20_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(tables_module, "datetime", Ahead)
+        forced = publish(uri, Storage(), force=True, say=SAID.append)
+    rollback(uri, Storage(), to="previous", say=SAID.append)
+    assert held_back(tables) == (forced.version, first)
+
+
+def test_tags_of_another_vocabulary_are_not_compared(tables: Tables) -> None:
+    """`retag` was asked for, and would else be refused by each night after it."""
+    add(tables, tags=["one tag alone"])
+    assert not gates(tables)["tag_drift"].passed
+    about = {"name": "animals", "hash": "abc", "top_k": 5, "min_score": 0.1}
+    tables.open().update_field_metadata({"tags": {VOCABULARY_KEY.decode(): json.dumps(about)}})
+    found = gates(tables)["tag_drift"]
+    assert found.passed
+    assert "'animals'" in found.sentence
+    assert "not compared" in found.sentence

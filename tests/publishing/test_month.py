@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.commit import STEPS, Committer
 from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.publishing import sync as module
 from clipmill.jobs.publishing.sync import Sync, TooMuchGone
@@ -164,3 +164,30 @@ def test_a_night_that_lost_too_much_is_refused_before_anything_is_written(
         tables, JobFile.model_validate({**settings, "nightly": {"gone": "delete", "max_gone": 1.0}}), bucket, "c", 0
     )
     assert ids(tables) == there
+
+
+def test_what_a_kill_had_deleted_already_is_not_deleted_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is made by the ledger as a kill left it, and again once that is healed."""
+    tables = make_tables(tmp_path)
+    bucket = Bucket(random.Random(1))
+    monkeypatch.setattr(module, "gone_from", lambda storage: lambda entry: entry.uri not in bucket.objects)
+    settings = {"table": f"{tmp_path}/db/images", "source": {"format": "webdataset", "uri": "/b/*.tar"}}
+    job = JobFile.model_validate({**settings, "nightly": {"gone": "delete", "max_gone": 1.0}})
+    for _ in range(4):
+        bucket.objects[f"file:///b/{bucket.made}.tar"] = bucket._new()
+    one_night(tables, job, bucket, "first", 0)
+    bucket.objects.pop(min(bucket.objects))
+    before = ledger.live(ledger.read_ledger(tables))
+    with pytest.raises(Killed):
+        one_night(tables, job, bucket, "killed", STEPS.index("after_rows") + 1)
+    sync = Sync(job, tables)
+    sync.review(make_plan(bucket.units(), ledger.read_ledger(tables)))
+    assert sync.deleted_samples > 0
+    lease = take_lease(tables, "healing")
+    latest, _ = heal.heal(tables, Committer(tables, lease))
+    lease.release()
+    assert len(ledger.live(latest)) < len(before)
+    sync.review(make_plan(bucket.units(), latest))
+    assert (sync.gone_samples, sync.deleted_samples, sync.deleted_rows) == (0, 0, 0)

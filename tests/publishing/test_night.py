@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.publishing.night import Gate, Night, nights, remember, webhook_address
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import RUNS
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
@@ -33,6 +36,17 @@ def test_nights_come_back_as_they_were_and_oldest_first(tables):
     assert nights(tables) == made
     assert nights(tables, last=2) == made[2:]
     assert made[0].refused == (gate,)
+
+
+def test_a_clock_that_was_an_hour_ahead_makes_no_night_the_last(tables):
+    made = [night("ahead"), night("after")]
+    for one, hours in zip(made, (1, 0), strict=True):
+        at = datetime.now(UTC) + timedelta(hours=hours)
+        row = {"run": one.run, "command": "nightly", "event": "night", "at": at, "table_id": tables.id()}
+        row["detail"] = json.dumps(dataclasses.asdict(one))
+        tables.append("runs", pa.Table.from_pylist([row], schema=RUNS))
+    assert nights(tables) == made
+    assert nights(tables, last=1) == made[1:]
 
 
 def test_nights_of_another_table_do_not_count_and_unknown_fields_are_passed_over(tables):

@@ -431,6 +431,27 @@ def test_lance_reaches_the_same_store_without_being_given_a_secret(s3: S3) -> No
     assert lance_options("/tmp/x", s3.storage) == {}
 
 
+ENDPOINTS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_the_job_files_endpoint_is_lances_too_whatever_the_environment_says(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import lance
+    import pyarrow as pa
+
+    with FakeS3().running() as other:
+        for one in ENDPOINTS:
+            monkeypatch.delenv(one, raising=False)
+        monkeypatch.setenv(name, other.endpoint)
+        uri = f"{s3.uri}/{name}.lance"
+        lance.write_dataset(pa.table({"a": [1]}), uri, storage_options=lance_options(uri, s3.storage))
+        assert s3.keys(f"{name}.lance/")
+        assert other.requests == []
+
+
 def test_put_replaces_whole_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     uri = f"{tmp_path}/new/folder/k"
     put_bytes(uri, b"1", LOCAL)

@@ -212,7 +212,8 @@ def lance_options(uri: str, storage: Storage) -> dict[str, str]:
     if endpoint := endpoint_url(storage):
         if what := secret_in(endpoint):
             raise UserError(f"the endpoint's address carries {what}", CHAIN_HINT)
-        options["aws_endpoint"] = endpoint
+        # Of the names that mean an endpoint, this one wins over all others, also where the environment sets them.
+        options["aws_endpoint_url_s3"] = options["aws_endpoint"] = endpoint
         options["aws_virtual_hosted_style_request"] = "false"
         if endpoint.startswith("http://"):
             options["allow_http"] = "true"
