@@ -14,7 +14,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Counts and uncommitted fragments of one attempt; no pixels, no vectors, nothing per sample.
+    """Counts and uncommitted fragments of one attempt; no pixels, no vectors, nothing per sample. Only a fill that
+    shares its `fragment` hands over `values`: the set's columns of its rows and their places, as an Arrow stream.
 
     `fragments` and `reject_fragments` are `FragmentMetadata.to_json()` texts, invisible until committed.
     `rejected` counts by reason. `seen == written + sum(rejected.values())`. `seconds` is by stage name.
@@ -43,6 +44,8 @@ class Receipt:
     bytes_read: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
+    fragment: int = -1
+    values: bytes = field(default=b"", repr=False)
 
     @property
     def num_rejected(self) -> int:

@@ -30,6 +30,8 @@ class WorkUnit:
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
     | fill       | the rows    | the rows' version            | a fragment's id; JSON list of rows left out     |
 
+    A fill of some rows of a fragment alone has `id:first-last` of their places, the last excluded.
+
     `num_samples` is exact for files and manifest, an estimate elsewhere, None where nothing is known.
     `first_line` is the number, from 1, of the line at which a slice of a text list begins; 0 elsewhere. It is in no id:
     what is added above a slice does not rename it. `limit`: only so many of its samples, the first, for a trial.

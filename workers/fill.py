@@ -2,14 +2,16 @@
 
 The unit is a fragment. Its rows of which the set is null are read from the places they name; what comes of it is a file
 of the set's columns for all rows of the fragment, which the driver puts in place. Rows that were filled before keep
-what they have.
+what they have. Where there are fewer fragments than keep every model busy, several units share one: each hands its
+rows' values to the driver, which writes the one file that there can be.
 
 D: dimension of the shared space.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,52 +26,32 @@ from clipmill.workers.bench import Bench
 from clipmill.workers.read.again import PLACE, Read, Row, read_again
 from clipmill.workers.store.errors import table_errors
 from clipmill.workers.unit import UnitRun
-from clipmill.workers.write import RejectWriter, num_tagged, open_version, reject_table, set_values, write_column_file
+from clipmill.workers.write import (
+    ColumnFile,
+    RejectWriter,
+    num_tagged,
+    open_version,
+    reject_table,
+    set_values,
+    write_column_file,
+)
 
 NAMES = ("id", "uri", "image_offset", "image_size", "image_hash", "caption")
 _ROWS_AT_ONCE = 4096
 
 
-class Fragment:
-    """One fragment at the version that the unit names, and its rows that wait for the set `slug`."""
+class SetColumns:
+    """The columns of the set `slug` of one fragment of `dataset`."""
 
-    def __init__(self, unit: WorkUnit, slug: str, options: dict[str, str]) -> None:
-        self.unit, self.slug = unit, slug
-        with table_errors(unit.uri):
-            self.dataset = open_version(unit.uri, int(unit.etag), options)
-        self.id = int(unit.start)
+    def __init__(self, dataset: Any, fragment: int, slug: str) -> None:
+        self.dataset, self.id, self.slug = dataset, fragment, slug
         self.columns = [set_column(base, slug) for base in SET_COLUMNS]
 
-    def rows(self) -> Iterator[Row]:
-        """Those that are null in the set and not left out, at most as many as the unit may do."""
-        left_out = frozenset(json.loads(self.unit.end or "[]"))
-        left = self.unit.limit if self.unit.limit is not None else -1
-        where = f"{set_column('vector', self.slug)} IS NULL"
-        for batch in self._scan(NAMES, filter=where):
-            for row in batch.to_pylist():
-                place = int(row["_rowaddr"]) & 0xFFFFFFFF
-                if place in left_out:
-                    continue
-                if left == 0:
-                    return
-                left -= 1
-                yield Row(
-                    place=place,
-                    id=row["id"],
-                    uri=row["uri"],
-                    offset=row["image_offset"],
-                    size=row["image_size"],
-                    image_hash=row["image_hash"],
-                    caption=row["caption"],
-                )
-
-    def units_of(self, ids: list[str]) -> list[str]:
-        """The unit of each row, for rejects."""
-        names = ", ".join("'" + one.replace("'", "''") + "'" for one in ids)
-        found: dict[str, str] = {}
-        for batch in self._scan(("id", "unit_id"), filter=f"id IN ({names})"):
-            found.update(zip(batch["id"].to_pylist(), batch["unit_id"].to_pylist(), strict=True))
-        return [found.get(one, "") for one in ids]
+    def write(self, new: pa.Table, places: list[int], options: dict[str, str]) -> ColumnFile:
+        """A file of them for every row of the fragment: `new` at its `places`, else what is there."""
+        schema = pa.schema([self.dataset.schema.field(name) for name in self.columns])
+        merged = self.merged(new.cast(schema), places)
+        return write_column_file(self.dataset, self.id, merged, options, rows=len(places))
 
     def merged(self, new: pa.Table, places: list[int]) -> Iterator[pa.RecordBatch]:
         """The set's columns of every physical row: `new` at its `places`, else what is there."""
@@ -94,6 +76,56 @@ class Fragment:
         for batch in scanner.to_batches():
             if batch.num_rows:
                 yield batch
+
+
+class Fragment(SetColumns):
+    """One fragment at the version that the unit names, and its rows that wait for the set `slug`: all of them, or those
+    at the places [first, last) of `part`."""
+
+    def __init__(self, unit: WorkUnit, slug: str, options: dict[str, str]) -> None:
+        self.unit = unit
+        name, _, part = unit.start.partition(":")
+        with table_errors(unit.uri):
+            super().__init__(open_version(unit.uri, int(unit.etag), options), int(name), slug)
+        first, _, last = part.partition("-")
+        self.part = (int(first), int(last)) if part else None
+
+    def rows(self) -> Iterator[Row]:
+        """Those that are null in the set and not left out, at most as many as the unit may do."""
+        left_out = frozenset(json.loads(self.unit.end or "[]"))
+        left = self.unit.limit if self.unit.limit is not None else -1
+        where = f"{set_column('vector', self.slug)} IS NULL"
+        for batch in self._scan(NAMES, filter=where):
+            for row in self._of_part(batch).to_pylist():
+                place = int(row["_rowaddr"]) & 0xFFFFFFFF
+                if place in left_out:
+                    continue
+                if left == 0:
+                    return
+                left -= 1
+                yield Row(
+                    place=place,
+                    id=row["id"],
+                    uri=row["uri"],
+                    offset=row["image_offset"],
+                    size=row["image_size"],
+                    image_hash=row["image_hash"],
+                    caption=row["caption"],
+                )
+
+    def _of_part(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.part is None:
+            return batch
+        places = batch["_rowaddr"].to_numpy() & 0xFFFFFFFF
+        return batch.filter(pa.array((places >= self.part[0]) & (places < self.part[1])))
+
+    def units_of(self, ids: list[str]) -> list[str]:
+        """The unit of each row, for rejects."""
+        names = ", ".join("'" + one.replace("'", "''") + "'" for one in ids)
+        found: dict[str, str] = {}
+        for batch in self._scan(("id", "unit_id"), filter=f"id IN ({names})"):
+            found.update(zip(batch["id"].to_pylist(), batch["unit_id"].to_pylist(), strict=True))
+        return [found.get(one, "") for one in ids]
 
 
 def _spread(new: pa.Table, places_N: Any, there: pa.Table, there_M: Any, begin: int, end: int) -> pa.RecordBatch:
@@ -137,8 +169,8 @@ class FillRun(UnitRun):
         self.rejects = FillRejects(context, task, bench.engine.fingerprint.weights_sha256[:16], self.fragment)
 
     def run(self) -> Receipt:
-        """`fragments` holds one `write.ColumnFile`, or nothing where nothing could be filled; `filled` what was asked
-        of the store, in requests and bytes, and how many rows got tags."""
+        """`fragments` holds one `write.ColumnFile`, or nothing where nothing could be filled, or `values` are for the
+        driver to write; `filled` what was asked of the store, in requests and bytes, and how many rows got tags."""
         read = Read()
         reading = read_again(self.fragment.rows(), self.context.storage, self.context.limits, read)
         tables: list[pa.Table] = []
@@ -152,20 +184,29 @@ class FillRun(UnitRun):
                 places += [sample.metadata[PLACE] for sample in embedded.samples]
         start = time.perf_counter()
         files: tuple[str, ...] = ()
-        if places:
-            schema = pa.schema([self.fragment.dataset.schema.field(name) for name in self.fragment.columns])
-            new = pa.concat_tables(tables).cast(schema)
-            made = write_column_file(
-                self.fragment.dataset,
-                self.fragment.id,
-                self.fragment.merged(new, places),
-                self.context.options,
-                rows=len(places),
-            )
+        handed_over = b""
+        if places and self.fragment.part is None:
+            made = self.fragment.write(pa.concat_tables(tables), places, self.context.options)
             files = (made.to_json(),)
+        elif places:
+            handed_over = _packed(pa.concat_tables(tables), places)
         self.rejects.flush()
         self.seconds["write"] = time.perf_counter() - start
         self.filled = {"requests": read.requests, "bytes": read.num_bytes, "tags": tagged}
-        receipt = self._receipt(Outcome.DONE, files)
+        receipt = replace(self._receipt(Outcome.DONE, files), fragment=self.fragment.id, values=handed_over)
         receipt.check_balance()
         return receipt
+
+
+def _packed(new: pa.Table, places: list[int]) -> bytes:
+    whole = new.append_column(PLACE, pa.array(places, pa.int64()))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, whole.schema) as stream:
+        stream.write_table(whole)
+    return bytes(sink.getvalue())
+
+
+def written_together(columns: SetColumns, values: Sequence[bytes], options: dict[str, str]) -> ColumnFile:
+    """The file of what several units of one fragment handed over."""
+    both = pa.concat_tables([pa.ipc.open_stream(one).read_all() for one in values])
+    return columns.write(both.drop_columns([PLACE]), both[PLACE].to_pylist(), options)

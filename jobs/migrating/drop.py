@@ -43,8 +43,9 @@ def drop(
         rows = tables.open()
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")
-        sets.fingerprint_of(rows.schema, slug)
         columns = [set_column(base, slug) for base in [*SET_COLUMNS, *heads_of(rows.schema, slug)]]
+        if not any(CONFIG_KEY + name in rows.config() for name in columns):  # else a kill left them, to be removed now
+            sets.fingerprint_of(rows.schema, slug)
         hook("before_drop")
         for _ in range(MAX_CONFLICTS):
             rows = tables.open()

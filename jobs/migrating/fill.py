@@ -7,7 +7,7 @@ the table, so a kill loses what was not committed and nothing else.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from clipmill.schemas.columns import SET_COLUMNS, set_column, table_id
 from clipmill.schemas.config import Commit
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.receipts import Receipt
+from clipmill.workers.fill import SetColumns, written_together
 from clipmill.workers.store.storage import retry_transient
 from clipmill.workers.write import ColumnFile, leaf_ids
 
@@ -54,10 +55,22 @@ class Filler:
         self.table_id = table_id(tables.open().schema)
         self.done = Filled()
         self._ready: list[Receipt] = []
+        self._parts: dict[int, list[Receipt]] = {}  # of fragments that several units share
+        self._shared: Mapping[int, int] = {}
         self._last_commit = time.monotonic()
 
+    def expect(self, shared: Mapping[int, int]) -> None:
+        """Fragments that several units share, and how many: a file is written once for all of them."""
+        self._shared = shared
+
     def offer(self, receipt: Receipt) -> None:
-        self._ready.append(receipt)
+        if not receipt.values:
+            self._ready.append(receipt)
+            return
+        parts = self._parts.setdefault(receipt.fragment, [])
+        parts.append(receipt)
+        if len(parts) >= self._shared.get(receipt.fragment, 1):
+            self._ready += self._parts.pop(receipt.fragment)
 
     @property
     def pending(self) -> int:
@@ -67,10 +80,16 @@ class Filler:
     def commit_if_due(self) -> None:
         due = time.monotonic() - self._last_commit >= self.options.every_s
         if self._ready and (due or self.pending >= self.options.every_rows):
-            self.commit()
+            self._commit()
 
     def commit(self) -> None:
-        """Raises LeaseLost where another fill took over."""
+        """All there is, fragments of which a part is missing too. Raises LeaseLost where another fill took over."""
+        for parts in self._parts.values():
+            self._ready += parts
+        self._parts.clear()
+        self._commit()
+
+    def _commit(self) -> None:
         receipts, self._ready = self._ready, []
         self._last_commit = time.monotonic()
         if not receipts:
@@ -79,19 +98,38 @@ class Filler:
         self.append_rejects([text for one in receipts for text in one.reject_fragments])
         self.hook("after_rejects")
         files = [ColumnFile.from_json(text) for one in receipts for text in one.fragments]
+        together, gone = self._written_together(receipts)
+        files += together
         landed = self._replace(files) if files else []
         self.hook("after_fill")
         done = self.done
         done.commits += 1
         done.rows += sum(file.rows for file in landed)
         done.fragments += len(landed)
-        done.again += len(files) - len(landed)
+        done.again += len(files) - len(landed) + gone
         for one in receipts:
             done.image_bytes += one.bytes_read
             done.requests += one.filled.get("requests", 0)
             done.bytes_read += one.filled.get("bytes", 0)
             for reason, count in one.rejected.items():
                 done.rejects[reason] = done.rejects.get(reason, 0) + count
+
+    def _written_together(self, receipts: list[Receipt]) -> tuple[list[ColumnFile], int]:
+        """(files of the fragments that several units share, how many of those are gone)."""
+        values: dict[int, list[bytes]] = {}
+        for one in receipts:
+            if one.values:
+                values.setdefault(one.fragment, []).append(one.values)
+        if not values:
+            return [], 0
+        rows = self.tables.open()
+        self._check(rows, [])
+        there = {fragment.fragment_id for fragment in rows.get_fragments()} & values.keys()
+        files = [
+            written_together(SetColumns(rows, fragment, self.slug), values[fragment], self.tables.options)
+            for fragment in sorted(there)
+        ]
+        return files, len(values) - len(there)
 
     def append_rejects(self, fragments: Sequence[str]) -> None:
         """A reject that is there twice says nothing new."""

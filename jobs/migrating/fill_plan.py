@@ -1,6 +1,8 @@
 """What a fill has left to do: fragments, their rows, and what reading their pictures again will cost. Reads only."""
 
+import itertools
 import json
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,10 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.again import GAP_BYTES, PIECE_BYTES, Row, pieces
 
+# Fewer units leave models idle, and one alone a model while its pictures are decoded: fragments are shared then. Not
+# more often, because what is shared goes through the driver; and of fewer rows each, a unit costs more than it gains.
+UNITS = 24
+LEAST_ROWS = 1_000
 ROWS_PER_TASK = 20_000  # of one fragment: what a kill can lose, and what a worker holds of vectors
 _COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size")
 Failures = Mapping[tuple[str, str], str]
@@ -54,10 +60,12 @@ class Reading:
 
 @dataclass(slots=True, kw_only=True)
 class FillPlan:
-    """`units`: one for each fragment with rows to fill. `refused`: rows whose place may not be read, by their unit.
+    """`units`: one for each fragment with rows to fill, or several where there are few; then `shared` says how many
+    there are of a fragment. `refused`: rows whose place may not be read, by their unit.
     `failed`: rows that were tried before and cannot be filled."""
 
     units: list[WorkUnit] = field(default_factory=list)
+    shared: dict[int, int] = field(default_factory=dict)
     rows: int = 0
     failed: int = 0
     refused: list[tuple[str, Reject]] = field(default_factory=list)
@@ -66,11 +74,12 @@ class FillPlan:
 
 def plan_fill(rows: Any, slug: str, originals: Originals, failed: Failures) -> FillPlan:
     """`rows`: the table at the version that is planned on. Where it has no such set yet, every row is to be filled.
-    Memory holds one fragment's rows."""
+    Memory holds one fragment's rows, and 16 bytes of each that is to be filled."""
     plan = FillPlan()
     column = set_column("vector", slug)
     where = f"{column} IS NULL" if column in rows.schema.names else None
     may_read = _Allowed(originals)
+    found: list[_Share] = []
     for fragment in rows.get_fragments():
         wanted: list[Row] = []
         left_out: list[int] = []
@@ -91,7 +100,12 @@ def plan_fill(rows: Any, slug: str, originals: Originals, failed: Failures) -> F
         if wanted:
             plan.reading.add(wanted)
             plan.rows += len(wanted)
-            plan.units.append(_unit(rows, fragment.fragment_id, wanted, left_out))
+            found.append(_Share(fragment.fragment_id, wanted[:ROWS_PER_TASK], left_out))
+    for share in found:
+        parts = share.split(min(-(-UNITS // len(found)), len(share.places) // LEAST_ROWS))
+        plan.units += [part.unit(rows, alone=len(parts) == 1) for part in parts]
+        if len(parts) > 1:
+            plan.shared[share.fragment] = len(parts)
     plan.reading.explain()
     return plan
 
@@ -102,18 +116,40 @@ def _rows_of(fragment: Any, where: str | None) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _unit(rows: Any, fragment_id: int, wanted: list[Row], left_out: list[int]) -> WorkUnit:
-    return WorkUnit(
-        unit_id=f"fragment-{fragment_id}-{rows.version}",
-        format="fill",
-        uri=str(rows.uri),
-        etag=str(rows.version),
-        size_bytes=sum(max(row.size or 0, 0) for row in wanted[:ROWS_PER_TASK]),
-        start=str(fragment_id),
-        end=json.dumps(left_out) if left_out else "",
-        num_samples=min(len(wanted), ROWS_PER_TASK),
-        limit=ROWS_PER_TASK,
-    )
+class _Share:
+    """Rows of a fragment that one unit is to fill, by place and size in bytes; and those it must leave out."""
+
+    def __init__(self, fragment: int, rows: list[Row], left_out: list[int]) -> None:
+        self.fragment = fragment
+        self.places = array("Q", (row.place for row in rows))
+        self.sizes = array("Q", (max(row.size or 0, 0) for row in rows))
+        self.left_out = left_out
+
+    def split(self, number: int) -> list["_Share"]:
+        """Into at most so many, of one row's difference."""
+        if number <= 1:
+            return [self]
+        found = []
+        for begin, end in itertools.pairwise(len(self.places) * n // number for n in range(number + 1)):
+            part = _Share(self.fragment, [], [])
+            part.places, part.sizes = self.places[begin:end], self.sizes[begin:end]
+            part.left_out = [place for place in self.left_out if part.places[0] <= place <= part.places[-1]]
+            found.append(part)
+        return found
+
+    def unit(self, rows: Any, *, alone: bool) -> WorkUnit:
+        name = str(self.fragment) if alone else f"{self.fragment}:{self.places[0]}-{self.places[-1] + 1}"
+        return WorkUnit(
+            unit_id=f"fragment-{name.replace(':', '-')}-{rows.version}",
+            format="fill",
+            uri=str(rows.uri),
+            etag=str(rows.version),
+            size_bytes=sum(self.sizes),
+            start=name,
+            end=json.dumps(self.left_out) if self.left_out else "",
+            num_samples=len(self.places),
+            limit=ROWS_PER_TASK,
+        )
 
 
 class _Allowed:

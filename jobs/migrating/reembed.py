@@ -118,7 +118,7 @@ class _Fill:
             context.lease,
             context.progress,
         )
-        self.working_since = context.started_s
+        self.working_since = self.until_s = context.started_s
         self.failed: list[dict[str, str]] = []
         self.interrupted = False
         self.limited_by = ""
@@ -128,7 +128,7 @@ class _Fill:
         found = look(self.tables, self.tables.open(), self.slug, self.options)
         if not found.units and not found.refused and self.slug in sets_in(self.tables.open().schema):
             self._score(sets.fingerprint_of(self.tables.open().schema, self.slug))
-            return self._summary(Filled(), run="")
+            return self._whole(self._summary(Filled(), run=""))
         self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
         with loaded_workforce(replace(self.context, listing=Listing(units=tuple(found.units), left_out={}))) as force:
             self._check_model(force.fingerprint)
@@ -169,9 +169,7 @@ class _Fill:
             filler = Filler(self.tables, self.lease, self.slug, self.job.commit, hook=self.options.hook)
             self._passes(force, filler, fingerprint)
             self._score(fingerprint)
-            summary = self._summary(filler.done, run=self.lease.run)
-            if not summary.left and not self.interrupted and self.options.index:
-                summary = replace(summary, index=self._index())
+            summary = self._whole(self._summary(filler.done, run=self.lease.run))
         except BaseException as error:
             with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
                 self._log("fill-failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
@@ -235,6 +233,7 @@ class _Fill:
             fill=self.slug,
             options=self.tables.options,
         )
+        filler.expect(found.shared)
         shape, in_flight = force.shape, context.units_in_flight
         clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.facts.callers))
         counted = {"units": 0, "seen": 0}
@@ -251,7 +250,7 @@ class _Fill:
         )
         if not slots:
             slots = force.attach(context)
-            self.working_since = time.monotonic()  # from the first hand-out on, as `embed` counts
+            self.working_since = time.monotonic()
         for slot in slots:
             dispatcher.adopt(slot)
         dispatcher.wanted = shape.num
@@ -281,19 +280,22 @@ class _Fill:
                 dispatcher.run(tick)
         finally:
             filler.commit()  # what is done is committed, whatever ended the loop
+            self.until_s = time.monotonic()
         self.interrupted = dispatcher.draining
         self.failed = failed_units(dispatcher.attempts.failed)
         return dispatcher.slots
 
-    def _index(self) -> str:
-        """The set's vector index, as its size asks for; named in words."""
+    def _whole(self, summary: Reembedded) -> Reembedded:
+        """With the indices that a set has once no row is left, as its size asks for: an earlier call may have been
+        killed before them."""
+        if summary.left or self.interrupted or not self.options.index:
+            return summary
         from clipmill.jobs.migrating.set_index import build_set_index
 
-        self.progress.phase("building the set's indices")
-        return build_set_index(self.tables, self.slug)
+        return replace(summary, index=build_set_index(self.tables, self.slug, tell=self.progress.phase))
 
     def _summary(self, done: Filled, *, run: str) -> Reembedded:
-        worked_s = time.monotonic() - self.working_since
+        worked_s = self.until_s - self.working_since  # from the first hand-out to the last commit, as `embed` counts
         found = sets.coverage(self.tables, self.tables.open(), self.slug)
         return Reembedded(
             run=run,

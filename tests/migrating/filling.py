@@ -25,6 +25,7 @@ from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun
 from tests.build import picture
 from tests.committed import take_lease
+from tests.conftest import S3
 
 STORAGE = Storage()
 SLUG = "stub_16"
@@ -41,13 +42,16 @@ def members(seeds: range, *, pad: int = 0) -> list[tuple[str, bytes]]:
 
 
 class World:
-    """Tars, a table of `stub:8`, and a set of `stub:16` beside it."""
+    """Tars, a table of `stub:8`, and a set of `stub:16` beside it: in a folder, or in a bucket."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tables = Tables.at(f"{folder}/db/images", STORAGE)
+    def __init__(self, place: Path | S3) -> None:
+        self.place = place
+        self.folder, root, self.storage = (
+            (place, str(place), STORAGE) if isinstance(place, Path) else (Path(), place.uri, place.storage)
+        )
+        self.tables = Tables.at(f"{root}/db/images", self.storage)
         self.tables.ensure_side_tables()
-        self.source = Source.model_validate({"format": "webdataset", "uri": f"{folder}/*.tar", "caption": "txt"})
+        self.source = Source.model_validate({"format": "webdataset", "uri": f"{root}/*.tar", "caption": "txt"})
         old = StubEngine.from_name("stub:8")
         from clipmill.schemas.columns import rows_schema
 
@@ -80,17 +84,22 @@ class World:
             rows_version=int(self.tables.open().version),
             rejects_uri=self.tables.uri("rejects"),
             source=self.source,
-            storage=STORAGE,
+            storage=self.storage,
             limits=Limits(),
             table_id=self.table_id,
             fill=fill,
+            options=self.tables.options,
         )
+
+    def put(self, name: str, data: bytes) -> str:
+        if not isinstance(self.place, Path):
+            return self.place.put(name, data)
+        (self.place / name).write_bytes(data)
+        return str(self.place / name)
 
     def embed(self, name: str, data: bytes, *, replaces: str = "", bench: Bench | None = None) -> str:
         """Write the tar, embed and commit it; returns its unit's id."""
-        path = self.folder / f"{name}.tar"
-        path.write_bytes(data)
-        found = head(str(path), STORAGE)
+        found = head(self.put(f"{name}.tar", data), self.storage)
         self.runs += 1
         unit_id = f"{name}{self.runs}"
         unit = WorkUnit(
@@ -159,7 +168,9 @@ class World:
             self.add_set()
             hook("after_columns")
             filler = Filler(self.tables, lease, SLUG, NEVER, hook=hook)
-            for unit in self.plan().units:
+            plan = self.plan()
+            filler.expect({} if each else plan.shared)
+            for unit in plan.units:
                 made = FillRun(Task(unit=unit, attempt=1), self.context(run, fill=SLUG), self.new).run()
                 receipts.append(made)
                 filler.offer(made)

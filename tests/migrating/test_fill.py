@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
+from clipmill.jobs.migrating import fill_plan
 from clipmill.jobs.migrating.fill import STEPS
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost
@@ -111,6 +112,61 @@ def test_a_compaction_meanwhile_costs_the_fragment_once_more(world: World) -> No
     receipts = world.fill()
     assert [one.written for one in receipts] == [2]  # those that were filled keep what they have
     check(world, range(8))
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit for every two rows, however small the fragment."""
+    monkeypatch.setattr(fill_plan, "LEAST_ROWS", 2)
+
+
+def test_units_share_a_fragment_where_there_are_few(world: World, shared: None) -> None:
+    world.embed("a", tar(members(range(0, 9))))
+    (world.folder / "a.tar").write_bytes(tar([*members(range(0, 8)), ("00008.jpg", picture(99))]))
+    world.add_set()
+    plan = world.plan()
+    assert [unit.num_samples for unit in plan.units] == [2, 2, 2, 3]
+    assert plan.shared == {0: 4}
+    before = int(world.tables.open().version)
+    receipts = world.fill()
+    assert sum(one.written for one in receipts) == 8
+    assert int(world.tables.open().version) == before + 1  # one file for all four
+    check(world, range(9), failed=(8,))
+
+    world.embed("b", tar(members(range(9, 16))))
+    world.tables.open().optimize.compact_files(target_rows_per_fragment=1000)
+    assert len(world.tables.open().get_fragments()) == 1
+    receipts = world.fill(each=True)  # whatever is there already stays
+    assert [one.written for one in receipts] == [2, 2, 3]
+    check(world, range(16), failed=(8,))
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_kill_between_units_that_share_a_fragment(world: World, shared: None, after: int) -> None:
+    world.embed("a", tar(members(range(0, 6))))
+    commits: list[str] = []
+
+    def hook(at: str) -> None:
+        commits.append(at)
+        if commits.count("before_fill") > after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.fill(hook=hook, each=True)
+    assert world.coverage().filled == 2 * after
+    again = world.fill(run="second")
+    assert sum(one.written for one in again) == 6 - 2 * after
+    check(world, range(6))
+
+
+def test_a_shared_fragment_that_is_compacted_meanwhile_is_done_again(world: World, shared: None) -> None:
+    world.embed("a", tar(members(range(0, 4))))
+    world.embed("b", tar(members(range(4, 8))))
+    world.fill(between=lambda: world.tables.open().optimize.compact_files(target_rows_per_fragment=1000))
+    assert world.coverage().filled == 0
+    world.tables.open().delete("uri LIKE '%00003.jpg'")
+    world.fill()
+    assert (world.coverage().filled, world.coverage().left) == (7, 0)
 
 
 def test_two_fills_at_once(world: World) -> None:

@@ -1,0 +1,55 @@
+"""A command that is killed with SIGKILL inside a named step, by itself: nothing of Python runs after that.
+
+python -m tests.migrating.killed fill|promote|back|drop|index TABLE SLUG STEP [TIMES]
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from clipmill.schemas.config import Model, Storage
+
+
+def killer(step: str, times: int) -> Callable[[str], None]:
+    """Dies when it hears of `step` (or of something that ends so) for the last of so many times."""
+    left = times
+
+    def hook(at: str) -> None:
+        nonlocal left
+        left -= at.endswith(step)
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def main(what: str, table: str, slug: str, step: str, times: str = "1") -> None:
+    hook = killer(step, int(times))
+    if what == "fill":
+        from clipmill.jobs.migrating.reembed import reembed
+        from clipmill.jobs.migrating.reembed_plan import ReembedOptions
+
+        reembed(table, Storage(), ReembedOptions(model=Model(name=slug.replace("_", ":")), num_cpus=2, hook=hook))
+    elif what == "drop":
+        from clipmill.jobs.migrating.drop import drop
+
+        drop(table, slug, Storage(), say=print, hook=hook)
+    elif what == "index":
+        from clipmill.jobs.migrating.set_index import build_set_index
+        from clipmill.jobs.table.tables import Tables
+
+        build_set_index(Tables.at(table, Storage()), slug, tell=hook)
+    else:
+        from clipmill.jobs.migrating.promote import How, back, promote
+        from clipmill.jobs.migrating.promote_gates import GateOptions
+
+        how = How(say=print, hook=hook, settle_s=0.0)
+        if what == "promote":
+            promote(table, slug, Storage(), GateOptions(min_overlap=0.0, min_coverage=0.5), how)
+        else:
+            back(table, Storage(), how)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
