@@ -167,6 +167,17 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
     return report
 
 
+def is_behind(dataset: Any) -> bool:
+    """Whether `build_index` would do something by itself. Reads only."""
+    if scalar.is_behind(dataset):
+        return True
+    for column in _indexed(dataset, [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]):
+        plan, _ = _plan(dataset, column, IndexOptions())
+        if vector.is_behind(dataset, column, plan):
+            return True
+    return False
+
+
 def stored_report(dataset: Any, column: str = "vector") -> dict[str, Any] | None:
     """The report of the last build or extension of a column's index, as JSON values; None before the first."""
     text = dataset.config().get(CONFIG_KEY + column)

@@ -71,6 +71,17 @@ def build(dataset: Any, *, rebuild: bool, tell: Tell) -> dict[str, str]:
     return done
 
 
+def is_behind(dataset: Any) -> bool:
+    """Whether `build` would do something."""
+    existing = {tuple(i.field_names): i for i in dataset.describe_indices()}
+    rows = dataset.count_rows()
+    for column, kind in wanted_indices(dataset).items():
+        index = existing.get((column,))
+        if index is None or index.num_rows_indexed < rows or not _tells_words_apart(index, kind):
+            return True
+    return False
+
+
 def _tells_words_apart(index: Any, kind: str) -> bool:
     """Whether a full-text index was made with our tokenizer; those of older releases are built again, once."""
     return kind != "INVERTED" or (index.details or {}).get("base_tokenizer") == TOKENIZER

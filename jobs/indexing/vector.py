@@ -47,6 +47,15 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
     return "built"
 
 
+def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:
+    """Whether `build` would do something."""
+    found = existing_plan(dataset, column)
+    if found is None or not plan.kind:
+        return bool(plan.kind) or found is not None
+    _, existing, unindexed_rows, deltas = found
+    return not plan.serves(existing) or unindexed_rows > 0 or deltas > MAX_DELTAS
+
+
 def _extend(dataset: Any, name: str, plan: VectorPlan, unindexed_rows: int, deltas: int, *, tell: Tell) -> str:
     if unindexed_rows == 0 and deltas <= MAX_DELTAS:
         return "current"

@@ -10,19 +10,19 @@ Memory holds a batch of rows, a manifest, and the names of suspected orphans; ne
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
 
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.cleanup import KEEP, LEAST_KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
+from clipmill.jobs.maintaining.needed import old_versions, same_rows, what_is_needed
 from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
-from clipmill.jobs.table.readers import tags_of
+from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld
@@ -108,10 +108,28 @@ def maintain_table(
     tables = Tables.at(table, storage)
     tables.open()
     memory.use_little()
-    if dry_run:
-        return preview(tables, keep=keep)
+    say("looking for what is to do")
+    found = all_orphans(tables, now_s=time.time())
+    needs = what_is_needed(tables, found, keep=keep)
+    if dry_run or not needs:
+        return preview(tables, found, needs, keep=keep, dry_run=dry_run)
+    seen = readers(tables.open())
     with leased(tables, "maintain", say) as (lease, healed):
-        return maintain(tables, lease, say=say, keep=keep, healed=healed)
+        done = maintain(tables, lease, say=say, keep=keep, healed=healed)
+        if seen.live is not None and not seen.is_behind and _live_follows(tables, lease, seen.live):
+            done = replace(done, notes=[*done.notes, f"readers go on to version {done.version}: the same rows"])
+        return done
+
+
+def _live_follows(tables: Tables, lease: Lease, live: int) -> bool:
+    """Readers that saw the newest version see the maintained one, if it has the same rows: merged files and indices
+    are theirs too, and nobody is told that they are behind."""
+    rows = tables.open()
+    if not same_rows(rows, live):
+        return False
+    lease.check()
+    rows.tags.update(LIVE, rows.version)
+    return True
 
 
 @contextlib.contextmanager
@@ -130,35 +148,26 @@ def leased(tables: Tables, command: str, say: Say) -> Iterator[tuple[Lease, int]
         lease.release(say)
 
 
-def preview(tables: Tables, *, keep: timedelta = KEEP) -> Maintained:
+def preview(tables: Tables, found: list[Orphan], needs: list[str], *, keep: timedelta, dry_run: bool) -> Maintained:
     """What `maintain` would do now, as far as looking can tell. Takes no lease and commits nothing."""
-    import datetime
-
     rows = tables.open(cache_bytes=CACHE_BYTES)
     before = len(rows.get_fragments())
     merged = [len(task.fragments) - 1 for task in tasks_of(rows)]
     tagged = {int(tag["version"]) for tag in tags_of(rows).values()}
-    oldest = datetime.datetime.now(datetime.UTC) - keep
-    leaving = [v for v in rows.versions() if int(v["version"]) not in {*tagged, int(rows.version)}]
-    found = all_orphans(tables, now_s=time.time())
+    leaving = [version for version in old_versions(rows, keep) if version not in tagged]
     return Maintained(
         table=f"{tables.database}/{tables.name}",
-        dry_run=True,
+        dry_run=dry_run,
         version=int(rows.version),
         rows=int(rows.count_rows()),
         fragments_before=before,
         fragments=before - sum(merged),
-        versions_removed=sum(_at(version) < oldest for version in leaving),
+        versions_removed=len(leaving) if dry_run else 0,
         orphans=len(found),
         orphan_bytes=sum(one.size_bytes for one in found),
         orphan_files=[one.uri for one in found[:MAX_NAMED]],
+        notes=[f"to do: {one}" for one in needs] if needs else ["nothing to do: the table is as it should be"],
     )
-
-
-def _at(version: dict[str, Any]) -> Any:
-    """Lance gives local time without a zone."""
-    at = version["timestamp"]
-    return at.astimezone() if at.tzinfo is None else at
 
 
 def all_orphans(tables: Tables, *, now_s: float) -> list[Orphan]:

@@ -40,12 +40,12 @@ def orphans(
     newest = tables.open(part, cache_bytes=_CACHE_BYTES)
     if newest.branches.list():
         return []
-    named = _named(newest, folders) | _in_checkpoints(tables, part)
+    known = named(newest, folders) | _in_checkpoints(tables, part)
     suspects = {
         name: one
         for folder in folders
         for one in _listed(tables, part, folder)
-        if (name := _name(one.uri, folder)) not in named
+        if (name := _name(one.uri, folder)) not in known
     }
     suspects = {name: one for name, one in suspects.items() if _age_s(tables, one, now_s) > older_than_s}
     for version in newest.versions():
@@ -55,7 +55,7 @@ def orphans(
             older = tables.open(part, version=int(version["version"]), cache_bytes=_CACHE_BYTES)
         except (OSError, ValueError):  # somebody's cleanup took it meanwhile; what it named is named by nobody now
             continue
-        for name in _named(older, folders):
+        for name in named(older, folders):
             suspects.pop(name, None)
     # Several files of an index lie under one name, so the listing is gone through again for those.
     return sorted(_whole(tables, part, set(suspects), folders), key=lambda one: one.uri)
@@ -73,7 +73,7 @@ def store_clock_s(tables: Tables) -> float:
     return 0.0
 
 
-def _named(dataset: Any, folders: tuple[str, ...]) -> set[str]:
+def named(dataset: Any, folders: tuple[str, ...]) -> set[str]:
     """Files and index folders that a version needs, as `folder/name`."""
     found: set[str] = set()
     for fragment in dataset.get_fragments():

@@ -22,6 +22,7 @@ from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.committing.compaction import CACHE_BYTES, compaction, tasks_of
 from clipmill.jobs.committing.lease import FENCE_TAG, Lease
 from clipmill.jobs.maintaining.maintain import Say
+from clipmill.jobs.maintaining.needed import same_rows
 from clipmill.jobs.maintaining.orphans import orphans, store_clock_s
 from clipmill.jobs.table import tombstones
 from clipmill.jobs.table.errors import is_conflict
@@ -34,8 +35,6 @@ from clipmill.workers.store.storage import list_objects
 from clipmill.workers.store.sweep import remove
 
 CUT = 400  # characters that a summary keeps of such a text; the address may be cut off
-# Changes of a table that change no row.
-_QUIET = frozenset({"CreateIndex", "Rewrite", "UpdateConfig"})
 _OWN_WORDS = (Reason.DELETED, Reason.DUPLICATE_ID)  # whose details quote nothing of the sample
 
 
@@ -63,7 +62,7 @@ def refuse_tags(tables: Tables, leaving: Tombstones, *, drop: bool) -> list[str]
     found = {}
     for name, tag in tags_of(rows).items():
         version = int(tag["version"])
-        if name == FENCE_TAG or (not len(leaving) and _same_rows(rows, version)):
+        if name == FENCE_TAG or (not len(leaving) and same_rows(rows, version)):
             continue
         if _keeps(tables, version, (before, leaving), first):
             found[name] = version
@@ -111,21 +110,7 @@ def purge(tables: Tables, lease: Lease, *, drop: list[str], say: Say) -> Purged:
 
 
 def _is_moved(rows: Any, name: str, version: int) -> bool:
-    return name != FENCE_TAG and _same_rows(rows, version)
-
-
-def _same_rows(rows: Any, version: int) -> bool:
-    """Whether nothing since that version added, changed or removed a row: only fences, indices and compaction."""
-    for later in range(version + 1, int(rows.version) + 1):
-        try:
-            operation = rows.read_transaction(later).operation
-        except (OSError, ValueError):  # its version was cleaned up
-            return False
-        kind = type(operation).__name__
-        is_fence = kind == "Update" and not operation.updated_fragments and not operation.new_fragments
-        if kind not in _QUIET and not is_fence:
-            return False
-    return True
+    return name != FENCE_TAG and same_rows(rows, version)
 
 
 def _first_delete(tables: Tables) -> float:

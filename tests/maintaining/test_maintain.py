@@ -4,6 +4,7 @@ and what somebody may still need stays."""
 import json
 import os
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from click.testing import CliRunner
 from clipmill.jobs.cli.main import build
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease, fill_holder
+from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.maintaining.maintain import all_orphans, maintain, maintain_table
 from clipmill.jobs.maintaining.orphans import DAY_S
+from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld
-from tests.committed import entry, fragments, ids, make_tables, take_lease
+from tests.committed import Killed, entry, fragments, ids, killer, make_tables, take_lease
 
 
 @pytest.fixture
@@ -228,3 +231,59 @@ def test_the_age_of_a_file_is_judged_by_the_store_and_not_by_this_clock(
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3 * DAY_S)  # our clock is days ahead
     assert maintain(tables, lease, say=silent).orphans == 0
+
+
+def all_versions(tables: Tables) -> list[int]:
+    return [int(tables.open(part).version) for part in ("", "units", "rejects", "runs")]
+
+
+def lived(tables: Tables, *units: str) -> str:
+    lease = take_lease(tables, "a")
+    commit(tables, lease, *units)
+    lease.release()
+    return f"{tables.database}/{tables.name}"
+
+
+def test_with_nothing_to_do_nothing_is_committed_and_readers_are_not_behind(tables: Tables) -> None:
+    name = lived(tables, "u1", "u2", "u3")
+    tables.open().tags.create("live", tables.open().version)
+    first = maintain_table(name, Storage(), say=silent)
+    assert (first.fragments_before, first.fragments) == (3, 1)
+    seen = readers(tables.open())
+    assert (seen.live, seen.is_behind) == (first.version, False)
+    before = all_versions(tables)
+    for dry_run in (False, True):
+        again = maintain_table(name, Storage(), say=silent, dry_run=dry_run)
+        assert again.notes == ["nothing to do: the table is as it should be"]
+    assert all_versions(tables) == before
+    lived(tables, "u4")
+    assert "to do: fragments to merge" in maintain_table(name, Storage(), say=silent, dry_run=True).notes
+
+
+def test_readers_of_other_rows_stay_where_they_are(tables: Tables) -> None:
+    """What the gates have not seen is not published by maintenance."""
+    name = lived(tables, "u1")
+    live = int(tables.open().version)
+    tables.open().tags.create("live", live)
+    lived(tables, "u2", "u3")
+    maintain_table(name, Storage(), say=silent)
+    assert readers(tables.open()).live == live
+
+
+@pytest.mark.parametrize("why", ["rows that are in no index", "versions that nobody needs", "commits that are not in"])
+def test_what_is_to_do_is_seen(tables: Tables, why: str) -> None:
+    name = lived(tables, "u1", "u2")
+    maintain_table(name, Storage(), say=silent)
+    lease = take_lease(tables, "b")
+    if "index" in why:
+        build_index(name)
+        commit(tables, lease, "u3")
+    elif "ledger" in why or "commits" in why:
+        with suppress(Killed):
+            Committer(tables, lease, hook=killer("after_rows")).commit(
+                [entry("u3", "b", 1)], fragments(tables, "u3", ["u3a"])
+            )
+    lease.release()
+    keep = timedelta(0) if "versions" in why else timedelta(days=7)
+    found = maintain_table(name, Storage(), say=silent, keep=keep, dry_run=True)
+    assert any(why in note for note in found.notes), found.notes
