@@ -29,7 +29,7 @@ SECTIONS = {
     "Search and look": ("search", "serve", "tags", "status", "rejects", "report", "verify"),
     "Every night": ("nightly", "schedule", "watch", "publish", "rollback"),
     "Keep it": ("index", "maintain", "delete", "retag"),
-    "Use it": ("export", "dedup", "evaluate", "score"),
+    "Use it": ("export", "dedup", "evaluate", "score", "train-head"),
     "Another model": ("reembed", "promote", "drop"),
     "Jobs on a Ray cluster": ("submit", "jobs", "stop"),
 }

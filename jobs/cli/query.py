@@ -257,6 +257,30 @@ def score(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     print_record(fill(table, head, storage, source=source, say=note), as_json=as_json)
 
 
+@click.command("train-head", short_help="A head of one's own, from labels, for `score` and the job file.")
+@table_options
+@click.option("--labels", required=True, metavar="FILE", help="CSV: id (or uri), label; labels are 1 and 0, or names.")
+@click.option("--positive", metavar="LABEL", help="The label to tell from all others, where they are names.")
+@click.option("--out", required=True, metavar="FILE.safetensors", type=NewFile(), help="The head's file.")
+@click.option("--column", default="vector", show_default=True, help="The vectors to train on.")
+@click.option("--held-out", default=0.2, show_default=True, type=click.FloatRange(0.05, 0.5), help="To judge it by.")
+@json_option
+def train_head(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """Fit a logistic head to labels of TABLE's rows, on their stored vectors, and say how good it is on rows that were
+    held out (copies of one picture are never on both sides). The file says which model it is for; `heads:` in the job
+    file and `clipmill score` take it."""
+    from clipmill.jobs.exploring.train_head import TrainOptions
+    from clipmill.jobs.exploring.train_head import train_head as train
+    from clipmill.jobs.querying.open import open_table
+    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.schemas.errors import UserError
+
+    if not options["out"].endswith(".safetensors"):
+        raise UserError(f"--out {options['out']} is no .safetensors file", "such as --out red.safetensors")
+    opened = open_table(table, storage=storage_from(endpoint_url, region))
+    print_record(train(opened, TrainOptions(**options), tell=note), as_json=as_json)
+
+
 @click.command(short_help="HTTP API and picture page.")
 @table_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond this machine a token is needed.")
@@ -289,4 +313,4 @@ def serve(table: str, endpoint_url: str | None, region: str | None, version: str
     run(table, settings, storage_from(endpoint_url, region), version=version_from(version), tell=note)
 
 
-commands: list[click.Command] = [index, tags, dedup, export, evaluate, score, serve]
+commands: list[click.Command] = [index, tags, dedup, export, evaluate, score, train_head, serve]

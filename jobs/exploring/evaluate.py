@@ -4,9 +4,6 @@ Images are never read: the table's vectors are what is judged.
 N: images. M: texts. D: dimension.
 """
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.exploring.evaluate_metrics import Floats, Retrieval, ZeroShot, retrieval, zero_shot
+from clipmill.jobs.exploring.pairs import Pairs, read_pairs, sampled, vectors_of
 from clipmill.jobs.querying.encoder import encode_texts
-from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.querying.open import Table
-from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary
 
-MAX_FILE_BYTES = 200_000_000
 MAX_ROWS = 50_000
 MAX_LABELS = 5_000
 TEMPLATES = (f"a photo of a {PLACEHOLDER}.", f"a picture of a {PLACEHOLDER}.", f"a {PLACEHOLDER}.")
@@ -88,12 +83,9 @@ def evaluate(table: Table, options: EvaluateOptions) -> Evaluation:
     )
 
 
-Pairs = list[tuple[str, str]]  # (id, label or caption)
-
-
 def _labels(table: Table, options: EvaluateOptions) -> tuple[Pairs, str]:
     if options.labels:
-        return _read_pairs(table, options.labels, "label", options.max_rows), options.labels
+        return read_pairs(table, options.labels, "label", options.max_rows), options.labels
     assert options.label_column is not None
     table.snapshot.check_columns((options.label_column,))
     return _column_pairs(table, options.label_column, options), f"column {options.label_column}"
@@ -101,7 +93,7 @@ def _labels(table: Table, options: EvaluateOptions) -> tuple[Pairs, str]:
 
 def _captions(table: Table, options: EvaluateOptions) -> tuple[Pairs, str]:
     if options.captions:
-        return _read_pairs(table, options.captions, "caption", options.max_rows), options.captions
+        return read_pairs(table, options.captions, "caption", options.max_rows), options.captions
     return _column_pairs(table, "caption", options), "the captions"
 
 
@@ -110,66 +102,13 @@ def _column_pairs(table: Table, column: str, options: EvaluateOptions) -> Pairs:
     ids = dataset.scanner(columns=["id", column], filter=f"{column} IS NOT NULL AND {options.column} IS NOT NULL")
     found = ids.to_table().to_pylist()
     values = ((row["id"], row[column] if isinstance(row[column], list) else [row[column]]) for row in found)
-    return _sampled([(row_id, str(value)) for row_id, several in values for value in several], options.max_rows)
-
-
-def _sampled(pairs: Pairs, wanted: int) -> Pairs:
-    """Everything that is said of `wanted` pictures."""
-    names = list(dict.fromkeys(name for name, _ in pairs))
-    if len(names) <= wanted:
-        return pairs
-    chosen = {names[i] for i in np.random.default_rng(0).choice(len(names), wanted, replace=False)}
-    return [pair for pair in pairs if pair[0] in chosen]
-
-
-def _read_pairs(table: Table, path: str, value: str, wanted: int) -> Pairs:
-    """(id, value) of a CSV file; rows named by uri are looked up. Raises UserError."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"there is no file {path}", f"give a CSV with the columns id (or uri) and {value}")
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path} has {file.stat().st_size:,} bytes", f"at most {MAX_FILE_BYTES:,} are read")
-    try:
-        reader = csv.DictReader(io.StringIO(file.read_text("utf-8-sig")))
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not CSV in UTF-8 ({error})", "save it as CSV, UTF-8") from None
-    names = reader.fieldnames or []
-    key = next((name for name in ("id", "uri") if name in names), None)
-    if key is None or value not in names:
-        raise UserError(
-            f"{path} has the columns {', '.join(names) or 'none'}",
-            f"it needs id (or uri) and {value} in its first line",
-        )
-    pairs = _sampled([(row[key], row[value]) for row in rows if row[key] and row[value]], wanted)
-    if key == "uri":
-        ids: dict[str, str] = {}
-        for start in range(0, len(pairs), 1000):
-            listed = ", ".join(quote(uri) for uri, _ in pairs[start : start + 1000])
-            scanner = table.snapshot.dataset.scanner(columns=["id", "uri"], filter=f"uri IN ({listed})")
-            ids.update((row["uri"], row["id"]) for row in scanner.to_table().to_pylist())
-        pairs = [(ids.get(uri, ""), text) for uri, text in pairs]
-    return pairs
-
-
-def _vectors(table: Table, ids: Sequence[str], column: str) -> tuple[dict[str, int], Floats]:
-    """Place of each id that has a vector, and the unit vectors (N, D)."""
-    places: dict[str, int] = {}
-    blocks = [np.zeros((0, table.snapshot.dim(column)), np.float32)]
-    unique = list(dict.fromkeys(i for i in ids if i))
-    for start in range(0, len(unique), 1000):
-        found = table.get(unique[start : start + 1000], ("id", column))
-        found = found.filter(found[column].is_valid())
-        for row_id in found["id"].to_pylist():
-            places[row_id] = len(places)
-        blocks.append(normalise(as_rows(found[column], table.snapshot.dim(column))))
-    return places, np.concatenate(blocks)
+    return sampled([(row_id, str(value)) for row_id, several in values for value in several], options.max_rows)
 
 
 def _zero_shot(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[ZeroShot, int]:
     from clipmill.workers.tag import embed_labels
 
-    places, images_ND = _vectors(table, [row_id for row_id, _ in pairs], options.column)
+    places, images_ND = vectors_of(table, [row_id for row_id, _ in pairs], options.column)
     known = [(row_id, label) for row_id, label in pairs if row_id in places]
     names = sorted({label for _, label in known})
     if len(names) > MAX_LABELS:
@@ -190,7 +129,7 @@ def _zero_shot(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[Ze
 
 
 def _retrieval(table: Table, pairs: Pairs, options: EvaluateOptions) -> tuple[Retrieval, int]:
-    places, images_ND = _vectors(table, [row_id for row_id, _ in pairs], options.column)
+    places, images_ND = vectors_of(table, [row_id for row_id, _ in pairs], options.column)
     kept = [(row_id, text) for row_id, text in pairs if row_id in places]
     owner_M: npt.NDArray[np.int64] = np.array([places[row_id] for row_id, _ in kept], dtype=np.int64)
     texts_MD = _text_vectors(table, kept, options)
@@ -201,7 +140,7 @@ def _text_vectors(table: Table, kept: Pairs, options: EvaluateOptions) -> Floats
     """From the table where they are stored, else through the model."""
     stored = f"caption_{options.column}"
     if options.captions is None and stored in table.schema.names:
-        places, vectors_ND = _vectors(table, [row_id for row_id, _ in kept], stored)
+        places, vectors_ND = vectors_of(table, [row_id for row_id, _ in kept], stored)
         if len(places) == len(kept):
             return vectors_ND[[places[row_id] for row_id, _ in kept]]
     engine = table.engine(options.column)
