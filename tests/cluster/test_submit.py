@@ -75,6 +75,15 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def answered(process: "subprocess.Popen[str]", code: int) -> tuple[dict[str, Any], str]:
+    """What it printed as JSON, once it has ended with this code, and what it said beside it."""
+    found, out, err = ended(process)
+    assert found == code, err
+    assert out, err
+    data: dict[str, Any] = json.loads(out)
+    return data, err
+
+
 def job(made: Head, name: str, *, tars: int = 1, pictures: int = 3, bad: bool = False) -> str:
     """A job file in a folder of its own; relative paths in it are this machine's, as everywhere."""
     folder = made.folder / name
@@ -117,15 +126,14 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     """Also where units failed, which Ray's own command calls exit code 1; no secret of this shell is sent."""
     good, bad = job(cluster, "good"), job(cluster, "bad", bad=True)
     both = [clipmill(cluster, "submit", one, "--address", cluster.url, "--follow", "--json") for one in (good, bad)]
-    (code, out, err), (code_bad, out_bad, err_bad) = (ended(one) for one in both)
-    assert (code, code_bad) == (0, 3), err + err_bad
-    assert (code, json.loads(out)["exit_code"], json.loads(out)["status"]) == (0, 0, "SUCCEEDED"), err
+    (out, err), (out_bad, err_bad) = answered(both[0], 0), answered(both[1], 3)
+    assert (out["exit_code"], out["status"]) == (0, "SUCCEEDED"), err
     assert "3 rows" in err, "the log of a local run"
-    assert (code_bad, json.loads(out_bad)["exit_code"], json.loads(out_bad)["status"]) == (3, 3, "FAILED"), err_bad
+    assert (out_bad["exit_code"], out_bad["status"]) == (3, "FAILED"), err_bad
     assert "zip.tar" in err_bad
     assert (rows(cluster, "good"), rows(cluster, "bad")) == (3, 3)
-    assert re.fullmatch(r"clipmill-images-[0-9a-f]{6}-embed-1", json.loads(out)["id"])
-    assert json.loads(out)["id"] != json.loads(out_bad)["id"]
+    assert re.fullmatch(r"clipmill-images-[0-9a-f]{6}-embed-1", out["id"])
+    assert out["id"] != out_bad["id"]
     words = [
         "submit",
         good,
@@ -138,12 +146,10 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
         "--follow",
         "--json",
     ]
-    code, out, err = ended(clipmill(cluster, *words))
-    assert (code, json.loads(out)["command"]) == (0, "reembed"), err
+    assert answered(clipmill(cluster, *words), 0)[0]["command"] == "reembed"
     assert "vector__stub_8" in help.tables(there(cluster, "good")).open().schema.names
     words = ["submit", good, "--command", "nightly", "--address", cluster.url]
-    code, out, err = ended(clipmill(cluster, *words, "--follow", "--json"))
-    assert (code, json.loads(out)["command"]) == (0, "nightly"), err
+    assert answered(clipmill(cluster, *words, "--follow", "--json"), 0)[0]["command"] == "nightly"
     seen = listed(cluster)
     assert SECRET not in seen
     sent = [one["runtime_env"]["env_vars"] for one in json.loads(seen) if one["metadata"]]
@@ -162,15 +168,15 @@ def test_ctrl_c_leaves_it_a_second_submit_joins_it_and_stop_drains_it(cluster: H
     assert (code, "Traceback" in err) == (130, False), err
     assert f"left {submission}, which goes on" in err
     assert f"jobs {submission} --address {cluster.url} --follow" in err
-    code, out, err = ended(clipmill(cluster, "submit", path, "--address", cluster.url, "--json"))
-    assert (code, json.loads(out)["id"], json.loads(out)["status"]) == (0, submission, "RUNNING")
+    out, err = answered(clipmill(cluster, "submit", path, "--address", cluster.url, "--json"), 0)
+    assert (out["id"], out["status"]) == (submission, "RUNNING")
     assert "under way already" in err
     assert "another job file" not in err
     Path(path).write_text(Path(path).read_text() + "thumbnails: true\n")
     assert "another job file" in ended(clipmill(cluster, "submit", path, "--address", cluster.url))[2]
     again = clipmill(cluster, "jobs", submission, "--address", cluster.url, "--follow")
-    code, out, err = ended(clipmill(cluster, "stop", submission, "--address", cluster.url, "--json"))
-    assert (code, json.loads(out)["status"]) == (0, "STOPPED"), err
+    words = ["stop", submission, "--address", cluster.url, "--json"]
+    assert answered(clipmill(cluster, *words), 0)[0]["status"] == "STOPPED"
     code, _, log = ended(again)
     assert code == 130
     assert "stopping after the" in log, "the driver drained"
@@ -186,8 +192,8 @@ def test_stop_now_does_not_wait_for_units_in_flight(cluster: Head) -> None:
     said = list(until(process.stderr, "stub on cpu"))
     (submission,) = {found for line in said for found in re.findall(r"^(clipmill-\S+): submitted", line)}
     started = time.monotonic()
-    code, out, err = ended(clipmill(cluster, "stop", submission, "--now", "--address", cluster.url, "--json"))
-    assert (code, json.loads(out)["status"]) == (0, "STOPPED"), err
+    words = ["stop", submission, "--now", "--address", cluster.url, "--json"]
+    assert answered(clipmill(cluster, *words), 0)[0]["status"] == "STOPPED"
     assert time.monotonic() - started < 50, "a unit takes a minute"
     assert ended(process)[0] == 130
 
@@ -200,8 +206,7 @@ def test_nodes_that_go_and_come_lose_no_row(cluster: Head) -> None:
     lost = cluster.nodes[-1]
     kill(lost)
     cluster.worker()
-    code, out, err = ended(process)
-    assert (code, json.loads(out)["exit_code"]) == (0, 0), err
+    assert answered(process, 0)[0]["exit_code"] == 0
     assert rows(cluster, "nodes") == 300
     assert help.problems(there(cluster, "nodes")) == []
 
