@@ -4,6 +4,7 @@ Process 1 says what to ask: `ray start` its node's agent (which answers for the 
 own /health. Any other command is well while it runs. Exit code 1, and why on stderr, where the answer is not 200.
 """
 
+import http.client
 import sys
 import urllib.request
 from pathlib import Path
@@ -39,8 +40,9 @@ def main(command_line: Path = Path("/proc/1/cmdline")) -> int:
     try:
         with urllib.request.urlopen(url, timeout=8) as answer:
             answer.read()
-    except OSError as error:  # no connection, no answer in time, or a status that is none of 2xx
-        print(f"{url}: {error}", file=sys.stderr)
+    # No connection, no answer in time, a status that is none of 2xx, or somebody who does not speak HTTP.
+    except (OSError, http.client.HTTPException) as error:
+        print(f"{url}: {error!r}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,8 @@ from clipmill.jobs.cli.options import (
     address_option,
     job_argument,
     json_option,
+    log_format_option,
+    metrics_option,
     units_without_rows,
 )
 
@@ -59,8 +62,12 @@ def plan(
 @address_option
 @click.option("--publish", is_flag=True, help="Move the tag `live`, which readers follow, to the result.")
 @click.option("--leave-sets", is_flag=True, help="Do not fill other models' sets beside the one in use.")
+@metrics_option
+@log_format_option
 @json_option
-def embed(job_file: str, address: str | None, publish: bool, leave_sets: bool, as_json: bool) -> None:
+def embed(
+    job_file: str, address: str | None, publish: bool, leave_sets: bool, metrics_file: str | None, as_json: bool
+) -> None:
     """Read images and captions, compute their vectors and tags, and commit them to the table. Rows that came while
     `clipmill reembed` has filled another model's set get that one too.
 
@@ -71,14 +78,16 @@ def embed(job_file: str, address: str | None, publish: bool, leave_sets: bool, a
 
     job = load_job(job_file)
     from clipmill.jobs.migrating.beside import with_sets
-    from clipmill.jobs.running.embed import embed as run_embed
+    from clipmill.jobs.running.embed import run as run_embed
+    from clipmill.jobs.running.options import Options
     from clipmill.jobs.running.summary import describe
     from clipmill.jobs.terminal.output import note, print_json, printable, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
     called = program()  # before the run, which leaves this folder
     again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])
-    summary = run_embed(job, address=address, publish=publish, resume=again)
+    metrics = Path(metrics_file).absolute() if metrics_file else None
+    summary = run_embed(job, Options(address=address, publish=publish, resume=again, metrics=metrics))
     if not leave_sets and not summary.drained:
         summary = with_sets(summary, job, say=note, address=address)
     if as_json:

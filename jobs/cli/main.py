@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from clipmill.jobs.cli.options import EXIT_INTERRUPTED
+from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import note
 from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
 from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
@@ -104,6 +105,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code; only a defect prints a traceback."""
     # Lance calls a commit that `retag` and `reembed` make "not stable yet": so its interface is; no user's concern.
     os.environ.setdefault("LANCE_LOG", "warn,lance_table::transaction::manifest_build=error")
+    lines.use("text")  # until an option says otherwise
     try:
         result = build().main(args=list(argv), prog_name="clipmill", standalone_mode=False)
         # Outside standalone mode click returns the code of ctx.exit() instead of raising it.

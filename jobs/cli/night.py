@@ -14,6 +14,8 @@ from clipmill.jobs.cli.options import (
     address_option,
     job_argument,
     json_option,
+    log_format_option,
+    metrics_option,
     storage_from,
     table_options,
     units_without_rows,
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 @job_argument
 @address_option
 @click.option("--report", "report_file", metavar="FILE", type=NewFile(), help="Also write the night as one HTML page.")
+@metrics_option
+@log_format_option
 @json_option
-def nightly(job_file: str, address: str | None, report_file: str | None, as_json: bool) -> None:
+def nightly(
+    job_file: str, address: str | None, report_file: str | None, metrics_file: str | None, as_json: bool
+) -> None:
     """Bring the table up to date with its source, keep its files in order, check the gates of the job file's section
     `nightly`, and move the tag `live`, which readers follow, if all of them pass.
 
@@ -46,10 +52,11 @@ def nightly(job_file: str, address: str | None, report_file: str | None, as_json
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
-    page = Path(report_file).absolute() if report_file else None  # before the run, which leaves this folder
+    # Before the run, which leaves this folder.
+    page, metrics = (Path(name).absolute() if name else None for name in (report_file, metrics_file))
     began = now()
     try:
-        night = run_nightly(job, say=note, address=address, resume=again)
+        night = run_nightly(job, say=note, address=address, resume=again, metrics=metrics)
     except Exception:
         if page:
             write_failed_night(job, began, page, note)

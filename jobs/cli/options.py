@@ -50,6 +50,32 @@ allow_source_option = click.option(
     callback=without_secret,
     help="Also read images here: an object, a folder and all below it, or a glob. Default: only the table's source.",
 )
+
+
+def _log_format(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    from clipmill.jobs.terminal import lines
+
+    lines.use(value)
+
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    envvar="CLIPMILL_LOG_FORMAT",
+    is_eager=True,  # also for what is wrong with the other options
+    expose_value=False,
+    callback=_log_format,
+    help="Of stderr. json: an object a line, with run, unit, actor and node. Also: CLIPMILL_LOG_FORMAT.",
+)
+metrics_option = click.option(
+    "--metrics",
+    "metrics_file",
+    metavar="FILE",
+    type=NewFile(),
+    help="Keep the run's figures in this file as OpenMetrics text, written anew every 10 s.",
+)
 address_option = click.option(
     "--address",
     metavar="ADDRESS",

@@ -11,6 +11,7 @@ from clipmill.jobs.cli.options import (
     address_option,
     allow_source_option,
     json_option,
+    log_format_option,
     storage_from,
     table_options,
     without_secret,
@@ -36,6 +37,7 @@ from clipmill.schemas.errors import EXIT_UNITS_FAILED
 @click.option("--dry-run", is_flag=True, help="Only say what would be read, and what it would cost.")
 @allow_source_option
 @address_option
+@log_format_option
 @json_option
 def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Compute vectors, caption vectors and tags of TABLE's rows with another model, into columns beside those in use

@@ -35,6 +35,7 @@ class Item:
     probe: bool = False  # go through it sample by sample before the next attempt
     skip: dict[int, str] = field(default_factory=dict)
     last_error: str = ""
+    began_s: float = 0.0  # when it was handed out last, by the monotonic clock
 
 
 @dataclass(slots=True)

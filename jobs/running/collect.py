@@ -79,7 +79,8 @@ class Collector:
         self._queue: queue.Queue[Receipt | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
         self._last_commit = time.monotonic()
-        self._first_ready = 0.0
+        self.first_ready_s = 0.0  # when the oldest unit that waits for a commit came, by the monotonic clock
+        self.commits_s: list[float] = []  # how long each commit took
 
     def start(self) -> None:
         self._thread.start()
@@ -119,12 +120,12 @@ class Collector:
     def _due(self) -> float:
         """When what is ready is committed at the latest, by the monotonic clock."""
         waits = self.ready and not self.totals.commits
-        first = self._first_ready + FIRST_COMMIT_S if waits else math.inf
+        first = self.first_ready_s + FIRST_COMMIT_S if waits else math.inf
         return min(first, self._last_commit + self.options.every_s)
 
     def _take(self, receipt: Receipt) -> None:
         if not self.ready:
-            self._first_ready = time.monotonic()
+            self.first_ready_s = time.monotonic()
         group = self.groups.get(receipt.unit_id)
         if group is None:
             self._is_ready(receipt)
@@ -147,6 +148,7 @@ class Collector:
         self._last_commit = time.monotonic()
         if not self.ready and not self.leaving:
             return
+        begun_s = time.monotonic()
         receipts, leaving = self.ready, self.leaving
         self.ready, self.leaving = [], []
         moved: dict[str, list[str]] = {}
@@ -167,6 +169,7 @@ class Collector:
         self.latest.update({entry.unit_id: entry for entry in smaller})
         self.totals.moved_rows += sum(map(len, moved.values()))
         self._last_commit = time.monotonic()
+        self.commits_s.append(self._last_commit - begun_s)
         self._count(receipts, len(retired))
         self.after_commit(len(fragments))
 

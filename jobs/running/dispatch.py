@@ -43,6 +43,9 @@ class Slot:
     stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
 
 
+OnEnded = Callable[[Slot, Item, Receipt | None], None]
+
+
 class Dispatcher:
     """Runs a plan to its end on a changing set of actors.
 
@@ -67,6 +70,7 @@ class Dispatcher:
         self.wanted = 1
         self.draining = False
         self.restarts = 0
+        self.on_ended: OnEnded = lambda slot, item, receipt: None  # told of every attempt, whatever came of it
         self._failed_starts = 0
 
     def adopt(self, slot: Slot) -> None:
@@ -132,6 +136,7 @@ class Dispatcher:
             moved_from=self.plan.moved.get(unit.unit_id, ""),
         )
         now_s, deadline_s = time.monotonic(), self.limits.unit_deadline_s
+        item.began_s = now_s
         if item.probe:
             ref, watch = slot.actor.find_poison.remote(task), Watch(PROBE_DEADLINES * deadline_s, now_s)
         else:
@@ -175,6 +180,7 @@ class Dispatcher:
         except ray.exceptions.RayTaskError as error:
             del slot.calls[ref]
             self._raised(call, _cause(error))
+            self.on_ended(slot, call.item, None)
             return
         except ray.exceptions.RayError as error:
             self._died(slot, error)
@@ -191,9 +197,11 @@ class Dispatcher:
             )
         if receipt.outcome == Outcome.SOURCE_CHANGED:
             self.attempts.ended(call.item, Fate.SOURCE_CHANGED)
+            self.on_ended(slot, call.item, None)
             return
         self.attempts.done(call.item)
         self.on_receipt(receipt)
+        self.on_ended(slot, call.item, receipt)
 
     def _raised(self, call: Call, error: BaseException) -> None:
         """The unit's code raised. A user's mistake ends the run; anything else is an attempt."""
@@ -221,6 +229,7 @@ class Dispatcher:
                 self.attempts.ended(call.item, Fate.WORKER_LOST)
             else:
                 self.attempts.ended(call.item, Fate.WORKER_DIED, _first_line(error))
+            self.on_ended(slot, call.item, None)
 
     def _drop(self, slot: Slot) -> None:
         import ray

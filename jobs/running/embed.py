@@ -15,6 +15,7 @@ from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.leaving import leave_only, needs_no_worker
+from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.run import run_units
 from clipmill.jobs.running.summary import Summary
@@ -24,6 +25,7 @@ from clipmill.jobs.table.ledger import left_out as ledger_left_out
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource
@@ -66,6 +68,7 @@ def run(job: JobFile, options: Options) -> Summary:
             started_s=started_s,
             heads=its_heads,
         )
+        lines.about(context.lease.run)
         plan = context.plan(read_ledger(tables))
         if rows is not None and _nothing_to_do(context, plan):
             return _idle(context, plan)
@@ -125,6 +128,7 @@ def _refresh_heads(context: RunContext) -> dict[str, int]:
 
 def _idle(context: RunContext, plan: Plan) -> Summary:
     """Nothing to embed; publishes where that was asked for and readers do not see the newest version yet."""
+    idle(context)
     options, left_out = context.options, ledger_left_out(plan.ledger)
     merge(left_out, context.listing.left_out)
     try:

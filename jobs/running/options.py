@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from clipmill.jobs.committing.cleanup import KEEP
 from clipmill.jobs.committing.commit import Hook, no_hook
@@ -40,6 +41,7 @@ class Options:
     redo: Callable[[Ledger], frozenset[str]] = nothing_again
     review: Callable[[Plan], Plan] = as_planned
     hook: Hook = no_hook
+    metrics: Path | None = None  # where the run's figures are kept, an absolute path
 
     def publish_hint(self) -> str:
         if self.command == "nightly":

@@ -15,6 +15,7 @@ from clipmill.jobs.running.collect import Collector, Totals
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.running.interrupts import draining_on_signals
+from clipmill.jobs.running.meter import Meter
 from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table.tombstones import read_tombstones
@@ -51,6 +52,8 @@ class Work:
         self.dispatcher = Dispatcher(
             plan, job.limits, start_actor=force.add, on_receipt=self._received, units_in_flight=in_flight
         )
+        self.meter = Meter(context, force, self.collector, self.dispatcher, self.clock)
+        self.dispatcher.on_ended = self.meter.ended
         self.since_s = self.until_s = self._looked_s = time.monotonic()
 
     @property
@@ -83,7 +86,10 @@ class Work:
             with draining_on_signals(self.dispatcher, self.context.progress):
                 self.dispatcher.run(self._tick)
         finally:
-            self.collector.close()
+            try:
+                self.collector.close()
+            finally:
+                self.meter.close()
         self.until_s = time.monotonic()
 
     def say_what_stays(self) -> None:
@@ -110,6 +116,7 @@ class Work:
             self._looked_s = now_s
             left = max(1, len(self.plan.todo) - self.totals.units)
             self.dispatcher.wanted = cluster.shape(self.context.job.workers, cluster.nodes(), left).num
+        self.meter.tick(now_s)
         self.context.progress.show(self._snapshot(now_s))
 
     def _snapshot(self, now_s: float) -> Snapshot:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipmill.jobs.terminal import lines
 from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
 
@@ -71,7 +72,10 @@ def _escaped(char: str) -> str:
 
 def note(text: str, *, stream: TextIO | None = None) -> None:
     """A sentence for the person at the terminal, on stderr, so that it never mixes with data; credentials masked."""
-    (stream or sys.stderr).write(printable(masked(text)) + "\n")
+    if lines.are_json():
+        lines.told(text, stream)
+    else:
+        (stream or sys.stderr).write(printable(masked(text)) + "\n")
 
 
 def cell(value: Any, max_chars: int = _MAX_CELL) -> str:

@@ -1,10 +1,11 @@
-"""Progress on stderr: a bar with figures below it on a terminal, else a line every 30 seconds."""
+"""Progress on stderr: a bar with figures below it on a terminal, else a line every 30 seconds, as text or as JSON."""
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import printable
 
 LINE_EVERY_S = 30.0
@@ -30,7 +31,7 @@ class Progress:
 
     def __init__(self, *, stream: Any = None) -> None:
         self.stream = stream if stream is not None else sys.stderr
-        self.is_terminal = bool(getattr(self.stream, "isatty", lambda: False)())
+        self.is_terminal = bool(getattr(self.stream, "isatty", lambda: False)()) and not lines.are_json()
         self._started = time.monotonic()
         self._last_line = time.monotonic()
         self._live: Any = None
@@ -70,13 +71,20 @@ class Progress:
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
-            print(text, file=self.stream, flush=True)
+            self._line(text)
 
     def phase(self, text: str) -> None:
         """What is being done before the first unit: a line, or the text below the bar."""
         text = printable(text)
         if self._live is not None:
             self._figures.plain = text
+        else:
+            self._line(text)
+
+    def _line(self, text: str, **fields: Any) -> None:
+        """As text, or as a JSON object with these fields beside it."""
+        if lines.are_json():
+            lines.write(text, stream=self.stream, **fields)
         else:
             print(text, file=self.stream, flush=True)
 
@@ -91,7 +99,7 @@ class Progress:
             self._figures.plain = text
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            print(f"{now.units_done}/{now.units_total} units  {text}", file=self.stream, flush=True)
+            self._line(f"{now.units_done}/{now.units_total} units  {text}", **asdict(now))
 
     def _text(self, now: Snapshot) -> str:
         elapsed_s = time.monotonic() - self._started

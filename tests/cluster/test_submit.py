@@ -235,3 +235,23 @@ def until(lines: Any, word: str) -> Iterator[str]:
         if word in line:
             return
     raise AssertionError(f"{word!r} was not said")
+
+
+def test_figures_of_a_run_come_out_of_rays_own_exporter(cluster: Head) -> None:
+    """Under the names of the file with `ray_` in front, at the driver's node; counters that are 0 are not there."""
+    from clipmill.jobs.observing.figures import METRICS
+
+    job_file = job(cluster, "figures", tars=2)
+    code, _, err = ended(clipmill(cluster, "embed", job_file, "--address", f"127.0.0.1:{cluster.port}"))
+    assert code == 0, err
+    words = [str(word) for node in cluster.nodes for word in node.args]  # type: ignore[union-attr]
+    ports = [word.partition("=")[2] for word in words if word.startswith("--metrics-export-port")]
+    zero = ("units_failed", "actor_restarts", "commit_conflicts", "gpu_seconds", "dollars", "rejects")
+    wanted = {f"ray_{metric.name}" for metric in METRICS} - {f"ray_clipmill_{name}_total" for name in zero}
+    names: set[str] = set()
+    until_s = time.monotonic() + 30
+    while not wanted <= names and time.monotonic() < until_s:
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                names |= set(re.findall(r"^# TYPE (ray_clipmill\S+)", answer.read().decode(), re.M))
+    assert wanted <= names

@@ -22,13 +22,14 @@ ROOMS = {
     "workers.clip": "workers workers.decode workers.naming",
     "workers": "workers.store workers.read workers.decode workers.clip",
     "jobs.terminal": "",
+    "jobs.observing": "",
     "jobs.table": "workers workers.store workers.read",
     "jobs.committing": "jobs.table workers workers.store workers.read",
     "jobs.cluster": "jobs.terminal workers",
     "jobs.querying": "jobs.table workers workers.store",
     "jobs.indexing": "jobs.table jobs.cluster jobs.querying workers.store",
     "jobs.planning": "jobs.table jobs.committing workers workers.store workers.read workers.naming",
-    "jobs.running": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.indexing jobs.planning "
+    "jobs.running": "jobs.terminal jobs.observing jobs.table jobs.committing jobs.cluster jobs.indexing jobs.planning "
     "workers workers.store workers.naming",
     "jobs.verifying": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning "
     "workers workers.store workers.read",
@@ -60,6 +61,7 @@ OWNERS = {
         "jobs.running.dispatch",
         "jobs.running.workforce",
         "jobs.indexing.cluster",
+        "jobs.observing.ray_exporter",
     ),
     "torch": ("workers.clip.*", "workers.decode.preprocess", "workers.heads_file"),
     "open_clip": ("workers.clip.*",),

@@ -185,7 +185,7 @@ def test_the_job_that_is_mounted_is_one_that_can_be_run(overlay: str, tmp_path: 
     (mount,), (volume,) = head["containers"][0]["volumeMounts"], head["volumes"]
     assert mount["name"] == volume["name"]
     assert volume["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
-    folder, _, name = words[2].rpartition("/")
+    folder, _, name = parse(words).params["job_file"].rpartition("/")
     assert folder == mount["mountPath"]
     (tmp_path / name).write_text(found["ConfigMap"]["data"][name])
     assert load_job(str(tmp_path / name)).workers.gpus == 1
