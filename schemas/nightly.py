@@ -42,6 +42,8 @@ class Nightly(Strict):
     `gone`: what becomes of rows whose source object is gone. A listing that lost more than `max_gone` of the samples is
     taken for a mistake: nothing is deleted and nothing published. The other numbers are the gates' thresholds: a night
     that misses one of them is not published. `sets`: whether rows that came get the sets beside the one in use too.
+    `min_misses`: of samples without a row so many before their share is judged; fewer say little about a share, and
+    pass while they are a tenth of the samples at most. `min_coverage: 1` allows none all the same.
     `webhook` counts as a secret: an address, or `env:NAME` of a variable
     that holds it.
     """
@@ -50,6 +52,7 @@ class Nightly(Strict):
     max_gone: Share = 0.1  # of the samples
     golden: str | None = None
     min_coverage: Share = 0.999  # rows / samples
+    min_misses: int = Field(default=5, ge=1)  # samples
     max_more_rejects: Share = 0.01  # share of samples rejected, above that of the published version
     min_recall: Share = 0.95  # recall@10 of the index against brute force
     max_worse: Share = 0.01  # top-1 accuracy, or recall@10, on the golden set, below that of the published version

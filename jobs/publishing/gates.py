@@ -25,6 +25,7 @@ from clipmill.schemas.receipts import LedgerState
 
 MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4
+FEW_SHARE = 0.1  # of the samples: few misses that are more than this do count
 MIN_TAGS = 1_000  # under which a histogram says little
 _RULES = ("hash", "top_k", "min_score", "label_vectors")  # of a vocabulary in the table: what makes its tags
 _NONE = "nothing is published yet to compare with"
@@ -53,7 +54,7 @@ def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -
         _held(judged),
         _fewer_rows(tables, rows, latest, live, nightly.max_gone),
         _coverage(tables, rows, latest, judged),
-        _rejects(tables, latest, live, nightly.max_more_rejects),
+        _rejects(tables, latest, live, nightly),
         _vectors(rows, live),
         _tag_drift(rows, live, nightly.max_tag_drift),
         _recall(rows, nightly.min_recall),
@@ -109,12 +110,21 @@ def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate
     share = count / samples if samples else 0.0
     failed = f" ({judged.failed_units:,} units failed)" if judged.failed_units else ""
     sentence = f"{count:,} of {samples:,} samples have a row{failed}: coverage {share:.4f}, at least {least:g}"
+    few = share < least < 1 and _are_few(samples - count, samples, judged.nightly)
+    if few:
+        sentence += f"; {samples - count} missing are too few to judge a share by"
     if share > 1:  # rows of no unit: they are there twice, or somebody else wrote them
         sentence = f"{count:,} rows for {samples:,} samples: more than there can be; `clipmill verify` says which"
-    return Gate(name="coverage", passed=least <= share <= 1, value=share, threshold=least, sentence=sentence)
+    return Gate(name="coverage", passed=few or least <= share <= 1, value=share, threshold=least, sentence=sentence)
 
 
-def _rejects(tables: Tables, latest: Ledger, live: Any, most: float) -> Gate:
+def _are_few(misses: int, samples: int, nightly: Nightly) -> bool:
+    """So few that their share says little of a rate: by k events, its standard error is 1/sqrt(k) of it."""
+    return misses < nightly.min_misses and misses <= FEW_SHARE * samples
+
+
+def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gate:
+    most = nightly.max_more_rejects
     samples, rejected = _accounted(tables, latest)
     now = rejected / samples if samples else 0.0
     if live is None:
@@ -123,7 +133,10 @@ def _rejects(tables: Tables, latest: Ledger, live: Any, most: float) -> Gate:
     samples_before, rejected_before = _accounted(tables, ledger_at(tables, int(live.version)))
     before = rejected_before / samples_before if samples_before else 0.0
     said = f"{now:.2%} of the samples are rejected, {before:.2%} in what readers see: at most {most:.2%} more"
+    more = rejected - rejected_before
     passed = now - before <= most
+    if not passed and _are_few(more, samples, nightly):
+        passed, said = True, f"{said}; {more} more are too few to judge a share by"
     return Gate(name="rejects", passed=passed, value=now, threshold=most, before=before, sentence=said)
 
 

@@ -56,6 +56,8 @@ class Night:
     deleted: int = 0
     seen: int = 0
     rows: int = 0
+    rows_new: int | None = None  # of `rows`, ids that were not there; None where nobody counted
+    rows_changed: int | None = None  # ids with another picture or caption; the rest of `rows` is as it was
     rejects: dict[str, int] = field(default_factory=dict)
     failed_units: list[dict[str, str]] = field(default_factory=list)
     rows_before: int = 0

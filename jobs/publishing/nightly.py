@@ -13,6 +13,7 @@ from typing import Any
 
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.migrating.beside import fill_sets
+from clipmill.jobs.publishing.arrived import arrived
 from clipmill.jobs.publishing.gates import Judged, check_gates
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
@@ -63,7 +64,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     )
     try:
         summary = embed.run(job, chosen)
-        night = _synced(night, sync, summary, job)
+        night = _counted(_synced(night, sync, summary, job), tables, summary)
         if not summary.interrupted:
             night = _sets_filled(night, job, address, options.get("num_cpus"), say)
         is_new = bool(summary.run) or sync.gone_samples != gone_at_last(history)
@@ -145,6 +146,14 @@ def _sets_filled(night: Night, job: JobFile, address: str | None, num_cpus: int 
     found = fill_sets(job, say=say, address=address, num_cpus=num_cpus)
     status = "interrupted" if any(one.interrupted for one in found) else night.status
     return replace(night, status=status, sets=[asdict(one) for one in found])
+
+
+def _counted(night: Night, tables: Tables, summary: Summary) -> Night:
+    """What came of the rows: all are new where no unit took another's place."""
+    if not summary.rows or not summary.replaced_units:
+        return replace(night, rows_new=summary.rows, rows_changed=0)
+    found = arrived(tables.open(), night.version_before)
+    return night if found is None else replace(night, rows_new=found.new, rows_changed=found.changed)
 
 
 def _cost(summary: Summary, job: JobFile) -> tuple[float | None, float | None]:

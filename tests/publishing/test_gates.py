@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -26,7 +27,7 @@ from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
 from clipmill.schemas.nightly import Nightly
-from tests.tables import DIM, TableOptions, append, ledger_entry, make_table
+from tests.tables import DIM, TableOptions, append, batch, ledger_entry, make_table
 
 SAID: list[str] = []
 ROWS = 600
@@ -57,10 +58,6 @@ def gates(tables: Tables, **section: Any) -> dict[str, Gate]:
 
 def add(tables: Tables, *, tags: list[str] | None = None, scale: float = 1.0, count: int = 600) -> None:
     """Rows of a unit more."""
-    import lance
-
-    from tests.tables import batch
-
     table = batch(TableOptions(rows=count, start=10_000))
     if tags is not None:
         where = table.schema.get_field_index("tags")
@@ -291,3 +288,60 @@ def test_tags_of_another_vocabulary_are_not_compared(tables: Tables) -> None:
     assert found.passed
     assert "'animals'" in found.sentence
     assert "not compared" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("rows", "misses", "section", "passed"),
+    [
+        (81, 1, {}, True),  # the first night of a small folder with one broken picture
+        (81, 4, {}, True),
+        (81, 5, {}, False),
+        (30, 4, {}, False),  # few, and more than a tenth
+        (81, 1, {"min_misses": 1}, False),
+        (81, 1, {"min_coverage": 1}, False),
+        (4_990, 5, {}, False),  # as the share alone says
+        (5_995, 5, {}, True),
+    ],
+)
+def test_few_misses_are_no_share(tmp_path: Path, rows: int, misses: int, section: dict[str, Any], passed: bool) -> None:
+    tables = Tables.at(make_table(tmp_path, TableOptions(rows=rows)))
+    tables.ensure_side_tables()
+    enter(tables, rows, misses, "unit0")
+    found = gates(tables, **section)["coverage"]
+    assert found.passed is passed, found
+    assert f"{rows:,} of {rows + misses:,} samples have a row" in found.sentence
+    assert ("too few to judge" in found.sentence) == (passed and rows < 5_000)
+
+
+def test_few_more_rejects_are_no_share_either(tables: Tables) -> None:
+    add(tables, count=1)
+    enter(tables, ROWS // 4, 4)
+    few = gates(tables, max_more_rejects=0.001)["rejects"]
+    assert few.passed
+    assert "4 more are too few to judge a share by" in few.sentence
+    enter(tables, ROWS // 4, 5)
+    assert not gates(tables, max_more_rejects=0.001)["rejects"].passed
+
+
+def test_an_index_that_misses_neighbours_is_seen(tables: Tables) -> None:
+    """Vectors without any order in many small cells, of which a search looks into some; and all in one cell."""
+    assert "recall" not in gates(tables)
+    table = batch(TableOptions(rows=3_000, start=10_000))
+    drawn_ND = np.random.default_rng(0).standard_normal((3_000, DIM)).astype(np.float32)
+    values = pa.array((drawn_ND / np.linalg.norm(drawn_ND, axis=1, keepdims=True)).astype(np.float16).reshape(-1))
+    for name in ("vector", "caption_vector"):
+        where = table.schema.get_field_index(name)
+        vectors = pa.FixedSizeListArray.from_arrays(values, DIM).cast(table.schema.field(where).type)
+        table = table.set_column(where, table.schema.field(where), vectors)
+    rows = lance.write_dataset(table, tables.rows, mode="overwrite", schema=tables.open().schema)
+    rows.create_index("vector", "IVF_FLAT", name="vector_idx", metric="cosine", num_partitions=500)
+    bad = gates(tables, min_recall=1.0)["recall"]
+    assert not bad.passed
+    assert bad.value is not None
+    assert 0.05 < bad.value < 1.0
+    assert f"the index finds {bad.value:.4f} of the true 10 nearest" in bad.sentence
+    assert gates(tables, min_recall=bad.value)["recall"].passed
+    rows = tables.open()
+    rows.create_index("vector", "IVF_FLAT", name="vector_idx", metric="cosine", num_partitions=1, replace=True)
+    good = gates(tables, min_recall=1.0)["recall"]
+    assert (good.passed, good.value) == (True, 1.0)
