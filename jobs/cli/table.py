@@ -91,13 +91,24 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 
 @click.command(short_help="What is in the table, and how fresh it is.")
 @table_options
+@click.option("--watch", "watched", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--every", "every_s", type=click.FloatRange(min=0.5), default=5.0, show_default=True, metavar="SECONDS")
 @json_option
-def status(table: str, endpoint_url: str | None, region: str | None, as_json: bool) -> None:
-    """Rows, units, rejects, model, vocabulary, versions, indices and the last runs of TABLE."""
+def status(
+    table: str, endpoint_url: str | None, region: str | None, watched: bool, every_s: float, as_json: bool
+) -> None:
+    """Rows, units, rejects, model, vocabulary, versions, indices and the last runs of TABLE. With --watch the screen is
+    drawn anew; into a file or a pipe goes a line a look, or with --json a document."""
     from clipmill.jobs.terminal.output import print_record
     from clipmill.jobs.verifying.status import status as read_status
 
-    print_record(read_status(table, storage_from(endpoint_url, region)), as_json=as_json)
+    storage = storage_from(endpoint_url, region)
+    if watched:
+        from clipmill.jobs.terminal.watching import watch
+
+        watch(lambda: read_status(table, storage), every_s, as_json=as_json)
+    else:
+        print_record(read_status(table, storage), as_json=as_json)
 
 
 @click.command(short_help="The samples that have no row, and why.")
