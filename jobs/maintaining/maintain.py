@@ -29,6 +29,7 @@ from clipmill.schemas.errors import LeaseHeld
 from clipmill.workers.store.sweep import remove
 
 COMPACT_S = 600.0  # of one maintenance: what is left then is for the next
+SIDE_EVERY = 8  # fragments of a table beside the rows: every night reads them all, and a run adds one for each event
 MAX_NAMED = 20  # orphans that are named; the rest is counted
 Say = Callable[[str], None]
 
@@ -72,7 +73,7 @@ def maintain(
         indices = _extend_indices(tables, lease, say)  # first: Lance merges no fragment it knows with one it does not
         if alone:
             _compact(tables, lease, compact_s, say)
-        tidy_side_tables(tables, lease)
+        tidy_side_tables(tables, lease, every=SIDE_EVERY)
         lease.fence()
         cleaned = clean(tables, lease, say=say, keep=keep, even_today=True)
         if alone:

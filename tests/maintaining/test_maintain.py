@@ -15,7 +15,7 @@ from clipmill.jobs.cli.main import build
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease, fill_holder
 from clipmill.jobs.indexing.build import build_index
-from clipmill.jobs.maintaining.maintain import all_orphans, maintain, maintain_table
+from clipmill.jobs.maintaining.maintain import SIDE_EVERY, all_orphans, maintain, maintain_table
 from clipmill.jobs.maintaining.orphans import DAY_S
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
@@ -71,6 +71,19 @@ def test_fragments_are_merged_indices_extended_and_versions_leave(tables: Tables
     assert done.version_bytes > 0
     lease.release()
     assert verify(f"{tables.database}/{tables.name}", Storage()).problems == []
+
+
+def test_a_month_of_log_lines_is_few_files(tables: Tables) -> None:
+    """Every night reads all of them, and each is a request to the store."""
+    lease = take_lease(tables, "a")
+    for night in range(3):
+        for number in range(SIDE_EVERY):
+            tables.log_run("a", "nightly", "night", f"{night} {number}", table_id=tables.id())
+        maintain(tables, lease, say=silent)
+        assert len(tables.open("runs").get_fragments()) == 1
+    logged = tables.open("runs").to_table(columns=["detail"], filter="event = 'night'")["detail"].to_pylist()
+    assert logged == [f"{night} {number}" for night in range(3) for number in range(SIDE_EVERY)]
+    lease.release()
 
 
 def test_the_fence_moves_to_the_newest_rows_and_still_stops_a_late_holder(tables: Tables) -> None:
