@@ -35,11 +35,12 @@ def maintain(
     `clipmill embed` does the most urgent of it by itself. Safe beside readers; exit code 5 while another run holds the
     table."""
     from clipmill.jobs.maintaining.maintain import maintain_table
-    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.maintaining.words import maintained_in_words
+    from clipmill.jobs.terminal.output import note, print_words
 
     storage = storage_from(endpoint_url, region)
     done = maintain_table(table, storage, say=note, keep=timedelta(days=keep_days), dry_run=dry_run)
-    print_record(done, as_json=as_json)
+    print_words(done, maintained_in_words, as_json=as_json)
 
 
 @click.command(short_help="Delete rows for good: they do not come back with their source.")

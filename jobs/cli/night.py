@@ -47,8 +47,9 @@ def nightly(
     job = load_job(job_file)
     from clipmill.jobs.publishing.night import now
     from clipmill.jobs.publishing.nightly import nightly as run_nightly
+    from clipmill.jobs.publishing.words import night_in_words
     from clipmill.jobs.reporting.write import write_failed_night, write_night
-    from clipmill.jobs.terminal.output import note, print_record, program
+    from clipmill.jobs.terminal.output import note, print_words, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
@@ -63,7 +64,7 @@ def nightly(
         raise
     if page:
         write_night(job, night, page, note)
-    print_record(night, as_json=as_json)
+    print_words(night, night_in_words, as_json=as_json)
     if night.status == "interrupted":
         note("error: interrupted; what was finished is in the table, and nothing was published")
         note(f"hint: to go on from there: {again}")

@@ -94,7 +94,8 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
     from clipmill.jobs.migrating.promote import How, back, dry_run
     from clipmill.jobs.migrating.promote import promote as run_promote
     from clipmill.jobs.migrating.promote_gates import GateOptions
-    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.migrating.words import promotion_in_words, verdict_in_words
+    from clipmill.jobs.terminal.output import note, print_words
     from clipmill.schemas.errors import GateRefused, UserError
 
     storage = storage_from(endpoint_url, region)
@@ -102,14 +103,14 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
     if bool(slug) == is_back or (is_back and only_look):
         raise UserError("promote takes a SLUG, or --back alone", "`clipmill status TABLE` lists the sets")
     if is_back:
-        print_record(back(table, storage, How(say=note)), as_json=as_json)
+        print_words(back(table, storage, How(say=note)), promotion_in_words, as_json=as_json)
         return
     asked = GateOptions(**options)
     if not only_look:
-        print_record(run_promote(table, slug, storage, asked, How(say=note)), as_json=as_json)
+        print_words(run_promote(table, slug, storage, asked, How(say=note)), promotion_in_words, as_json=as_json)
         return
     verdict = dry_run(table, slug, storage, asked)
-    print_record(verdict, as_json=as_json)
+    print_words(verdict, verdict_in_words, as_json=as_json)
     if verdict.blockers:
         raise GateRefused(f"{len(verdict.blockers)} things stand in the way: {', '.join(verdict.blockers)}")
 
@@ -122,9 +123,11 @@ def drop(table: str, endpoint_url: str | None, region: str | None, slug: str, as
     """Remove the columns of the set SLUG from TABLE. The set in use is never removed. The space is free once the
     versions that still have the set are gone: a week later, at the next `clipmill maintain`."""
     from clipmill.jobs.migrating.drop import drop as run_drop
-    from clipmill.jobs.terminal.output import note, print_record
+    from clipmill.jobs.migrating.words import dropped_in_words
+    from clipmill.jobs.terminal.output import note, print_words
 
-    print_record(run_drop(table, slug, storage_from(endpoint_url, region), say=note), as_json=as_json)
+    done = run_drop(table, slug, storage_from(endpoint_url, region), say=note)
+    print_words(done, dropped_in_words, as_json=as_json)
 
 
 commands: list[click.Command] = [reembed, promote, drop]

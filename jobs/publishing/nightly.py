@@ -35,7 +35,7 @@ from clipmill.schemas.secrets import masked
 def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:
     """One night. `options`: further ones of `Options`. A gate that refuses is in the result, not raised. Raises
     UserError, LeaseHeld, LeaseLost, and whatever else ends `embed`; all but a mistake that is seen before the night
-    begins and LeaseHeld are remembered and told as a failed night."""
+    begins and LeaseHeld are remembered and told as a failed night; LeaseHeld after the sync is remembered too."""
     began_s = time.monotonic()
     webhook_address(job.nightly)
     if job.nightly.golden is not None:
@@ -78,7 +78,10 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
             raise
         say(error.message)
         night = _refused(night, tables, gone_gate(samples, samples, job.nightly.max_gone), sync, always=True)
-    except LeaseHeld:
+    except LeaseHeld as error:
+        if night.run:  # between the sync and the gates somebody else took the table: what came must not be unsaid
+            with contextlib.suppress(ClipmillError, OSError):
+                remember(tables, replace(_ended(night, tables, began_s), status="failed", error=masked(str(error))))
         raise
     except Exception as error:
         text = masked(f"{type(error).__name__}: {str(error)[:500]}")

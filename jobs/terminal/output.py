@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +30,15 @@ def print_record(record: Any, *, as_json: bool) -> None:
         print_json(value)
     else:
         _write_fields(value, "")
+        sys.stdout.flush()
+
+
+def print_words(record: Any, words: Callable[[Any], str], *, as_json: bool) -> None:
+    """One thing: a JSON object with all of it, or the few lines about it that a person wants."""
+    if as_json:
+        print_json(record)
+    else:
+        sys.stdout.write(printable(words(record)) + "\n")
         sys.stdout.flush()
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.planning.survey import survey
-from clipmill.jobs.publishing.night import Night
+from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.publishing.publish import publish
 from clipmill.jobs.running import embed
@@ -15,6 +16,7 @@ from clipmill.jobs.running.options import Options
 from clipmill.jobs.table.ledger import live, read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import LeaseHeld
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from tests.committed import Killed, fragments, killer, make_tables, take_lease
 
@@ -98,3 +100,31 @@ def test_a_deletion_beside_something_new_goes_the_whole_way(job: JobFile, monkey
     with pytest.raises(KeyboardInterrupt):
         embed.run(job, Options())
     assert came == [1]
+
+
+def test_a_table_that_somebody_takes_before_the_gates_leaves_the_night_in_the_log(
+    job: JobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(job, 3)
+    tables = Tables.at(job.table)
+    other = Lease(tables, "other", "embed", ttl_s=1.5)
+    run = embed.run
+
+    def then_taken(*args: Any) -> Any:
+        summary = run(*args)
+        other.take()
+        other.keep()
+        return summary
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "run", then_taken)
+        try:
+            with pytest.raises(LeaseHeld):
+                night(job)
+        finally:
+            other.release()
+    (last,) = nights(tables)[-1:]
+    assert (last.status, last.deleted, last.rows_after) == ("failed", 3, 27)
+    assert "is being written by" in last.error
+    assert last.live_after != last.versions["rows"]
+    assert night(job).status == "published"

@@ -1,0 +1,69 @@
+"""What became of a set, for the person at the terminal; all of it is in the JSON."""
+
+from clipmill.jobs.migrating.drop import Dropped
+from clipmill.jobs.migrating.promote import Promotion
+from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
+
+BAR = 24  # characters of the longest
+SHOWN = 5  # pictures whose neighbours changed most
+
+
+def verdict_in_words(verdict: Verdict) -> str:
+    """Every figure with what it counts."""
+    lines = [f"the set '{verdict.set}' of {verdict.model}, to take the place of '{verdict.in_use}'"]
+    lines += figures(verdict)
+    if verdict.overlap is not None:
+        lines += histogram(verdict.overlap)
+    lines += [f"in the way: {name}: {sentence}" for name, sentence in verdict.blockers.items()]
+    lines += verdict.notes
+    if not verdict.blockers:
+        lines.append(f"nothing stands in the way: `clipmill promote {verdict.table} {verdict.set}` puts it in use")
+    return "\n".join(lines)
+
+
+def figures(verdict: Verdict) -> list[str]:
+    found = verdict.coverage
+    lines = [f"{found['filled']:,} of {found['rows']:,} rows have its vector ({found['share']:.2%})"]
+    if verdict.overlap is not None:
+        lines.append(f"of {verdict.overlap.k} nearest neighbours both models agree on {verdict.overlap.mean:.0%}")
+    if verdict.recall is not None:
+        lines.append(f"its index {verdict.index} finds {verdict.recall:.1%} of the true nearest")
+    if verdict.golden is not None:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in verdict.golden.items())
+        lines.append(f"golden set: {told}")
+    return lines
+
+
+def histogram(overlap: Overlap) -> list[str]:
+    """A line for each number of shared neighbours that some picture has."""
+    most = max(overlap.histogram, default=0)
+    lines = [f"of {overlap.rows:,} pictures, how many share so many of their {overlap.k} nearest in both models:"]
+    for shared, pictures in enumerate(overlap.histogram):
+        if pictures:
+            bar = "#" * max(1, round(BAR * pictures / most))
+            lines.append(f"  {shared:>2} shared  {pictures:>6,} pictures  {bar}")
+    named = ", ".join(f"{one['id']} ({one['shared']} shared)" for one in overlap.changed_most[:SHOWN])
+    return [*lines, f"those that changed most: {named}"] if named else lines
+
+
+def promotion_in_words(done: Promotion) -> str:
+    seen = (
+        f"readers see version {done.live}" if done.live is not None else "no version is published; readers see it too"
+    )
+    lines = [f"'{done.set}' ({done.model}) is in use since version {done.version}; {seen}"]
+    lines += figures(done.verdict) if done.verdict is not None else []
+    lines.append(f"kept beside it: '{done.beside}'; `clipmill promote {done.table} --back` takes it back in use")
+    return "\n".join([*lines, *done.notes])
+
+
+def dropped_in_words(done: Dropped) -> str:
+    if not done.columns:
+        return f"the set '{done.set}' was dropped before; table {done.table}, version {done.version}"
+    freed = f"{done.bytes_freed / 1e6:,.1f} MB were freed by older versions; " if done.bytes_freed else ""
+    return "\n".join(
+        [
+            f"the set '{done.set}' is gone: {len(done.columns)} columns of {done.table}, version {done.version}",
+            f"{freed}its space is freed when the versions that still have it are a week old: by the next night, or",
+            f"`clipmill maintain {done.table}`",
+        ]
+    )

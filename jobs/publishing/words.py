@@ -1,0 +1,102 @@
+"""A night for the person at the terminal: what came, changed and went, rejects, gates, what readers see, what next.
+All of it is in the JSON; here is only what is not zero."""
+
+from clipmill.jobs.publishing.night import Night
+
+_HEADS = {
+    "published": "published",
+    "units": "published, but units failed",
+    "refused": "not published",
+    "interrupted": "interrupted, nothing was published",
+    "failed": "failed",
+}
+
+
+def counted(number: int, what: str, many: str = "") -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def night_in_words(night: Night) -> str:
+    if night.status == "nothing":
+        lines = [f"nothing to do: all {counted(night.units, 'unit')} are in the table; {_readers(night)}"]
+        lines += [_gone(night)] if night.gone else []
+    else:
+        lines = [f"{_HEADS.get(night.status, night.status)}: {_readers(night)}", _rows(night), _rejects(night)]
+        lines += [_gates(night), _files(night), _pace(night)]
+    if night.rejects:
+        lines.append(f"next: `clipmill rejects {night.table}` names what has no row")
+    return "\n".join(line for line in lines if line)
+
+
+def _readers(night: Night) -> str:
+    if night.live_after is None:
+        return f"no version is published yet; the newest has {counted(night.rows_after, 'row')}"
+    if night.live_after == night.versions.get("rows"):
+        before = (
+            f", before that version {night.live_before}" if night.live_before not in (None, night.live_after) else ""
+        )
+        return f"readers see version {night.live_after} with {counted(night.rows_after, 'row')}{before}"
+    newest = night.versions.get("rows", 0)
+    return f"readers see version {night.live_after}, the newest is {newest} with {counted(night.rows_after, 'row')}"
+
+
+def _rows(night: Night) -> str:
+    """Rows first, then what units say."""
+    new = night.rows if night.rows_new is None else night.rows_new
+    changed = night.rows_changed or 0
+    again = night.rows - new - changed if night.rows_new is not None else 0
+    went = max(0, night.rows_before + new - night.rows_after)
+    rows = [(new, "new"), (changed, "changed"), (went, "gone"), (again, "read again with their unit")]
+    units = [
+        (night.came, "new"),
+        (night.changed, "changed"),
+        (night.moved, "moved"),
+        (night.aliased, "unchanged under a new etag"),
+        (night.gone, "gone"),
+        (night.retried, "tried again"),
+    ]
+    told = ", ".join(f"{number:,} {what}" for number, what in rows if number)
+    of = ", ".join(f"{number:,} {what}" for number, what in units if number)
+    return f"rows: {told or 'none came, changed or went'}" + (f" (units: {of})" if of else "")
+
+
+def _gone(night: Night) -> str:
+    units, samples = counted(night.gone, "unit"), counted(night.gone_samples, "sample")
+    return f"gone from the source, and kept: {units} with {samples}"
+
+
+def _rejects(night: Night) -> str:
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in night.rejects.items() if number)
+    parts = [f"{counted(sum(night.rejects.values()), 'reject')} ({reasons})"] if reasons else []
+    parts += [f"{counted(len(night.failed_units), 'unit')} failed"] if night.failed_units else []
+    return "; ".join(parts)
+
+
+def _gates(night: Night) -> str:
+    if not night.gates:
+        return ""
+    refused = ", ".join(gate.name for gate in night.refused)
+    passed = ", ".join(gate.name for gate in night.gates if gate.passed)
+    told = [f"{refused} refused"] if refused else []
+    told += [f"{passed} passed"] if passed else []
+    return f"gates: {'; '.join(told)}"
+
+
+def _files(night: Night) -> str:
+    done = night.maintained
+    parts = []
+    if done.get("fragments_before", 0) > done.get("fragments", 0):
+        parts.append(f"{done['fragments_before']:,} fragments became {done['fragments']:,}")
+    if done.get("versions_removed"):
+        parts.append(f"{counted(done['versions_removed'], 'old version')} left")
+    if done.get("orphans"):
+        parts.append(f"{counted(done['orphans'], 'file')} of killed runs left")
+    return f"files: {', '.join(parts)}" if parts else ""
+
+
+def _pace(night: Night) -> str:
+    speed = f", {night.samples_per_s:,.1f} samples/s" if night.samples_per_s else ""
+    speed += f", limited by {night.limited_by}" if night.limited_by else ""
+    cost = f", {night.dollars:,.2f} dollars" if night.dollars else ""
+    return f"{night.seconds:,.1f} s{speed}{cost}; run {night.run}"
