@@ -8,6 +8,10 @@ from typing import Any
 
 from clipmill.jobs.observing.figures import BUCKETS_S, COMMIT_S, METRICS, Figures, Metric
 
+# Ray refuses to add 0, and Prometheus sees no increase in a counter that begins with its first value. The smallest
+# number there is makes it begin at nothing, and is lost in whatever is added to it.
+_NOTHING = 5e-324
+
 
 class RayExporter:
     """For a driver that is connected, and not as a Ray client, whose process has no exporter."""
@@ -28,7 +32,7 @@ class RayExporter:
                 made.set(value, tags=tags)
             else:
                 key = (metric.name, tuple(labels.values()))
-                more = value - self._told.get(key, 0.0)
+                more = value - self._told[key] if key in self._told else value or _NOTHING
                 if more > 0:
                     made.inc(more, tags=tags)
                     self._told[key] = value

@@ -268,6 +268,16 @@ def test_prometheus_finds_the_pods() -> None:
     assert [{"port": 8080}] in ports
 
 
+def test_alerts_ask_for_metrics_that_runs_have() -> None:
+    from clipmill.jobs.observing.figures import METRICS
+
+    rules = kinds("standing")["PrometheusRule"]["spec"]["groups"][0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"\(ray_\)\?(\w+)", rule["expr"])}
+    assert len(rules) == 4
+    assert {metric.name for metric in METRICS} >= asked
+    assert len(asked) > 4
+
+
 def test_the_head_of_ray_up_may_give_workers_their_role_and_no_other() -> None:
     policy = json.loads((DEPLOY / "aws-head-policy.json").read_text())
     file = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
