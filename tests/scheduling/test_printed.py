@@ -20,6 +20,7 @@ from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
 from clipmill.jobs.scheduling.night import KINDS, Night, caveats, files
 from clipmill.schemas.errors import UserError
+from tests.scheduling.argo import CRON_WORKFLOW, mistakes
 from tests.scheduling.nights import ALL, AT_FOUR, NAMES, PODS, night, text
 
 ADDRESS = "http://head.example:8265"
@@ -184,21 +185,27 @@ def yaml_of(kind: str) -> str:
     return text(files(night(kind, address=ADDRESS)))
 
 
-def test_argo_gets_fields_that_its_documentation_has() -> None:
-    """Its schema is not at hand: these are the names of docs/cron-workflows.md and docs/retries.md of 3.7."""
-    spec = yaml.safe_load(text(files(night("argo"))))["spec"]
-    history = {"successfulJobsHistoryLimit", "failedJobsHistoryLimit"}
-    assert set(spec) == {
-        "schedules",
-        "timezone",
-        "concurrencyPolicy",
-        "startingDeadlineSeconds",
-        "workflowSpec",
-        *history,
-    }
+@pytest.mark.parametrize(("address", "alert"), list(itertools.product([None, ADDRESS], [None, "echo '100%' $x"])))
+def test_argo_gets_fields_that_its_schema_has(address: str | None, alert: str | None) -> None:
+    document = yaml.safe_load(text(files(night("argo", address=address, alert=alert))))
+    assert (document["apiVersion"], document["kind"]) == ("argoproj.io/v1alpha1", "CronWorkflow")
+    assert mistakes(document, CRON_WORKFLOW) == []
+    spec = document["spec"]
+    assert spec["concurrencyPolicy"] == "Forbid"
     templates = {one["name"]: one for one in spec["workflowSpec"]["templates"]}
     assert {spec["workflowSpec"]["entrypoint"], spec["workflowSpec"]["onExit"]} <= set(templates)
     assert templates["ended"]["steps"][0][0]["template"] in templates
+
+
+def test_what_argo_does_not_know_is_seen() -> None:
+    document = yaml.safe_load(text(files(night("argo"))))
+    document["spec"]["schedule"] = document["spec"].pop("schedules")
+    document["spec"]["workflowSpec"]["templates"][0]["retryStrategy"]["limit"] = 3
+    document["spec"]["startingDeadlineSeconds"] = "7200"
+    found = mistakes(document, CRON_WORKFLOW)
+    assert ".spec.schedule is unknown" in found
+    assert ".spec.startingDeadlineSeconds is a str, not a int" in found
+    assert ".spec.workflowSpec.templates[0].retryStrategy.limit is a int, not a str" in found
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
