@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST ?= .venv-lowest
+FAST := not slow and not chaos and not browser and not gpu
 
-.PHONY: install test lint demo chaos month docs wheels ci lock clean
+.PHONY: install test lowest lint demo chaos month docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -21,7 +23,18 @@ lint: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not chaos and not browser and not gpu"
+	$(BIN)/python -m pytest -m "$(FAST)"
+
+# Storage, reading and querying on the lowest versions that pyproject.toml allows, in an environment of their own.
+lowest: $(LOWEST)/.installed
+	$(BIN)/uv pip check --quiet --python $(LOWEST)/bin/python
+	PYTHONPATH=$(CURDIR) $(LOWEST)/bin/python -m pytest -m "$(FAST) and not ray" tests/store tests/read tests/table tests/querying
+
+# `sync` takes the pins as they are; whether each package then has what it asks for is what `check` above is for.
+$(LOWEST)/.installed: tests/lowest.lock $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python 3.11 $(LOWEST)
+	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python tests/lowest.lock
+	touch $@
 
 demo: install
 	$(BIN)/clipmill demo
@@ -50,6 +63,7 @@ ci:
 lock: install
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --extra hf --extra serve -c requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --extra dev --resolution lowest-direct --python-version 3.11 --excludes tests/lowest-without.txt pyproject.toml -o tests/lowest.lock
 
 clean:
-	rm -rf $(VENV) demo-out dist
+	rm -rf $(VENV) .venv-lowest demo-out dist

@@ -185,6 +185,7 @@ def test_a_worker_that_gets_ready_leaves_a_bad_store_to_its_units(uri: str, endp
 
 def test_a_worker_whose_model_fails_to_load_gets_ready_all_the_same(tmp_path: Path) -> None:
     """Its call must end: a method that waits for ever would hold one of the actor's threads."""
+    pytest.importorskip("torch")
     worker = EmbedWorker()
     worker.load(ModelSpec(name="no-such-model"), 1, 1, origin()[1])
     with pytest.raises(UserError, match="no-such-model"):

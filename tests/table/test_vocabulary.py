@@ -34,6 +34,7 @@ def test_what_ships_with_the_package_is_found_from_any_folder(tmp_path: Path) ->
 
 
 def test_imagenet_comes_from_open_clip_with_plain_text_templates():
+    pytest.importorskip("open_clip")
     imagenet = load_vocabulary("imagenet")
     assert len(imagenet.labels) == 998  # 1,000 classes, two pairs of which share a name
     assert len(imagenet.templates) == 80
