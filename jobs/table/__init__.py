@@ -1,1 +1,1 @@
-"""The four Lance tables of one name: where they are, what stands in them, and what they were made with."""
+"""The Lance tables of one name: where they are, what stands in them, and what they were made with."""

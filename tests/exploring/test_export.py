@@ -160,9 +160,9 @@ def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path
 @pytest.mark.s3
 def test_a_table_in_s3_is_searched_indexed_and_exported_there(s3: S3, tmp_path: Path, engine: WordEngine) -> None:
     from clipmill.jobs.exploring.facets import facets
-    from clipmill.jobs.exploring.score import load_head, score
     from clipmill.jobs.indexing.build import IndexOptions, build_index
-    from tests.exploring.test_score import head_file
+    from clipmill.jobs.migrating.score import score
+    from tests.migrating.test_score import head_file, load_head
 
     make_table(tmp_path, TableOptions(rows=300))
     s3.upload(tmp_path / "images.lance", "db/images.lance/")
