@@ -77,6 +77,12 @@ class Night:
     note: str = ""
 
     @property
+    def rows_gone(self) -> int:
+        """Rows that were there when it began and are not any more, as far as it counted what is new."""
+        new = self.rows if self.rows_new is None else self.rows_new
+        return max(0, self.rows_before + new - self.rows_after)
+
+    @property
     def refused(self) -> tuple[Gate, ...]:
         return tuple(gate for gate in self.gates if not gate.passed)
 

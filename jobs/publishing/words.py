@@ -46,8 +46,7 @@ def _rows(night: Night) -> str:
     new = night.rows if night.rows_new is None else night.rows_new
     changed = night.rows_changed or 0
     again = night.rows - new - changed if night.rows_new is not None else 0
-    went = max(0, night.rows_before + new - night.rows_after)
-    rows = [(new, "new"), (changed, "changed"), (went, "gone"), (again, "read again with their unit")]
+    rows = [(new, "new"), (changed, "changed"), (night.rows_gone, "gone"), (again, "read again with their unit")]
     units = [
         (night.came, "new"),
         (night.changed, "changed"),
