@@ -14,10 +14,11 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import clipmill
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import ClipmillError, UserError
@@ -105,9 +106,9 @@ def check_address(address: str) -> None:
         ) from None
 
 
-def _prints_on_stderr() -> contextlib.redirect_stdout[TextIO]:
+def _prints_on_stderr() -> contextlib.redirect_stdout[Any]:
     """Ray prints what raylets say of dead workers to stdout, where only data belongs; no option keeps it from that."""
-    return contextlib.redirect_stdout(sys.stderr)
+    return contextlib.redirect_stdout(lines.stderr_of("ray"))
 
 
 @contextlib.contextmanager

@@ -29,12 +29,14 @@ from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.dispatch import Dispatcher, Slot
 from clipmill.jobs.running.interrupts import draining_on_signals
+from clipmill.jobs.running.meter import tell_attempt
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.summary import StageClock, failed_units, rate
 from clipmill.jobs.running.workforce import Workforce, loaded_workforce
 from clipmill.jobs.table import compat, heads, memory, sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress, Snapshot
 from clipmill.schemas.columns import FILL_ATTEMPT, set_fields, sets_in, table_id
 from clipmill.schemas.config import Storage
@@ -90,6 +92,7 @@ def reembed(table: str, storage: Storage, options: ReembedOptions) -> Reembedded
     vocabulary = vocabulary_for(tables, options)
     with Progress() as progress:
         lease = Lease(tables, new_run_id(), COMMAND, ttl_s=options.lease_ttl_s, key=FILL_KEY)
+        lines.about(lease.run)
         context = RunContext(
             job=job,
             options=Options(address=options.address, command=COMMAND, num_cpus=options.num_cpus),
@@ -248,6 +251,7 @@ class _Fill:
         dispatcher = Dispatcher(
             plan, self.job.limits, start_actor=force.add, on_receipt=on_receipt, units_in_flight=in_flight
         )
+        dispatcher.on_ended = tell_attempt
         if not slots:
             slots = force.attach(context)
             self.working_since = time.monotonic()

@@ -43,7 +43,7 @@ class Slot:
     stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
 
 
-OnEnded = Callable[[Slot, Item, Receipt | None], None]
+OnEnded = Callable[[Slot, Item, Receipt | None], object]
 
 
 class Dispatcher:

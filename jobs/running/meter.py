@@ -48,25 +48,9 @@ class Meter:
 
     def ended(self, slot: Slot, item: Item, receipt: Receipt | None) -> None:
         """An attempt at a unit, with its receipt or without one; then `item` says why."""
-        unit, actor = item.unit, slot.actor._actor_id.hex()
-        about: dict[str, Any] = {
-            "unit": unit.unit_id,
-            "actor": actor,
-            "node": slot.node_id,
-            "attempt": item.attempt,
-            "uri": unit.uri,
-        }
+        about = tell_attempt(slot, item, receipt)
         if receipt is not None:
             self._seen += receipt.seen
-            figures: dict[str, Any] = {"outcome": receipt.outcome, "seen": receipt.seen, "written": receipt.written}
-            more: dict[str, Any] = {
-                "rejected": receipt.rejected,
-                "seconds": receipt.seconds,
-                "peak_rss_bytes": receipt.peak_rss_bytes,
-            }
-            lines.event("unit done", **about, **figures, **more)
-        else:
-            lines.event("unit not done", level="warning", **about, reason=item.last_error)
         if self._spans:
             attributes = {f"clipmill.{name}": value for name, value in about.items()}
             stages = {f"clipmill.seconds.{s}": v for s, v in receipt.seconds.items()} if receipt is not None else {}
@@ -167,6 +151,20 @@ class Meter:
             return 0.0, {}
         more = {stage: clock.busy_s.get(stage, 0.0) - busy_s.get(stage, 0.0) for stage in clock.lanes}
         return (self._seen - seen) / elapsed_s, {s: min(1.0, more[s] / (n * elapsed_s)) for s, n in clock.lanes.items()}
+
+
+def tell_attempt(slot: Slot, item: Item, receipt: Receipt | None) -> dict[str, Any]:
+    """A line for programs on an attempt that ended, with its receipt or without one; returns what it is about."""
+    unit, actor = item.unit, slot.actor._actor_id.hex()
+    about: dict[str, Any] = {"unit": unit.unit_id, "actor": actor, "node": slot.node_id, "attempt": item.attempt}
+    about["uri"] = unit.uri
+    if receipt is None:
+        lines.event("unit not done", level="warning", **about, reason=item.last_error)
+    else:
+        figures: dict[str, Any] = {"outcome": receipt.outcome, "seen": receipt.seen, "written": receipt.written}
+        more: dict[str, Any] = {"rejected": receipt.rejected, "seconds": receipt.seconds}
+        lines.event("unit done", **about, **figures, **more, peak_rss_bytes=receipt.peak_rss_bytes)
+    return about
 
 
 def idle(context: RunContext) -> None:

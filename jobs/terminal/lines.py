@@ -4,6 +4,7 @@ is about.
 One setting for the process, because errors that end a command are told where nothing is known of its options.
 """
 
+import io
 import json
 import logging
 import sys
@@ -64,6 +65,23 @@ def told(text: str, stream: TextIO | None = None) -> None:
     word, _, rest = text.partition(": ")
     level = "error" if word == "error" else "info"
     write(rest if level == "error" else text, level=level, stream=stream)
+
+
+def stderr_of(logger: str) -> TextIO:
+    """Where a library may print: stderr itself, or where lines are JSON a stream that makes one of each line."""
+    return _Stream(logger) if are_json() else sys.stderr
+
+
+class _Stream(io.TextIOBase, TextIO):
+    def __init__(self, logger: str) -> None:
+        super().__init__()
+        self._logger, self._rest = logger, ""
+
+    def write(self, text: str) -> int:
+        *whole, self._rest = (self._rest + text).split("\n")
+        for one in filter(str.strip, whole):
+            write(one, logger=self._logger)
+        return len(text)
 
 
 class _Formatter(logging.Formatter):

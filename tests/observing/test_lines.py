@@ -1,8 +1,10 @@
 """Lines of stderr as JSON."""
 
+import contextlib
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,3 +90,18 @@ def test_what_libraries_log_is_json_too() -> None:
     first, second = stream.getvalue().splitlines()
     assert {"logger": "some.library", "level": "warning", "message": "a word"}.items() <= json.loads(first).items()
     assert second == "another"
+
+
+def test_what_ray_prints_is_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines.stderr_of("ray") is sys.stderr
+    lines.use("json")
+    with contextlib.redirect_stdout(lines.stderr_of("ray")):
+        print("(raylet) a worker", "died")
+        print("half", end="")
+        print(" a line", flush=True)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [(one["message"], one["logger"]) for one in map(json.loads, said.err.splitlines())] == [
+        ("(raylet) a worker died", "ray"),
+        ("half a line", "ray"),
+    ]
