@@ -90,16 +90,16 @@ def timed(used: Used, work: Callable[[], Any]) -> tuple[Any, float]:
     return done, round(used.now_s() - begin_s, 2)
 
 
-def make_job(folder: Path, table: str, model: str, pretrained: str | None) -> Any:
+def make_job(folder: Path, table: str, asked: argparse.Namespace, *, stub: bool = False) -> Any:
     from clipmill.schemas.config import JobFile
 
     return JobFile.model_validate(
         {
             "table": f"{folder}/db/{table}",
             "source": {"format": "webdataset", "uri": f"{folder}/raw/*.tar", "caption": "txt"},
-            "model": {"name": model, "pretrained": pretrained},
+            "model": {"name": "stub"} if stub else {"name": asked.model, "pretrained": asked.pretrained},
             "tags": {"vocabulary": "coco"},
-            "workers": {"num": 1},
+            "workers": {"num": 1, "batch_size": asked.batch_size},
         }
     )
 
@@ -112,13 +112,13 @@ def turns(folder: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from clipmill.jobs.table.tables import Tables
     from clipmill.schemas.config import Model, Storage
 
-    old = make_job(folder, "old", "stub", None)
+    old = make_job(folder, "old", asked, stub=True)
     embed(old)
     if asked.compacted:
         Tables.at(old.table, old.storage).open().optimize.compact_files(target_rows_per_fragment=100_000)
     used = Used()
     for turn in range(asked.turns):
-        job = make_job(folder, f"new{turn}", asked.model, asked.pretrained)
+        job = make_job(folder, f"new{turn}", asked)
         options = ReembedOptions(
             model=Model(name=asked.model, pretrained=asked.pretrained), slug=f"t{turn}", index=False
         )
@@ -152,7 +152,7 @@ def fifty(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     from clipmill.jobs.table.tables import Tables
     from clipmill.schemas.config import Model
 
-    old = make_job(folder, "old", "stub", None)
+    old = make_job(folder, "old", asked, stub=True)
     options = ReembedOptions(model=Model(name="stub:32"), index=False)
     reembed(old.table, old.storage, options)
     rows = Tables.at(old.table, old.storage).open()
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--model", default="clipmill-tiny")
     parser.add_argument("--pretrained")
+    parser.add_argument("--batch-size", type=int, default=32, help="the same for both: what is tried out varies")
     parser.add_argument("--compacted", action="store_true")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipmill.jobs.migrating.reembed import Reembedded, reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
+from clipmill.jobs.migrating.set_heads import without_scores
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
@@ -78,7 +79,10 @@ def _filled(tables: Tables, slug: str, address: str | None, num_cpus: int | None
         note = masked(f"{type(error).__name__}: {str(error)[:500]}")
     if note:
         say(f"the set '{slug}' is not whole: {note}")
-    return _beside(sets.coverage(tables, tables.open(), slug), done, note)
+    rows = tables.open()
+    for head, count in without_scores(rows, slug).items():  # which file a head came from only a person knows
+        say(f"{count:,} rows of the set '{slug}' have no score of '{head}': `clipmill reembed … --head {head}=FILE`")
+    return _beside(sets.coverage(tables, rows, slug), done, note)
 
 
 def _beside(now: sets.Coverage, done: Reembedded | None = None, note: str = "") -> Beside:

@@ -18,6 +18,7 @@ from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
 from clipmill.workers.load import load_engine
 from clipmill.workers.tag import load_vocabulary
 from tests.build import picture
+from tests.conftest import S3
 from tests.integration.help import job, problems, rows, run, tables, write_tar
 
 pytestmark = pytest.mark.ray
@@ -150,3 +151,20 @@ def test_a_set_goes_on_with_its_own_vocabulary_after_the_tags_in_use_got_another
     found = {tag for row in rows(made, "tags__stub_16") for tag in row["tags__stub_16"]}
     assert found
     assert found <= coco
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_whole_run_of_a_table_in_a_store(here: Path, s3: S3) -> None:
+    for number in range(2):
+        path = write_tar(here / f"{number}.tar", range(number * 3, number * 3 + 3))
+        s3.put(f"raw/{number}.tar", path.read_bytes())
+    storage = s3.storage.model_dump(exclude_none=True)
+    source = {"format": "webdataset", "uri": f"{s3.uri}/raw/*.tar", "caption": "txt"}
+    made = job(s3.uri, source, model={"name": "stub:8"}, storage=storage)  # type: ignore[arg-type]
+    run(made)
+    done = fill(made)
+    assert (done.rows, done.filled, done.left, done.requests) == (6, 6, 0, 2)
+    found = sorted(rows(made), key=lambda row: row["uri"])
+    assert np.array_equal(np.array([row["vector__stub_16"] for row in found], np.float16), expected(range(6), 16))
+    assert problems(made) == []
