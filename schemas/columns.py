@@ -125,6 +125,13 @@ def sets_in(schema: pa.Schema) -> list[str]:
     return [name.removeprefix("vector__") for name in schema.names if name.startswith("vector__")]
 
 
+def vocabularies_in(schema: pa.Schema) -> list[str]:
+    """Slugs of the vocabularies beside the one in use: tags of the vectors in use, by other labels."""
+    slugs = [name.removeprefix("tags__") for name in schema.names if name.startswith("tags__")]
+    hidden = waiting(schema)
+    return [slug for slug in slugs if set_column("tags", slug) not in hidden]
+
+
 def set_fields(slug: str, *, dim: int, fingerprint_json: str, vocabulary_json: str | None) -> pa.Schema:
     """The five columns of a set."""
     whole = rows_schema(

@@ -37,12 +37,14 @@ class Label:
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """Labels in order, those of one facet next to each other. `templates` hold `{label}` once each;
-    `facet_templates` replaces them for the facets it names."""
+    `facet_templates` replaces them for the facets it names. `thresholds`: the least score of a tag, for labels that
+    were calibrated on one model's vectors; no part of the hash, because it is of a table and not of the file."""
 
     name: str
     labels: tuple[Label, ...]
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     facet_templates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @cached_property
     def hash(self) -> str:

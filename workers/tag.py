@@ -8,14 +8,18 @@ Semantics (Radford et al. 2021, "Learning Transferable Visual Models From Natura
 scaled back to unit length. Scores are softmax(logit_scale * cosine) over the labels of one facet; for models trained
 with a sigmoid loss (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training"), which have a bias,
 sigmoid(logit_scale * cosine + bias) for each label alone.
-`top_k` and `min_score` hold per facet: a picture has at most top_k tags of each facet, all mixed best first.
+`top_k` and `min_score` hold per facet: a picture has at most top_k tags of each facet, all mixed best first. A label
+that was calibrated has a threshold of its own instead of `min_score` (`Vocabulary.thresholds`).
 """
 
+import copy
 import importlib.util
 import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -170,6 +174,7 @@ class Tagger:
         self.vectors_LD = np.ascontiguousarray(vectors_LD, np.float32)
         self._scaled_DL = (self.vectors_LD * np.float32(logit_scale)).T
         self._logit_bias = logit_bias
+        self._least_L = _least(vocabulary, tags)
         self._names = pa.array([label.name for label in vocabulary.labels], pa.string())
 
     @staticmethod
@@ -184,18 +189,32 @@ class Tagger:
             vocabulary, vectors_LD, tags, logit_scale=fingerprint.logit_scale, logit_bias=fingerprint.logit_bias
         )
 
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> "Tagger":
+        """The same labels, with these least scores instead of `min_score`."""
+        found = copy.copy(self)
+        found.vocabulary = replace(self.vocabulary, thresholds=dict(thresholds))
+        found._least_L = _least(found.vocabulary, self.tags)
+        return found
+
     @property
     def metadata_json(self) -> str:
         """What the table's `tags` field carries: clipmill.schemas.columns.VOCABULARY_KEY."""
-        return json.dumps(
-            {
-                "name": self.vocabulary.name,
-                "hash": self.vocabulary.hash,
-                "top_k": self.tags.top_k,
-                "min_score": self.tags.min_score,
-            },
-            sort_keys=True,
-        )
+        about: dict[str, Any] = {
+            "name": self.vocabulary.name,
+            "hash": self.vocabulary.hash,
+            "top_k": self.tags.top_k,
+            "min_score": self.tags.min_score,
+        }
+        if self.vocabulary.thresholds:
+            about["thresholds"] = dict(sorted(self.vocabulary.thresholds.items()))
+        return json.dumps(about, sort_keys=True)
+
+    def scores(self, vectors_BD: npt.NDArray[np.floating]) -> Floats:
+        """Of every label, (B, L), whatever its threshold."""
+        logits_BL = np.asarray(vectors_BD, np.float32) @ self._scaled_DL
+        for _, first, stop in self.vocabulary.facets:
+            logits_BL[:, first:stop] = self._scores(logits_BL[:, first:stop])
+        return np.asarray(logits_BL, np.float32)
 
     def tag(self, vectors_BD: npt.NDArray[np.floating]) -> tuple[pa.ListArray, pa.ListArray]:
         """Tags list<string> and scores list<float32>, B of each, parallel, best first, ties in vocabulary order.
@@ -210,7 +229,7 @@ class Tagger:
             rows = slice(start, start + _ROWS_AT_ONCE)
             logits_BL = np.where(finite_B[rows, None], vectors_BD[rows], 0) @ self._scaled_DL
             for _, first, stop in self.vocabulary.facets:
-                row, label, score = self._best(logits_BL[:, first:stop])
+                row, label, score = self._best(logits_BL[:, first:stop], self._least_L[first:stop])
                 parts.append((row + start, label + first, score))
         row, label, score = (np.concatenate(column) for column in zip(*parts, strict=True))
         row, label, score = row[finite_B[row]], label[finite_B[row]], score[finite_B[row]]
@@ -223,13 +242,13 @@ class Tagger:
             pa.ListArray.from_arrays(offsets, pa.array(score[order], pa.float32())),
         )
 
-    def _best(self, logits_BL: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-        """(row, label, score) of what one facet gives: at most top_k labels a row, none under min_score.
+    def _best(self, logits_BL: Floats, least_L: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+        """(row, label, score) of what one facet gives: at most top_k labels a row, none under its least score.
 
         Overwrites `logits_BL`.
         """
         scores_BL, top_k = self._scores(logits_BL), self.tags.top_k
-        keep_BL = (scores_BL >= self.tags.min_score) & (scores_BL > 0)
+        keep_BL = (scores_BL >= least_L) & (scores_BL > 0)
         # A softmax has at most 1 / min_score labels over min_score, so the rows to cut are few or none.
         full = np.flatnonzero(np.count_nonzero(keep_BL, axis=1) > top_k)
         if full.size:
@@ -251,6 +270,11 @@ class Tagger:
         np.exp(logits_BL, out=logits_BL)
         logits_BL /= logits_BL.sum(axis=1, keepdims=True)
         return logits_BL
+
+
+def _least(vocabulary: Vocabulary, tags: Tags) -> Floats:
+    known = vocabulary.thresholds
+    return np.array([known.get(label.name, tags.min_score) for label in vocabulary.labels], np.float32)
 
 
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))

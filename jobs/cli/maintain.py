@@ -112,11 +112,20 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 )
 @click.option("--top-k", type=click.IntRange(1, 100), help="Tags of a row and facet at most. Default: as it is.")
 @click.option("--min-score", type=click.FloatRange(0, 1), help="Probability of a tag at least. Default: as it is.")
+@click.option(
+    "--as", "beside", default="", metavar="SLUG", help="Beside the tags in use, as tags__SLUG and tag_scores__SLUG."
+)
+@click.option(
+    "--calibrate",
+    metavar="FILE",
+    help="CSV: id (or uri), label. Each label's threshold is that with the best F1 on it.",
+)
 @json_option
 def retag(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Give every row of TABLE the tags of another vocabulary, from its vectors alone: no images, no GPU. Readers see
-    the old tags until all new ones are there, and never some of both. Killed, run it again and it goes on. Exit code 5
-    while another run holds the table."""
+    the old tags until all new ones are there, and never some of both. Killed, run it again and it goes on. With --as
+    both vocabularies stay, side by side; rows that come later get tags of it by running it again. Exit code 5 while
+    another run holds the table."""
     from clipmill.jobs.migrating.retag import RetagOptions
     from clipmill.jobs.migrating.retag import retag as run
     from clipmill.jobs.terminal.output import note, print_record

@@ -48,6 +48,7 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 )
 @click.option("--any-tag", "any_tags", metavar="LABEL", multiple=True, help="Only rows with at least one of these.")
 @click.option("--no-tag", "no_tags", metavar="LABEL", multiple=True, help="Only rows with none of these.")
+@click.option("--tags-column", default="tags", show_default=True, help="Whose tags: tags, or tags__SLUG.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), metavar="COSINE", help="Only hits at least so near.")
 @click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
 @click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")

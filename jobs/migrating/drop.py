@@ -10,7 +10,7 @@ from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in
+from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 
@@ -44,7 +44,8 @@ def drop(
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")
         columns = [set_column(base, slug) for base in [*SET_COLUMNS, *heads_of(rows.schema, slug)]]
-        if not any(CONFIG_KEY + name in rows.config() for name in columns):  # else a kill left them, to be removed now
+        killed = any(CONFIG_KEY + name in rows.config() for name in columns)  # it left them, to be removed now
+        if not killed and slug not in vocabularies_in(rows.schema):
             sets.fingerprint_of(rows.schema, slug)
         hook("before_drop")
         for _ in range(MAX_CONFLICTS):

@@ -14,7 +14,7 @@ from clipmill.jobs.table.originals import Originals, source_storage
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.schemas.columns import set_column, sets_in
+from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.config import JobFile, Model, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import Head
@@ -160,6 +160,10 @@ def check_heads(schema: Any, options: ReembedOptions) -> None:
 def slug_for(schema: Any, options: ReembedOptions) -> str:
     """Raises UserError for the set in use."""
     slug = sets.check_slug(options.slug or sets.slug_of(options.model.name, options.model.pretrained))
+    if slug in vocabularies_in(schema):
+        raise UserError(
+            f"'{slug}' is the name of a vocabulary beside the one in use", "name the set otherwise: --set NAME"
+        )
     in_use = compat.stored_fingerprint(schema)
     asked = (options.model.name, options.model.pretrained or "")
     if slug not in sets_in(schema) and asked == (in_use.model, in_use.pretrained):

@@ -17,13 +17,14 @@ import pyarrow as pa
 from clipmill.jobs.committing.derived import Derivation, Derived
 from clipmill.jobs.committing.lease import no_fill_beside
 from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.migrating.calibrate import Calibration, calibrate
 from clipmill.jobs.migrating.label_vectors import load_label_vectors
-from clipmill.jobs.table import compat, memory
+from clipmill.jobs.table import compat, memory, sets
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import COMPUTED, REPLACED, VOCABULARY_KEY
+from clipmill.schemas.columns import COMPUTED, REPLACED, VOCABULARY_KEY, set_column, sets_in
 from clipmill.schemas.config import Storage, Tags
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.errors import UserError
 from clipmill.workers.store.uri import split_uri
 from clipmill.workers.tag import BUILT_IN, Tagger, embed_labels, load_vocabulary
 
@@ -47,18 +48,29 @@ class Retagged:
     untagged: int
     version: int
     seconds: float
+    column: str = "tags"
+    calibration: Calibration | None = None
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetagOptions:
     """`top_k` and `min_score`: as the table's tags have them where None. `label_vectors`: a .npy file instead of the
-    text tower."""
+    text tower. `beside`: the slug of a vocabulary beside the one in use, whose tags are `tags__slug`. `calibrate`: a
+    CSV file of labels, by which each label gets a threshold of its own; without it those of this vocabulary stay, but
+    for a `min_score` that is given."""
 
     vocabulary: str
     label_vectors: str | None = None
     top_k: int | None = None
     min_score: float | None = None
+    beside: str = ""
+    calibrate: str | None = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        first, second = (set_column(name, self.beside) if self.beside else name for name in NAMES)
+        return first, second
 
 
 def retag(
@@ -71,9 +83,14 @@ def retag(
     began = time.monotonic()
     tables = Tables.at(table, storage)
     schema = tables.open().schema
+    if options.beside:
+        check_beside(schema, options.beside)
     memory.use_little()
     tagger = _tagger(schema, options, storage, say)
-    derived = _derived(tagger, _about(tagger, options))
+    found = calibrate(tables, tagger, options.calibrate, say) if options.calibrate else None
+    if found is not None:
+        tagger = tagger.with_thresholds(found.thresholds)
+    derived = _derived(tagger, _about(tagger, options), options.names)
     with leased(tables, "retag", say) as (lease, _), no_fill_beside(lease, say):
         tagged = Derivation(tables, lease, derived, say, step).all()
     rows = tables.open()
@@ -84,17 +101,31 @@ def retag(
         labels=len(tagger.vocabulary.labels),
         rows=rows.count_rows(),
         tagged=tagged,
-        untagged=rows.count_rows("array_length(tags) = 0"),
+        untagged=rows.count_rows(f"array_length({options.names[0]}) = 0"),
         version=int(rows.version),
         seconds=round(time.monotonic() - began, 3),
+        column=options.names[0],
+        calibration=found,
         note=f"{seen.describe()}: `clipmill publish TABLE` publishes the newest" if seen.is_behind else "",
     )
 
 
+def check_beside(schema: pa.Schema, slug: str) -> None:
+    """Raises UserError for what cannot be the name of a vocabulary beside the one in use."""
+    sets.check_slug(slug)
+    if slug in sets_in(schema) or slug == sets.slug_in_use(schema) or f"__{slug}" in (COMPUTED, REPLACED):
+        raise UserError(
+            f"'{slug}' is the name of a set of another model, or of clipmill's own columns", "choose another: --as NAME"
+        )
+
+
 def _tagger(schema: pa.Schema, options: RetagOptions, storage: Storage, say: Say) -> Tagger:
     fingerprint = compat.stored_fingerprint(schema)
-    vocabulary: Vocabulary = load_vocabulary(options.vocabulary, storage)
-    stored = compat.stored_vocabulary(schema) or {}
+    vocabulary = load_vocabulary(options.vocabulary, storage)
+    column = options.names[0] if options.names[0] in schema.names else NAMES[0]
+    stored = compat.stored_vocabulary(schema, column) or {}
+    if options.min_score is None and column == options.names[0]:
+        vocabulary = compat.with_thresholds(vocabulary, schema, column)
     usual = Tags()
     top_k = options.top_k or stored.get("top_k", usual.top_k)
     min_score = options.min_score if options.min_score is not None else stored.get("min_score", usual.min_score)
@@ -121,14 +152,14 @@ def _about(tagger: Tagger, options: RetagOptions) -> dict[str, Any]:
     return about
 
 
-def _derived(tagger: Tagger, about: dict[str, Any]) -> Derived:
+def _derived(tagger: Tagger, about: dict[str, Any], names: tuple[str, str]) -> Derived:
     """Rows without a vector have no tags, and no null either."""
     metadata = {VOCABULARY_KEY: json.dumps(about, sort_keys=True).encode()}
-    tags = pa.field(NAMES[0], pa.list_(pa.string()), metadata=metadata)
+    tags = pa.field(names[0], pa.list_(pa.string()), metadata=metadata)
     return Derived(
-        fields=pa.schema([tags, pa.field(NAMES[1], pa.list_(pa.float32()))]),
+        fields=pa.schema([tags, pa.field(names[1], pa.list_(pa.float32()))]),
         key=VOCABULARY_KEY,
-        told=("hash", "top_k", "min_score", "label_vectors"),
+        told=("hash", "top_k", "min_score", "label_vectors", "thresholds"),
         compute=tagger.tag,
         index="LABEL_LIST",
         verb="tagged",

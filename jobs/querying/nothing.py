@@ -64,7 +64,7 @@ def _is_unspaced(text: str) -> bool:
 
 def _tags(snapshot: Snapshot, query: Query) -> str:
     """About labels that no row has; of `any_tags` only where none of them is known."""
-    if not query.all_tags and not query.any_tags:
+    if query.tags_column != "tags" or (not query.all_tags and not query.any_tags):
         return ""
     known = snapshot.labels
     if not known:

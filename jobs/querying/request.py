@@ -50,6 +50,7 @@ class QueryFields(TypedDict, total=False):
     any_tags: str | Sequence[str]
     all_tags: str | Sequence[str]
     no_tags: str | Sequence[str]
+    tags_column: str
     min_score: float | None
     hybrid: bool
     text_weight: float
@@ -65,7 +66,8 @@ class QueryFields(TypedDict, total=False):
 class Query:
     """One question. Without examples it lists the rows that pass the filter, in the table's order.
 
-    `where`: a SQL predicate over the table's columns. `any_tags`, `all_tags`, `no_tags`: labels.
+    `where`: a SQL predicate over the table's columns. `any_tags`, `all_tags`, `no_tags`: labels, of
+    `tags_column`: tags, or tags__slug of another vocabulary.
     `min_score`: least cosine of an answer, -1..1. `hybrid`: the first positive text also asks the captions (BM25),
     and both rankings are fused with weight `text_weight` in 0..1 for the captions. `k`, `offset`: the page.
     `columns`: what comes back besides `score`; None: all but vectors and thumbnails. `column`: the vectors that
@@ -79,6 +81,7 @@ class Query:
     any_tags: tuple[str, ...] = ()
     all_tags: tuple[str, ...] = ()
     no_tags: tuple[str, ...] = ()
+    tags_column: str = "tags"
     min_score: float | None = None
     hybrid: bool = False
     text_weight: float = 0.5
@@ -109,11 +112,17 @@ class Query:
             **dict.fromkeys(("any_tags", "all_tags", "no_tags", "columns"), values.strings),
             **dict.fromkeys(("k", "offset"), values.whole),
             **dict.fromkeys(("min_score", "text_weight"), values.number),
-            **dict.fromkeys(("where", "column"), values.text),
+            **dict.fromkeys(("where", "column", "tags_column"), values.text),
             **dict.fromkeys(("hybrid", "exact"), values.flag),
         }
         for name, checked in checks.items():
-            if (value := getattr(self, name)) is not None or name in ("k", "offset", "column", "text_weight"):
+            if (value := getattr(self, name)) is not None or name in (
+                "k",
+                "offset",
+                "column",
+                "text_weight",
+                "tags_column",
+            ):
                 object.__setattr__(self, name, checked(name, value))
 
     def _check_page(self) -> None:

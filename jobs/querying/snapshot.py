@@ -18,7 +18,7 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.vectors import WarmVectors
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import FINGERPRINT_KEY, table_id, waiting
+from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
@@ -147,6 +147,14 @@ class Snapshot:
             return False
         found = self.dataset.scanner(columns=[], filter="tags IS NULL", limit=1, with_row_id=True).to_table()
         return len(found) > 0
+
+    def check_tags(self, column: str) -> None:
+        """Raises UserError for what are no tags: the name becomes a part of the predicate."""
+        if column not in [set_column("tags", slug) for slug in vocabularies_in(self.schema)]:
+            found = ", ".join(set_column("tags", slug) for slug in vocabularies_in(self.schema))
+            raise UserError(
+                f"{column} is no column of tags", f"there is: {', '.join(['tags', *([found] * bool(found))])}"
+            )
 
     @cached_property
     def labels(self) -> frozenset[str]:

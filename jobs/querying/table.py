@@ -123,8 +123,13 @@ class Table:
         """The filters of a query as one SQL predicate. Raises UserError."""
         if query.where is not None:
             filters.check_where(query.where, self.schema.names)
-        null_tags = bool(query.no_tags) and self.snapshot.has_null_tags
-        tags = filters.tags_predicates(query.any_tags, query.all_tags, query.no_tags, null_tags=null_tags)
+        column = query.tags_column
+        if column != "tags":
+            self.snapshot.check_tags(column)
+        null_tags = bool(query.no_tags) and (column != "tags" or self.snapshot.has_null_tags)
+        tags = filters.tags_predicates(
+            query.any_tags, query.all_tags, query.no_tags, null_tags=null_tags, column=column
+        )
         return filters.conjunction([query.where, *tags])
 
     def count(self, query: Query | str | None = None) -> int:

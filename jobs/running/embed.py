@@ -53,6 +53,7 @@ def run(job: JobFile, options: Options) -> Summary:
         rows = tables.open(missing_ok=True)
         if rows is not None:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
+            vocabulary = vocabulary and compat.with_thresholds(vocabulary, rows.schema)
             heads.check_table(rows.schema, its_heads)
             _tell_heads(rows.schema, its_heads, progress)
         else:

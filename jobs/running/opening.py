@@ -11,6 +11,7 @@ from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.schemas import columns
+from clipmill.schemas.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,9 @@ def claim(context: RunContext, force: Workforce) -> None:
     if rows is not None:  # perhaps another run made it since this one looked
         compat.check_table(rows.schema, context.job, context.vocabulary, force.fingerprint)
         heads.check_table(rows.schema, context.heads)
+        mine = context.vocabulary
+        if mine is not None and compat.with_thresholds(mine, rows.schema).thresholds != mine.thresholds:
+            raise UserError("the table's tags were calibrated while this run began", "run the command again")
     heads.check_fit(context.heads, force.fingerprint)
     tables.ensure_side_tables()  # under the lease: an older clipmill's get the columns they lack
     facts, fingerprint = force.facts, force.fingerprint

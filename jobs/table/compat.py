@@ -1,6 +1,8 @@
 """May this job write into that table? One sentence where it may not, before anything is computed if possible."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -37,6 +39,21 @@ def stored_vocabulary(schema: pa.Schema, column: str = "tags") -> dict[str, Any]
     metadata = schema.field(column).metadata or {}
     text = metadata.get(VOCABULARY_KEY)
     return json.loads(text) if text else None
+
+
+def with_thresholds(vocabulary: Vocabulary, schema: pa.Schema, column: str = "tags") -> Vocabulary:
+    """The vocabulary with what was calibrated for it on the table's vectors."""
+    stored = stored_vocabulary(schema, column)
+    if stored is None or stored["hash"] != vocabulary.hash:
+        return vocabulary
+    return replace(vocabulary, thresholds=stored_thresholds(stored))
+
+
+def stored_thresholds(stored: Mapping[str, Any]) -> dict[str, float]:
+    """By label; what somebody else may have put there is passed over."""
+    found = stored.get("thresholds")
+    items = found.items() if isinstance(found, dict) else ()
+    return {label: float(value) for label, value in items if isinstance(value, int | float) and 0 <= value <= 1}
 
 
 def job_vocabulary(job: JobFile) -> Vocabulary | None:

@@ -13,6 +13,7 @@ from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.sets import Coverage, all_coverage
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.vocabularies import all_vocabularies
 from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.left_out import LeftOut, merge
@@ -29,7 +30,9 @@ class Status:
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
     for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
     filled: rows = filled + failed + left. `heads`: columns of scores, each with its head, the model of the vectors it
-    scored, and `left`, the rows that have a vector and no score.
+    scored, and `left`, the rows that have a vector and no score. `vocabularies`: of each column of tags the vocabulary,
+    its hash, the thresholds that were calibrated, `left` likewise, and a `note` where the hash is not that of its file
+    or of the job's, or a set's is not that of the tags in use.
     """
 
     table: str
@@ -54,6 +57,7 @@ class Status:
     held_by: str | None
     sets: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, Any]] = field(default_factory=list)
+    vocabularies: list[dict[str, Any]] = field(default_factory=list)
     last_runs: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -92,6 +96,7 @@ def status(table: str, storage: Storage) -> Status:
         held_by=_holder(tables),
         sets=[_set(one) for one in all_coverage(tables, rows)],
         heads=[_head(rows, name, about) for name, about in told(rows.schema).items()],
+        vocabularies=all_vocabularies(tables, rows),
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
 

@@ -7,7 +7,8 @@ label and not be found; `verify --sample` loads it and then looks at the tags of
 B: rows of a batch. L: labels. D: dimension.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,10 @@ class Rules:
     min_score: float = 0.0
     top_k: int = 0
     vocabulary: Vocabulary | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def least(self, label: str) -> float:
+        return self.thresholds.get(label, self.min_score)
 
     @property
     def facet_of(self) -> dict[str, str]:
@@ -47,7 +52,13 @@ def rules(tables: Tables, rows: Any) -> Rules:
     if stored is None:
         return Rules(tagged=False)
     found = vocabulary_of(tables, rows.schema)
-    return Rules(tagged=True, min_score=stored["min_score"], top_k=stored["top_k"], vocabulary=found)
+    return Rules(
+        tagged=True,
+        min_score=stored["min_score"],
+        top_k=stored["top_k"],
+        vocabulary=found,
+        thresholds=compat.stored_thresholds(stored),
+    )
 
 
 class TagCheck:
@@ -73,10 +84,11 @@ class TagCheck:
             return "tags and tag_scores differ in length"
         if not tags:
             return ""
-        low = self.rules.min_score - SCORE_TOLERANCE
-        if bad := [s for s in scores if s is None or not max(low, 0.0) <= s <= 1 + SCORE_TOLERANCE]:
-            shown = "null" if bad[0] is None else f"{bad[0]:.4g}"
-            return f"the tag score {shown} is not between {self.rules.min_score} and 1"
+        least = [self.rules.least(str(tag)) for tag in tags]
+        for score, low in zip(scores, least, strict=True):
+            if score is None or not max(low - SCORE_TOLERANCE, 0.0) <= score <= 1 + SCORE_TOLERANCE:
+                shown = "null" if score is None else f"{score:.4g}"
+                return f"the tag score {shown} is not between {low:g} and 1"
         if any(a < b for a, b in pairwise(scores)):  # type: ignore[operator]
             return "tags are not ordered by score"
         if len(set(tags)) < len(tags):
@@ -130,7 +142,7 @@ def _differs(row: dict[str, Any], again: dict[str, float], rules: Rules, toleran
     stored = set(row["tags"])
     best = max(again.items(), key=lambda item: item[1], default=("", 0.0))
     certain = float(1 / (1 + np.exp(tolerance - _log_odds(best[1]))))  # what remains of it in the worst case
-    if best[0] not in stored and certain > max(rules.min_score, 0.5):
+    if best[0] not in stored and certain > max(rules.least(best[0]), 0.5):
         return f"its vector is '{best[0]}' with score {best[1]:.2f}, which is not among its tags"
     return ""
 
