@@ -44,9 +44,11 @@ chaos: install
 	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
 	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
 
-# Thirty nights over a bucket that changes every day (CI does seven), for each kind of source.
+# Thirty nights over a bucket that changes every day (CI does seven), for each kind of source; writes a dated result.
 month: install
-	MONTH_NIGHTS=30 $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py
+	rm -rf .month
+	MONTH_NIGHTS=30 MONTH_RESULTS=$(CURDIR)/.month $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py; \
+	status=$$?; $(BIN)/python -m tests.publishing.month_page .month docs/month.md && exit $$status
 
 # The command line's reference, from --help; a test compares.
 docs: install

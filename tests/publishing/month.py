@@ -1,225 +1,138 @@
-"""A source that changes every day, nights over it, and readers who look on at full speed.
+"""Nights over one source, in this process and on its Ray cluster, and what each of them left behind.
 
-A day is a list of changes of shards, the same for three kinds of sources: tars, a folder of pictures, and lists that
-name pictures. After each night the table is compared with one that is built from scratch from the same source.
+After each night the table is compared with one that is built from scratch from the same source.
 """
 
+import csv
 import io
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from clipmill.jobs.publishing.night import Night
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.exploring.evaluate import TEMPLATES
+from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
-from clipmill.jobs.querying.open import open_table
-from clipmill.schemas.config import JobFile
-from tests.build import picture, tar
-from tests.conftest import S3
+from clipmill.jobs.table.readers import readers
+from clipmill.schemas.config import JobFile, Limits
+from clipmill.schemas.vocabulary import Label, Vocabulary
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.tag import embed_labels
+from tests.build import picture
 from tests.integration import help
+from tests.integration.conftest import write_job
+from tests.publishing.shards import GOLDEN, SIZE, Shards
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["id", "uri", "image_hash", "caption", "tags", "vector"]
-PART_BYTES = 5 * 2**20  # the least that S3 takes as a part
-SOURCES: dict[str, dict[str, Any]] = {
-    "tars": {"format": "webdataset", "uri": "raw/*.tar", "caption": "txt"},
-    "folder": {"format": "files", "uri": "raw/", "caption": "txt"},
-    "lists": {"format": "manifest", "uri": "raw/*.csv", "image": "url", "caption": "caption"},
-}
-
-
-@dataclass
-class Shards:
-    """The source: seeds of pictures by shard, put into the bucket as tars, files or lists."""
-
-    s3: S3
-    kind: str
-    seeds: dict[str, list[int]] = field(default_factory=dict)
-
-    @property
-    def source(self) -> dict[str, Any]:
-        found = SOURCES[self.kind]
-        return {**found, "uri": f"{self.s3.uri}/{found['uri']}"}
-
-    def put(self, name: str, seeds: list[int]) -> None:
-        self.delete(name)
-        self.seeds[name] = list(seeds)
-        if self.kind == "tars":
-            self.s3.put(f"raw/{name}.tar", self._tar(seeds))
-        elif self.kind == "folder":
-            for seed in seeds:
-                self.s3.put(f"raw/{name}/{seed:05d}.jpg", picture(seed))
-                self.s3.put(f"raw/{name}/{seed:05d}.txt", f"picture {seed}".encode())
-        else:
-            urls = [self.s3.put(f"pictures/{seed:05d}.jpg", picture(seed)) for seed in seeds]
-            lines = [f"{url},picture {seed}" for url, seed in zip(urls, seeds, strict=True)]
-            self.s3.put(f"raw/{name}.csv", "\n".join(["url,caption", *lines, ""]).encode())
-
-    def delete(self, name: str) -> None:
-        self.seeds.pop(name, None)
-        for key in self.s3.keys("raw/"):
-            if key.startswith((f"raw/{name}.", f"raw/{name}/")):
-                self.s3.client.delete_object(Bucket=self.s3.bucket, Key=key)
-
-    def rename(self, old: str, new: str) -> None:
-        seeds = self.seeds[old]
-        self.delete(old)
-        self.put(new, seeds)
-
-    def upload_again(self, name: str) -> None:
-        """The same pictures in two parts, of the size that S3 asks for: another etag."""
-        if self.kind != "tars":
-            self.put(name, self.seeds[name])
-            return
-        key, data = f"raw/{name}.tar", self._tar(self.seeds[name])
-        data += (
-            bytes(PART_BYTES + 1 - len(data)) if len(data) <= PART_BYTES else b""
-        )  # zeros after a tar's end are its padding
-        made = self.s3.client.create_multipart_upload(Bucket=self.s3.bucket, Key=key)
-        where = {"Bucket": self.s3.bucket, "Key": key, "UploadId": made["UploadId"]}
-        parts = []
-        for number, part in enumerate((data[:PART_BYTES], data[PART_BYTES:]), start=1):
-            done = self.s3.client.upload_part(**where, PartNumber=number, Body=io.BytesIO(part))
-            parts.append({"PartNumber": number, "ETag": done["ETag"]})
-        self.s3.client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
-
-    def truncate(self, name: str) -> None:
-        """Some of its last pictures are missing; a tar ends in the middle of one."""
-        seeds = self.seeds[name]
-        if self.kind == "tars":
-            data = self._tar(seeds)
-            whole = self._tar(seeds[:-2])
-            self.s3.put(f"raw/{name}.tar", data[: len(whole) - 1024])
-            self.seeds[name] = seeds[:-2]
-        else:
-            self.put(name, seeds[:-2])
-
-    @staticmethod
-    def _tar(seeds: list[int]) -> bytes:
-        members = [
-            (f"{s:05d}.{end}", data)
-            for s in seeds
-            for end, data in (("jpg", picture(s)), ("txt", f"picture {s}".encode()))
-        ]
-        return tar(members)
+PARTS = ("", "__units", "__rejects", "__runs")
+LABELS = ("red", "green", "blue", "black", "white", "grey")
 
 
 @dataclass
 class Month:
-    """Nights over one source, in this process and on its Ray cluster."""
+    """`model` and `vocabulary`: of the job file, which a person changes with the table. `published`: versions that
+    readers may see."""
 
     folder: Path
     shards: Shards
+    model: str = "stub"
+    vocabulary: str = "coco"
     told: list[str] = field(default_factory=list)
+    published: set[int] = field(default_factory=set)
 
-    def job(self, table: str = "images", **nightly_keys: Any) -> JobFile:
-        storage = {"endpoint_url": self.shards.s3.endpoint, "region": "us-east-1"}
-        made = help.job(self.shards.s3.uri, self.shards.source, storage=storage, commit={"every_rows": 40})
+    def job(self, table: str = "images", *, endpoint: str = "", **nightly_keys: Any) -> JobFile:
+        uri = self.shards.s3.uri
+        made = help.job(
+            uri,
+            self.shards.source,
+            storage={"endpoint_url": endpoint or self.shards.s3.endpoint, "region": "us-east-1"},
+            commit={"every_rows": 40},
+            model={"name": self.model},
+            tags={"vocabulary": self.vocabulary, "top_k": 8},  # over a thousand tags, which the gate of drift asks for
+        )
         # A tar that is cut short gives a reject, which among so few rows is more than the gates take by default.
-        keys = {"gone": "delete", "max_gone": 0.25, "min_coverage": 0.9, "max_more_rejects": 0.05, **nightly_keys}
+        keys = {"gone": "delete", "max_gone": 0.25, "min_coverage": 0.9, "max_more_rejects": 0.05}
+        keys |= {"golden": f"{uri}/golden.csv", "keep_versions_d": 1, **nightly_keys}
         values = made.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        return JobFile.model_validate({**values, "table": f"{self.shards.s3.uri}/db/{table}", "nightly": keys})
+        return JobFile.model_validate({**values, "table": f"{uri}/db/{table}", "nightly": keys})
 
-    def night(self, **nightly_keys: Any) -> Night:
-        return nightly(self.job(**nightly_keys), say=self.told.append)
+    def write_golden(self) -> None:
+        """Labels that are all right for the pictures as they are now."""
+        engine = StubEngine.from_name("stub")
+        labels = tuple(Label(name=name) for name in LABELS)
+        labels_LD = embed_labels(Vocabulary(name="evaluation", labels=labels, templates=TEMPLATES), engine)
+        pixels = [engine.prepare(picture(seed), Limits()).pixels_CHW for seed in range(SIZE)]
+        nearest_N = (engine.encode_images(np.stack(pixels)) @ labels_LD.T).argmax(axis=1)
+        text = io.StringIO()
+        rows = [(self.shards.uri(GOLDEN, seed), LABELS[at]) for seed, at in enumerate(nearest_N)]
+        csv.writer(text).writerows([("uri", "label"), *rows])
+        self.shards.s3.put("golden.csv", text.getvalue().encode())
 
-    def killed_night(self, stop_at: str) -> None:
-        """A driver of its own that dies inside a step of a commit, `STEP:N`."""
+    def night(self, **job_keys: Any) -> Night:
+        found = nightly(self.job(**job_keys), say=self.told.append)
+        self.note_published()
+        return found
+
+    def note_published(self) -> int:
+        live = readers(help.tables(self.job()).open()).live
+        assert live is not None
+        self.published.add(live)
+        return live
+
+    def by_command(self) -> tuple[int, Night]:
+        """`clipmill nightly`: its exit code, and the night that the log remembers."""
+        code = cli.run(["nightly", str(write_job(self.folder / "job.yaml", self.job()))])
+        self.note_published()
+        return code, nights(help.tables(self.job()))[-1]
+
+    def driver(self, what: str, stop_at: str = "", **env: str) -> None:
+        """`tests.publishing.driver`; with `stop_at` (STEP:N) it has to die there."""
         import ray
 
-        file = self.folder / "killed.yaml"
-        values = self.job().model_dump(mode="json", by_alias=True, exclude_unset=True)
-        file.write_text(yaml.safe_dump(values))
+        file = write_job(self.folder / "driver.yaml", self.job())
         address = ray.get_runtime_context().gcs_address
-        command = [sys.executable, "-m", "tests.publishing.month", str(file), address, stop_at]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-        assert done.returncode == -9, (done.returncode, done.stderr[-2000:])
+        command = [sys.executable, "-m", "tests.publishing.driver", str(file), address, what, stop_at]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=240)
+        assert done.returncode == (-9 if stop_at else 0), (what, done.returncode, done.stderr[-3000:])
+        self.note_published()
 
-    def equals_one_from_scratch(self, number: int) -> None:
-        """Ids, hashes, captions, tags, and vectors to 1e-3."""
+    def equals_one_from_scratch(self, number: int) -> float:
+        """Ids, hashes, captions, tags, and vectors to 1e-3. Returns how many seconds it took to build that one."""
         fresh = self.job(f"fresh{number}")
-        help.run(fresh)
+        seconds = help.run(fresh).seconds
         mine, theirs = self._by_id(self.job()), self._by_id(fresh)
         assert mine.keys() == theirs.keys(), (sorted(mine.keys() ^ theirs.keys())[:10], self.told[-20:])
         for row_id, row in theirs.items():
             for name in ("uri", "image_hash", "caption", "tags"):
                 assert mine[row_id][name] == row[name], (row_id, name)
             assert np.abs(mine[row_id]["vector"] - row["vector"]).max() < 1e-3, row_id
+        s3 = self.shards.s3
+        for key in s3.keys(f"db/fresh{number}"):
+            s3.client.delete_object(Bucket=s3.bucket, Key=key)
+        return seconds
 
     def _by_id(self, job: JobFile) -> dict[str, dict[str, Any]]:
-        names = [name for name in COLUMNS if name in help.tables(job).open().schema.names]
-        rows = help.rows(job, *names)
+        rows = help.rows(job, *COLUMNS)
         found = {row["id"]: {**row, "vector": np.asarray(row["vector"], np.float32)} for row in rows}
         assert len(found) == len(rows), "an id is there twice"
         return found
 
-    @contextmanager
-    def readers(self) -> Iterator["Readers"]:
-        watching = Readers(self.job())
-        thread = threading.Thread(target=watching.look, daemon=True)
-        thread.start()
-        try:
-            yield watching
-        finally:
-            watching.stop.set()
-            thread.join(60)
-        assert not watching.errors, watching.errors[:3]
-
-
-@dataclass
-class Readers:
-    """Opens what readers see, again and again, and notes what is wrong with it."""
-
-    job: JobFile
-    stop: threading.Event = field(default_factory=threading.Event)
-    errors: list[str] = field(default_factory=list)
-    seen: dict[int, int] = field(default_factory=dict)  # version -> rows
-    looks: int = 0
-
-    def look(self) -> None:
-        while not self.stop.is_set():
-            try:
-                table = open_table(self.job.table, storage=self.job.storage)
-                ids = table.snapshot.dataset.to_table(columns=["id"])["id"].to_pylist()
-            except Exception as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-                continue
-            self.looks += 1
-            if len(set(ids)) != len(ids):
-                self.errors.append(f"version {table.version} has an id twice")
-            if self.seen.setdefault(table.version, len(ids)) != len(ids):
-                self.errors.append(f"version {table.version} changed")
-
-
-def main(job_path: str, address: str, stop_at: str) -> None:
-    """The driver that dies."""
-    import logging
-    import signal
-
-    import ray
-
-    from clipmill.jobs.planning.jobfile import load_job
-
-    step_name, _, number = stop_at.partition(":")
-    left = int(number)
-
-    def hook(step: str) -> None:
-        nonlocal left
-        left -= step == step_name
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    nightly(load_job(job_path), say=lambda text: None, hook=hook)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    def size(self) -> dict[str, int]:
+        """Files, bytes and versions of the table and those beside it, as they lie in the bucket; the bytes of the run
+        log apart, because a log grows."""
+        s3 = self.shards.s3
+        pages = s3.client.get_paginator("list_objects_v2").paginate(Bucket=s3.bucket, Prefix="db/images")
+        found = {item["Key"]: int(item["Size"]) for page in pages for item in page.get("Contents", [])}
+        return {
+            "files": len(found),
+            "bytes": sum(size for key, size in found.items() if not key.startswith("db/images__runs.lance/")),
+            "log_bytes": sum(size for key, size in found.items() if key.startswith("db/images__runs.lance/")),
+            "versions": sum("/_versions/" in key for key in found),
+            "rows_versions": sum(key.startswith("db/images.lance/_versions/") for key in found),
+        }

@@ -1,0 +1,54 @@
+"""Readers at full speed: they open what is published, again and again, and note what is wrong with it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.table.compat import stored_fingerprint
+from clipmill.schemas.config import Storage
+
+
+@dataclass
+class Onlookers:
+    """`seen`: rows by version. `looks`: how often the table was opened and read."""
+
+    table: str
+    storage: Storage
+    stop: threading.Event = field(default_factory=threading.Event)
+    errors: list[str] = field(default_factory=list)
+    seen: dict[int, int] = field(default_factory=dict)
+    looks: int = 0
+
+    def look(self) -> None:
+        while not self.stop.is_set():
+            try:
+                table = open_table(self.table, storage=self.storage)
+                dataset = table.snapshot.dataset
+                found = dataset.to_table(columns=["id", "vector"])
+            except Exception as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+                continue
+            self.looks += 1
+            ids = found["id"].to_pylist()
+            if len(set(ids)) != len(ids):
+                self.errors.append(f"version {table.version} has an id twice")
+            if self.seen.setdefault(table.version, len(ids)) != len(ids):
+                self.errors.append(f"version {table.version} changed")
+            if stored_fingerprint(dataset.schema).dim != found.schema.field("vector").type.list_size:
+                self.errors.append(f"version {table.version} has vectors of another model than it says")
+
+
+@contextmanager
+def onlookers(table: str, storage: Storage) -> Iterator[Onlookers]:
+    """None of them may meet an error."""
+    watching = Onlookers(table, storage)
+    thread = threading.Thread(target=watching.look, daemon=True)
+    thread.start()
+    try:
+        yield watching
+    finally:
+        watching.stop.set()
+        thread.join(120)
+    assert not watching.errors, watching.errors[:3]
