@@ -23,7 +23,8 @@ def maintained_in_words(done: Maintained) -> str:
         lines.append(f"would make {done.fragments:,} fragments of {done.fragments_before:,}")
     if done.dry_run and done.orphans:
         lines.append(f"would remove {done.orphans:,} files that no version names, {_bytes(done.orphan_bytes)}")
-    ending = f"table {done.table}, version {done.version}, {done.rows:,} rows in {done.fragments:,} fragments"
+    ending = f"table {done.table}, version {done.version}, {done.rows:,} rows in {done.fragments:,} fragment"
+    ending += "s" * (done.fragments != 1)
     return "\n".join([*lines, *done.notes, ending if not done.dry_run else f"nothing was changed: {ending}"])
 
 

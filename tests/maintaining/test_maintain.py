@@ -268,6 +268,10 @@ def test_with_nothing_to_do_nothing_is_committed_and_readers_are_not_behind(tabl
     for dry_run in (False, True):
         again = maintain_table(name, Storage(), say=silent, dry_run=dry_run)
         assert again.notes == ["nothing to do: the table is as it should be"]
+    told = CliRunner().invoke(build(), ["maintain", name]).stdout.splitlines()
+    assert told[0] == "nothing to do: the table is as it should be"
+    assert told[1].endswith(f"version {first.version}, 6 rows in 1 fragment")
+    assert len(told) == 2
     assert all_versions(tables) == before
     lived(tables, "u4")
     assert "to do: fragments to merge" in maintain_table(name, Storage(), say=silent, dry_run=True).notes
