@@ -26,12 +26,6 @@ def test_polars_sums_arrays_in_float16_unless_cast() -> None:
     assert frame.select(wide.arr.sum()).to_series().to_list() == [64, 64]
 
 
-def test_polars_sums_groups_in_float16_unless_cast() -> None:
-    frame = pl.DataFrame({"group": [0] * DIM, "x": pl.Series(np.ones(DIM, np.float16))})
-    assert frame.group_by("group").agg(pl.col("x").sum())["x"].to_list() == [2048]
-    assert frame.group_by("group").agg(pl.col("x").cast(pl.Float32).sum())["x"].to_list() == [4096]
-
-
 def test_pandas_keeps_float16_in_the_cells() -> None:
     cells = vectors(np.full((2, 512), 1 / 3, np.float16)).to_pandas()["vector"]
     assert cells[0].dtype == np.float16
