@@ -123,7 +123,8 @@ def test_a_kept_column_may_hold_two_underscores(tmp_path: Path) -> None:
 
     uri = make_table(tmp_path, TableOptions(rows=60))
     dataset = lance.dataset(f"{uri}.lance")
-    dataset.add_columns({"shop__price": "views * 2", "tags__new": "tags"})
+    # Without vector__new beside it, tags__new would be another vocabulary's, which readers do see.
+    dataset.add_columns({"shop__price": "views * 2", "tags__new": "tags", "vector__new": "vector"})
     assert build_index(uri).scalar["shop__price"] == "built"
     table = open_table(uri, engine=WordEngine())
     found = table.search("red shoe", where="shop__price = 24", k=1)
