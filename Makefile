@@ -11,6 +11,9 @@ install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
 $(STAMP): requirements.lock pyproject.toml
+	@test -d clipmill/jobs || { echo "clipmill/jobs is no link: clone with core.symlinks=true, or unpack what keeps links" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: make install PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
@@ -28,7 +31,7 @@ test: install
 # Storage, reading and querying on the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest: $(LOWEST)/.installed
 	$(BIN)/uv pip check --quiet --python $(LOWEST)/bin/python
-	PYTHONPATH=$(CURDIR) $(LOWEST)/bin/python -m pytest -m "$(FAST) and not ray" tests/store tests/read tests/table tests/querying
+	PYTHONPATH="$(CURDIR)" $(LOWEST)/bin/python -m pytest -m "$(FAST) and not ray" tests/store tests/read tests/table tests/querying
 
 # `sync` takes the pins as they are; whether each package then has what it asks for is what `check` above is for.
 $(LOWEST)/.installed: tests/lowest.lock $(STAMP)
@@ -47,7 +50,7 @@ chaos: install
 # Thirty nights over a bucket that changes every day (CI does seven), for each kind of source; writes a dated result.
 month: install
 	rm -rf .month
-	MONTH_NIGHTS=30 MONTH_RESULTS=$(CURDIR)/.month $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py; \
+	MONTH_NIGHTS=30 MONTH_RESULTS="$(CURDIR)/.month" $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py; \
 	status=$$?; $(BIN)/python -m tests.publishing.month_page .month docs/month.md && exit $$status
 
 # The command line's reference, from --help; a test compares.

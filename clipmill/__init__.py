@@ -4,7 +4,7 @@
 import clipmill
 
 table = clipmill.open_table("s3://lake/db/images")
-table.search("a red shoe", where="width > 512", limit=20).to_pandas()
+table.search("a red shoe", where="width > 512", limit=20).to_pylist()
 ```
 
 The names below are what other programs may use. Each is loaded when it is first asked for, so that `import clipmill`

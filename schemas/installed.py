@@ -60,7 +60,10 @@ def not_installed(error: ModuleNotFoundError, doing: str = "this command") -> Us
     if module not in _BRINGS:
         return None
     extra, what = _BRINGS[module]
-    return UserError(f"{doing} needs {what} and {module} is not installed", f"pip install {_what_to_install(extra)}")
+    hint = f"pip install {_what_to_install(extra)}"
+    if distribution() == "clipmill-client" and "clipmill-client" not in hint:
+        hint += " in another environment: it holds the files of clipmill-client, which is in this one"
+    return UserError(f"{doing} needs {what} and {module} is not installed", hint)
 
 
 def _what_to_install(extra: str) -> str:

@@ -1,6 +1,7 @@
 """The demo's folder: whose it is, what of it is still good, and the job files in it."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -94,7 +95,9 @@ def claimed(out: Path) -> Iterator[DemoFolder]:
         raise UserError(f"{shown(out)} is not a folder", "name a folder with --out") from None
     except FileNotFoundError as error:  # such as below /proc, where nothing can be made
         raise UserError(f"{error.filename} cannot be made", "name another folder with --out") from None
-    except PermissionError as error:
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
         raise UserError(f"{error.filename} cannot be written", "name another folder with --out") from None
 
 

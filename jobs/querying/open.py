@@ -5,7 +5,7 @@ import clipmill
 
 table = clipmill.open_table("s3://lake/db/images")
 table.search("a red shoe", where="width >= 512 AND license = 'cc0'", no_tags=("person",), limit=20)
-table.search(image="shoe.jpg", min_score=0.25).to_pandas()      # or polars.from_arrow(...)
+table.search(image="shoe.jpg", min_score=0.25).to_pylist()  # or .to_pandas(), polars.from_arrow(...)
 table.search(like="s3://lake/raw/0001.tar#000123.jpg", negative="sandals")
 table.search("canvas sneaker", hybrid=True, text_weight=0.3, offset=20)
 ```

@@ -97,7 +97,7 @@ class Table:
         """The rows nearest to the examples, best first, with `score`, the cosine.
 
         Each of `text`, `image` (path, URI, bytes, PIL), `like` (ids) and `vector` is one thing or several; `negative`
-        moves away from its words, or its `Examples`. Options are those of `jobs.querying.request.Query`; `limit` is
+        moves away from its words, or its `Examples`. Options are those of `clipmill.Query`; `limit` is
         `k`. Raises UserError.
         """
         known = values.options(options, set(Query.__dataclass_fields__) - {"positive", "negative"})

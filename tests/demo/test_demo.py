@@ -1,5 +1,6 @@
 """The demo as a newcomer meets it: start, look, again, Ctrl-C and again; and the folders it must not touch."""
 
+import errno
 import json
 import os
 import re
@@ -70,6 +71,10 @@ class TestFolder:
                 pytest.fail("it was written")
         finally:
             folder.rmdir()
+
+    def test_a_disk_that_is_read_only(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="out cannot be written"), files.claimed(tmp_path / "out"):
+            raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "out"))
 
     def test_what_another_version_made_goes_and_the_rest_stays(self, tmp_path: Path) -> None:
         with files.claimed(tmp_path / "out") as folder:

@@ -53,7 +53,9 @@ def test_what_is_missing_is_told_with_what_brings_it(monkeypatch: pytest.MonkeyP
     assert told("torch", "clipmill").endswith("(hint: pip install clipmill)")
     assert told("uvicorn", "clipmill").endswith("(hint: pip install 'clipmill[serve]')")
     assert told("uvicorn", "clipmill-client").endswith("(hint: pip install 'clipmill-client[serve]')")
-    assert told("ray", "clipmill-client").endswith("(hint: pip install clipmill)")
+    other = " in another environment: it holds the files of clipmill-client, which is in this one)"
+    assert told("ray", "clipmill-client").endswith(f"(hint: pip install clipmill{other}")
+    assert told("moto", "clipmill-client").endswith(f"(hint: pip install 'clipmill[demo]'{other}")
     assert installed.not_installed(ModuleNotFoundError("no", name="clipmill.jobs.nowhere")) is None
     with pytest.raises(AssertionError):
         installed.require("it", "a_module_that_nobody_brings")

@@ -61,6 +61,18 @@ def test_an_import_that_the_table_allows_does_not(plant: Plant, name: str, text:
     house.test_rooms_import_what_the_table_says(plant(name, text))
 
 
+@pytest.mark.parametrize("text", ["from clipmill import open_table", "import clipmill\nclipmill.embed"])
+def test_the_front_door_used_from_inside_fails(plant: Plant, text: str) -> None:
+    with pytest.raises(AssertionError, match="planted uses clipmill"):
+        house.test_nobody_in_the_house_uses_its_front_door(plant("workers.planted", text))
+
+
+def test_an_owner_who_does_not_import_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(house.OWNERS, "fastapi", ("jobs.serving.*", "jobs.demo.*"))
+    with pytest.raises(AssertionError, match=r"jobs\.demo"):
+        house.test_heavy_libraries_have_owners("fastapi")
+
+
 def test_an_arrow_that_nobody_uses_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     house.test_every_arrow_of_the_table_is_used()
     monkeypatch.setitem(house.ROOMS, "jobs.terminal", "workers.store")

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from clipmill.schemas.installed import require
+
 _ALONE = "_clipmill_open_clip"  # the name under which open_clip's folder is a package without its __init__
 
 
@@ -49,8 +51,9 @@ def _imported() -> Any:
 
 @cache
 def _folder() -> Path:
+    require("looking a model up", "open_clip")
     spec = importlib.util.find_spec("open_clip")  # finds it, imports nothing
-    assert spec is not None, "open_clip is a dependency"
+    assert spec is not None, "it was found"
     assert spec.origin is not None, "open_clip has no file"
     return Path(spec.origin).parent
 
