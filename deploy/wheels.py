@@ -34,7 +34,7 @@ def build(out: Path) -> list[Path]:
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
     command = [uv, "build", "--quiet", "--no-build-isolation", "--python", sys.executable, "--out-dir", str(out)]
-    for pyproject, what in ((ROOT / "pyproject.toml", []), (ROOT / "deploy/client/pyproject.toml", ["--wheel"])):
+    for pyproject, what in ((ROOT / "pyproject.toml", []), (ROOT / "deploy/client.toml", ["--wheel"])):
         with tempfile.TemporaryDirectory() as folder:
             copy_tree(Path(folder), pyproject)
             subprocess.run([*command, *what, folder], check=True)

@@ -22,7 +22,7 @@ def name_of(requirement: str) -> str:
 
 
 def test_the_client_is_the_same_code_with_fewer_dependencies() -> None:
-    whole, client = project("pyproject.toml"), project("deploy/client/pyproject.toml")
+    whole, client = project("pyproject.toml"), project("deploy/client.toml")
     for key in ("version", "requires-python", "license", "scripts", "readme"):
         assert client["project"][key] == whole["project"][key], key
     assert client["tool"]["setuptools"] == whole["tool"]["setuptools"]
