@@ -17,11 +17,23 @@ from typing import Any
 
 TOKEN = "a-token-of-the-tests-0123456789abcdef"
 _START_S = 180.0
+# `ray`, but that the raylet is told its agent's port, as `connect.patient_start` does for our own nodes: it ends itself
+# where it has to wait for the port for 15 s, as on a busy machine.
 _PATIENT_RAY = """
+import sys
+from ray._private import services
 from ray.scripts.scripts import main
-from clipmill.jobs.cluster.connect import patient_start
-with patient_start():
-    main()
+
+start_process = services.start_ray_process
+(port,) = [word.partition("=")[2] for word in sys.argv if word.startswith("--dashboard-agent-listen-port=")]
+
+def patient(command, *args, **kwargs):
+    if command[0] == services.RAYLET_EXECUTABLE:
+        command = [*command, f"--dashboard_agent_listen_port={port}"]
+    return start_process(command, *args, **kwargs)
+
+services.start_ray_process = patient
+main()
 """
 
 
@@ -53,12 +65,13 @@ class Head:
         return {**kept, **token, **mine, "RAY_raylet_start_wait_time_s": "180"}
 
     def start(self, *words: str, **more: str) -> "subprocess.Popen[bytes]":
-        """`ray start --block` with these words, patient with Ray's agents; ends with the tests."""
-        ports = free_ports(2)
-        given = [
-            f"--{name}={port}" for name, port in zip(("node-manager-port", "object-manager-port"), ports, strict=True)
-        ]
-        command = [sys.executable, "-c", _PATIENT_RAY, "start", "--block", "--object-store-memory=100000000"]
+        """`ray start --block` with these words; ends with the tests."""
+        names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
+        names += ("metrics-export-port", "node-manager-port", "object-manager-port")
+        given = [f"--{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
+        program = self.folder / "ray"
+        program.write_text(_PATIENT_RAY)
+        command = [sys.executable, str(program), "start", "--block", "--object-store-memory=100000000"]
         with open(self.folder / f"node{len(self.nodes)}.log", "wb") as log:
             node = subprocess.Popen(
                 [*command, *given, *words], env={**self.environment, **more}, cwd=self.folder, stdout=log, stderr=log
