@@ -18,6 +18,7 @@ from typing import Any
 
 import clipmill
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.cluster.dashboard import use_token
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.config import Workers
@@ -46,6 +47,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     """
     if address:
         check_address(address)
+        if address != "local":
+            use_token()
     _leave_folder()
     # Quiet: our own progress says what matters, and workers' tracebacks come back with their errors.
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")

@@ -31,8 +31,7 @@ def connect(address: str) -> Any:
     _knock(address, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray prefers them to what it is given
         os.environ.pop(name, None)
-    if "RAY_AUTH_MODE" not in os.environ and _has_token():
-        os.environ["RAY_AUTH_MODE"] = "token"  # without it Ray sends no token
+    use_token()
     import ray
     from ray.job_submission import JobSubmissionClient
 
@@ -46,6 +45,12 @@ def connect(address: str) -> Any:
             f"start the cluster from the image of this clipmill ({image_hint()})",
         )
     return client
+
+
+def use_token() -> None:
+    """Before Ray is imported: it sends no token, also where there is one, unless this variable says so."""
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def image_hint() -> str:
