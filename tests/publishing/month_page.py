@@ -106,7 +106,8 @@ GROWN = """
 
 Of nights with equal work and without trouble: the median of nights {late}, divided by that of nights
 {early}. Time is that of the night beside that of the table built from scratch right after it, which is equal work
-every night, so that what else the machine does falls out. The run fails where one is above {most}.
+every night: a machine that is slow all month falls out, other work that comes or goes meanwhile only in part. The run
+fails where one is above {most}.
 
 | source | time | files | bytes | versions |
 |---|---|---|---|---|
