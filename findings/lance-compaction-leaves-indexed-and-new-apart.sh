@@ -3,10 +3,9 @@
 #
 # One would guess: `compact_files` makes one fragment of many small ones; an index is its own matter.
 # What happens: fragments are grouped by the indices that cover them. Four small indexed and four new fragments become two, and
-#   stay two however often one compacts; after `optimize_indices` the same call makes one. Each index that was built at another
-#   time draws a further border.
-# Why it matters: a nightly job that compacts first and extends the indices after it does the two in the wrong order, every
-#   night: it leaves the new rows apart, and rewrites the old ones the next night. Extend the indices, then compact.
+#   stay two however often one compacts; after `optimize_indices` the same call makes one.
+# Why it matters: a nightly job that compacts first and extends the indices after it does the two in the wrong order: it leaves
+#   the new rows apart until the next night. Extend the indices, then compact.
 # Versions: pylance 13.0.0, pyarrow 26.0.1, Python 3.11. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)

@@ -57,6 +57,11 @@ for value in (2, 3):
 lance.dataset("t.lance").cleanup_old_versions(timedelta(0), delete_unverified=True)
 left = set(LanceFileReader(str(wide.resolve())).read_all().to_table()["score"].to_pylist()) if wide.exists() else set()
 print(f"after a cleanup, scores in the file that was written first: {left}")
+lance.dataset("t.lance").delete("id = 0")
+lance.dataset("t.lance").optimize.compact_files(materialize_deletions_threshold=0.0)
+lance.dataset("t.lance").cleanup_old_versions(timedelta(0), delete_unverified=True)
+gone = not wide.exists()
+print(f"after the fragment was rewritten and cleaned up, that file is gone: {gone}")
 layout = [([0, -2, 2], [0, 1, 2]), ([1], [0])]
-sys.exit(seen != [(layout, {1: 0, 2: ROWS, 3: 0}, 0), (layout, {1: 0, 2: 0, 3: ROWS}, 0)] or left != {1})
+sys.exit(seen != [(layout, {1: 0, 2: ROWS, 3: 0}, 0), (layout, {1: 0, 2: 0, 3: ROWS}, 0)] or left != {1} or not gone)
 PY

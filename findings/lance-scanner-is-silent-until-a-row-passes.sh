@@ -24,15 +24,17 @@ ROWS, FILES = 200_000, 20
 dataset = lance.write_dataset(pa.table({"n": range(ROWS)}), "t.lance", max_rows_per_file=ROWS // FILES)
 
 
-def turns(where: str, **how: object) -> int:
+def turns(where: str, size: int = 1024, **how: object) -> int:
     """How often a loop over the batches has control."""
-    return sum(1 for _ in dataset.scanner(filter=where, batch_size=1024, **how).to_batches())
+    return sum(1 for _ in dataset.scanner(filter=where, batch_size=size, **how).to_batches())
 
 
-seen = {where: turns(where) for where in ("n >= 0", "n < 0", f"n = {ROWS - 1}")}
-for where, count in seen.items():
-    print(f"{where:<11} {ROWS:,} rows in {FILES} files, batches of 1,024: the loop ran {count} times")
+SIZES = (128, 1024, 8192)
+seen = {where: [turns(where, size) for size in SIZES] for where in ("n >= 0", "n < 0", f"n = {ROWS - 1}")}
+for where, counts in seen.items():
+    print(f"{where:<11} {ROWS:,} rows in {FILES} files, batches of {SIZES}: the loop ran {counts} times")
 grouped = sum(1 + turns("n < 0", fragments=[fragment]) for fragment in dataset.get_fragments())
 print(f"n < 0       fragment by fragment: {grouped} times")
-sys.exit(not (seen["n >= 0"] >= ROWS // 1024 and list(seen.values())[1:] == [0, 1] and grouped == FILES))
+every = all(count >= ROWS // size for size, count in zip(SIZES, seen["n >= 0"]))
+sys.exit(not (every and list(seen.values())[1:] == [[0, 0, 0], [1, 1, 1]] and grouped == FILES))
 PY
