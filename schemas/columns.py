@@ -9,7 +9,7 @@ import pyarrow as pa
 
 # Keys of field metadata.
 FINGERPRINT_KEY = b"clipmill.fingerprint"  # on vector and caption_vector
-VOCABULARY_KEY = b"clipmill.vocabulary"  # on tags: JSON {name, hash, top_k, min_score}
+VOCABULARY_KEY = b"clipmill.vocabulary"  # on tags: JSON {name, hash, top_k, min_score}; of retag also file, thresholds
 HEAD_KEY = b"clipmill.head"  # on a head's column: JSON {hash, file, vector, output, model, pretrained, weights_sha256}
 TABLE_ID_KEY = b"clipmill.table_id"  # metadata of the schema itself: made with the table, never changed
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}

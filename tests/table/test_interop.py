@@ -21,7 +21,7 @@ def vectors(values_ND: npt.NDArray[np.float16]) -> pa.Table:
 def test_polars_sums_arrays_in_float16_unless_cast() -> None:
     frame = pl.from_arrow(vectors(np.full((2, DIM), 1 / 64, np.float16)))
     assert isinstance(frame, pl.DataFrame)
-    assert frame.select(pl.col("vector").arr.sum()).to_series().to_list() < [64, 64]
+    assert max(frame.select(pl.col("vector").arr.sum()).to_series().to_list()) < 64
     wide = pl.col("vector").cast(pl.Array(pl.Float32, DIM))
     assert frame.select(wide.arr.sum()).to_series().to_list() == [64, 64]
 
