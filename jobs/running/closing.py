@@ -27,7 +27,7 @@ def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> 
         keep=options.keep_versions,
     )
     notes = [f"stopped early; {work.left} units are left"] if interrupted else []
-    notes += seen.notes(publish=options.publish, whole=whole, hint=options.publish_hint())
+    notes += options.readers_notes(seen, publish=options.publish, whole=whole)
     totals, dispatcher, expected = work.totals, work.dispatcher, opened.estimate
     left_out = dict(totals.left_out)
     merge(left_out, context.listing.left_out)

@@ -144,7 +144,7 @@ def _idle(context: RunContext, plan: Plan) -> Summary:
         context.lease.release(context.progress.say)
     notes = [f"nothing to do: all {len(plan.done)} units are in the table"]
     notes += [f"{rows:,} rows scored by the head '{name}'" for name, rows in scored.items()]
-    notes += seen.notes(publish=publish, whole=True, hint=options.publish_hint())
+    notes += options.readers_notes(seen, publish=publish, whole=True)
     return Summary(
         run="",
         table=context.table,

@@ -72,5 +72,5 @@ def _closed(context: RunContext, plan: Plan, totals: Totals, healed: int) -> Sum
         live=seen.live,
         live_rows=seen.live_rows,
         driver_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        note="; ".join(seen.notes(publish=options.publish, whole=True, hint=options.publish_hint())),
+        note="; ".join(options.readers_notes(seen, publish=options.publish, whole=True)),
     )

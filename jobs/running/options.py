@@ -11,6 +11,7 @@ from clipmill.jobs.committing.commit import Hook, no_hook
 from clipmill.jobs.committing.holder import TTL_S
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.table.ledger import Ledger
+from clipmill.jobs.table.readers import Readers
 
 
 def as_planned(plan: Plan) -> Plan:
@@ -43,11 +44,12 @@ class Options:
     hook: Hook = no_hook
     metrics: Path | None = None  # where the run's figures are kept, an absolute path
 
-    def publish_hint(self) -> str:
+    def readers_notes(self, seen: Readers, *, publish: bool, whole: bool) -> list[str]:
+        """What a person has to know of readers at the run's end; of a night its gates say it, later."""
         if self.command == "nightly":
-            return "the gates decide whether they see the newest"
+            return []
         again = self.resume or "clipmill embed JOB"
-        return f"`{again} --publish` publishes the newest"
+        return seen.notes(publish=publish, whole=whole, hint=f"`{again} --publish` publishes the newest")
 
 
 def new_run_id() -> str:

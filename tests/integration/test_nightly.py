@@ -60,6 +60,7 @@ def test_a_week_of_nights(here: Path) -> None:
     second = night(made)
     assert (second.status, second.came, second.changed, second.gone, second.deleted) == ("published", 1, 1, 1, 3)
     assert second.rows_after == 36 - 3 + 1 + 2
+    assert second.note == "", "no word of what readers saw before the gates"
     assert not {row for row in ids(made) if "/00.tar" in row}
     assert not problems(made)
     fresh = made.model_copy(update={"table": f"{here}/db/fresh"})
