@@ -87,7 +87,7 @@ def train_head(table: Table, options: TrainOptions, *, tell: Callable[[str], Non
         true=int(truth_N[part_N < 2].sum()),
         held_out=int(held_N.sum()),
         held_out_true=int(held_truth_N.sum()),
-        absent=len(truth) - len(ids),
+        absent=sum(row_id not in places for row_id, _ in pairs),
         accuracy=round(float(((logits_N > 0) == held_truth_N).mean()), 4),
         baseline=round(max(share, 1 - share), 4),
         auc=round(area_under_curve(logits_N, held_truth_N), 4),
@@ -101,8 +101,7 @@ def _truth(pairs: Pairs, options: TrainOptions) -> dict[str, bool]:
     """By id. With `positive` a picture of several labels is true where one of them is it."""
     truth: dict[str, bool] = {}
     for row_id, label in pairs:
-        if not row_id:
-            truth.setdefault("", False)  # an address that no row has: counted as absent
+        if not row_id:  # an address that no row has
             continue
         if options.positive is not None:
             truth[row_id] = truth.get(row_id, False) or label == options.positive

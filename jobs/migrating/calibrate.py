@@ -23,8 +23,8 @@ _BLOCK = 1024
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """`thresholds` by label; `f1_before` and `f1` are means over these labels, on the very pictures they were chosen
-    by, before `top_k` is applied. `too_few`: labels of the file with fewer than five pictures, which keep the common
-    threshold."""
+    by, before `top_k` is applied. `absent`: entries of the file without a row or a vector in the table. `too_few`:
+    labels of the file with fewer than five pictures, which keep the common threshold."""
 
     thresholds: dict[str, float] = field(default_factory=dict)
     rows: int = 0
@@ -67,14 +67,15 @@ def calibrate(tables: Tables, tagger: Tagger, file: str, say: Callable[[str], No
         truth_N[list(truth[at])] = True
         scores_N = scores_NK[:, column].astype(np.float64)
         threshold, f1 = best_threshold(scores_N, truth_N)
-        thresholds[tagger.vocabulary.labels[at].name] = round(threshold, 6)
+        # In full: a score may be a millionth, and others agree with it in as many digits.
+        thresholds[tagger.vocabulary.labels[at].name] = threshold
         said_N = scores_N >= least
         before.append(2 * int((said_N & truth_N).sum()) / (int(said_N.sum()) + int(truth_N.sum())))
         after.append(f1)
     found = Calibration(
         thresholds=thresholds,
         rows=len(vectors_ND),
-        absent=len({row_id for row_id, _ in pairs} - set(places)),
+        absent=sum(row_id not in places for row_id, _ in pairs),
         f1_before=round(float(np.mean(before)), 4),
         f1=round(float(np.mean(after)), 4),
         too_few=len(truth) - len(chosen),

@@ -11,7 +11,7 @@ from clipmill.jobs.committing import head_columns
 from clipmill.jobs.committing.derived import Derivation
 from clipmill.jobs.committing.lease import no_fill_beside
 from clipmill.jobs.maintaining.maintain import leased
-from clipmill.jobs.table import heads, memory
+from clipmill.jobs.table import compat, heads, memory
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY
@@ -95,10 +95,11 @@ def score(
 
 def check(schema: pa.Schema, head: Head, source: str) -> None:
     """Raises UserError."""
-    if source not in schema.names or not pa.types.is_fixed_size_list(schema.field(source).type):
-        raise UserError(f"{source} is no vector column of the table", "leave --source out for the image vectors")
+    compat.stored_fingerprint(schema)  # is it clipmill's?
+    field = schema.field(source) if source in schema.names else None
+    if field is None or FINGERPRINT_KEY not in (field.metadata or {}):
+        raise UserError(f"{source} is no vector column of clipmill's", "leave --source out for the image vectors")
     if why := refused_head_name(head.name):
         raise UserError(why, "choose another name")
-    heads.check_table(schema, [])
     heads.check_free(schema, head)
-    heads.check_fit([head], Fingerprint.from_json(schema.field(source).metadata[FINGERPRINT_KEY].decode()))
+    heads.check_fit([head], Fingerprint.from_json(field.metadata[FINGERPRINT_KEY].decode()))

@@ -67,6 +67,12 @@ def test_the_held_out_figure_is_of_rows_it_was_not_fitted_to(uri: str, tmp_path:
     assert 0.35 < done.auc < 0.65
 
 
+def test_every_line_that_names_no_row_is_counted(uri: str, tmp_path: Path) -> None:
+    lines = [(f"s3://bucket/shard.tar#{i:06d}.jpg", COLOURS[i % len(COLOURS)]) for i in range(ROWS + 5)]
+    done = train(uri, tmp_path, labels(tmp_path / "uris.csv", lines, key="uri"), positive="red")
+    assert done.absent == 10 + 5  # rows without a vector, addresses without a row
+
+
 def test_copies_of_a_picture_are_on_one_side(uri: str, tmp_path: Path) -> None:
     """The rows' bytes repeat after 500: labels that agree only between copies are no better than guessed."""
     rng = np.random.default_rng(1)

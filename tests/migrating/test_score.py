@@ -84,6 +84,10 @@ def test_a_head_that_does_not_fit_or_a_taken_column_is_refused(tmp_path: Path) -
     for column, word in (("caption", "already"), ("a b", "name"), ("a__b", "name")):
         with pytest.raises(UserError, match=word):
             score(uri, load_head(head.file, column))
+    lance.dataset(f"{uri}.lance").add_columns(pa.field("own", pa.list_(pa.float32(), 64)))  # by another program
+    for source in ("own", "caption", "absent"):
+        with pytest.raises(UserError, match=f"{source} is no vector column"):
+            score(uri, head, source=source)
 
 
 def test_a_changed_head_is_computed_anew_and_readers_see_one_or_the_other(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.migrating.calibrate import calibrate
 from clipmill.jobs.migrating.drop import drop
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat, sets
@@ -134,6 +135,20 @@ def test_calibrated_thresholds_are_the_best_and_stay_with_the_vocabulary(place: 
     assert place.retag(place.things).tagged == 0
     assert place.retag(replace(place.things, min_score=0.1)).tagged == 246
     assert "thresholds" not in (compat.stored_vocabulary(place.tables.open().schema) or {})
+
+
+def test_a_threshold_tells_scores_apart_however_small(place: Place, tmp_path: Path) -> None:
+    """A model of a sigmoid loss gives most labels a millionth and less."""
+    vocabulary = load_vocabulary(place.things.vocabulary)
+    vectors_LD = embed_labels(vocabulary, WordEngine())  # type: ignore[arg-type]
+    tagger = Tagger(vocabulary, vectors_LD, Tags(top_k=9, min_score=0.1), logit_scale=10.0, logit_bias=-30.0)
+    found = calibrate(place.tables, tagger, labelled(place, tmp_path), lambda _: None)
+    assert found.f1 > 0.5 > found.f1_before
+    rows = place.tables.open().to_table(columns=["vector", "caption"], filter="vector IS NOT NULL").to_pylist()
+    given = tagger.with_thresholds(found.thresholds).tag(np.array([row["vector"] for row in rows], np.float32))[0]
+    least = min(found.thresholds, key=lambda name: found.thresholds[name])
+    assert 0 < found.thresholds[least] < 1e-7
+    assert 0 < sum(least in tags for tags in given.to_pylist()) < len(rows) / 2
 
 
 def test_labels_that_cannot_calibrate_are_told_and_nothing_changes(place: Place, tmp_path: Path) -> None:
