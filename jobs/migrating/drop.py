@@ -14,6 +14,7 @@ from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in,
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 
+DROPPING_KEY = "clipmill.dropping."  # in the config of the rows, then the slug: a drop that is not over
 STEPS = ("before_drop", "after_drop", "after_cleanup")
 
 
@@ -36,7 +37,8 @@ class Dropped:
 def drop(
     table: str, slug: str, storage: Storage, *, say: Callable[[str], None], hook: Callable[[str], None] = no_hook
 ) -> Dropped:
-    """Raises UserError for the set in use and for none, LeaseHeld where a run or a fill is under way."""
+    """Killed, the next call goes on. Raises UserError for the set in use and for none, LeaseHeld where a run or a fill
+    is under way."""
     tables = Tables.at(table, storage)
     tables.open()
     with leased(tables, "drop", say) as (lease, _), no_fill_beside(lease, say):
@@ -44,9 +46,11 @@ def drop(
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
             raise UserError(f"the set '{slug}' is in use", "promote another one first; a table has always one")
         columns = [set_column(base, slug) for base in [*SET_COLUMNS, *heads_of(rows.schema, slug)]]
-        killed = any(CONFIG_KEY + name in rows.config() for name in columns)  # it left them, to be removed now
-        if not killed and slug not in vocabularies_in(rows.schema):
-            sets.fingerprint_of(rows.schema, slug)
+        begun = DROPPING_KEY + slug
+        if begun not in rows.config():
+            if slug not in vocabularies_in(rows.schema):
+                sets.fingerprint_of(rows.schema, slug)
+            rows.update_config({begun: "yes"})
         hook("before_drop")
         for _ in range(MAX_CONFLICTS):
             rows = tables.open()
@@ -63,10 +67,11 @@ def drop(
         else:
             raise ClipmillError("the columns could not be dropped", "stop what writes this table all the time")
         hook("after_drop")
-        keys = {CONFIG_KEY + name: None for name in columns if CONFIG_KEY + name in rows.config()}
-        if keys:
-            tables.open().update_config(keys)
         cleaned = clean(tables, lease, say=say, even_today=True)
+        rows = tables.open()
+        rows.update_config(
+            {key: None for key in (begun, *(CONFIG_KEY + name for name in columns)) if key in rows.config()}
+        )
         hook("after_cleanup")
         return Dropped(
             table=f"{tables.database}/{tables.name}",

@@ -212,12 +212,13 @@ def test_a_set_is_dropped_and_its_space_with_it(world: World, step: str) -> None
 
     with pytest.raises(Killed):
         dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None, hook=hook)
-    if step == "before_drop":
-        assert dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None).set == OLD
-    else:
-        with pytest.raises(UserError, match="no set"):
-            dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
+    if step != "after_cleanup":
+        done = dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
+        assert (done.set, bool(done.columns)) == (OLD, step == "before_drop")
+    with pytest.raises(UserError, match="no set"):
+        dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
     rows = world.tables.open()
+    assert not [key for key in rows.config() if key.startswith(dropping.DROPPING_KEY)]
     assert not [name for name in rows.schema.names if "__" in name]
     with pytest.raises(UserError, match="can be taken back"):
         back(uri(world), STORAGE, how())
