@@ -84,7 +84,7 @@ def _agreed(given: HeadFile, said: dict[str, str], key: str) -> Any:
         except ValueError:
             raise UserError(
                 f"heads: {given.file} says {key}: {theirs!r:.40}, which is not known", "export it again"
-            ) from (None)
+            ) from None
     if mine is not None and theirs is not None and mine != theirs:
         raise UserError(f"heads: {given.file} says {key}: {theirs}, not {mine}", f"leave `{key}` out")
     return mine if mine is not None else theirs

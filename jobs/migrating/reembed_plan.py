@@ -6,7 +6,6 @@ from typing import Any
 
 from clipmill.jobs.migrating.fill import Hook, no_hook
 from clipmill.jobs.migrating.fill_plan import FillPlan, Reading, plan_fill
-from clipmill.jobs.migrating.set_heads import check_free
 from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.estimate import estimate
 from clipmill.jobs.table import compat, heads, sets
@@ -152,8 +151,10 @@ def plan_reembed(table: str, storage: Storage, options: ReembedOptions) -> Reemb
 
 
 def check_heads(schema: Any, options: ReembedOptions) -> None:
-    """Before a cluster starts. Raises UserError for a head of another model than the new one."""
-    check_free(schema, options.heads)
+    """Before a cluster starts. Raises UserError for a head of another model than the new one, or that could not take
+    its name at the promotion."""
+    for head in options.heads:
+        heads.check_free(schema, head)
     heads.check_new(options.heads, options.model, model_dim(options.model.name))
 
 

@@ -31,8 +31,6 @@ from clipmill.workers.tag import BUILT_IN, Tagger, embed_labels, load_vocabulary
 Say = Callable[[str], None]
 Step = Callable[[str], None]
 NAMES = ("tags", "tag_scores")
-NEW = tuple(name + COMPUTED for name in NAMES)  # filled, until they take the names
-OLD = tuple(name + REPLACED for name in NAMES)  # from the switch until they are dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,18 +11,9 @@ from clipmill.jobs.committing.derived import Derivation, Derived, Say
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import heads_of, set_column, waiting
-from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.columns import heads_of, set_column
+from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.heads import Head
-
-
-def check_free(schema: pa.Schema, heads: Sequence[Head]) -> None:
-    """Raises UserError where a head could not take its name at the promotion."""
-    for head in heads:
-        if head.name in schema.names and head.name not in heads_of(schema):
-            raise UserError(
-                f"heads: '{head.name}' is a column of the table already, and no head's", "call the head otherwise"
-            )
 
 
 def fill_heads(tables: Tables, lease: Lease, slug: str, heads: Sequence[Head], say: Say) -> dict[str, int]:
@@ -41,7 +32,6 @@ def fill_heads(tables: Tables, lease: Lease, slug: str, heads: Sequence[Head], s
 
 def without_scores(rows: Any, slug: str) -> dict[str, int]:
     """Rows of the set that have a vector and no score, by head; those that have none are left out."""
-    assert all(set_column(name, slug) in waiting(rows.schema) for name in heads_of(rows.schema, slug))
     vector = set_column("vector", slug)
     found = {
         name: int(rows.count_rows(f"{set_column(name, slug)} IS NULL AND {vector} IS NOT NULL"))

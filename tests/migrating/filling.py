@@ -143,9 +143,7 @@ class World:
 
     def plan(self) -> FillPlan:
         rows = self.tables.open()
-        failed = sets.failures(self.tables, rows, self.fingerprint) if SLUG in rows.schema.names else {}
-        known = sets.failures(self.tables, rows, self.fingerprint)
-        return plan_fill(rows, SLUG, Originals(self.tables), {**failed, **known})
+        return plan_fill(rows, SLUG, Originals(self.tables), sets.failures(self.tables, rows, self.fingerprint))
 
     def add_set(self) -> None:
         fields = set_fields(SLUG, dim=16, fingerprint_json=self.fingerprint.to_json(), vocabulary_json=None)

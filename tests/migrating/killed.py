@@ -1,6 +1,6 @@
 """A command that is killed with SIGKILL inside a named step, by itself: nothing of Python runs after that.
 
-python -m tests.migrating.killed fill|promote|back|drop|index TABLE SLUG STEP [TIMES]
+python -m tests.migrating.killed fill|promote|back|drop TABLE SLUG STEP [TIMES]
 """
 
 import os
@@ -12,12 +12,12 @@ from clipmill.schemas.config import Model, Storage
 
 
 def killer(step: str, times: int) -> Callable[[str], None]:
-    """Dies when it hears of `step` (or of something that ends so) for the last of so many times."""
+    """Dies when it hears of `step` for the last of so many times."""
     left = times
 
     def hook(at: str) -> None:
         nonlocal left
-        left -= at.endswith(step)
+        left -= at == step
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -35,11 +35,6 @@ def main(what: str, table: str, slug: str, step: str, times: str = "1") -> None:
         from clipmill.jobs.migrating.drop import drop
 
         drop(table, slug, Storage(), say=print, hook=hook)
-    elif what == "index":
-        from clipmill.jobs.migrating.set_index import build_set_index
-        from clipmill.jobs.table.tables import Tables
-
-        build_set_index(Tables.at(table, Storage()), slug, tell=hook)
     else:
         from clipmill.jobs.migrating.promote import How, back, promote
         from clipmill.jobs.migrating.promote_gates import GateOptions

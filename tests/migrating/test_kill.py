@@ -123,7 +123,7 @@ def kill(what: str, table: str, slug: str, step: str, times: int = 1) -> None:
 
 
 @pytest.mark.slow
-def test_promote_back_drop_and_indices_killed_by_sigkill(world: World) -> None:
+def test_promote_back_and_drop_killed_by_sigkill(world: World) -> None:
     def model() -> str:
         return compat.stored_fingerprint(world.tables.open().schema).model
 

@@ -9,7 +9,7 @@ from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating.drop import drop
 from clipmill.jobs.migrating.promote import back, dry_run, promote
 from clipmill.jobs.migrating.score import score
-from clipmill.jobs.migrating.set_heads import check_free, fill_heads
+from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat
 from clipmill.jobs.table import heads as table_heads
@@ -89,7 +89,7 @@ def test_a_head_that_the_set_has_not_stays_and_is_told(tmp_path: Path) -> None:
     assert "'aesthetic' stay those on the model before" in done.notes[0]
     check(world, old, f"vector__{OLD}", "aesthetic")
     with pytest.raises(UserError, match="'uri' is a column"):
-        check_free(world.tables.open().schema, [load_head("uri", HeadFile(file=old.file))])
+        table_heads.check_free(world.tables.open().schema, load_head("uri", HeadFile(file=old.file)))
 
 
 def _job(world: World) -> object:
