@@ -7,7 +7,6 @@ that was not published, and what lies in the bucket stays bounded.
 
 import os
 import random
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +19,13 @@ from tests.conftest import S3
 from tests.integration import help
 from tests.publishing.calendar import Calendar
 from tests.publishing.month import Month
-from tests.publishing.month_page import FIGURES, Row, write_passed, write_rows
+from tests.publishing.month_page import GROWTH, LAST, Kept, Row, growth
 from tests.publishing.onlookers import onlookers
-from tests.publishing.program import DAYS, MONTH, SAME_WORK, WEEK, Evening
+from tests.publishing.program import DAYS, MONTH, WEEK, Evening
 from tests.publishing.shards import SIZE, SOURCES, Shards, day, first_day
 
 NIGHTS = int(os.environ.get("MONTH_NIGHTS", "7"))
 RESULTS = os.environ.get("MONTH_RESULTS", "")
-GROWTH = 1.2  # what the last nights may take more than the first, of equal work
 
 
 def program(kind: str) -> tuple[int, dict[int, Evening]]:
@@ -57,7 +55,7 @@ def test_every_night_the_table_is_what_its_source_is(
 ) -> None:
     last, evenings = program(kind)
     rng, made, calendar = random.Random(kind), month(kind), Calendar(monkeypatch)
-    rows: list[Row] = []
+    kept = Kept(made.shards.s3.server)
     assert made.night().status == "published"
     made.equals_one_from_scratch(1)
     with onlookers(made.job().table, made.job().storage) as watching:
@@ -72,16 +70,17 @@ def test_every_night_the_table_is_what_its_source_is(
             seconds = time.monotonic() - began_s
             size = {**made.size(), "looks": watching.looks - looks}
             fresh_s = check(made, night, evening, found)
-            rows.append(Row.of(night, evening.what, found, (seconds, fresh_s), size))
-            write_rows(RESULTS, kind, rows)
-    assert kind != "tars" or sum(row.aliased for row in rows) > 0, "no tar came again under another etag"
+            kept.rows.append(Row.of(night, evening.what, found, (seconds, fresh_s), size))
+            kept.write(RESULTS, kind)
+    assert kind != "tars" or sum(row.aliased for row in kept.rows) > 0, "no tar came again under another etag"
     assert watching.looks > last
     assert set(watching.seen) <= made.published, "readers saw what was not published"
     assert max(watching.seen) == max(made.published), "readers did not follow"
-    if last >= max(SAME_WORK[1]):
-        grown = growth(rows)
+    if last >= LAST:
+        grown = growth(kept.rows)
         assert all(share <= GROWTH for share in grown.values()), grown
-    write_passed(RESULTS, kind)
+    kept.passed = True
+    kept.write(RESULTS, kind)
 
 
 def check(made: Month, night: int, evening: Evening, found: Night) -> float:
@@ -99,17 +98,6 @@ def check(made: Month, night: int, evening: Evening, found: Night) -> float:
     assert made.night().status == "nothing"
     assert help.versions(made.job()) == before, "a night with nothing to do wrote something"
     return fresh_s
-
-
-def growth(rows: list[Row]) -> dict[str, float]:
-    """The last nights ÷ the first, medians of five nights of equal work each; `time` is that of a night ÷ that of the
-    table from scratch right after it, so that what else the machine does falls out."""
-    early, late = ([row for row in rows if row.night in nights] for nights in SAME_WORK)
-
-    def middle(of: list[Row], name: str) -> float:
-        return float(statistics.median(getattr(row, name) for row in of))
-
-    return {name: middle(late, name) / middle(early, name) for name in FIGURES}
 
 
 @pytest.mark.slow
