@@ -18,7 +18,7 @@ from clipmill.jobs.committing.cleanup import KEEP, LEAST_KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
-from clipmill.jobs.maintaining.needed import old_versions, same_rows, what_is_needed
+from clipmill.jobs.maintaining.needed import SIDE_EVERY, old_versions, same_rows, what_is_needed
 from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
@@ -29,7 +29,6 @@ from clipmill.schemas.errors import LeaseHeld
 from clipmill.workers.store.sweep import remove
 
 COMPACT_S = 600.0  # of one maintenance: what is left then is for the next
-SIDE_EVERY = 8  # fragments of a table beside the rows: every night reads them all, and a run adds one for each event
 MAX_NAMED = 20  # orphans that are named; the rest is counted
 Say = Callable[[str], None]
 

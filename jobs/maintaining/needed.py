@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from clipmill.jobs.committing import heal
-from clipmill.jobs.committing.compaction import CACHE_BYTES, SIDE_EVERY, tasks_of
+from clipmill.jobs.committing.compaction import CACHE_BYTES, tasks_of
 from clipmill.jobs.committing.compaction import KEEP as SIDE_KEEP
 from clipmill.jobs.committing.lease import FENCE_TAG
 from clipmill.jobs.indexing.build import is_behind
@@ -16,6 +16,8 @@ from clipmill.jobs.table.readers import tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 
 MANY_VERSIONS = 10  # older than they need be: then they leave, also where that frees nothing
+MANY_SIDE_VERSIONS = 500  # of a table beside the rows: each renewal of a lease is one
+SIDE_EVERY = 8  # fragments of a table beside the rows: every night reads them all, and a run adds one for each event
 # Changes of a table that change no row.
 _QUIET = frozenset({"CreateIndex", "Rewrite", "UpdateConfig"})
 # What pylance 13 has no word for, such as the numbers that a compaction reserves for its fragments.
@@ -44,7 +46,7 @@ def _needs(tables: Tables, found: list[Orphan], keep: timedelta) -> Iterator[str
         yield "versions that nobody needs"
     for part in SIDE_TABLES:
         side = tables.open(part, cache_bytes=CACHE_BYTES)
-        if len(side.get_fragments()) >= SIDE_EVERY or len(old_versions(side, SIDE_KEEP)) > MANY_VERSIONS * SIDE_EVERY:
+        if len(side.get_fragments()) >= SIDE_EVERY or len(old_versions(side, SIDE_KEEP)) > MANY_SIDE_VERSIONS:
             yield f"small files of {tables.name}__{part}"
 
 
@@ -60,7 +62,6 @@ def _holds_old_files(tables: Tables, rows: Any, keep: timedelta) -> bool:
 
 
 def old_versions(dataset: Any, keep: timedelta) -> list[int]:
-    """Versions that are older than `keep`, without the newest. Lance gives local time without a zone."""
     """Older than `keep` by this clock, the newest left out. Lance gives local time without a zone."""
     oldest, newest = datetime.now(UTC) - keep, int(dataset.version)
     times = {int(one["version"]): one["timestamp"].astimezone() for one in dataset.versions()}
