@@ -83,6 +83,11 @@ class Night:
         return max(0, self.rows_before + new - self.rows_after)
 
     @property
+    def rows_again(self) -> int:
+        """Rows as they were, whose unit was written anew; 0 where nobody counted."""
+        return 0 if self.rows_new is None else max(0, self.rows - self.rows_new - (self.rows_changed or 0))
+
+    @property
     def refused(self) -> tuple[Gate, ...]:
         return tuple(gate for gate in self.gates if not gate.passed)
 

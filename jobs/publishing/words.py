@@ -44,9 +44,12 @@ def _readers(night: Night) -> str:
 def _rows(night: Night) -> str:
     """Rows first, then what units say."""
     new = night.rows if night.rows_new is None else night.rows_new
-    changed = night.rows_changed or 0
-    again = night.rows - new - changed if night.rows_new is not None else 0
-    rows = [(new, "new"), (changed, "changed"), (night.rows_gone, "gone"), (again, "read again with their unit")]
+    rows = [
+        (new, "new"),
+        (night.rows_changed or 0, "changed"),
+        (night.rows_gone, "gone"),
+        (night.rows_again, "read again with their unit"),
+    ]
     units = [
         (night.came, "new"),
         (night.changed, "changed"),

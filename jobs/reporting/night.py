@@ -56,17 +56,6 @@ class NightReport:
     shown_hits: dict[str, tuple[Shown, ...]] = field(default_factory=dict)
     versions: tuple[dict[str, Any], ...] = ()
 
-    @property
-    def read_again(self) -> int:
-        """Rows as they were, whose unit was written anew; 0 where nobody counted."""
-        night = self.night
-        return 0 if night.rows_new is None else max(0, night.rows - night.rows_new - (night.rows_changed or 0))
-
-    @property
-    def gone(self) -> int:
-        """Rows that were there when the night began and are not any more."""
-        return self.night.rows_gone
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightOptions:

@@ -107,8 +107,8 @@ def test_a_night_with_nothing_new_commits_nothing_and_takes_about_as_long_as_pla
 
 
 def test_its_time_grows_no_faster_than_the_number_of_units(tmp_path: Path) -> None:
-    """CPU time, because the machine may do other things: eight times the units take eight times of it at most, and a
-    step that compares each with each would take sixty-four times. Over S3, where the pages count too."""
+    """CPU time, because the machine may do other things: eight times the units take about eight times of it, and a step
+    that compares each with each would take sixty-four times. Over S3, where the pages count too."""
     cpu_s = {}
     with FakeS3().running() as store, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")

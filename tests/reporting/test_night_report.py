@@ -101,10 +101,10 @@ def test_the_command_prints_the_same_numbers_and_writes_the_page(
 
 def test_rows_of_a_folder_are_new_changed_gone_or_only_read_again(found: NightReport) -> None:
     """As the night counted them by their ids; nights of an older release show what units say."""
-    assert (found.read_again, "more read again" in render("night.html.j2", r=found)) == (0, False)
+    assert (found.night.rows_again, "more read again" in render("night.html.j2", r=found)) == (0, False)
     night = replace(found.night, rows=120, rows_new=30, rows_changed=2, rows_before=220, rows_after=240)
     counted = replace(found, night=night)
-    assert (counted.read_again, counted.gone) == (88, 10)
+    assert (night.rows_again, night.rows_gone) == (88, 10)
     page = render("night.html.j2", r=counted)
     for told in ("<dd>30</dd>", "<small>88 more read again</small>", "<dt>rows gone</dt><dd>10</dd>"):
         assert told in page
