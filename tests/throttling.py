@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.listening import listening
+
 IN_A_ROW = 2  # refusals of one request, so that whoever asks three times gets on
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
@@ -43,20 +45,11 @@ class Throttle:
 
     @contextmanager
     def running(self) -> Iterator["Throttle"]:
-        server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"throttle": self}))
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
+        with listening(type("Handler", (_Handler,), {"throttle": self}), kind=_Server) as self.endpoint:
             yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:

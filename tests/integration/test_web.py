@@ -10,7 +10,8 @@ from clipmill.jobs.cli import main as cli
 from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, rejects, rows
-from tests.read.test_web import free_port, web_server
+from tests.listening import listening
+from tests.read.test_web import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.realdata]
 
@@ -32,7 +33,7 @@ def test_the_reported_list_fails_its_unit_and_comes_again(
     assert "does not answer" in first["failed_units"][0]["reason"]
     assert rejects(made) == []
     serving = partial(SimpleHTTPRequestHandler, directory=str(reported / "pics"))
-    with web_server(port, serving):
+    with listening(serving, port=port):
         assert cli.run(["embed", str(file), "--json"]) == EXIT_OK
     second = last_json(capsys.readouterr().out)
     assert (second["rows"], second["rejects"], second["failed_units"]) == (3, {}, [])

@@ -1,11 +1,9 @@
 """Pictures of web servers: what is gone is rejected, what may be back tomorrow fails the unit and comes again."""
 
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +16,7 @@ from clipmill.workers.read import read_unit
 from clipmill.workers.store import errors as store_errors
 from clipmill.workers.store import web as store_web
 from clipmill.workers.store.storage import StoreUnavailable
+from tests.listening import listening
 from tests.read.help import reasons
 
 
@@ -63,23 +62,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def web_server(port: int = 0, handler: Callable[..., Any] = _Handler) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def web() -> Iterator[str]:
     _Handler.asked = []
-    with web_server() as address:
+    with listening(_Handler) as address:
         yield address
 
 
