@@ -3,7 +3,7 @@
 import resource
 import time
 
-from clipmill.jobs.committing import heal
+from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import tidy_side_tables
 from clipmill.jobs.planning.plan import Plan
@@ -11,6 +11,7 @@ from clipmill.jobs.running.collect import Collector, Totals
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.log import RunLog
+from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import compat
 from clipmill.schemas.left_out import merge
@@ -37,6 +38,8 @@ def leave_only(context: RunContext) -> Summary | None:
         collector = Collector(committer, plan, context.job.commit)
         collector.start()
         collector.close()
+        head_columns.refresh(tables, lease, context.heads, context.progress.phase)
+        idle(context)
         summary = _closed(context, plan, collector.totals, healed)
     except BaseException as error:
         log.failed(error)

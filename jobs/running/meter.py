@@ -168,7 +168,7 @@ def tell_attempt(slot: Slot, item: Item, receipt: Receipt | None) -> dict[str, A
 
 
 def idle(context: RunContext) -> None:
-    """The figures of a run that had nothing to do: whoever watches the file sees that it was there."""
+    """The figures of a run that had nothing to embed: whoever watches the file sees that it was there."""
     path = context.options.metrics
     if path is not None:
         figures: dict[str, Any] = {"table": context.table, "command": context.options.command, "at_s": time.time()}

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import Lease
@@ -17,6 +19,7 @@ from clipmill.jobs.table.ledger import live, read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld
+from clipmill.schemas.heads import HeadFile
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from tests.committed import Killed, fragments, killer, make_tables, take_lease
 
@@ -74,6 +77,20 @@ def test_a_night_that_only_deletes_starts_no_workers(job: JobFile) -> None:
     events = tables.open("runs").to_table(filter=f"run = '{found.run}'")["event"].to_pylist()
     assert sorted(events) == ["finished", "night", "started"]
     assert night(job).status == "nothing"
+
+
+def test_a_night_that_only_deletes_brings_heads_up_to_date_and_writes_its_figures(
+    job: JobFile, tmp_path: Path
+) -> None:
+    save_file({"weight": np.ones((1, 4), np.float32), "bias": np.float32([1])}, tmp_path / "head.safetensors")
+    with_head = job.model_copy(update={"heads": {"aesthetic": HeadFile(file=f"{tmp_path}/head.safetensors")}})
+    lose(job, 3)
+    figures = tmp_path / "clipmill.prom"
+    found = night(with_head, metrics=figures)
+    rows = Tables.at(job.table).open()
+    assert (found.status, found.live_after) == ("published", int(rows.version))
+    assert rows.count_rows(filter="aesthetic IS NOT NULL") == found.rows_after == 27
+    assert 'clipmill_queue_units{state="waiting"' in figures.read_text()
 
 
 @pytest.mark.parametrize("step", ["before_rows", "after_rows"])
