@@ -79,19 +79,24 @@ class Collector:
         self._queue: queue.Queue[Receipt | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
         self._last_commit = time.monotonic()
-        self.first_ready_s = 0.0  # when the oldest unit that waits for a commit came, by the monotonic clock
+        self._first_ready = 0.0
+        # When the receipt of each unit that is not committed came, by the monotonic clock, the oldest first: also of
+        # those that are held, and of those in a commit that is under way.
+        self.uncommitted_s: dict[str, float] = {}
         self.commits_s: list[float] = []  # how long each commit took
 
     def start(self) -> None:
         self._thread.start()
 
     def offer(self, receipt: Receipt) -> None:
+        self.uncommitted_s[receipt.unit_id] = time.monotonic()
         self._queue.put(receipt)
 
     def close(self) -> None:
         """Commit what is ready and stop. Raises what went wrong, if something did."""
         self._queue.put(None)
         self._thread.join()
+        self.uncommitted_s.clear()  # what is left, such as half a group, is for another run
         if self.error is not None:
             raise self.error
 
@@ -120,12 +125,12 @@ class Collector:
     def _due(self) -> float:
         """When what is ready is committed at the latest, by the monotonic clock."""
         waits = self.ready and not self.totals.commits
-        first = self.first_ready_s + FIRST_COMMIT_S if waits else math.inf
+        first = self._first_ready + FIRST_COMMIT_S if waits else math.inf
         return min(first, self._last_commit + self.options.every_s)
 
     def _take(self, receipt: Receipt) -> None:
         if not self.ready:
-            self.first_ready_s = time.monotonic()
+            self._first_ready = time.monotonic()
         group = self.groups.get(receipt.unit_id)
         if group is None:
             self._is_ready(receipt)
@@ -169,8 +174,8 @@ class Collector:
         self.latest.update({entry.unit_id: entry for entry in smaller})
         self.totals.moved_rows += sum(map(len, moved.values()))
         self._last_commit = time.monotonic()
-        self.commits_s.append(self._last_commit - begun_s)
         self._count(receipts, len(retired))
+        self.commits_s.append(self._last_commit - begun_s)
         self.after_commit(len(fragments))
 
     def _smaller(self, unit_id: str, count: int) -> LedgerEntry:
@@ -208,6 +213,7 @@ class Collector:
         t.commits += 1
         t.retired_units += retired
         for receipt in receipts:
+            self.uncommitted_s.pop(receipt.unit_id, None)
             t.units += 1
             t.aliases += receipt.outcome == Outcome.ALIAS
             t.seen += receipt.seen

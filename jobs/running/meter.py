@@ -106,7 +106,7 @@ class Meter:
     def figures(self, now_s: float) -> Figures:
         force, context, collector = self.force, self.context, self.collector
         totals, attempts = collector.totals, self.dispatcher.attempts
-        done = len(collector.ready) + len(collector.held)
+        waits_s = list(collector.uncommitted_s.values())  # the oldest first
         price = context.job.plan.price_per_gpu_hour
         rate, busy = self._rates(now_s)
         return Figures(
@@ -125,7 +125,7 @@ class Meter:
             queue={
                 "waiting": len(attempts.waiting) + len(attempts.suspects),
                 "in_flight": attempts.in_flight,
-                "uncommitted": done,
+                "uncommitted": len(waits_s),
             },
             images_per_s=rate,
             stage_s=dict(self.clock.busy_s),
@@ -134,7 +134,7 @@ class Meter:
             restarts=self.dispatcher.restarts,
             commits_s=tuple(collector.commits_s),
             conflicts=collector.committer.conflicts,
-            lag_s=max(0.0, now_s - collector.first_ready_s) if done else 0.0,
+            lag_s=max(0.0, now_s - waits_s[0]) if waits_s else 0.0,
             gpu_s=self._gpu_s,
             dollars=self._gpu_s / 3600 * price if price is not None else None,
         )

@@ -79,9 +79,7 @@ def test_a_night_that_only_deletes_starts_no_workers(job: JobFile) -> None:
     assert night(job).status == "nothing"
 
 
-def test_a_night_that_only_deletes_brings_heads_up_to_date_and_writes_its_figures(
-    job: JobFile, tmp_path: Path
-) -> None:
+def test_a_night_that_only_deletes_brings_heads_up_to_date_and_writes_its_figures(job: JobFile, tmp_path: Path) -> None:
     save_file({"weight": np.ones((1, 4), np.float32), "bias": np.float32([1])}, tmp_path / "head.safetensors")
     with_head = job.model_copy(update={"heads": {"aesthetic": HeadFile(file=f"{tmp_path}/head.safetensors")}})
     lose(job, 3)

@@ -120,6 +120,23 @@ def test_rows_are_visible_after_so_many_seconds(tables: Tables) -> None:
     one.close()
 
 
+def test_a_unit_waits_for_readers_while_it_is_held_and_while_its_commit_lasts(tables: Tables) -> None:
+    commit_old(tables, "old")
+    group = Replacement(old=frozenset({"old"}), new=frozenset({"new1", "new2"}))
+    waiting: list[list[str]] = []
+    one = collector(tables, plan(["u", "new1", "new2"], (group,)), Commit.model_validate({"every_rows": 1}))
+    one.committer.hook = lambda step: waiting.append(list(one.uncommitted_s)) if step == "before_rows" else None
+    one.start()
+    one.offer(receipt(tables, "a", "new1", ["new-1"]))
+    one.offer(receipt(tables, "a", "u", ["1"]))
+    wait_until(lambda: bool(one.commits_s))
+    assert waiting == [["new1", "u"]]
+    assert list(one.uncommitted_s) == ["new1"], "it waits for its group"
+    one.offer(receipt(tables, "a", "new2", ["new-2"]))
+    one.close()
+    assert not one.uncommitted_s
+
+
 def test_a_group_is_held_back_and_replaces_the_old_rows_in_one_commit(tables: Tables) -> None:
     commit_old(tables, "old1", "old2", "other")
     group = Replacement(old=frozenset({"old1", "old2"}), new=frozenset({"new1", "new2"}))
@@ -150,6 +167,7 @@ def test_an_incomplete_group_changes_nothing(tables: Tables) -> None:
     one.start()
     one.offer(receipt(tables, "a", "new1", ["n1"]))
     one.close()
+    assert not one.uncommitted_s, "nobody waits for it any more"
     assert ids(tables) == ["old-row"]
     assert set(ledger.live(ledger.read_ledger(tables))) == {"old"}
 
@@ -182,6 +200,7 @@ def test_an_alias_keeps_the_old_rows_under_both_names(tables: Tables) -> None:
     one.start()
     one.offer(alias(unit("new"), "a", "old", "h"))
     one.close()
+    assert not one.uncommitted_s, "nobody waits for it any more"
     assert ids(tables) == ["old-row"]
     entries = ledger.live(ledger.read_ledger(tables))
     assert entries["new"].state == LedgerState.ALIAS

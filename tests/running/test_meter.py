@@ -25,7 +25,7 @@ def made(*, actors: int = 2, gpus: float = 1.0, device: str = "cuda", price: flo
     attempts = Part(waiting=deque(range(100_000)), suspects=deque([1]), in_flight=3, failed=[])
     dispatcher = Part(slots=[slot() for _ in range(actors)] + [slot(False)], attempts=attempts, restarts=1)
     totals = Totals(rows=5, seen=6, rejects={"corrupt": 1})
-    collector = Part(totals=totals, commits_s=[0.5], committer=Part(conflicts=2), ready=[], held={}, first_ready_s=0.0)
+    collector = Part(totals=totals, commits_s=[0.5], committer=Part(conflicts=2), uncommitted_s={})
     force = Part(shape=Part(gpus=gpus), facts=Part(device=device), fingerprint=Part(model="m"))
     context = Part(
         options=Part(address=None, metrics=None, command="embed"),
@@ -75,8 +75,7 @@ def test_the_queue_and_what_waits_for_a_commit() -> None:
     meter = made()
     now_s = time.monotonic()
     assert meter.figures(now_s).lag_s == 0
-    meter.collector.ready, meter.collector.held = [1, 2], {"u": 3}
-    meter.collector.first_ready_s = now_s - 7
+    meter.collector.uncommitted_s = {"u": now_s - 7, "v": now_s - 2, "w": now_s}
     figures = meter.figures(now_s)
     assert figures.queue == {"waiting": 100_001, "in_flight": 3, "uncommitted": 3}
     assert figures.lag_s == pytest.approx(7)
