@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from clipmill.schemas.secrets import masked
+
 Attributes = dict[str, str | int | float]
 
 
@@ -41,7 +43,7 @@ class Spans:
             name, context=inside, start_time=end_ns - int(seconds * 1e9), attributes=attributes
         )
         if error:
-            span.set_status(trace.Status(trace.StatusCode.ERROR, error))
+            span.set_status(trace.Status(trace.StatusCode.ERROR, masked(error)))
         span.end(end_time=end_ns)
 
     def end(self, error: str = "") -> None:
@@ -49,7 +51,7 @@ class Spans:
             from opentelemetry import trace
 
             if error:
-                self._run.set_status(trace.Status(trace.StatusCode.ERROR, error))
+                self._run.set_status(trace.Status(trace.StatusCode.ERROR, masked(error)))
             self._run.end()
             self._run = None
         self._close()

@@ -73,7 +73,7 @@ class Meter:
             self._tell(self.figures(now_s))
 
     def close(self, error: str = "") -> None:
-        """The last reading, and the spans sent."""
+        """The last reading, and the spans sent. `error`: what ended the run before its end."""
         self._look(time.monotonic())
         self._tell(self.figures(time.monotonic()))
         self._spans.end(error)

@@ -83,13 +83,15 @@ class Work:
         self.since_s = self._looked_s = time.monotonic()
         self.context.progress.start_clock()
         try:
-            with draining_on_signals(self.dispatcher, self.context.progress):
-                self.dispatcher.run(self._tick)
-        finally:
             try:
-                self.collector.close()
+                with draining_on_signals(self.dispatcher, self.context.progress):
+                    self.dispatcher.run(self._tick)
             finally:
-                self.meter.close()
+                self.collector.close()
+        except BaseException as error:
+            self.meter.close(f"{type(error).__name__}: {error}")
+            raise
+        self.meter.close()
         self.until_s = time.monotonic()
 
     def say_what_stays(self) -> None:

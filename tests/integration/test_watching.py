@@ -144,3 +144,22 @@ def test_a_file_that_cannot_be_written_is_said_once_and_ends_no_run(
     assert embed.run(load_job(str(job_file)), Options(metrics=gone)).rows == UNITS * GOOD
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "at.prom" in line)
     assert line.endswith("is not written any more: No such file or directory")
+
+
+@pytest.mark.ray
+def test_a_run_that_ends_with_an_error_is_a_span_that_says_so(
+    job_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.sdk.trace")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
+    from clipmill.jobs.planning.jobfile import load_job
+    from clipmill.jobs.running import embed
+    from clipmill.jobs.running.options import Options
+    from tests.committed import Killed, killer
+
+    with pytest.raises(Killed):
+        embed.run(load_job(str(job_file)), Options(hook=killer("before_rows")))
+    said = capfd.readouterr().err
+    run = said[said.index('"name": "clipmill.run"') :]
+    assert '"status_code": "ERROR",\n        "description": "Killed: before_rows"' in run

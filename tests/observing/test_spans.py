@@ -63,14 +63,17 @@ def test_units_are_spans_inside_the_runs_with_the_drivers_times() -> None:
     made = Spans(provider.get_tracer("clipmill"), provider.force_flush)
     made.begin("clipmill.run", {"clipmill.run": "r"})
     made.add("clipmill.unit", 2.5, {"clipmill.unit": "u", "clipmill.seconds.embed": 1.0})
-    made.add("clipmill.unit", 1.0, {"clipmill.unit": "v"}, "the worker died")
+    made.add("clipmill.unit", 1.0, {"clipmill.unit": "v"}, "the worker died at s3://key:hunter2secret@lake")
     made.end()
     first, second, run = kept.get_finished_spans()
     assert [one.name for one in (first, second, run)] == ["clipmill.unit", "clipmill.unit", "clipmill.run"]
     assert (first.end_time - first.start_time) / 1e9 == pytest.approx(2.5)
     assert first.attributes == {"clipmill.unit": "u", "clipmill.seconds.embed": 1.0}
     assert first.parent.span_id == second.parent.span_id == run.context.span_id
-    assert (second.status.status_code.name, second.status.description) == ("ERROR", "the worker died")
+    assert (second.status.status_code.name, second.status.description) == (
+        "ERROR",
+        "the worker died at s3://***@lake",
+    )
     assert first.status.status_code.name == "UNSET"
 
 
