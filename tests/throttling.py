@@ -18,13 +18,13 @@ _OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content
 
 
 class Throttle:
-    """Refuses `share` of the requests, those of one method and address at most `IN_A_ROW` times one after the other.
+    """Refuses `share` of the requests, those of one method and address at most `in_a_row` times one after the other.
     `refused` counts them by method. Everything else goes to the server as it is: signatures stay valid."""
 
-    def __init__(self, endpoint: str, share: float, seed: int = 0) -> None:
+    def __init__(self, endpoint: str, share: float, seed: int = 0, *, in_a_row: int = IN_A_ROW) -> None:
         target = urlsplit(endpoint)
         self.target = (target.hostname or "127.0.0.1", target.port or 80)
-        self.share = share
+        self.share, self.in_a_row = share, in_a_row
         self.refused: Counter[str] = Counter()
         self.passed = 0
         self.endpoint = ""
@@ -35,7 +35,7 @@ class Throttle:
     def refuses(self, method: str, path: str) -> bool:
         with self._lock:
             asked = (method, path)
-            if self._in_a_row[asked] < IN_A_ROW and self._random.random() < self.share:
+            if self._in_a_row[asked] < self.in_a_row and self._random.random() < self.share:
                 self._in_a_row[asked] += 1
                 self.refused[method] += 1
                 return True

@@ -42,7 +42,7 @@ def plan(
 
     job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once
     from clipmill.jobs.planning.dry_run import dry_run
-    from clipmill.jobs.terminal.output import print_record
+    from clipmill.jobs.terminal.output import note, print_record
 
     if reembed:
         from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
@@ -53,7 +53,7 @@ def plan(
         asked = ReembedOptions(model=Model(name=name, pretrained=tag or None), price_per_gpu_hour=price)
         print_record(plan_reembed(job.table, job.storage, asked), as_json=as_json)
         return
-    found = dry_run(job, price_per_gpu_hour=price_per_gpu_hour, measure=measure or 0)
+    found = dry_run(job, price_per_gpu_hour=price_per_gpu_hour, measure=measure or 0, say=note)
     print_record(found, as_json=as_json)
 
 

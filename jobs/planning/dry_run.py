@@ -1,6 +1,6 @@
 """`clipmill plan`: what embed would do, without doing it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -53,10 +53,17 @@ class DryRun:
     dollars: float | None
 
 
-def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: int = 0) -> DryRun:
+def dry_run(
+    job: JobFile,
+    *,
+    price_per_gpu_hour: float | None = None,
+    measure: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> DryRun:
     """Lists the source and reads the ledger; writes nothing. Raises UserError as embed would.
 
     `measure`: embed so many samples here for the estimate, which loads the model. The price goes before the job's.
+    `say` hears what takes long.
     """
     if price_per_gpu_hour is not None:
         job = job.model_copy(update={"plan": job.plan.model_copy(update={"price_per_gpu_hour": price_per_gpu_hour})})
@@ -69,7 +76,7 @@ def dry_run(job: JobFile, *, price_per_gpu_hour: float | None = None, measure: i
         heads.check_table(rows.schema, its_heads)
     else:
         heads.check_new(its_heads, job.model, model_dim(job.model.name))
-    listing = list_source(job)
+    listing = list_source(job, say=say)
     plan = plan_for(job, tables, listing, read_ledger(tables))
     moved = count_gone(plan.moves.values(), job.storage)
     samples = plan.num_samples

@@ -1,5 +1,6 @@
 """What a source holds, and what of it is to do: looked at by `plan` and `embed` before they do anything."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipmill.jobs.committing.duplicates import units_to_redo
@@ -12,6 +13,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.store.errors import telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +24,11 @@ class Listing:
     left_out: LeftOut
 
 
-def list_source(job: JobFile) -> Listing:
-    """Raises UserError as `survey` does."""
+def list_source(job: JobFile, *, say: Callable[[str], None] = lambda text: None) -> Listing:
+    """`say` hears when the store asks for patience. Raises UserError as `survey` does, StoreBusy, StoreUnavailable."""
     left_out: LeftOut = {}
-    units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
+    with telling(say):
+        units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
     return Listing(units=units, left_out=left_out)
 
 

@@ -87,7 +87,7 @@ def run(job: JobFile, options: Options) -> Summary:
 
 def _listing(job: JobFile, progress: Progress) -> Listing:
     progress.phase(f"listing {', '.join(job.source.uri)}")
-    listing = list_source(job)
+    listing = list_source(job, say=progress.say)
     if not listing.units:
         raise EmptySource(
             f"nothing to embed at {', '.join(job.source.uri)}", "check source.uri; a prefix of images ends in /"

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EXIT_OTHER, SourceChanged, UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.actor import EmbedWorker
@@ -40,6 +42,7 @@ from clipmill.workers.store.storage import (
 from clipmill.workers.store.uri import expand_braces, join_uri, quote, split_uri, unquote
 from tests.conftest import S3
 from tests.fake_s3 import FakeS3
+from tests.throttling import Throttle
 
 LOCAL = Storage()
 names = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
@@ -309,6 +312,38 @@ def test_a_store_that_is_busy_for_long_is_no_mistake_of_the_users(fake: FakeS3) 
         list(list_objects("s3://b/x/", Storage(endpoint_url=fake.endpoint)))
     assert caught.value.exit_code == EXIT_OTHER
     assert "later" in caught.value.hint
+    # Its first request too: one that says "slow down" is no wrong endpoint. And not for ever.
+    assert len(fake.requests) == store_errors.ATTEMPTS
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_whoever_says_nothing_is_asked_less_often_while_planning(fake: FakeS3) -> None:
+    """A wrong endpoint should be said soon; nothing is said of patience."""
+    tries: list[str] = []
+
+    def hangs_up() -> None:
+        tries.append("")
+        raise ConnectionResetError
+
+    with pytest.raises(StoreUnavailable), store_errors.telling(tries.append):
+        store_errors.call("s3://b/x/", hangs_up, attempts=store_errors.FIRST_CONTACT_ATTEMPTS)
+    assert tries == [""] * store_errors.FIRST_CONTACT_ATTEMPTS
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_listing_gets_through_a_store_that_throttles(fake: FakeS3) -> None:
+    """Each request is refused five times, also the very first; whoever plans hears of it once."""
+    fake.listing = [f"x/{number:05d}.tar" for number in range(2_500)]
+    source = Source(format="webdataset", uri="s3://b/x/*.tar")
+    said: list[str] = []
+    with Throttle(fake.endpoint, 1.0, in_a_row=5).running() as store:
+        job = JobFile.model_validate({"table": "db/t", "source": source, "storage": {"endpoint_url": store.endpoint}})
+        found = list_source(job, say=said.append)
+    assert [unit.uri for unit in found.units] == [f"s3://b/{key}" for key in fake.listing]
+    assert store.passed == 3, "pages"
+    assert store.refused == {"GET": 15}
+    assert len(said) == 1
+    assert re.fullmatch(r"the store of s3://b/x/ is busy \(SlowDown\); each request is tried again for .*", said[0])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from clipmill.schemas.errors import ClipmillError, EmptySource, SourceChanged, UserError
 from clipmill.schemas.secrets import masked
@@ -37,9 +38,11 @@ T = TypeVar("T")
 
 ATTEMPTS = 8  # about 15 s of waiting on average, 32 s at most
 REPEAT_FOR_S = 90.0  # a store that swallows requests takes a client's whole patience each time: no new try after this
-FIRST_CONTACT_ATTEMPTS = 3  # while planning, a wrong endpoint should be said soon
+FIRST_CONTACT_ATTEMPTS = 3  # while planning, a wrong endpoint should be said soon; one that answers is none
 _FIRST_WAIT_S = 0.25
 _WAIT = wait_random_exponential(multiplier=0.25, max=15)
+# Who hears that a store asks for patience: a thread's own, and told once for each time somebody listens.
+_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
 class StoreUnavailable(ClipmillError):
@@ -75,7 +78,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
-    """Run `action` on the store, retrying what is transient.
+    """Run `action` on the store, retrying what is transient. `attempts`: of a store that says nothing; one that answers
+    5xx or "slow down" is there, and gets the usual number. A host of the web gets what was said.
 
     Raises FileNotFoundError, PermissionError, SourceChanged (the object was replaced), StoreUnavailable, and UserError
     for what no object of this store can get past (credentials, region, endpoint, missing package).
@@ -85,16 +89,53 @@ def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
     except Exception as error:  # every library has its own; they leave under the few names above
         if attempts <= 1 or not is_transient(error):
             raise translate(error, uri) from error
+        _tell_busy(error, uri)
+    too_long = stop_after_delay(REPEAT_FOR_S)
     time.sleep(_FIRST_WAIT_S * random.random())  # noqa: S311 - jitter
     try:
         return Retrying(
             retry=retry_if_exception(is_transient),
-            stop=stop_after_attempt(attempts - 1) | stop_after_delay(REPEAT_FOR_S),
+            stop=lambda state: too_long(state) or _was_last(state, uri, attempts),
             wait=_WAIT,
+            before_sleep=lambda state: _tell_busy(_error_of(state), uri),
             reraise=True,
         )(action)
     except Exception as error:
         raise translate(error, uri) from error
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """`say` hears once, in a sentence, that a store asks this thread for patience, while it is waited for."""
+    token = _LISTENER.set(say)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _tell_busy(error: BaseException | None, uri: str) -> None:
+    say = _LISTENER.get()
+    if say is not None and error is not None and any(answer := answer_of(error)):
+        _LISTENER.set(None)
+        what = answer[0] or answer[1]
+        say(f"the store of {uri} is busy ({what}); each request is tried again for up to {REPEAT_FOR_S:.0f} s")
+
+
+def _was_last(state: RetryCallState, uri: str, attempts: int) -> bool:
+    """The first attempt was made before there was a state."""
+    error = _error_of(state)
+    if error is not None and any(answer_of(error)) and not _is_web(uri):
+        attempts = max(attempts, ATTEMPTS)
+    return state.attempt_number >= attempts - 1
+
+
+def _is_web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
 
 
 def translate(error: Exception, uri: str) -> Exception:
@@ -109,7 +150,7 @@ def translate(error: Exception, uri: str) -> Exception:
         return SourceChanged(f"{uri} was replaced while it was read", "run again: it will be planned anew")
     if is_transient(error):
         hint = "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network, then run again"
-        if uri.startswith(("http://", "https://")):
+        if _is_web(uri):
             hint = "check the address and the network, then run again"
         if status:
             return StoreBusy(f"the store of {uri} is too busy or ill ({code or status})", "run the same command later")
