@@ -83,6 +83,13 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
 @click.option("--dry-run", is_flag=True, help="Only list what stands in the way, with every figure.")
 @click.option("--back", "is_back", is_flag=True, help="Put the set in use again that the last promotion put aside.")
 @click.option("--min-coverage", default=0.999, show_default=True, type=click.FloatRange(0, 1), help="Rows filled.")
+@click.option(
+    "--min-misses",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rows not filled before their share is judged.",
+)
 @click.option("--min-overlap", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Of ten neighbours.")
 @click.option("--min-recall", default=0.9, show_default=True, type=click.FloatRange(0, 1), help="Of the set's index.")
 @click.option("--golden", metavar="FILE", help="Labels, as `clipmill evaluate` takes them: no worse than now.")

@@ -20,10 +20,12 @@ from clipmill.jobs.migrating.set_heads import without_scores
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.table.few import passes
 from clipmill.jobs.table.sets import Coverage, coverage, slug_in_use
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.nightly import MIN_MISSES
 
 K = 10
 MOST_CHANGED = 20
@@ -33,11 +35,13 @@ _PRODUCTS = 2e8  # rows x queries of the brute force, as `indexing.recall` allow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOptions:
-    """`golden`: a CSV file of labels as `clipmill evaluate` takes it; the new set may be `max_golden_drop` worse.
+    """`min_misses`: rows without a vector before `min_coverage` is judged, by the rule of nights (`table.few`).
+    `golden`: a CSV file of labels as `clipmill evaluate` takes it; the new set may be `max_golden_drop` worse.
     `min_overlap`: of the ten nearest neighbours, the share that both sets agree on: vectors that are broken share next
     to none, another model some 0.3 to 0.7."""
 
     min_coverage: float = 0.999
+    min_misses: int = MIN_MISSES
     min_overlap: float = 0.1
     min_recall: float = 0.9
     golden: str | None = None
@@ -81,7 +85,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     """`rows`: the table at the version that is judged. Raises UserError where there is no such set."""
     blockers: dict[str, str] = {}
     found = coverage(tables, rows, slug)
-    _check_coverage(found, rows, options, blockers)
+    few = _check_coverage(found, rows, options, blockers)
     norms = _norms(rows, slug, blockers)
     overlap = _overlap(rows, slug, options)
     if overlap is not None and overlap.mean < options.min_overlap:
@@ -92,6 +96,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     index, recall = _index(rows, slug, options, blockers)
     golden = _golden(tables, rows, slug, options, blockers) if options.golden else None
     hidden = f"{found.failed:,} rows have no vector of this model, and are found by no search"
+    hidden += ": too few to judge a share by" if few else ""
     return Verdict(
         table=f"{tables.database}/{tables.name}",
         version=int(rows.version),
@@ -109,12 +114,14 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     )
 
 
-def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: dict[str, str]) -> None:
+def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: dict[str, str]) -> bool:
+    """Whether the rows without a vector are too few to judge a share by."""
     if found.left:
         blockers["rows_changed"] = (
             f"{found.left:,} rows came or changed since the fill, or were never tried: run the reembed again"
         )
-    if found.share < options.min_coverage:
+    passed, few = passes(found.filled, found.rows, options.min_coverage, options.min_misses)
+    if not passed and found.rows:
         named = ", ".join(f"{reason} {count:,}" for reason, count in found.rejects.items()) or "none tried"
         blockers["coverage"] = (
             f"{found.filled:,} of {found.rows:,} rows are filled, {found.share:.4f} is less than "
@@ -127,6 +134,7 @@ def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: 
     if unscored := without_scores(rows, found.slug):
         named = ", ".join(f"'{name}' {count:,}" for name, count in unscored.items())
         blockers["heads"] = f"rows have a vector and no score of the set's heads ({named}): run the reembed again"
+    return few
 
 
 def _norms(rows: Any, slug: str, blockers: dict[str, str]) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.committing.lease import fill_holder
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table.few import are_few, passes
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
@@ -25,7 +26,6 @@ from clipmill.schemas.receipts import LedgerState
 
 MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4
-FEW_SHARE = 0.1  # of the samples: few misses that are more than this do count
 MIN_TAGS = 1_000  # under which a histogram says little
 _RULES = ("hash", "top_k", "min_score", "label_vectors")  # of a vocabulary in the table: what makes its tags
 _NONE = "nothing is published yet to compare with"
@@ -110,17 +110,12 @@ def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate
     share = count / samples if samples else 0.0
     failed = f" ({judged.failed_units:,} units failed)" if judged.failed_units else ""
     sentence = f"{count:,} of {samples:,} samples have a row{failed}: coverage {share:.4f}, at least {least:g}"
-    few = share < least < 1 and _are_few(samples - count, samples, judged.nightly)
+    passed, few = passes(count, samples, least, judged.nightly.min_misses)
     if few:
         sentence += f"; {samples - count} missing are too few to judge a share by"
     if share > 1:  # rows of no unit: they are there twice, or somebody else wrote them
         sentence = f"{count:,} rows for {samples:,} samples: more than there can be; `clipmill verify` says which"
-    return Gate(name="coverage", passed=few or least <= share <= 1, value=share, threshold=least, sentence=sentence)
-
-
-def _are_few(misses: int, samples: int, nightly: Nightly) -> bool:
-    """So few that their share says little of a rate: by k events, its standard error is 1/sqrt(k) of it."""
-    return misses < nightly.min_misses and misses <= FEW_SHARE * samples
+    return Gate(name="coverage", passed=passed and share <= 1, value=share, threshold=least, sentence=sentence)
 
 
 def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gate:
@@ -135,7 +130,7 @@ def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gat
     said = f"{now:.2%} of the samples are rejected, {before:.2%} in what readers see: at most {most:.2%} more"
     more = rejected - rejected_before
     passed = now - before <= most
-    if not passed and _are_few(more, samples, nightly):
+    if not passed and are_few(more, samples, nightly.min_misses):
         passed, said = True, f"{said}; {more} more are too few to judge a share by"
     return Gate(name="rejects", passed=passed, value=now, threshold=most, before=before, sentence=said)
 

@@ -156,7 +156,7 @@ def test_every_blocker_is_named(world: World, tmp_path: Path, capsys: pytest.Cap
     labels = tmp_path / "golden.csv"
     ids = [row["id"] for row in world.rows().values()]
     labels.write_text("id,label\n" + "".join(f"{one},picture {n % 3}\n" for n, one in enumerate(ids)))
-    verdict = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.99, golden=str(labels)))
+    verdict = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.99, min_misses=1, golden=str(labels)))
     assert {"rows_changed", "coverage", "overlap"} <= set(verdict.blockers)
     assert "2 rows" in verdict.blockers["rows_changed"]
     assert verdict.overlap is not None
@@ -341,6 +341,22 @@ def test_a_picture_without_a_vector_is_found_by_no_search(world: World) -> None:
     assert "2 rows have no vector" in done.verdict.notes[0]
     found = open_table(uri(world)).search("picture 30", k=100)
     assert len(found) == 24
+
+
+def test_few_pictures_without_a_vector_are_no_share(world: World) -> None:
+    """One of 25 is 4 %, and no reason to keep a small table from its new model: the rule of nights."""
+    world.embed("d", tar(members(range(30, 31))))
+    (world.folder / "d.tar").write_bytes(tar([("00030.jpg", picture(99))]))
+    world.fill()
+    for section, refused in (({}, False), ({"min_misses": 1}, True), ({"min_coverage": 1.0}, True)):
+        verdict = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.0, **section))  # type: ignore[arg-type]
+        assert ("coverage" in verdict.blockers) is refused, section
+        assert ("too few to judge" in verdict.notes[0]) is not refused
+    world.embed("e", tar(members(range(31, 34))))
+    (world.folder / "e.tar").write_bytes(tar([("00031.jpg", picture(98))]))
+    world.fill()
+    few = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.0))
+    assert "24 of 28 rows are filled" in few.blockers["coverage"]  # four are more than a tenth
 
 
 def test_indices_are_built_after_a_promotion_though_their_names_are_taken(world: World) -> None:
