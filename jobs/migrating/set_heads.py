@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipmill.jobs.committing import head_columns
-from clipmill.jobs.committing.derived import Derivation, Derived, Say
+from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
@@ -16,17 +16,22 @@ from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.heads import Head
 
 
-def fill_heads(tables: Tables, lease: Lease, slug: str, heads: Sequence[Head], say: Say) -> dict[str, int]:
-    """Rows scored now, by head; `lease` is the fill lease. A column that is of another head is made anew."""
+def fill_heads(
+    tables: Tables, lease: Lease, slug: str, heads: Sequence[Head], say: Say, step: Step = lambda _: None
+) -> dict[str, int]:
+    """Rows scored now, by head; `lease` is the fill lease. A column that is of another head is made anew. `step` is
+    told before each commit (tests stop there)."""
     done = {}
     for head in heads:
         one = _derived(head, tables.open().schema, slug)
         schema = tables.open().schema
         if not one.is_current(schema):
             if one.names[0] in schema.names:
+                step(f"drop_columns {one.names[0]}")
                 _again(tables, lease, "drop_columns", one.names)
+            step(f"add_columns {one.names[0]}")
             _again(tables, lease, "add_columns", one.fields)
-        done[head.name] = Derivation(tables, lease, one, say).fill()
+        done[head.name] = Derivation(tables, lease, one, say, step).fill()
     return done
 
 

@@ -1,6 +1,7 @@
 """A command that is killed with SIGKILL inside a named step, by itself: nothing of Python runs after that.
 
 python -m tests.migrating.killed fill|promote|back|drop TABLE SLUG STEP [TIMES]
+python -m tests.migrating.killed score|retag TABLE FILE STEP [TIMES]
 """
 
 import os
@@ -35,6 +36,15 @@ def main(what: str, table: str, slug: str, step: str, times: str = "1") -> None:
         from clipmill.jobs.migrating.drop import drop
 
         drop(table, slug, Storage(), say=print, hook=hook)
+    elif what == "score":
+        from clipmill.jobs.migrating.score import read_head, score
+
+        score(table, read_head("aesthetic", slug, Storage()), step=hook)
+    elif what == "retag":
+        from clipmill.jobs.migrating.retag import RetagOptions, retag
+
+        vectors = slug.replace(".yaml", ".npy")
+        retag(table, RetagOptions(vocabulary=slug, label_vectors=vectors, beside="side"), Storage(), step=hook)
     else:
         from clipmill.jobs.migrating.promote import How, back, promote
         from clipmill.jobs.migrating.promote_gates import GateOptions
