@@ -53,9 +53,10 @@ month: install
 	MONTH_NIGHTS=30 MONTH_RESULTS="$(CURDIR)/.month" $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py; \
 	status=$$?; $(BIN)/python -m tests.publishing.month_page .month docs/month.md && exit $$status
 
-# The command line's reference, from --help; a test compares.
+# The command line's reference, from --help, and what models expect, from open_clip's lists; tests compare.
 docs: install
 	$(BIN)/python docs/make_cli.py > docs/cli.md
+	$(BIN)/python docs/make_weights.py > docs/weights.md
 
 # What is published, into dist/: clipmill's sdist and wheel, and clipmill-client's wheel.
 wheels: install

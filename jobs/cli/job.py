@@ -114,4 +114,40 @@ def what_next(called: str, table: str, storage: "Storage") -> str:
     return f"look at it: {search}\n            {serve}"
 
 
-commands: list[click.Command] = [plan, embed]
+@click.command(short_help="What a job can take as its model, and what each expects.")
+@click.argument("word", required=False, default="")
+@click.option("--files", is_flag=True, help="Instead: what a checkpoint file with nothing beside it is taken for.")
+@json_option
+def models(word: str, files: bool, as_json: bool) -> None:
+    """The weights that open_clip knows, or those with WORD in name or tag: pixels, resizing, mean and std, activation,
+    tokenizer, context length, dimension, GFLOPs of a picture. From its own lists: no weights, no network.
+
+    Of names that differ in the activation the one to write is shown; with --json both, one of them saying `use`. With
+    --files a dash stands for what the job file has to say itself."""
+    from clipmill.jobs.planning.models import by_file, by_tag
+    from clipmill.jobs.terminal.output import print_json, print_rows
+
+    found = by_file(word) if files else by_tag(word)
+    if as_json:
+        print_json(found)
+        return
+    rows = {
+        (one.use or one.name, one.pretrained): {
+            "name": one.use or one.name,
+            "pretrained": one.pretrained or None,
+            "pixels": "x".join(map(str, dict.fromkeys(one.pixels))),
+            "resize": one.resize_mode,
+            "by": one.interpolation,
+            "mean, std": one.mean_std,
+            "activation": one.activation,
+            "dim": str(one.dim),
+            "GFLOPs": one.gflops,
+            "context": str(one.context_length),
+            "tokenizer": one.tokenizer,
+        }
+        for one in found
+    }
+    print_rows(list(rows.values()), as_json=False)
+
+
+commands: list[click.Command] = [plan, embed, models]

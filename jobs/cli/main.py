@@ -26,7 +26,7 @@ COMMAND_MODULES = ("demo", "job", "night", "cluster", "table", "query", "maintai
 
 # What `--help` shows, in this order: each command stands where somebody who wants to do that looks for it.
 SECTIONS = {
-    "Make a table": ("demo", "plan", "embed"),
+    "Make a table": ("demo", "models", "plan", "embed"),
     "Search and look": ("search", "serve", "tags", "status", "rejects", "report", "verify"),
     "Every night": ("nightly", "schedule", "watch", "publish", "rollback"),
     "Keep it": ("index", "maintain", "delete", "retag"),

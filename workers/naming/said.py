@@ -56,11 +56,10 @@ def of_file(name: str, path: Path, spec: ModelSpec) -> Said:
                 f"its tags are {', '.join(tags)}" if tags else f"none is known; write {_WRITE} under model",
             )
         tags = {like: entry}
-    quick = _quick_gelu(name, spec, beside if like is None else None, tags)
-    alike = {tag: entry for tag, entry in tags.items() if quick in (None, trained_quick(name, entry))}
-    said = _said(spec, beside, alike or tags)
+    quick, alike = _alike(name, spec, beside if like is None else None, tags)
+    said = _said(spec, beside, alike)
     if quick is None or said is None:
-        raise _question(name, path, alike or tags, asks_activation=quick is None, asks_preprocess=said is None)
+        raise _question(name, path, alike, asks_activation=quick is None, asks_preprocess=said is None)
     if quick != is_quick(name):
         error = other_activation(name, f"the weights in {path}", quick=quick)
         if spec.activation is None and beside is None and like is None:
@@ -71,6 +70,14 @@ def of_file(name: str, path: Path, spec: ModelSpec) -> Said:
             )
         raise error
     return said
+
+
+def of_bare_file(name: str) -> tuple[bool | None, Said | None]:
+    """What a file of this architecture is taken for that has nothing beside it, where the job file says nothing either:
+    whether it computes with QuickGELU, and how its pictures are prepared; None each where `of_file` asks."""
+    spec = ModelSpec(name=name)
+    quick, alike = _alike(name, spec, None, model_catalog.tags(name))
+    return quick, _said(spec, None, alike)
 
 
 def other_activation(name: str, weights: str, *, quick: bool) -> UserError:
@@ -93,6 +100,14 @@ def trained_quick(name: str, entry: Mapping[str, Any]) -> bool:
 
 def is_quick(name: str) -> bool:
     return bool((model_catalog.config(name) or {}).get("quick_gelu", False))
+
+
+def _alike(
+    name: str, spec: ModelSpec, beside: Mapping[str, Any] | None, tags: Mapping[str, Mapping[str, Any]]
+) -> tuple[bool | None, Mapping[str, Mapping[str, Any]]]:
+    """The activation, None where nothing says it, and the tags that were trained with it, or all where none was."""
+    quick = _quick_gelu(name, spec, beside, tags)
+    return quick, {tag: entry for tag, entry in tags.items() if quick in (None, trained_quick(name, entry))} or tags
 
 
 def _said(spec: ModelSpec, beside: Mapping[str, Any] | None, tags: Mapping[str, Any]) -> Said | None:

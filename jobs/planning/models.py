@@ -1,0 +1,132 @@
+"""What the weights that open_clip knows expect: of pictures, of texts, of the activation. `clipmill models` and
+docs/weights.md print it. From open_clip's own lists, without torch, weights or a network."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipmill.jobs.planning.arithmetic import model_cost
+from clipmill.schemas.errors import UserError
+from clipmill.workers.naming import catalog, said
+from clipmill.workers.naming.names import CONFIG, MODELS, TINY, read_config
+
+# Where an entry leaves a key out; those of open_clip's `PreprocessCfg` and `get_tokenizer`, with which a test compares.
+_DEFAULTS: Mapping[str, Any] = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+_CONTEXT = 77
+_CALLED: Mapping[tuple[float, ...], str] = {
+    (0.48145466, 0.4578275, 0.40821073, 0.26862954, 0.26130258, 0.27577711): "OpenAI's",
+    (0.485, 0.456, 0.406, 0.229, 0.224, 0.225): "ImageNet's",
+    (0.5,) * 6: "0.5, 0.5",
+    (0.0, 0.0, 0.0, 1.0, 1.0, 1.0): "0, 1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One architecture with one of its pretrained tags, or with a checkpoint file (`pretrained` is empty).
+
+    `pixels`: height and width of the input. `dim`: of the shared space. `gflops`: of one picture's tower, 2 per
+    multiply-add; None where the architecture is not understood. `mean`, `std`: of RGB between 0 and 1. `activation`:
+    gelu or quickgelu. `use`: the name to use instead, because `name` is built with the other activation. With a file
+    None stands where nothing says it, and the job file is asked.
+    """
+
+    name: str
+    pretrained: str
+    dim: int
+    pixels: tuple[int, int]
+    gflops: float | None
+    resize_mode: str | None
+    interpolation: str | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    activation: str | None
+    tokenizer: str
+    context_length: int
+    use: str = ""
+
+    @property
+    def mean_std(self) -> str | None:
+        """In a word where there is one."""
+        if self.mean is None or self.std is None:
+            return None
+        return (
+            _CALLED.get((*self.mean, *self.std)) or f"{', '.join(map(str, self.mean))}; {', '.join(map(str, self.std))}"
+        )
+
+
+def by_tag(word: str = "") -> list[Weights]:
+    """All that open_clip has a tag for, and clipmill-tiny; with `word` those with it in `name/pretrained`."""
+    return _asked([_tiny(), *(one for name in catalog.architectures() for one in _tags(name))], word)
+
+
+def by_file(word: str = "") -> list[Weights]:
+    """What a checkpoint file of each architecture is taken for that has no open_clip_config.json beside it."""
+    return _asked([_file(name) for name in catalog.architectures()], word)
+
+
+def _asked(found: list[Weights], word: str) -> list[Weights]:
+    kept = [one for one in found if word.lower().replace("/", "-") in f"{one.name}-{one.pretrained}".lower()]
+    if not kept:
+        raise UserError(f"no model has '{word}' in its name", "`clipmill models` without a word lists all of them")
+    return kept
+
+
+def _tags(name: str) -> Iterator[Weights]:
+    for tag, entry in catalog.tags(name).items():
+        yield _weights(name, tag, quick=said.trained_quick(name, entry), entry=entry)
+
+
+def _file(name: str) -> Weights:
+    quick, prepared = said.of_bare_file(name)
+    return _weights(name, "", quick=quick, entry=None if prepared is None else prepared.preprocess)
+
+
+def _tiny() -> Weights:
+    path = MODELS / TINY / CONFIG
+    config, entry = read_config(path), json.loads(path.read_text("utf-8")).get("preprocess_cfg", {})
+    return Weights(
+        name=TINY,
+        pretrained="",
+        activation="quickgelu" if config.get("quick_gelu") else "gelu",
+        **_of_config(TINY, config),
+        **_preprocess(entry),
+    )
+
+
+def _weights(name: str, pretrained: str, *, quick: bool | None, entry: Mapping[str, Any] | None) -> Weights:
+    config = catalog.config(name)
+    assert config is not None, "a name of open_clip's list"
+    other = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
+    return Weights(
+        name=name,
+        pretrained=pretrained,
+        activation=None if quick is None else "quickgelu" if quick else "gelu",
+        use=other if quick is not None and quick != said.is_quick(name) else "",
+        **_of_config(name, config),
+        **_preprocess(entry),
+    )
+
+
+def _preprocess(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    if entry is None:
+        return dict.fromkeys(_DEFAULTS)
+    found = {key: value if entry.get(key) is None else entry[key] for key, value in _DEFAULTS.items()}
+    return found | {key: tuple(map(float, found[key])) for key in ("mean", "std")}
+
+
+def _of_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    size, text, cost = config["vision_cfg"].get("image_size", 224), config["text_cfg"], model_cost(name)
+    return {
+        "dim": int(config["embed_dim"]),
+        "pixels": (size, size) if isinstance(size, int) else tuple(size),
+        "gflops": None if cost is None else round(cost.image_flops / 1e9, 1),
+        "tokenizer": text.get("hf_tokenizer_name") or "open_clip's BPE",
+        "context_length": int(text.get("context_length", _CONTEXT)),
+    }

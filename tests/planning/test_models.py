@@ -1,0 +1,109 @@
+"""`clipmill models` and docs/weights.md say what the open_clip that is installed does, and what a job is told."""
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from clipmill.jobs.cli.main import run
+from clipmill.jobs.planning.models import Weights, by_file, by_tag
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.naming import names, said
+
+ROOT = Path(__file__).resolve().parents[2]
+TAGS = [one for one in by_tag() if one.name != names.TINY]
+
+
+def test_every_tag_is_listed_with_the_preprocessing_that_open_clip_has_for_it() -> None:
+    assert [(one.name, one.pretrained) for one in TAGS] == [
+        pair for name in open_clip.list_models() for pair in open_clip.list_pretrained() if pair[0] == name
+    ]
+    for one in TAGS:
+        entry = open_clip.get_pretrained_cfg(one.name, one.pretrained)
+        default = asdict(open_clip.transform.PreprocessCfg())
+        wanted = {key: entry.get(key) or default[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+        assert (one.mean, one.std) == (tuple(wanted["mean"]), tuple(wanted["std"])), one
+        assert (one.interpolation, one.resize_mode) == (wanted["interpolation"], wanted["resize_mode"]), one
+
+
+def test_tokenizer_and_context_are_those_that_open_clip_would_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded instead of made: those of the Hub need a network."""
+
+    def record(kind: str) -> Any:
+        return lambda source=None, **how: (kind, source, how["context_length"])
+
+    for kind in ("HFTokenizer", "SimpleTokenizer", "SigLipTokenizer"):
+        monkeypatch.setattr(open_clip.factory, kind, record(kind))
+    for one in by_file():
+        kind, source, length = open_clip.get_tokenizer(one.name)
+        called = {"HFTokenizer": source, "SimpleTokenizer": "open_clip's BPE"}[kind]
+        assert (one.tokenizer, one.context_length) == (called, length), one.name
+
+
+@pytest.mark.parametrize("name", ["RN50-quickgelu", "EVA02-B-16", "ViT-B-32-256"])
+def test_pixels_and_dimension_are_those_of_the_model(name: str) -> None:
+    with torch.device("meta"):
+        model = open_clip.create_model(name, pretrained=None, device="meta")
+        text_BD = model.encode_text(torch.zeros(1, model.context_length, dtype=torch.long))
+    (one,) = [found for found in by_file(name) if found.name == name]
+    pixels = model.visual.image_size
+    assert one.pixels == (tuple(pixels) if isinstance(pixels, tuple | list) else (pixels, pixels))
+    assert one.dim == text_BD.shape[1]
+
+
+def told(spec: ModelSpec) -> str:
+    """The hint of a refusal, empty where there is none."""
+    try:
+        names.resolve(spec, here=False)
+    except UserError as error:
+        return error.hint
+    return ""
+
+
+def test_the_name_to_use_is_the_one_that_a_job_is_told() -> None:
+    for one in TAGS:
+        hint = told(ModelSpec(name=one.name, pretrained=one.pretrained))
+        assert hint == (f"use `name: {one.use}`" if one.use else ""), one
+    assert any(one.use for one in TAGS)
+
+
+def test_of_a_file_what_is_asked_is_what_a_job_is_asked(tmp_path: Path) -> None:
+    for one in by_file():
+        path, spec = tmp_path / "weights.pt", ModelSpec(name=one.name)
+        if one.use or None in (one.activation, one.mean):
+            asked = "activation" if one.activation is None else "preprocessing" if one.mean is None else "built with"
+            with pytest.raises(UserError, match=asked):
+                said.of_file(one.name, path, spec)
+            continue
+        assert tuple(said.of_file(one.name, path, spec).preprocess["mean"]) == one.mean
+        assert one.activation == ("quickgelu" if said.is_quick(one.name) else "gelu")
+
+
+def test_words_choose_and_the_name_to_use_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "rn50/openai"]) == 0
+    (_, line) = capsys.readouterr().out.splitlines()
+    assert line.split()[:2] == ["RN50-quickgelu", "openai"]
+    assert run(["models", "no-such-model"]) == 2
+    assert "lists all of them" in capsys.readouterr().err
+
+
+def test_what_has_no_word_for_mean_and_std_is_written_out() -> None:
+    one = next(iter(by_tag(names.TINY)))
+    assert one.mean_std == "OpenAI's"
+    assert (
+        Weights(**{**asdict(one), "mean": (0.1, 0.2, 0.3)}).mean_std
+        == "0.1, 0.2, 0.3; 0.26862954, 0.26130258, 0.27577711"
+    )
+
+
+def test_the_page_is_what_open_clip_says() -> None:
+    made = subprocess.run(
+        [sys.executable, "docs/make_weights.py"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert (ROOT / "docs" / "weights.md").read_text() == made.stdout, "run `make docs`"
