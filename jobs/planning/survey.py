@@ -22,7 +22,7 @@ from clipmill.workers.store.errors import as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, list_objects
 from clipmill.workers.store.uri import has_magic, unquote
 
-READER_VERSION = 2  # raise when a reader's change alters pixels, captions or ids of the same bytes
+READER_VERSION = 3  # raise when a reader's change alters pixels, captions or ids of the same bytes
 HUGE_TAR_BYTES = 2_000_000_000
 TAR_SLICE_BYTES = 1_000_000_000
 MIN_PARQUET_ROWS = 2_000

@@ -142,7 +142,7 @@ def test_a_text_that_cannot_be_read_is_named(
 @pytest.mark.parametrize(
     ("json", "options", "sentence"),
     [
-        (b'{"c": ["x"]}', {"caption": "json:c"}, "caption = ['x'] is not string"),
+        (b'{"c": ["x", 3]}', {"caption": "json:c"}, "caption = ['x', 3] is not string"),
         (b'{"c": "\\ud800"}', {"caption": "json:c"}, "is not string"),
         (b'{"w": 3000000000}', {"keep": {"w": "int32"}}, "w = 3000000000 is not int32"),
         (b'{"w": 1.5}', {"keep": {"w": "int64"}}, "w = 1.5 is not int64"),

@@ -6,8 +6,8 @@ from typing import Any
 from clipmill.schemas.config import Source
 from clipmill.schemas.errors import UserError
 
-IMAGE_NAMES = ("image", "jpg", "png", "image_bytes", "bytes", "uri", "url", "image_url", "image_uri", "path", "file")
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")
+IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", *LINK_NAMES[:4], "path", "file")
 
 
 def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]) -> str | None:
@@ -60,6 +60,13 @@ def holds_bytes(kind: Any) -> bool:
         return bool(kind.get_field_index("bytes") >= 0)
     plain = (of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_binary_view)
     return any(test(kind) for test in plain)
+
+
+def has_paths(kind: Any) -> bool:
+    """Whether a column of this Arrow type is Hugging Face's {bytes, path}."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_text(kind.field("path").type))
 
 
 def rows_of(batch: Any) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import numpy as np
 from clipmill.schemas.config import Source
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
+from clipmill.workers.read.labels import Label
 from clipmill.workers.store.uri import quote
 
 # In the order in which one of several images of a key is chosen. HEIC is not among them, because nothing here decodes
@@ -80,12 +81,16 @@ def coerce(name: str, value: Any, kind: str) -> Any:
 def _is_missing(value: Any, kind: str) -> bool:
     if isinstance(value, str):
         return (value == "" and kind != "string") or (kind in _NUMBERS and value.strip().lower() == "nan")
+    if isinstance(value, Label):
+        return value == -1 and kind == "string"
     return value is None or (isinstance(value, (float, Decimal)) and math.isnan(value))
 
 
 def _string(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).decode()
+    if isinstance(value, Label):
+        return value.name
     if isinstance(value, (str, bool, int, float, Decimal, date)) and not _is_missing(value, "string"):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         text.encode()  # a lone surrogate cannot be stored
@@ -175,8 +180,8 @@ class Values:
 
 
 def values_of(record: Mapping[str, Any], source: Source, caption: Any) -> Values:
-    """The caption (blank is none) and every kept column of `source`, typed; null, and in `unread`, where a value cannot
-    be read. Raises BadField for a required one that cannot, or is missing."""
+    """The caption (blank is none; of a list its first text) and every kept column of `source`, typed; null, and in
+    `unread`, where a value cannot be read. Raises BadField for a required one that cannot, or is missing."""
     unread: dict[str, str] = {}
 
     def typed(name: str, value: Any, kind: str) -> Any:
@@ -186,13 +191,20 @@ def values_of(record: Mapping[str, Any], source: Source, caption: Any) -> Values
             unread[name] = str(error)
             return None
 
-    text: str | None = typed("caption", caption, "string")
+    text: str | None = typed("caption", _first_text(caption), "string")
     metadata: dict[str, Any] = {}
     for name, keep in source.keep.items():
         metadata[name] = typed(name, lookup(record, keep.field(name)), keep.type)
         if keep.required and metadata[name] is None:
             raise BadField(unread.get(name, f"{name} is missing") + f", and source.keep.{name} is required")
     return Values((text.strip() or None) if text is not None else None, metadata, unread)
+
+
+def _first_text(value: Any) -> Any:
+    """Of several captions the first; a list of something else is left for the caller to say so."""
+    if not isinstance(value, list) or not all(isinstance(item, str) or item is None for item in value):
+        return value
+    return next((item for item in value if item and item.strip()), None)
 
 
 def decode_text(data: bytes, what: str) -> str:

@@ -15,6 +15,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.workers.read.columns import LINK_NAMES, needed_columns, rows_of
 from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
+from clipmill.workers.read.labels import Features
 from clipmill.workers.store.storage import open_stream
 
 MAX_ROW_BYTES = 1_000_000
@@ -209,7 +210,8 @@ class _ParquetRows:
             stream.close()
             raise UserError(f"manifest {uri} is not a readable parquet file", "write it again") from error
         self._columns = needed_columns(self._file.schema_arrow.names, source, uri, LINK_NAMES)[1]
-        self.header = b""
+        self._features = Features.of(self._file.schema_arrow)
+        self.header = self._features.header
         self.start = start or 0
         self._end = self._file.metadata.num_rows if end is None else end
 
@@ -234,7 +236,7 @@ class _ParquetRows:
             first = after
 
     def record(self, raw: bytes) -> dict[str, Any]:
-        return decode_json(raw)
+        return self._features.named(decode_json(raw))
 
 
 def _plain(value: Any) -> str:

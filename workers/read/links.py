@@ -5,7 +5,7 @@ from typing import Any
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.columns import is_text
+from clipmill.workers.read.columns import has_paths, is_text
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import open_rows
 from clipmill.workers.read.remote import BadUri, allowed_uri
@@ -18,6 +18,8 @@ def linked_uris(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[st
     """
     for record in _records(unit, source, storage):
         for value in record.values():
+            if isinstance(value, dict):  # {bytes, path}
+                value = value.get("path")
             if isinstance(value, str) and value.strip():
                 try:
                     yield allowed_uri(value.strip(), unit.uri)
@@ -45,6 +47,7 @@ def _parquet_records(unit: WorkUnit, storage: Storage) -> Iterator[dict[str, Any
     with open_stream(unit.uri, storage) as stream:
         file = pq.ParquetFile(stream, pre_buffer=False)
         texts = [f.name for f in file.schema_arrow if is_text(f.type)]
+        texts += [f"{f.name}.path" for f in file.schema_arrow if has_paths(f.type)]
         groups = range(int(unit.start or 0), min(int(unit.end or file.num_row_groups), file.num_row_groups))
         for batch in file.iter_batches(1000, row_groups=list(groups), columns=texts, use_threads=False):
             yield from batch.to_pylist()

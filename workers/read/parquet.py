@@ -1,9 +1,11 @@
 """Samples of row groups of a parquet file: image bytes inside it, or a column of URIs.
 
-An image column may be binary, Hugging Face's struct of `bytes` and `path`, or text, which then is a URI.
+An image column may be binary, Hugging Face's struct of `bytes` and `path`, or text, which then is a URI. So is a path
+whose bytes are null: `datasets` writes it where a picture was given by its path.
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, BinaryIO
 
 from clipmill.schemas.config import Limits, Source, Storage
@@ -14,6 +16,7 @@ from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, is_text, needed_columns, rows_of
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
+from clipmill.workers.read.labels import Features
 from clipmill.workers.read.remote import Row, caption_path, read_rows
 from clipmill.workers.store.storage import open_stream
 
@@ -56,7 +59,7 @@ def raise_if_the_stores(error: Exception) -> None:
 def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]:
     """(image column, all columns, whether the image is a URI). Raises UserError."""
     schema = file.schema_arrow
-    image, columns = needed_columns(schema.names, source, uri, IMAGE_NAMES)
+    image, columns = needed_columns(schema.names, source, uri, (*Features.of(schema).images, *IMAGE_NAMES))
     kind = schema.field(image).type
     if is_text(kind):
         return image, columns, True
@@ -83,12 +86,13 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
         image, columns, is_link = _columns(file, source, unit.uri)
         start, end = int(unit.start or 0), int(unit.end or file.metadata.num_row_groups)
         census.pictures += sum(file.metadata.row_group(i).num_rows for i in range(start, end))
-        if not is_link:
-            for place, record in _records(file, unit, (start, end), columns, _BATCH_ROWS):
-                yield _sample(place, record, image, source, limits)
-            return
-        records = _records(file, unit, (start, end), columns, _LINK_BATCH_ROWS)
-        yield from read_rows((_link(place, r, image) for place, r in records), unit.uri, source, storage, limits)
+        records = _records(file, unit, (start, end), columns, _LINK_BATCH_ROWS if is_link else _BATCH_ROWS)
+        for elsewhere, run in groupby(records, key=lambda one: is_link or _is_by_path(one[1], image)):
+            if elsewhere:
+                links = (_link(place, record, image) for place, record in run)
+                yield from read_rows(links, unit.uri, source, storage, limits)
+            else:
+                yield from (_sample(place, record, image, source, limits) for place, record in run)
 
 
 def _records(
@@ -97,14 +101,14 @@ def _records(
     """(place, record) of every row; a text instead of the record says why the row cannot be read."""
     import pyarrow as pa
 
-    metadata = file.metadata
+    metadata, features = file.metadata, Features.of(file.schema_arrow)
     row = sum(metadata.row_group(i).num_rows for i in range(span[0]))
     for group in range(*span):
         after = row + metadata.row_group(group).num_rows
         try:
             for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns, use_threads=False):
                 for i in range(batch.num_rows):
-                    yield f"{unit.uri}#row={row}", rows_of(batch.slice(i, 1))[0]
+                    yield f"{unit.uri}#row={row}", features.named(rows_of(batch.slice(i, 1))[0])
                     row += 1
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise_if_the_stores(error)
@@ -115,10 +119,17 @@ def _records(
         row = after
 
 
+def _is_by_path(record: dict[str, Any] | str, column: str) -> bool:
+    """Whether the row has {bytes, path} without the bytes."""
+    value = record[column] if isinstance(record, dict) else None
+    return isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str)
+
+
 def _link(place: str, record: dict[str, Any] | str, column: str) -> Row:
     if isinstance(record, str):
         return Row(place=place, link=None, record={}, problem=record, reason=Reason.CORRUPT)
-    return Row(place=place, link=record[column], record=record)
+    value = record[column]
+    return Row(place=place, link=value["path"] if isinstance(value, dict) else value, record=record)
 
 
 def _sample(place: str, record: dict[str, Any] | str, column: str, source: Source, limits: Limits) -> Sample | Reject:

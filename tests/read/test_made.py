@@ -1,0 +1,227 @@
+"""Files that other tools wrote (tests/read/made), read as they are: the same pictures from each, and what they say."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from clipmill.jobs.planning.survey import survey
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.rejects import Reject
+from clipmill.schemas.samples import Sample
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.census import Census
+from clipmill.workers.read.links import linked_uris
+from tests.conftest import S3
+from tests.read.help import reasons
+from tests.read.made.draw import NUMBER, draw
+
+MADE = Path(__file__).parent / "made"
+LABELS = ["cat", "dog", "a red shoe", None, None, "dog"]
+HASHES = [xxhash.xxh3_128_hexdigest(draw(n)) for n in range(NUMBER)]
+
+
+def read_all(source: Source, storage: Storage) -> list[Sample | Reject]:
+    """Everything that the source holds; no reader drops a picture."""
+    found: list[Sample | Reject] = []
+    for unit in survey(source, storage, Limits()):
+        census = Census()
+        here = list(read_unit(unit, source, storage, Limits(), census))
+        assert census.missing(len(here)) == 0
+        found += here
+    return found
+
+
+def copied(folder: Path, *names: str) -> Path:
+    """These files of `made`, and the pictures that one of them names by path."""
+    (folder / "set" / "pictures").mkdir(parents=True)
+    for name in names:
+        shutil.copy(MADE / name, folder / "set" / name)
+    for n in range(NUMBER - 1):
+        (folder / "set" / "pictures" / f"{n}.png").write_bytes(draw(n))
+    (folder / "outside.png").write_bytes(draw(NUMBER - 1))
+    return folder / "set"
+
+
+def by_datasets(folder: Path) -> dict[str, Any]:
+    copied(folder, "datasets-embedded.parquet")
+    return {"format": "parquet", "uri": "set/", "caption": "captions", "keep": {"label": "string"}}
+
+
+def by_datasets_with_paths(folder: Path) -> dict[str, Any]:
+    copied(folder, "datasets-by-path.parquet")
+    return {"format": "parquet", "uri": "set/", "caption": "captions", "keep": {"label": "string"}}
+
+
+SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "datasets": by_datasets,
+    "datasets by path": by_datasets_with_paths,
+}
+
+
+@pytest.mark.parametrize("place", ["disk", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_same_pictures_from_every_tool(
+    name: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    options = SOURCES[name](tmp_path)
+    root, storage = str(tmp_path), Storage()
+    if place == "s3":
+        s3: S3 = request.getfixturevalue("s3")
+        s3.upload(tmp_path)
+        root, storage = s3.uri, s3.storage
+    found = read_all(Source(**{**options, "uri": f"{root}/{options['uri']}"}), storage)
+    pictures = [item for item in found if isinstance(item, Sample)]
+    hashes = [xxhash.xxh3_128_hexdigest(item.image) for item in pictures]
+    if place == "s3" and name == "datasets by path":  # the last one lies above the file's folder
+        assert reasons(found) == {"ok": NUMBER - 1, "bad_uri": 1}
+        assert "../outside.png: leaves the folder" in found[-1].detail  # type: ignore[union-attr]
+    else:
+        assert len(found) == NUMBER
+    assert hashes == HASHES[: len(pictures)]
+    assert [item.metadata["label"] for item in pictures] == LABELS[: len(pictures)]
+    assert [item.caption for item in pictures] == [None if n == 3 else f"picture {n}" for n in range(len(pictures))]
+    assert not any(item.unread for item in pictures)
+
+
+# --- Hugging Face datasets --------------------------------------------------------------------------------------
+
+
+def test_columns_of_datasets_are_read_as_what_they_mean() -> None:
+    keep = {
+        "label": "string",
+        "number": {"type": "int32", "from": "label"},
+        "parts": "list<string>",
+        "captions": "list<string>",
+        "first_box": {"type": "string", "from": "boxes.0.category"},
+        "price": "string",
+        "euros": {"type": "float64", "from": "price"},
+        "title": "string",
+        "license": "string",
+    }
+    source = Source(
+        format="parquet", uri=str(MADE / "datasets-embedded.parquet"), caption="label", keep=keep, id="column:title"
+    )
+    found = [item for item in read_all(source, Storage()) if isinstance(item, Sample)]
+    assert [item.caption for item in found] == LABELS, "a class name is a text"
+    assert [item.metadata["label"] for item in found] == LABELS
+    assert [item.metadata["number"] for item in found] == [0, 1, 2, -1, None, 1], "a column of numbers has numbers"
+    assert [item.id for item in found] == [f"title {n}" for n in range(NUMBER)]
+    expected = {
+        "parts": ["tail", "head"],
+        "captions": ["picture 1", "the same, number 1"],
+        "first_box": "large",
+        "price": "0.25",
+        "euros": 0.25,
+        "license": "CC0",
+    }
+    assert {name: found[1].metadata[name] for name in expected} == expected
+    assert not any(item.unread for item in found)
+
+
+def written(path: Path, table: pa.Table, features: Any) -> Path:
+    metadata = {"huggingface": features if isinstance(features, str) else json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+def labels_of(path: Path, **options: Any) -> list[Sample]:
+    source = Source(format="parquet", uri=str(path), keep={"label": "string"}, **options)
+    found = read_all(source, Storage())
+    assert all(isinstance(item, Sample) for item in found)
+    return found  # type: ignore[return-value]
+
+
+CLASSES = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+
+
+def test_a_class_number_without_a_name_costs_itself_alone(tmp_path: Path) -> None:
+    table = pa.table({"img": [b"a", b"b", b"c"], "label": [1, 2, -2]})
+    found = labels_of(written(tmp_path / "a.parquet", table, {"label": CLASSES}))
+    assert [item.metadata["label"] for item in found] == ["dog", None, None]
+    assert found[1].unread == {"label": "label = 2 (of 2 classes) is not string"}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "{",
+        "[]",
+        '{"info": 3}',
+        "[" * 100_000,
+        {"label": {"_type": "ClassLabel", "names": 5}},
+        {"label": {"_type": "ClassLabel", "names": [1, 2]}},
+        {"label": {"_type": "ClassLabel", "num_classes": 2}},
+    ],
+)
+def test_what_says_nothing_of_the_classes_leaves_numbers(tmp_path: Path, features: Any) -> None:
+    table = pa.table({"img": [b"a", b"b"], "label": [0, 1]})
+    found = labels_of(written(tmp_path / "a.parquet", table, features))
+    assert [item.metadata["label"] for item in found] == ["0", "1"]
+
+
+def test_lists_of_classes_of_older_releases(tmp_path: Path) -> None:
+    """`Sequence` of a struct was written as a struct of lists; a list as `[feature]`."""
+    table = pa.table({"img": [b"a"], "old": [{"kind": [1, 0]}], "older": [[0, 1]]})
+    features = {"old": {"_type": "Sequence", "feature": {"kind": CLASSES}}, "older": [CLASSES]}
+    source = Source(
+        format="parquet",
+        uri=str(written(tmp_path / "a.parquet", table, features)),
+        keep={"kind": {"type": "list<string>", "from": "old.kind"}, "older": "list<string>"},
+    )
+    (found,) = read_all(source, Storage())
+    assert isinstance(found, Sample)
+    assert found.metadata == {"kind": ["dog", "cat"], "older": ["cat", "dog"]}
+
+
+def test_the_picture_column_is_the_one_that_datasets_says(tmp_path: Path) -> None:
+    struct = [{"bytes": draw(n), "path": None} for n in range(2)]
+    table = pa.table({"file": ["x", "y"], "scan": struct, "label": [0, 1]})
+    features = {"file": {"_type": "Value", "dtype": "string"}, "scan": {"_type": "Image"}, "label": CLASSES}
+    found = labels_of(written(tmp_path / "a.parquet", table, features))
+    assert [item.image for item in found] == [draw(0), draw(1)]
+
+
+def test_rows_with_bytes_and_rows_by_path_keep_their_order(tmp_path: Path) -> None:
+    values = []
+    for n in range(100):
+        by_path = n % 3 == 1
+        if by_path:
+            (tmp_path / f"{n}.bin").write_bytes(b"file %d" % n)
+        values.append({"bytes": None if by_path or n == 50 else b"row %d" % n, "path": None if n == 50 else f"{n}.bin"})
+    values[98] = {"bytes": None, "path": "hf://datasets/a/b@main/c.png"}
+    values[97] = {"bytes": None, "path": "absent.png"}
+    pq.write_table(pa.table({"image": values}), tmp_path / "a.parquet", row_group_size=40)
+    found = read_all(Source(format="parquet", uri=f"{tmp_path}/a.parquet"), Storage())
+    assert [item.image for item in found if isinstance(item, Sample)] == [
+        b"file %d" % n if n % 3 == 1 else b"row %d" % n for n in range(100) if n not in (50, 97, 98)
+    ]
+    assert reasons(found) == {"ok": 97, "no_image": 1, "not_found": 1, "bad_uri": 1}
+    assert "hf://" in found[98].detail  # type: ignore[union-attr]
+
+
+def test_pictures_by_path_may_be_read_again() -> None:
+    source = Source(format="parquet", uri=str(MADE / "datasets-by-path.parquet"))
+    (unit,) = survey(source, Storage(), Limits())
+    assert f"{MADE}/pictures/0.png" in set(linked_uris(unit, source, Storage()))
+
+
+@pytest.mark.parametrize("kind", ["string", "int32"])
+def test_a_list_as_parquet_has_class_names_too(tmp_path: Path, kind: str) -> None:
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(draw(n))
+    path = written(tmp_path / "l.parquet", pa.table({"uri": ["0.png", "1.png"], "label": [1, 0]}), {"label": CLASSES})
+    source = Source(format="manifest", uri=str(path), keep={"label": kind})
+    units = list(survey(source, Storage(), Limits()))
+    found = read_all(source, Storage())
+    wanted = ["dog", "cat"] if kind == "string" else [1, 0]
+    assert [item.metadata["label"] for item in found if isinstance(item, Sample)] == wanted
+    other = {"_type": "ClassLabel", "names": ["dog", "cat"]}
+    written(path, pa.table({"uri": ["0.png", "1.png"], "label": [1, 0]}), {"label": other})
+    assert [u.unit_id for u in survey(source, Storage(), Limits())] != [u.unit_id for u in units], "other names, redone"
