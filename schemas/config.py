@@ -57,6 +57,9 @@ class Keep(Strict):
         return (self.source or name).removeprefix("json:")
 
 
+FOLDER = "path:folder"  # as a field of `keep`: the name of the folder in which a picture lies
+
+
 class Source(Strict):
     """Where images and captions come from."""
 
@@ -113,6 +116,9 @@ class Source(Strict):
     def _columns(self) -> "Source":
         if self.format in ("parquet", "manifest") and len(self.image) > 1:
             raise ValueError("image names one column in parquet and manifest sources")
+        for name, keep in self.keep.items():
+            if keep.source == FOLDER and self.format != "files":
+                raise ValueError(f"keep.{name} is from {FOLDER}, which only sources of format files have")
         return self
 
     @property

@@ -13,6 +13,7 @@ HIDDEN = "hidden"  # dot files, macOS `._` files and `__MACOSX` folders, webdata
 BROKEN_LINK = "broken link"  # on a local disk: to nothing, or to itself
 NO_FILE = "no file"  # a pipe, socket or device
 LONELY_TEXT = "without a picture"  # prefixed by the text's ending: "txt without a picture"
+WITHOUT_A_ROW = "without a row"  # prefixed by the ending of a picture that the list beside it does not name
 OTHER = "other"
 MAX_ENDINGS = 30
 

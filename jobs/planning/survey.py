@@ -11,16 +11,18 @@ from typing import Any
 
 from clipmill.jobs.planning.survey_cut import cut_tar
 from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
+from clipmill.jobs.planning.survey_unlisted import count_unlisted
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
-from clipmill.schemas.left_out import LeftOut, count, ending_of, to_text
+from clipmill.schemas.left_out import LeftOut, count, ending_of, merge, to_text
 from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit, make_unit_id
+from clipmill.workers.read.columns import is_metadata
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import DEFAULT_IMAGE
 from clipmill.workers.read.packed import ARCHIVES, READABLE
 from clipmill.workers.store.errors import as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, list_objects
-from clipmill.workers.store.uri import has_magic, unquote
+from clipmill.workers.store.uri import WEB, has_magic, unquote
 
 READER_VERSION = 3  # raise when a reader's change alters pixels, captions or ids of the same bytes
 HUGE_TAR_BYTES = 2_000_000_000
@@ -205,5 +207,12 @@ def _files(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[Work
 
 def _manifests(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     options = reader_options(source)
-    for item in _objects(source, storage, left_out):
+    lists: list[str] = []
+    beside: LeftOut = {}
+    for item in _objects(source, storage, beside):
+        lists.append(item.uri)
         yield from manifest_slices(item, source, storage, options)
+    if any(is_metadata(uri) for uri in lists) and not any(uri.startswith(WEB) for uri in lists):
+        count_unlisted(lists, source, storage, left_out)
+    else:
+        merge(left_out, beside)

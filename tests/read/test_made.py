@@ -1,8 +1,10 @@
 """Files that other tools wrote (tests/read/made), read as they are: the same pictures from each, and what they say."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
+from clipmill.workers.read.columns import link_names
 from clipmill.workers.read.links import linked_uris
 from tests.conftest import S3
 from tests.read.help import reasons
@@ -59,9 +62,49 @@ def by_datasets_with_paths(folder: Path) -> dict[str, Any]:
     return {"format": "parquet", "uri": "set/", "caption": "captions", "keep": {"label": "string"}}
 
 
+def class_folders(folder: Path) -> dict[str, Any]:
+    """As `datasets.load_dataset("imagefolder")` takes them: the folder's name is the class."""
+    for n, label in enumerate(LABELS):
+        path = folder / "set" / (label or "none of them") / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(draw(n))
+        path.with_suffix(".txt").write_text("" if n == 3 else f"picture {n}")
+    keep = {"label": {"type": "string", "from": "path:folder"}}
+    return {"format": "files", "uri": "set/", "caption": "txt", "keep": keep}
+
+
+def metadata(folder: Path, ending: str) -> dict[str, Any]:
+    """A list in each of two folders, with names relative to it, as `imagefolder` has them."""
+    rows = [
+        {"file_name": f"deep/{n}.png", "label": LABELS[n], "text": None if n == 3 else f"picture {n}"}
+        for n in range(NUMBER)
+    ]
+    for part, here in (("a", rows[:4]), ("b", rows[4:])):
+        (folder / "set" / part / "deep").mkdir(parents=True)
+        for row in here:
+            name = str(row["file_name"])
+            (folder / "set" / part / name).write_bytes(draw(int(Path(name).stem)))
+        path = folder / "set" / part / f"metadata.{ending}"
+        if ending == "parquet":
+            pq.write_table(pa.Table.from_pylist(here), path)
+        elif ending == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in here))
+        else:
+            with path.open("w", newline="") as file:
+                lines = csv.DictWriter(file, list(rows[0]))
+                lines.writeheader()
+                lines.writerows(here)
+    keep = {"label": "string"}
+    return {"format": "manifest", "uri": f"set/**/metadata.{ending}", "caption": "text", "keep": keep}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "datasets": by_datasets,
     "datasets by path": by_datasets_with_paths,
+    "class folders": class_folders,
+    "metadata.csv": partial(metadata, ending="csv"),
+    "metadata.jsonl": partial(metadata, ending="jsonl"),
+    "metadata.parquet": partial(metadata, ending="parquet"),
 }
 
 
@@ -78,6 +121,7 @@ def test_the_same_pictures_from_every_tool(
         root, storage = s3.uri, s3.storage
     found = read_all(Source(**{**options, "uri": f"{root}/{options['uri']}"}), storage)
     pictures = [item for item in found if isinstance(item, Sample)]
+    pictures.sort(key=lambda item: HASHES.index(xxhash.xxh3_128_hexdigest(item.image)))
     hashes = [xxhash.xxh3_128_hexdigest(item.image) for item in pictures]
     if place == "s3" and name == "datasets by path":  # the last one lies above the file's folder
         assert reasons(found) == {"ok": NUMBER - 1, "bad_uri": 1}
@@ -85,7 +129,8 @@ def test_the_same_pictures_from_every_tool(
     else:
         assert len(found) == NUMBER
     assert hashes == HASHES[: len(pictures)]
-    assert [item.metadata["label"] for item in pictures] == LABELS[: len(pictures)]
+    said = [item.metadata["label"] or None for item in pictures]  # a CSV has no null
+    assert said == [label or ("none of them" if name == "class folders" else None) for label in LABELS[: len(pictures)]]
     assert [item.caption for item in pictures] == [None if n == 3 else f"picture {n}" for n in range(len(pictures))]
     assert not any(item.unread for item in pictures)
 
@@ -225,3 +270,78 @@ def test_a_list_as_parquet_has_class_names_too(tmp_path: Path, kind: str) -> Non
     other = {"_type": "ClassLabel", "names": ["dog", "cat"]}
     written(path, pa.table({"uri": ["0.png", "1.png"], "label": [1, 0]}), {"label": other})
     assert [u.unit_id for u in survey(source, Storage(), Limits())] != [u.unit_id for u in units], "other names, redone"
+
+
+# --- imagefolder ------------------------------------------------------------------------------------------------
+
+
+def counted(source: Source, storage: Storage | None = None) -> dict[str, int]:
+    left_out: dict[str, int] = {}
+    list(survey(source, storage or Storage(), Limits(), left_out=left_out))
+    return left_out
+
+
+@pytest.mark.parametrize("uri", ["set/", "set/**/metadata.csv", "set/*/metadata.csv"])
+def test_pictures_that_no_row_names_are_counted_and_rows_without_one_rejected(tmp_path: Path, uri: str) -> None:
+    options = {**metadata(tmp_path, "csv"), "uri": f"{tmp_path}/{uri}"}
+    assert counted(Source(**options)) == {}
+    (tmp_path / "set/a/deep/0.png").rename(tmp_path / "set/a/deep/moved.PNG")
+    (tmp_path / "set/b/new.jpg").write_bytes(draw(0))
+    (tmp_path / "set/b/photo.heic").write_bytes(b"x")
+    (tmp_path / "set/b/.hidden").write_bytes(b"x")
+    assert counted(Source(**options)) == {
+        "png without a row": 1,
+        "jpg without a row": 1,
+        "heic": 1,
+        "hidden": 1,
+    }
+    found = read_all(Source(**options), Storage())
+    assert reasons(found) == {"ok": NUMBER - 1, "not_found": 1}
+    assert found[0].uri == f"{tmp_path}/set/a/deep/0.png"
+
+
+def test_a_list_inside_another_lists_folder(tmp_path: Path) -> None:
+    """What the inner list names is named; the outer one may name it too."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "in/b.png", "in/c.png", "in/d.png"):
+        (tmp_path / name).write_bytes(draw(1))
+    (tmp_path / "metadata.csv").write_text("file_name\na.png\nin/c.png\n")
+    (tmp_path / "in" / "metadata.csv").write_text("file_name\nb.png\nc.png\n")
+    source = Source(format="manifest", uri=[f"{tmp_path}/metadata.csv", f"{tmp_path}/in/metadata.csv"])
+    assert counted(source) == {"png without a row": 1}
+    assert counted(source.model_copy(update={"uri": (f"{tmp_path}/metadata.csv",)})) == {
+        "png without a row": 2,
+        "csv": 1,
+    }
+
+
+def test_a_list_of_another_name_asks_for_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("file_name\na.png\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(draw(1))
+    source = Source(format="manifest", uri=f"{tmp_path}/list.csv")
+    assert counted(source) == {}
+    assert reasons(read_all(source, Storage())) == {"ok": 1}
+
+
+def test_a_metadata_list_prefers_file_name_and_other_lists_the_address(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(draw(1))
+    text = "url,file_name\nhttp://127.0.0.1:1/x.png,a.png\n"
+    (tmp_path / "metadata.csv").write_text(text)
+    (found,) = read_all(Source(format="manifest", uri=f"{tmp_path}/metadata.csv"), Storage())
+    assert found.uri == f"{tmp_path}/a.png"
+    assert link_names("s3://b/list.csv").index("url") < link_names("s3://b/list.csv").index("file_name")
+
+
+def test_folders_and_json_beside_the_picture(tmp_path: Path) -> None:
+    (tmp_path / "cats" / "sub").mkdir(parents=True)
+    (tmp_path / "cats" / "a.png").write_bytes(draw(1))
+    (tmp_path / "cats" / "sub" / "b.png").write_bytes(draw(2))
+    (tmp_path / "cats" / "a.json").write_text('{"license": "CC0"}')
+    keep = {"label": {"type": "string", "from": "path:folder"}}
+    both = Source(format="files", uri=f"{tmp_path}/cats/", keep={**keep, "license": "string"})
+    found = [item.metadata for item in read_all(both, Storage()) if isinstance(item, Sample)]
+    assert found == [{"label": "cats", "license": "CC0"}, {"label": "sub", "license": None}]
+    assert counted(Source(format="files", uri=f"{tmp_path}/cats/", keep=keep)) == {"json": 1}
+    with pytest.raises(ValueError, match="only sources of format files"):
+        Source(format="webdataset", uri="a.tar", keep=keep)

@@ -9,6 +9,18 @@ from clipmill.schemas.errors import UserError
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")
 IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", *LINK_NAMES[:4], "path", "file")
 
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of an `imagefolder`
+
+
+def is_metadata(uri: str) -> bool:
+    """Whether a list is called as that of Hugging Face's `imagefolder` is."""
+    return uri.rpartition("/")[2] in _METADATA
+
+
+def link_names(uri: str) -> tuple[str, ...]:
+    """Columns that may name the pictures of the list at `uri`, the likeliest first."""
+    return ("file_name", *LINK_NAMES) if is_metadata(uri) else (*LINK_NAMES, "file_name")
+
 
 def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]) -> str | None:
     """The column that the job file names, else the first of `candidates` that is there."""

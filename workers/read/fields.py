@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmill.schemas.config import Source
+from clipmill.schemas.config import FOLDER, Source
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.labels import Label
@@ -50,7 +50,8 @@ class Wanted:
         text = named.lstrip(".").lower() if named and field is None else None
         if text == "json":
             text, field = None, "caption"
-        needs_json = field is not None or bool(source.keep) or source.id.startswith("column:")
+        kept = any(keep.source != FOLDER for keep in source.keep.values())
+        needs_json = field is not None or kept or source.id.startswith("column:")
         return Wanted(image, text, field, needs_json)
 
 
@@ -260,12 +261,15 @@ class Parts:
     caption: bytes | None = None
     json: bytes | None = None
     offset: int | None = None
+    folder: str | None = None  # the name of that in which it lies
 
 
 def assemble(parts: Parts, source: Source, wanted: Wanted) -> Sample | Reject:
     """The sample of an image with separate texts (webdataset, files), or its reject `bad_metadata`."""
     try:
         record = decode_json(parts.json) if parts.json is not None and wanted.json else {}
+        if parts.folder:
+            record[FOLDER] = storable(parts.folder)
         if wanted.caption_field is not None:
             caption = lookup(record, wanted.caption_field)
         else:

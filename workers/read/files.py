@@ -121,7 +121,9 @@ def _read_one(item: _Item, pattern: Pattern, source: Source, storage: Storage, l
     try:
         image = get(item.image)
         assert image is not None
-        parts = Parts(uri=uri, key=key, image=image, caption=get(item.caption), json=get(item.json), offset=0)
+        folder = (pattern.root + item.image.name).rpartition("/")[0].rpartition("/")[2]
+        texts = {"caption": get(item.caption), "json": get(item.json)}
+        parts = Parts(uri=uri, key=key, image=image, **texts, offset=0, folder=folder)
     except PermissionError as error:
         return reject(Reason.FORBIDDEN, str(error))
     return assemble(parts, source, wanted)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.workers.read.columns import LINK_NAMES, needed_columns, rows_of
+from clipmill.workers.read.columns import link_names, needed_columns, rows_of
 from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
 from clipmill.workers.read.labels import Features
@@ -138,7 +138,7 @@ class _TextRows:
         if any("\r" in name for name in self._names):
             raise self._old_line_ends()
         if self._names:
-            link = needed_columns(self._names, source, self._uri, LINK_NAMES)[0]
+            link = needed_columns(self._names, source, self._uri, link_names(self._uri))[0]
             self._shape = Shape(delimiter=delimiter, num_columns=len(self._names), link_column=self._names.index(link))
 
     def __enter__(self) -> "_TextRows":
@@ -209,7 +209,7 @@ class _ParquetRows:
         except pa.ArrowInvalid as error:
             stream.close()
             raise UserError(f"manifest {uri} is not a readable parquet file", "write it again") from error
-        self._columns = needed_columns(self._file.schema_arrow.names, source, uri, LINK_NAMES)[1]
+        self._columns = needed_columns(self._file.schema_arrow.names, source, uri, link_names(uri))[1]
         self._features = Features.of(self._file.schema_arrow)
         self.header = self._features.header
         self.start = start or 0

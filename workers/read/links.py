@@ -5,9 +5,10 @@ from typing import Any
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.columns import has_paths, is_text
+from clipmill.workers.read.columns import has_paths, is_text, link_names
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import open_rows
+from clipmill.workers.read.manifest import row_of
 from clipmill.workers.read.remote import BadUri, allowed_uri
 from clipmill.workers.store.storage import open_stream
 
@@ -25,6 +26,19 @@ def linked_uris(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[st
                     yield allowed_uri(value.strip(), unit.uri)
                 except BadUri:
                     continue
+
+
+def named_by(uri: str, source: Source, storage: Storage) -> Iterator[str]:
+    """The pictures that the rows of the list at `uri` name, spelled as a listing spells them."""
+    names = link_names(uri)
+    with open_rows(uri, source, storage) as rows:
+        for raw, _ in rows.raw():
+            try:
+                link = row_of(rows, raw, "", source, names).link
+                if link and link.strip():
+                    yield allowed_uri(link.strip(), uri)
+            except BadUri:
+                continue
 
 
 def _records(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[dict[str, Any]]:

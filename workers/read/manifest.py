@@ -9,7 +9,7 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import LINK_NAMES, image_column
+from clipmill.workers.read.columns import image_column, link_names
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import Rows, digest_start, open_rows
 from clipmill.workers.read.remote import Row, read_rows
@@ -35,16 +35,18 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
             position, line = after, line + raw.count(b"\n")
         if str(digest.hexdigest())[:32] != unit.etag:
             raise SourceChanged(f"{unit.uri} changed since it was listed", "run again: it will be planned anew")
-        parsed = (_row(rows, raw, place, source) for raw, place in found)
+        names = link_names(unit.uri)
+        parsed = (row_of(rows, raw, place, source, names) for raw, place in found)
         yield from read_rows(parsed, unit.uri, source, storage, limits)
 
 
-def _row(rows: Rows, raw: bytes, place: str, source: Source) -> Row:
+def row_of(rows: Rows, raw: bytes, place: str, source: Source, names: tuple[str, ...]) -> Row:
+    """The record and its link, which the first column of `names` holds that is there."""
     try:
         record = rows.record(raw)
     except BadField as error:
         return Row(place=place, link=None, record={}, problem=str(error))
-    column = image_column(list(record), source, LINK_NAMES)
+    column = image_column(list(record), source, names)
     link = record.get(column) if column is not None else None
     if link is not None and not isinstance(link, str):
         return Row(place=place, link=None, record={}, problem=f"{column} = {link!r:.80} is not a string")

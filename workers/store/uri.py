@@ -20,6 +20,7 @@ _ESCAPED = re.compile(r"\[([*?\[])\]")  # how a glob spells these characters whe
 _TO_ESCAPE = re.compile(r"([*?\[])")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}/]*,[^{}/]*)\}")
 _MAX_EXPANDED = 100_000
+WEB = ("http://", "https://")  # what lies there cannot be listed
 _ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file", "gcs": "gs", "adl": "abfs"}
 
 
