@@ -58,6 +58,7 @@ class Head:
     """Maps a unit vector to one number. `mean_D` and `scale_D`: taken off and divided by first, where there are any.
 
     `model`, `pretrained` and `weights_sha256` say on whose vectors it was trained; each is empty where nobody says it.
+    `given`: what loads it again, as the job file would say it, the file by its whole name.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Head:
     model: str = ""
     pretrained: str = ""
     weights_sha256: str = ""
+    given: dict[str, Any] | None = None
 
     @property
     def dim(self) -> int:
@@ -93,6 +95,7 @@ class Head:
     def about(self, fingerprint: Fingerprint, vector: str = "vector") -> dict[str, Any]:
         """What its column's metadata says: which head, on the vectors of which model."""
         return {
+            **({"given": self.given} if self.given else {}),
             "hash": self.hash,
             "file": self.file.rpartition("/")[2],
             "vector": vector,

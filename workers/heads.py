@@ -8,6 +8,7 @@ D: dimension of the vectors. N: rows. I, O: inputs and outputs of a layer.
 """
 
 import itertools
+import os
 import re
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import Activation, Floats, Head, HeadFile, Layer, Output
 from clipmill.workers.heads_file import read_tensors
+from clipmill.workers.store.uri import split_uri
 
 MAX_LAYERS = 16
 MAX_WIDTH = 16_384
@@ -70,9 +72,15 @@ def load_head(name: str, given: HeadFile, storage: Storage | None = None) -> Hea
         model=model,
         pretrained=pretrained,
         weights_sha256=weights,
+        given={**given.model_dump(by_alias=True, exclude_none=True), "file": _whole_name(given.file)},
     )
     _check(head)
     return head
+
+
+def _whole_name(file: str) -> str:
+    scheme, path = split_uri(file)
+    return os.path.abspath(path) if scheme == "file" else file
 
 
 def _agreed(given: HeadFile, said: dict[str, str], key: str) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from clipmill.jobs.migrating.beside_derived import fill_columns
 from clipmill.jobs.migrating.reembed import Reembedded, reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
-from clipmill.jobs.migrating.set_heads import without_scores
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
@@ -56,10 +56,12 @@ def fill_sets(job: JobFile, *, say: Say, address: str | None = None, num_cpus: i
 
 
 def with_sets(summary: Summary, job: JobFile, *, say: Say, address: str | None = None) -> Summary:
-    """The summary of a run that has ended, with the sets filled."""
+    """The summary of a run that has ended, with the sets filled, and what follows from vectors beside the job's."""
     found = fill_sets(job, say=say, address=address)
     interrupted = summary.interrupted or any(one.interrupted for one in found)
-    return replace(summary, sets=[asdict(one) for one in found], interrupted=interrupted)
+    columns = () if interrupted else fill_columns(Tables.at(job.table, job.storage), "embed", say)
+    whole = replace(summary, sets=[asdict(one) for one in found], columns=[asdict(one) for one in columns])
+    return replace(whole, interrupted=interrupted)
 
 
 def _filled(tables: Tables, slug: str, address: str | None, num_cpus: int | None, say: Say) -> Beside:
@@ -79,10 +81,7 @@ def _filled(tables: Tables, slug: str, address: str | None, num_cpus: int | None
         note = masked(f"{type(error).__name__}: {str(error)[:500]}")
     if note:
         say(f"the set '{slug}' is not whole: {note}")
-    rows = tables.open()
-    for head, count in without_scores(rows, slug).items():  # which file a head came from only a person knows
-        say(f"{count:,} rows of the set '{slug}' have no score of '{head}': `clipmill reembed … --head {head}=FILE`")
-    return _beside(sets.coverage(tables, rows, slug), done, note)
+    return _beside(sets.coverage(tables, tables.open(), slug), done, note)
 
 
 def _beside(now: sets.Coverage, done: Reembedded | None = None, note: str = "") -> Beside:

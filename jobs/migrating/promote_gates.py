@@ -16,11 +16,11 @@ from clipmill.jobs.indexing.build import stored_report
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, plan_vector_index
 from clipmill.jobs.indexing.recall import brute_force, measure
 from clipmill.jobs.indexing.vector import existing_plan
-from clipmill.jobs.migrating.set_heads import without_scores
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.few import passes
+from clipmill.jobs.table.heads import without_scores
 from clipmill.jobs.table.sets import Coverage, coverage, slug_in_use
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column

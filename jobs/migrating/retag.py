@@ -4,7 +4,6 @@ A reader of any version sees the tags of one vocabulary, with that vocabulary's 
 leaves, is `committing.derived`.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -18,8 +17,9 @@ from clipmill.jobs.committing.derived import Derivation, Derived
 from clipmill.jobs.committing.lease import no_fill_beside
 from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.migrating.calibrate import Calibration, calibrate
-from clipmill.jobs.migrating.label_vectors import load_label_vectors
 from clipmill.jobs.table import compat, memory, sets
+from clipmill.jobs.table.again import vectors_hash
+from clipmill.jobs.table.label_vectors import load_label_vectors
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import COMPUTED, REPLACED, VOCABULARY_KEY, set_column, sets_in
@@ -88,7 +88,8 @@ def retag(
     found = calibrate(tables, tagger, options.calibrate, say) if options.calibrate else None
     if found is not None:
         tagger = tagger.with_thresholds(found.thresholds)
-    derived = _derived(tagger, _about(tagger, options), options.names)
+    about = _about(tagger, options, compat.stored_fingerprint(schema).weights_sha256)
+    derived = derived_tags(tagger, about, options.names)
     with leased(tables, "retag", say) as (lease, _), no_fill_beside(lease, say):
         tagged = Derivation(tables, lease, derived, say, step).all()
     rows = tables.open()
@@ -138,26 +139,30 @@ def _tagger(schema: pa.Schema, options: RetagOptions, storage: Storage, say: Say
     return Tagger.from_vectors(vocabulary, vectors_LD, fingerprint, tags)
 
 
-def _about(tagger: Tagger, options: RetagOptions) -> dict[str, Any]:
+def _about(tagger: Tagger, options: RetagOptions, weights_sha256: str = "") -> dict[str, Any]:
     """What the column's metadata says: as embed writes it, and where the vocabulary's file is, so that it is found
-    without a job that names it; of vectors from a file, their hash."""
+    without a job that names it; of vectors from a file, their hash and the file; beside the tags in use, the model,
+    which a promotion changes under them."""
     about: dict[str, Any] = json.loads(tagger.metadata_json)
     if options.vocabulary not in BUILT_IN:
         scheme, path = split_uri(options.vocabulary)
         about["file"] = os.path.abspath(path) if scheme == "file" else options.vocabulary
     if options.label_vectors is not None:
-        about["label_vectors"] = hashlib.sha256(tagger.vectors_LD.tobytes()).hexdigest()[:16]
+        about["label_vectors"] = vectors_hash(tagger.vectors_LD)
+        about["label_vectors_file"] = os.path.abspath(options.label_vectors)
+    if options.beside:
+        about["weights_sha256"] = weights_sha256
     return about
 
 
-def _derived(tagger: Tagger, about: dict[str, Any], names: tuple[str, str]) -> Derived:
+def derived_tags(tagger: Tagger, about: dict[str, Any], names: tuple[str, str]) -> Derived:
     """Rows without a vector have no tags, and no null either."""
     metadata = {VOCABULARY_KEY: json.dumps(about, sort_keys=True).encode()}
     tags = pa.field(names[0], pa.list_(pa.string()), metadata=metadata)
     return Derived(
         fields=pa.schema([tags, pa.field(names[1], pa.list_(pa.float32()))]),
         key=VOCABULARY_KEY,
-        told=("hash", "top_k", "min_score", "label_vectors", "thresholds"),
+        told=("hash", "top_k", "min_score", "label_vectors", "thresholds", "weights_sha256"),
         compute=tagger.tag,
         index="LABEL_LIST",
         verb="tagged",

@@ -11,7 +11,7 @@ from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import heads_of, set_column
+from clipmill.schemas.columns import set_column
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.heads import Head
 
@@ -23,7 +23,7 @@ def fill_heads(
     told before each commit (tests stop there)."""
     done = {}
     for head in heads:
-        one = _derived(head, tables.open().schema, slug)
+        one = derived_scores(head, tables.open().schema, slug)
         schema = tables.open().schema
         if not one.is_current(schema):
             if one.names[0] in schema.names:
@@ -35,17 +35,7 @@ def fill_heads(
     return done
 
 
-def without_scores(rows: Any, slug: str) -> dict[str, int]:
-    """Rows of the set that have a vector and no score, by head; those that have none are left out."""
-    vector = set_column("vector", slug)
-    found = {
-        name: int(rows.count_rows(f"{set_column(name, slug)} IS NULL AND {vector} IS NOT NULL"))
-        for name in heads_of(rows.schema, slug)
-    }
-    return {name: count for name, count in found.items() if count}
-
-
-def _derived(head: Head, schema: pa.Schema, slug: str) -> Derived:
+def derived_scores(head: Head, schema: pa.Schema, slug: str) -> Derived:
     return head_columns.derived(head, schema, set_column("vector", slug), name=set_column(head.name, slug))
 
 

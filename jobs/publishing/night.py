@@ -72,6 +72,7 @@ class Night:
     live_after: int | None = None
     gates: tuple[Gate, ...] = ()
     sets: list[dict[str, Any]] = field(default_factory=list)  # beside the one in use, as they are after the night
+    columns: list[dict[str, Any]] = field(default_factory=list)  # scores of sets, tags beside, that rows had not
     maintained: dict[str, Any] = field(default_factory=dict)  # what `maintain` says it did
     error: str = ""  # of a night that failed
     note: str = ""

@@ -13,6 +13,7 @@ from typing import Any
 
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.migrating.beside import fill_sets
+from clipmill.jobs.migrating.beside_derived import fill_columns
 from clipmill.jobs.publishing.arrived import arrived
 from clipmill.jobs.publishing.gates import Judged, check_gates
 from clipmill.jobs.publishing.golden import check_golden
@@ -143,12 +144,15 @@ def _synced(night: Night, sync: Sync, summary: Summary, job: JobFile) -> Night:
 
 
 def _sets_filled(night: Night, job: JobFile, address: str | None, num_cpus: int | None, say: Say) -> Night:
-    """Rows of the night, and of nights that were killed before this, get the sets beside the one in use."""
+    """Rows of the night, and of nights that were killed before this, get the sets beside the one in use, and what
+    follows from vectors beside the job's own columns."""
     if job.nightly.sets == "leave":
         return night
     found = fill_sets(job, say=say, address=address, num_cpus=num_cpus)
-    status = "interrupted" if any(one.interrupted for one in found) else night.status
-    return replace(night, status=status, sets=[asdict(one) for one in found])
+    if any(one.interrupted for one in found):
+        return replace(night, status="interrupted", sets=[asdict(one) for one in found])
+    columns = fill_columns(Tables.at(job.table, job.storage), "nightly", say)
+    return replace(night, sets=[asdict(one) for one in found], columns=[asdict(one) for one in columns])
 
 
 def _counted(night: Night, tables: Tables, summary: Summary) -> Night:
@@ -178,7 +182,7 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
     maintained: dict[str, Any] = {}
     live = seen.live
     with leased(tables, "nightly", say) as (lease, _):
-        if summary.run or any(one["new"] for one in night.sets):
+        if summary.run or any(one["new"] for one in (*night.sets, *night.columns)):
             keep = timedelta(days=job.nightly.keep_versions_d)
             maintained = plain(maintain(tables, lease, say=say, keep=keep))
         failed = {unit["unit_id"] for unit in summary.failed_units}

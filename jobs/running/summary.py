@@ -48,6 +48,7 @@ class Summary:
     first_rows_s: float | None = None
     table_version: int = 0
     sets: list[dict[str, Any]] = field(default_factory=list)  # beside the one in use, as they are after the run
+    columns: list[dict[str, Any]] = field(default_factory=list)  # scores of sets, tags beside, that rows had not
     live: int | None = None  # the version that readers see, where one is published
     live_rows: int | None = None
     workers: int = 0
@@ -106,13 +107,16 @@ def describe(s: Summary) -> str:
 
 
 def sets_in_words(s: Summary) -> list[str]:
-    """A line for each set beside the one in use."""
+    """A line for each set beside the one in use, and for each column of scores or tags beside that rows lacked."""
     found = []
     for one in s.sets:
         failed = f", {one['failed']:,} cannot be" if one["failed"] else ""
         left = f", {one['left']:,} left" + (f": {one['note']}" if one["note"] else "") if one["left"] else ""
         of = f"{one['filled']:,} of {one['rows']:,} rows filled ({one['new']:,} now){failed}{left}"
         found.append(f"set '{one['set']}' of {one['model']}: {of}")
+    for one in s.columns:
+        left = f", {one['left']:,} left: {one['note']}" if one["left"] else ""
+        found.append(f"{one['column']}: {one['new']:,} rows got a value{left}")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipmill.jobs.table.compat import stored_fingerprint
-from clipmill.schemas.columns import HEAD_KEY, head_field, heads_of, is_head
+from clipmill.schemas.columns import HEAD_KEY, head_field, heads_of, is_head, set_column
 from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import Head, model_words, same_model
@@ -106,3 +106,13 @@ def without_a_head(schema: pa.Schema, heads: Sequence[Head]) -> list[str]:
 def told(schema: pa.Schema) -> Mapping[str, dict[str, Any]]:
     """What the columns of heads in use say of themselves."""
     return {name: json.loads(schema.field(name).metadata[HEAD_KEY]) for name in heads_of(schema)}
+
+
+def without_scores(rows: Any, slug: str) -> dict[str, int]:
+    """Rows of the set that have a vector and no score, by head; those that have none are left out."""
+    vector = set_column("vector", slug)
+    found = {
+        name: int(rows.count_rows(f"{set_column(name, slug)} IS NULL AND {vector} IS NOT NULL"))
+        for name in heads_of(rows.schema, slug)
+    }
+    return {name: count for name, count in found.items() if count}

@@ -36,12 +36,16 @@ def _named(tables: Tables) -> Any:
     return (last_job(tables).get("tags") or {}).get("vocabulary")
 
 
+def may_open(tables: Tables, name: str) -> bool:
+    """May a file that the table names be opened: on this disk for a table on this disk, in a store always; no pipe."""
+    scheme, path = split_uri(name)
+    return scheme in STORES or (scheme == "file" and is_local(tables) and os.path.isfile(path))
+
+
 def _opened(tables: Tables, name: str) -> Vocabulary | None:
     from clipmill.workers.tag import BUILT_IN, load_vocabulary
 
-    scheme, path = split_uri(name)
-    is_file = scheme == "file" and is_local(tables) and os.path.isfile(path)
-    if name not in BUILT_IN and not is_file and scheme not in STORES:
+    if name not in BUILT_IN and not may_open(tables, name):
         return None
     try:
         return load_vocabulary(name, tables.storage)

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from clipmill.jobs.table import compat, ledger
-from clipmill.jobs.table.heads import told
+from clipmill.jobs.table.heads import told, without_scores
 from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.sets import Coverage, all_coverage
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import all_vocabularies
-from clipmill.schemas.columns import of_table, table_id
+from clipmill.schemas.columns import heads_of, of_table, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.left_out import LeftOut, merge
 from clipmill.schemas.receipts import LedgerState
@@ -29,7 +29,8 @@ class Status:
 
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
     for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
-    filled: rows = filled + failed + left. `heads`: columns of scores, each with its head, the model of the vectors it
+    filled: rows = filled + failed + left, and by head of the set how many rows with its vector have no score yet.
+    `heads`: columns of scores, each with its head, the model of the vectors it
     scored, and `left`, the rows that have a vector and no score. `vocabularies`: of each column of tags the vocabulary,
     its hash, the thresholds that were calibrated, `left` likewise, and a `note` where the hash is not that of its file
     or of the job's, or a set's is not that of the tags in use.
@@ -94,16 +95,18 @@ def status(table: str, storage: Storage) -> Status:
         fragments=len(rows.get_fragments()),
         indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
         held_by=_holder(tables),
-        sets=[_set(one) for one in all_coverage(tables, rows)],
+        sets=[_set(rows, one) for one in all_coverage(tables, rows)],
         heads=[_head(rows, name, about) for name, about in told(rows.schema).items()],
         vocabularies=all_vocabularies(tables, rows),
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
 
 
-def _set(one: Coverage) -> dict[str, Any]:
+def _set(rows: Any, one: Coverage) -> dict[str, Any]:
     said = {"set": one.slug, "model": f"{one.model} {one.pretrained}".strip(), "dim": one.dim, "rows": one.rows}
-    return {**said, "filled": one.filled, "failed": one.failed, "left": one.left, "rejects": one.rejects}
+    said |= {"filled": one.filled, "failed": one.failed, "left": one.left, "rejects": one.rejects}
+    late = without_scores(rows, one.slug)
+    return {**said, "heads": {head: late.get(head, 0) for head in heads_of(rows.schema, one.slug)}}
 
 
 def _head(rows: Any, name: str, about: Mapping[str, Any]) -> dict[str, Any]:

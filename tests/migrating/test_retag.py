@@ -12,9 +12,9 @@ import pytest
 
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
-from clipmill.jobs.migrating.label_vectors import load_label_vectors
 from clipmill.jobs.migrating.retag import Retagged, RetagOptions, retag
 from clipmill.jobs.table import compat
+from clipmill.jobs.table.label_vectors import load_label_vectors
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.jobs.verifying.verify import verify
