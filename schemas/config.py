@@ -199,18 +199,21 @@ class Tags(Strict):
 
 
 class Workers(Strict):
-    """`num` and `batch_size` in actors and samples; `gpus` per actor, auto = 1 where the cluster has any."""
+    """`num` and `batch_size` in actors and samples; `gpus` per actor, auto = 1 where the cluster has any. `max`: how
+    many actors `num: auto` may come to. `wait_s`: for a cluster that has no room for a single one."""
 
     num: int | Literal["auto"] = "auto"
+    max: int | Literal["auto"] = "auto"
     gpus: float | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     cpus: float | Literal["auto"] = "auto"
     units_in_flight: int = Field(default=3, ge=1, le=8)
+    wait_s: float = Field(default=900.0, gt=0)
 
-    @field_validator("num", "batch_size", "gpus", "cpus")
+    @field_validator("num", "max", "batch_size", "gpus", "cpus")
     @classmethod
     def _positive(cls, value: Any, info: Any) -> Any:
-        if value != "auto" and (value < 0 or (value == 0 and info.field_name in ("num", "batch_size", "cpus"))):
+        if value != "auto" and (value < 0 or (value == 0 and info.field_name != "gpus")):
             raise ValueError("must be a positive number or auto")
         return value
 

@@ -72,3 +72,4 @@ class WorkerFacts:
     batch_size: int
     callers: int
     device: str
+    threads: int

@@ -41,6 +41,10 @@ class EmbedWorker:
         self.bench: Bench | None = None
         self._runs: dict[str, UnitRun] = {}
 
+    def place(self) -> str:
+        """The node's id; answered at once, so that the driver knows that there was room."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def load(
         self,
         spec: ModelSpec,
@@ -49,14 +53,16 @@ class EmbedWorker:
         expected_code: str,
         *,
         device: str = "auto",
+        share_of_gpus: float = 0.0,
     ) -> None:
         """Check whose code this is, then load the model; `threads` serve decoding and the model's CPU kernels.
 
+        `share_of_gpus`: take the share of this node's CPUs that so many of its GPUs are, where that is more threads.
         `device`: auto (the GPU that Ray gave this actor, else the CPU) or cpu, which hides the GPUs of the node.
 
         An error is kept for whoever needs the engine. Raised here too, nobody might read it, and Ray would print it.
         """
-        self._spec, self.threads = spec, max(1, threads)
+        self._spec, self.threads = spec, max(1, threads, _share_of_cpus(share_of_gpus) if share_of_gpus else 0)
         version, digest, path = origin()
         if device == "cpu":  # also for what this process starts; torch is not imported yet
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -96,6 +102,7 @@ class EmbedWorker:
             batch_size=self.engine.batch_size,
             callers=self.engine.callers,
             device=fingerprint.provenance.get("device", "cpu"),
+            threads=self.threads,
         )
 
     @property
@@ -140,7 +147,7 @@ class EmbedWorker:
             samples_at_once=self.engine.samples_at_once,
             turns=Turns(context.at_the_model(self.engine.callers)),
         )
-        return str(ray.get_runtime_context().get_node_id())
+        return self.place()
 
     def run_unit(self, task: Task) -> Receipt:
         assert self.context is not None, "prepare first"
@@ -162,6 +169,14 @@ class EmbedWorker:
         assert self.context is not None, "prepare first"
         assert self._spec is not None, "load first"
         return probe.find_poison(task, self.context, self._spec)
+
+
+def _share_of_cpus(gpus: float) -> int:
+    """The CPUs of this node that go with so many of its GPUs."""
+    here = ray.get_runtime_context().get_node_id()
+    mine: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+    all_gpus = mine.get("GPU", 0.0)
+    return int(mine.get("CPU", 0.0) * gpus / all_gpus) if all_gpus else 0
 
 
 def remote_worker(*, num_cpus: float, num_gpus: float, units_in_flight: int) -> Any:

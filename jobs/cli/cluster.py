@@ -125,7 +125,9 @@ follow_option = click.option("--follow", is_flag=True, help="Show its log until 
 @click.option("--model", metavar="NAME", help="Passed on to `reembed`, which runs on the job's table.")
 @click.option("--pretrained", metavar="TAG", help="Passed on to `reembed`.")
 @click.option(
-    "--wait-s", type=click.FloatRange(min=1), default=600.0, show_default=True, help="For a worker; then exit code 5."
+    "--wait-s",
+    type=click.FloatRange(min=1),
+    help="For a worker; then exit code 5. Default: the job's workers.wait_s.",
 )
 @json_option
 def submit(
@@ -136,7 +138,7 @@ def submit(
     publish: bool,
     model: str | None,
     pretrained: str | None,
-    wait_s: float,
+    wait_s: float | None,
     as_json: bool,
 ) -> None:
     """Send this very code and the job file to the cluster, check on a worker that both fit together, and run it there.
@@ -163,7 +165,13 @@ def submit(
     words = [command, JOB_FILE, *(["--publish"] if publish else [])]
     if model:
         words = reembed_words(job, model, pretrained)
-    order = Order(job=job, address=address, command=command, words=[*words, "--address", "auto"], wait_s=wait_s)
+    order = Order(
+        job=job,
+        address=address,
+        command=command,
+        words=[*words, "--address", "auto"],
+        wait_s=wait_s or job.workers.wait_s,
+    )
     client = connect(address)
     found, is_new = send(client, order, note)
     note(f"{found.id}: {'submitted' if is_new else 'is under way already, and this joins it'}")

@@ -28,6 +28,16 @@ def without_secret(ctx: click.Context, param: click.Parameter, value: Any) -> An
     return value
 
 
+def _of_ray(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Without the option, RAY_ADDRESS: Ray sets it for whatever it runs as a job, and a command that does not look at
+    it starts a second Ray inside the head. With http:// it names a dashboard, for Ray's own `ray job`."""
+    if value is None:
+        value = os.environ.get("RAY_ADDRESS") or None
+        value = None if value and value.startswith("http") else value
+    found: str | None = without_secret(ctx, param, value)
+    return found
+
+
 class NewFile(click.Path):
     """A file that a command writes at its end: that its folder is there is told before the work."""
 
@@ -79,8 +89,8 @@ metrics_option = click.option(
 address_option = click.option(
     "--address",
     metavar="ADDRESS",
-    callback=without_secret,
-    help="The Ray cluster to run on (auto, host:port, ray://…). Default: this machine.",
+    callback=_of_ray,
+    help="The Ray cluster to run on (auto, host:port, ray://…). Default: RAY_ADDRESS, else this machine.",
 )
 where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
 job_argument = click.argument("job_file", metavar="JOB", type=click.Path())

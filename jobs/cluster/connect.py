@@ -1,4 +1,4 @@
-"""Connecting to Ray so that actors get our code, and what the cluster has. Owner of ray on the driver's side."""
+"""Connecting to Ray so that actors get our code. Owner of ray on the driver's side."""
 
 import atexit
 import contextlib
@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,11 @@ from clipmill.jobs.cluster import local_node
 from clipmill.jobs.cluster.dashboard import use_token
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
-from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.secrets import secret_in
 
 _CONNECT_S = 10.0  # to a cluster's address
 _PORTS = range(20_000, 32_768)  # Linux hands out 32768 and up by itself, other systems higher ones
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A living node and what it offers."""
-
-    node_id: str
-    cpus: float
-    gpus: float
 
 
 @contextlib.contextmanager
@@ -55,6 +44,9 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30 s
+    # Why an actor is gone, its process or its node, Ray knows some 15 s after a node was lost. By default it waits 1 s
+    # for that and then says no more than that a socket closed.
+    os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "90000")
     with signals_wait():  # inside an import of Cython code they are printed, and lost
         import ray
 
@@ -165,66 +157,3 @@ def _leave_folder() -> None:
     os.chdir(empty)
     ours = str(Path(clipmill.__file__).absolute().parents[1])
     sys.path[:] = [p for p in sys.path if p and (os.path.realpath(p) != old or os.path.realpath(p) == ours)]
-
-
-def nodes() -> list[Node]:
-    import ray
-
-    return [
-        Node(node_id=n["NodeID"], cpus=n["Resources"].get("CPU", 0.0), gpus=n["Resources"].get("GPU", 0.0))
-        for n in ray.nodes()
-        if n["Alive"] and not n.get("Draining", False)
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How many actors, and what each gets."""
-
-    num: int
-    cpus: float
-    gpus: float
-    threads: int
-
-    @property
-    def device(self) -> str:
-        """Where an actor computes: Ray shows one that asked for no GPU all of its node's, which are others' to use."""
-        return "auto" if self.gpus else "cpu"
-
-
-def shape(workers: Workers, found: list[Node], num_units: int) -> Shape:
-    """Actors for what the cluster has now. One per GPU; without GPUs one per node, with all of its CPUs.
-
-    Raises UserError where the job asks for GPUs that no node has.
-    """
-    total_gpus = sum(node.gpus for node in found)
-    gpus = workers.gpus if workers.gpus != "auto" else (1.0 if total_gpus else 0.0)
-    if gpus and gpus > max((node.gpus for node in found), default=0.0):
-        raise UserError(
-            f"workers.gpus is {gpus:g}, but no node of the cluster has that many GPUs",
-            "set workers.gpus: auto (a CPU works too, slower), or submit to a cluster with GPUs",
-        )
-    if gpus:
-        hosts = [node for node in found if node.gpus >= gpus]
-        per_host = [int(node.gpus // gpus) for node in hosts]
-        cpus = min(max(1.0, node.cpus // n) for node, n in zip(hosts, per_host, strict=True))
-    else:
-        hosts = [node for node in found if node.cpus >= 1]
-        cpus = min((node.cpus for node in hosts), default=1.0)
-        if workers.num != "auto" and workers.num > len(hosts) > 0:
-            cpus = max(1.0, cpus // -(-workers.num // len(hosts)))  # share a node's CPUs among its actors
-    if workers.cpus != "auto":
-        cpus = workers.cpus
-    slots = sum(per_host) if gpus else sum(int(node.cpus // cpus) for node in hosts)
-    num = workers.num if workers.num != "auto" else max(1, slots)
-    return Shape(num=max(1, min(num, num_units)), cpus=cpus, gpus=gpus, threads=max(1, int(cpus)))
-
-
-def check_fits(shape: Shape, found: list[Node]) -> None:
-    """Raises UserError where an actor asks for more CPUs than any node of `found` has: it would wait for ever."""
-    most = max((node.cpus for node in found), default=0.0)
-    if shape.cpus > most:
-        raise UserError(
-            f"workers.cpus is {shape.cpus:g}, but this machine has {most:g} for Ray",
-            "set workers.cpus: auto, or name a cluster with --address",
-        )

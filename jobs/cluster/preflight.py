@@ -55,7 +55,8 @@ def wrong(found: dict[str, Any]) -> list[str]:
 
 
 def main(wait_s: float, gpus: float) -> None:
-    from clipmill.jobs.cluster.connect import connected, nodes
+    from clipmill.jobs.cluster.connect import connected
+    from clipmill.jobs.cluster.nodes import nodes
 
     with connected("auto"):
         import ray

@@ -27,10 +27,11 @@ from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.planning.listing import Listing
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher, Slot
+from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.running.interrupts import draining_on_signals
 from clipmill.jobs.running.meter import tell_attempt
 from clipmill.jobs.running.options import Options, new_run_id
+from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.running.summary import StageClock, failed_units, rate
 from clipmill.jobs.running.workforce import Workforce, loaded_workforce
 from clipmill.jobs.table import compat, heads, memory, sets
@@ -133,7 +134,7 @@ class _Fill:
             self._score(sets.fingerprint_of(self.tables.open().schema, self.slug))
             return self._whole(self._summary(Filled(), run=""))
         self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
-        with loaded_workforce(replace(self.context, listing=Listing(units=tuple(found.units), left_out={}))) as force:
+        with loaded_workforce(self.context, found.units) as force:
             self._check_model(force.fingerprint)
             force.self_check(self.tables, self.lease.run)
             force.label_vectors()
@@ -237,8 +238,8 @@ class _Fill:
             options=self.tables.options,
         )
         filler.expect(found.shared)
-        shape, in_flight = force.shape, context.units_in_flight
-        clock = StageClock(shape.num, shape.threads, in_flight, callers=context.at_the_model(force.facts.callers))
+        in_flight = context.units_in_flight
+        clock = StageClock(1, force.facts.threads, in_flight, callers=context.at_the_model(force.facts.callers))
         counted = {"units": 0, "seen": 0}
 
         def on_receipt(receipt: Receipt) -> None:
@@ -249,7 +250,12 @@ class _Fill:
 
         plan = Plan(todo=tuple(found.units), done=())
         dispatcher = Dispatcher(
-            plan, self.job.limits, start_actor=force.add, on_receipt=on_receipt, units_in_flight=in_flight
+            plan,
+            self.job.limits,
+            start_actor=force.add,
+            on_receipt=on_receipt,
+            units_in_flight=in_flight,
+            patience=force.patience(),
         )
         dispatcher.on_ended = tell_attempt
         if not slots:
@@ -257,7 +263,7 @@ class _Fill:
             self.working_since = time.monotonic()
         for slot in slots:
             dispatcher.adopt(slot)
-        dispatcher.wanted = shape.num
+        dispatcher.wanted = force.shape.num
 
         def tick() -> None:
             local_node.check()

@@ -99,7 +99,8 @@ def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False)
         run: dict[str, Any] = json.loads(row["detail"])
         on_cpu = run.get("device", "cpu") == "cpu"
         if run.get("samples_per_s") and run.get("seen") and (any_device or on_cpu == (not worker.gpus)):
-            rate = run["samples_per_s"] / max(1, run.get("workers", 1))
+            worker_s = run.get("worker_s")  # of runs before it was noted, all workers were there all the time
+            rate = run["seen"] / worker_s if worker_s else run["samples_per_s"] / max(1, run.get("workers", 1))
             return Estimate(
                 samples_per_s=round(rate, 1),
                 gpus=0.0 if on_cpu else worker.gpus,

@@ -47,14 +47,15 @@ class Failed:
 
 
 class Attempts:
-    """The queue of units to hand out, and the rules above."""
+    """The queue of units to hand out, and the rules above. `used`: attempts of all units that counted against the
+    limit; `lost`: those that ended with their node, and did not."""
 
     def __init__(self, units: tuple[WorkUnit, ...], max_attempts: int) -> None:
         self.max_attempts = max_attempts
         self.waiting: deque[Item] = deque(Item(unit) for unit in units)
         self.suspects: deque[Item] = deque()
         self.failed: list[Failed] = []
-        self.in_flight = 0
+        self.in_flight = self.used = self.lost = 0
 
     @property
     def finished(self) -> bool:
@@ -80,9 +81,11 @@ class Attempts:
         self.in_flight -= 1
         item.last_error = detail or fate.value
         if fate == Fate.WORKER_LOST:
+            self.lost += 1
             (self.suspects if item.alone else self.waiting).appendleft(item)
             return
         item.used += 1
+        self.used += 1
         if fate in (Fate.SOURCE_CHANGED, Fate.WRONG_FORMAT, Fate.FORBIDDEN) or item.used >= self.max_attempts:
             self.failed.append(Failed(item.unit, item.last_error))
             return

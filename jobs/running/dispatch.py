@@ -6,41 +6,24 @@ The loop knows actors, calls and clocks; what an outcome means for a unit is dec
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from clipmill.jobs.cluster.nodes import leaving
+from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.attempts import Attempts, Fate, Item
+from clipmill.jobs.running.deaths import cause, first_line, is_node_loss
+from clipmill.jobs.running.slots import Call, Slot, progress
 from clipmill.jobs.running.watch import Watch
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError, WrongFormat
 from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.tasks import Task, UnitProgress
+from clipmill.schemas.tasks import Task
 
 TICK_S = 0.5
+LOOK_EVERY_S = 1.0  # at the nodes: a spot machine has 30 s to 2 minutes, Ray's own drain 30 s
 PROBE_DEADLINES = 20  # a probe may use a whole deadline for one sample, and has to load its model first
-
-
-@dataclass(slots=True)
-class Call:
-    """A unit that an actor is working on."""
-
-    item: Item
-    watch: Watch
-    is_probe: bool
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One actor. `ready` is its first call; until that answers it gets no unit."""
-
-    actor: Any
-    ready: Any
-    node_id: str = ""
-    attached: bool = False
-    calls: dict[Any, Call] = field(default_factory=dict)
-    stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
 
 
 OnEnded = Callable[[Slot, Item, Receipt | None], object]
@@ -49,8 +32,9 @@ OnEnded = Callable[[Slot, Item, Receipt | None], object]
 class Dispatcher:
     """Runs a plan to its end on a changing set of actors.
 
-    `wanted`: how many actors there should be; dead ones are replaced and missing ones started up to it. `draining`:
-    hand out nothing more. `restarts`: actors that died at work. Whoever owns the run sets the first two as it goes on.
+    `wanted`: how many actors there should be; dead ones are replaced and missing ones started up to it, and those that
+    the queue has nothing for are let go. `draining`: hand out nothing more. Whoever owns the run sets these two as it
+    goes on. `restarts`: actors that died at work; `worker_s`: seconds of all actors that were ready, added up.
     """
 
     def __init__(
@@ -61,34 +45,41 @@ class Dispatcher:
         start_actor: Callable[[], Slot],
         on_receipt: Callable[[Receipt], None],
         units_in_flight: int,
+        patience: Patience,
     ) -> None:
         self.plan, self.limits = plan, limits
         self.start_actor, self.on_receipt = start_actor, on_receipt
         self.units_in_flight = units_in_flight
+        self.patience = patience
         self.attempts = Attempts(plan.todo, limits.max_attempts)
         self.slots: list[Slot] = []
         self.wanted = 1
         self.draining = False
-        self.restarts = 0
+        self.restarts = self.most_at_once = 0
+        self.worker_s = 0.0
         self.on_ended: OnEnded = lambda slot, item, receipt: None  # told of every attempt, whatever came of it
         self._failed_starts = 0
+        self._looked_s = self._counted_s = time.monotonic()
 
     def adopt(self, slot: Slot) -> None:
         """An actor that was started before the plan was known."""
         self.slots.append(slot)
 
     def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
-        """Until every unit has ended, or `draining` was set and the units in flight are through.
+        """Until every unit has ended, or `draining` was set and the units in flight are through. Raises NoWorkers
+        where the cluster has room for no actor for too long.
 
         `on_tick` is called at least every half second; what it raises ends the run.
         """
         import ray
 
+        self._counted_s = time.monotonic()
         while not self._finished():
+            self._look_at_nodes()
+            self._let_go()
             self._start_missing()
             self._hand_out()
-            waiting = [ref for slot in self.slots for ref in slot.calls]
-            waiting += [slot.ready for slot in self.slots if not slot.attached]
+            waiting = [ref for slot in self.slots for ref in slot.open]
             if waiting:
                 ready, _ = ray.wait(waiting, num_returns=1, timeout=TICK_S)
                 if ready:  # whatever else is there already comes along
@@ -98,6 +89,7 @@ class Dispatcher:
             else:
                 time.sleep(TICK_S)
             self._kill_stuck()
+            self._count()
             on_tick()
 
     def _finished(self) -> bool:
@@ -105,13 +97,52 @@ class Dispatcher:
             return not any(slot.calls for slot in self.slots)
         return self.attempts.finished
 
+    def _look_at_nodes(self) -> None:
+        """Those that leave get no more units; and whether anybody has a place at all."""
+        if any(slot.node_id for slot in self.slots):
+            self.patience.rest()
+        elif not self.draining:
+            self.patience.look()
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        found = leaving()
+        new = [slot for slot in self.slots if slot.node_id in found and not slot.leaving]
+        for slot in new:
+            slot.leaving = True
+        if units := sum(len(slot.calls) for slot in new):
+            count = len({slot.node_id for slot in new})
+            self.patience.say(f"nodes that leave: {count}; {units} units in flight end there in time, or move")
+
+    def _let_go(self) -> None:
+        """Actors without a unit on nodes that leave, and all that the queue has nothing for: their nodes may go."""
+        if self.draining:
+            return
+        queued = len(self.attempts.waiting) + len(self.attempts.suspects)
+        needed = max(1, queued + self.attempts.in_flight)
+        for slot in reversed(list(self.slots)):
+            too_many = not slot.node_id and len(self.slots) > needed
+            idle = not slot.calls and not queued and self.attempts.in_flight > 0
+            if too_many or idle or (slot.leaving and not slot.calls):
+                self._drop(slot)
+
     def _start_missing(self) -> None:
-        while not self.draining and len(self.slots) < self.wanted and self._work_left():
+        while not self.draining and self._staying() < self.wanted and self._work_left():
             self.slots.append(self.start_actor())
+
+    def _staying(self) -> int:
+        return sum(not slot.leaving for slot in self.slots)
 
     def _work_left(self) -> bool:
         left = len(self.attempts.waiting) + len(self.attempts.suspects)
-        return left > 0 and len(self.slots) < left + self.attempts.in_flight
+        return left > 0 and self._staying() < left + self.attempts.in_flight
+
+    def _count(self) -> None:
+        now_s = time.monotonic()
+        ready = sum(slot.attached for slot in self.slots)
+        self.worker_s += ready * (now_s - self._counted_s)
+        self._counted_s, self.most_at_once = now_s, max(self.most_at_once, ready)
 
     def _hand_out(self) -> None:
         """Breadth first, so that no actor gets a second unit while another has none."""
@@ -119,7 +150,7 @@ class Dispatcher:
             return
         for depth in range(self.units_in_flight):
             for slot in self.slots:
-                if not slot.attached or len(slot.calls) > depth or _is_reserved(slot):
+                if not slot.attached or slot.leaving or len(slot.calls) > depth or slot.is_reserved:
                     continue
                 item = self.attempts.take(idle_worker=not slot.calls)
                 if item is None:
@@ -141,17 +172,26 @@ class Dispatcher:
             ref, watch = slot.actor.find_poison.remote(task), Watch(PROBE_DEADLINES * deadline_s, now_s)
         else:
             ref = slot.actor.run_unit.remote(task)
-            watch = Watch(deadline_s, now_s, partial(slot.actor.progress.remote, unit.unit_id), _progress)
+            watch = Watch(deadline_s, now_s, partial(slot.actor.progress.remote, unit.unit_id), progress)
         slot.calls[ref] = Call(item, watch, item.probe)
 
     def _answered(self, ref: Any) -> None:
-        slot = next((s for s in self.slots if ref in s.calls or ref == s.ready), None)
+        slot = next((s for s in self.slots if ref in s.calls or ref in (s.ready, s.placed)), None)
         if slot is None:
             return  # of an actor that was dropped a moment ago
-        if ref == slot.ready and ref not in slot.calls:
+        if ref == slot.placed:
+            self._placed(slot)
+        elif ref == slot.ready:
             self._attached(slot)
         else:
             self._ended(slot, ref)
+
+    def _placed(self, slot: Slot) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # `ready` says what became of it
+            slot.node_id = ray.get(slot.placed)
+        slot.placed = None
 
     def _attached(self, slot: Slot) -> None:
         import ray
@@ -159,13 +199,15 @@ class Dispatcher:
         try:
             slot.node_id = ray.get(slot.ready)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            raise cause(error) from None
         except ray.exceptions.RayError as error:
             self._drop(slot)
+            if slot.leaving or is_node_loss(error, slot.node_id):
+                return
             self._failed_starts += 1
             if self._failed_starts >= self.limits.max_attempts * max(1, self.wanted):
                 raise ClipmillError(
-                    f"workers die while they start: {_first_line(error)}",
+                    f"workers die while they start: {first_line(error)}",
                     "look at the worker's log in Ray's session folder; too little memory is the usual reason",
                 ) from None
             return
@@ -179,7 +221,7 @@ class Dispatcher:
             result = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             del slot.calls[ref]
-            self._raised(call, _cause(error))
+            self._raised(call, cause(error), slot)
             self.on_ended(slot, call.item, None)
             return
         except ray.exceptions.RayError as error:
@@ -203,32 +245,34 @@ class Dispatcher:
         self.on_receipt(receipt)
         self.on_ended(slot, call.item, receipt)
 
-    def _raised(self, call: Call, error: BaseException) -> None:
-        """The unit's code raised. A user's mistake ends the run; anything else is an attempt."""
+    def _raised(self, call: Call, error: BaseException, slot: Slot) -> None:
+        """The unit's code raised. A user's mistake ends the run; anything else is an attempt, but on a node that
+        leaves, whose network may have gone before it."""
         if isinstance(error, SourceChanged):
             self.attempts.ended(call.item, Fate.SOURCE_CHANGED)
         elif isinstance(error, WrongFormat):
             self.attempts.ended(call.item, Fate.WRONG_FORMAT, f"{error.message}; {error.hint}")
         elif isinstance(error, PermissionError):
-            self.attempts.ended(call.item, Fate.FORBIDDEN, _first_line(error))
+            self.attempts.ended(call.item, Fate.FORBIDDEN, first_line(error))
         elif isinstance(error, UserError):
             raise error
         else:
-            self.attempts.ended(call.item, Fate.ERROR, f"{type(error).__name__}: {_first_line(error)}")
+            fate = Fate.WORKER_LOST if slot.leaving else Fate.ERROR
+            self.attempts.ended(call.item, fate, f"{type(error).__name__}: {first_line(error)}")
 
     def _died(self, slot: Slot, error: BaseException) -> None:
         """An actor is gone: all of its units rerun, none of the others notice."""
-        lost = _is_node_loss(error, slot.node_id)
+        lost = slot.leaving or is_node_loss(error, slot.node_id)
         calls = list(slot.calls.values())
         self._drop(slot)
         self.restarts += 1
         for call in calls:
-            if call.item.unit.unit_id in slot.stuck:
+            if call.item.unit.unit_id in slot.stuck and not slot.leaving:
                 self.attempts.ended(call.item, Fate.STOOD_STILL)
             elif lost or slot.stuck:  # it only shared the actor with one that stood still
                 self.attempts.ended(call.item, Fate.WORKER_LOST)
             else:
-                self.attempts.ended(call.item, Fate.WORKER_DIED, _first_line(error))
+                self.attempts.ended(call.item, Fate.WORKER_DIED, first_line(error))
             self.on_ended(slot, call.item, None)
 
     def _drop(self, slot: Slot) -> None:
@@ -248,49 +292,3 @@ class Dispatcher:
             if stuck:
                 slot.stuck = stuck
                 self._died(slot, ray.exceptions.RayError("killed because a unit stood still"))
-
-
-def _progress(question: Any) -> UnitProgress | None:
-    import ray
-
-    ready, _ = ray.wait([question], timeout=0)
-    if not ready:
-        return None
-    try:
-        answer: UnitProgress = ray.get(question)
-    except ray.exceptions.RayError:
-        return UnitProgress(waits=True)  # the actor is gone, which its units' own calls will say, and why
-    return answer
-
-
-def _is_reserved(slot: Slot) -> bool:
-    return any(call.item.alone for call in slot.calls.values())
-
-
-def _cause(error: Any) -> BaseException:
-    cause = error.cause
-    return cause if isinstance(cause, BaseException) else error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def blames_node(error: BaseException) -> bool:
-    """Whether Ray says that the node went, and the actor only with it."""
-    import ray
-
-    if getattr(error, "preempted", False) or isinstance(error, ray.exceptions.NodeDiedError):
-        return True
-    text = str(error)
-    return "node" in text and ("died" in text or "dead" in text or "preempt" in text) and "worker process" not in text
-
-
-def _is_node_loss(error: BaseException, node_id: str) -> bool:
-    """Preempted, or the node is gone: not the unit's fault. The node table may lag behind the actor's death."""
-    import ray
-
-    if blames_node(error):
-        return True
-    return not any(n["Alive"] and n["NodeID"] == node_id for n in ray.nodes())

@@ -80,7 +80,7 @@ def run(job: JobFile, options: Options) -> Summary:
             _check_store(context)
         try:
             left = leave_only(context) if rows is not None and needs_no_worker(context, plan) else None
-            return left or run_units(context)
+            return left or run_units(context, plan.todo)
         finally:
             context.lease.release(progress.say)
 

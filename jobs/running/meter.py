@@ -15,7 +15,8 @@ from clipmill.jobs.observing.spans import spans
 from clipmill.jobs.running.attempts import Item
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher, Slot
+from clipmill.jobs.running.dispatch import Dispatcher
+from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.terminal import lines

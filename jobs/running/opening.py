@@ -49,7 +49,7 @@ def open_table(context: RunContext, force: Workforce, table_id: str) -> Opened:
     """Check vectors against the reference, compute labels; heal the table, or create it with this id."""
     tables, lease = context.tables, context.lease
     gpus = force.shape.gpus if force.facts.device != "cpu" else 0.0
-    expected = estimate(context.job, tables, Worker(gpus=gpus, cores=force.shape.threads))
+    expected = estimate(context.job, tables, Worker(gpus=gpus, cores=force.facts.threads))
     force.self_check(tables, lease.run)
     force.label_vectors()
     latest: Ledger = {}

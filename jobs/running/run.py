@@ -1,5 +1,7 @@
 """One run of the main job: its steps, in their order. The modules beside this one hold them."""
 
+from collections.abc import Sequence
+
 from clipmill.jobs.running.closing import close
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.log import RunLog
@@ -7,11 +9,13 @@ from clipmill.jobs.running.opening import claim, open_table
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.running.work import Work
 from clipmill.jobs.running.workforce import Workforce, loaded_workforce
+from clipmill.schemas.units import WorkUnit
 
 
-def run_units(context: RunContext) -> Summary:
-    """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace."""
-    with loaded_workforce(context) as force:
+def run_units(context: RunContext, todo: Sequence[WorkUnit]) -> Summary:
+    """Connect, load the model, and only then write anything: a model that cannot be loaded leaves no trace.
+    `todo`: what seems to be there to do; under the lease it is planned again."""
+    with loaded_workforce(context, todo) as force:
         claim(context, force)
         return _logged(context, force)
 

@@ -51,12 +51,15 @@ class Summary:
     columns: list[dict[str, Any]] = field(default_factory=list)  # scores of sets, tags beside, that rows had not
     live: int | None = None  # the version that readers see, where one is published
     live_rows: int | None = None
-    workers: int = 0
+    workers: int = 0  # the most that worked at once
+    worker_s: float = 0.0  # seconds of all of them, ready for units, added up
     device: str = ""
     estimated_samples_per_s: float | None = None  # of all workers together, before the run
     estimate_basis: str = ""
     source_bytes: int = 0
     worker_restarts: int = 0
+    attempts_failed: int = 0  # that counted against limits.max_attempts
+    attempts_lost: int = 0  # units that came back because a node was lost or left: no attempts
     peak_worker_bytes: int = 0
     driver_peak_bytes: int = 0
     drained: bool = False  # a signal asked it to stop; `interrupted` where that left units

@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
-from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.cluster.nodes import nodes
+from clipmill.jobs.cluster.shape import wanted
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import Compactor
 from clipmill.jobs.committing.duplicates import Deduplicator, can_repeat
@@ -46,11 +47,16 @@ class Work:
             compactor.added,
             gone_from(job.storage),
         )
-        shape, in_flight = force.shape, self._sent.units_in_flight
+        in_flight = self._sent.units_in_flight
         callers = self._sent.at_the_model(force.facts.callers)
-        self.clock = StageClock(shape.num, shape.threads, in_flight, callers=callers)
+        self.clock = StageClock(1, force.facts.threads, in_flight, callers=callers)
         self.dispatcher = Dispatcher(
-            plan, job.limits, start_actor=force.add, on_receipt=self._received, units_in_flight=in_flight
+            plan,
+            job.limits,
+            start_actor=force.add,
+            on_receipt=self._received,
+            units_in_flight=in_flight,
+            patience=force.patience(),
         )
         self.meter = Meter(context, force, self.collector, self.dispatcher, self.clock)
         self.dispatcher.on_ended = self.meter.ended
@@ -117,11 +123,12 @@ class Work:
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             left = max(1, len(self.plan.todo) - self.totals.units)
-            self.dispatcher.wanted = cluster.shape(self.context.job.workers, cluster.nodes(), left).num
+            workers, force = self.context.job.workers, self.force
+            self.dispatcher.wanted = wanted(workers, force.shape, nodes(), left, force.grow)
         self.meter.tick(now_s)
-        self.context.progress.show(self._snapshot(now_s))
+        self.context.progress.show(self._snapshot())
 
-    def _snapshot(self, now_s: float) -> Snapshot:
+    def _snapshot(self) -> Snapshot:
         totals, ready = self.totals, list(self.collector.ready)
         return Snapshot(
             units_done=totals.units + len(ready) + len(self.collector.held),
@@ -132,7 +139,7 @@ class Work:
             rejects=sum(totals.rejects.values()),
             failed=len(self.failed),
             workers=sum(slot.attached for slot in self.dispatcher.slots),
-            limited_by=self.clock.limited_by(now_s - self.since_s),
+            limited_by=self.clock.limited_by(self.dispatcher.worker_s),
         )
 
 

@@ -2,32 +2,53 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster import local_node
+from clipmill.jobs.cluster.patience import Patience
+from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Slot, blames_node
+from clipmill.jobs.running.deaths import blames_node
 from clipmill.jobs.running.interrupts import noting_interrupts
+from clipmill.jobs.running.sizing import size
+from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile, Tags
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.tasks import WorkContext, WorkerFacts
+from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.vocabulary import Vocabulary
 
-WAIT_NOTE_S = 30.0
+LOADING_NOTE_S = 30.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Recruit:
+    """An actor and its first calls: `placed` answers as soon as the cluster has room for it, with its node's id;
+    `facts` when the model is loaded."""
+
+    actor: Any
+    placed: Any
+    facts: Any = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Workforce:
-    """Starts actors that all get the same model, labels, reference vectors and context."""
+    """Starts actors that all get the same model, labels, reference vectors and context. All are asked for at once;
+    those that the cluster has no room for wait, and are what an autoscaler starts nodes for.
+
+    `grow`: how many `workers.num: auto` may come to on a cluster that grows; 0 where none does.
+    """
 
     job: JobFile
-    shape: cluster.Shape
-    actors: list[Any] = field(default_factory=list)
+    shape: Shape
+    grow: int = 0
+    recruits: list[Recruit] = field(default_factory=list)
     vocabulary: Vocabulary | None
     say: Callable[[str], None]
     vocabulary_json: str | None = None
@@ -42,9 +63,15 @@ class Workforce:
     def start(self) -> None:
         """Create the actors and let all of them load their model at once."""
         for _ in range(self.shape.num):
-            self._new_actor()
+            self._recruit()
 
-    def _new_actor(self) -> Any:
+    def _recruit(self) -> Recruit:
+        new = self._new_actor()
+        new.facts = new.actor.facts.remote()
+        self._calls.append(new.facts)
+        return new
+
+    def _new_actor(self) -> Recruit:
         from clipmill.workers.actor import remote_worker
         from clipmill.workers.origin import origin
 
@@ -54,6 +81,7 @@ class Workforce:
             units_in_flight=self.job.workers.units_in_flight,
         )
         actor = remote.remote()
+        new = Recruit(actor=actor, placed=actor.place.remote())
         self._calls += [
             actor.load.remote(
                 self.job.model.spec(),
@@ -61,21 +89,28 @@ class Workforce:
                 self.job.workers.batch_size,
                 origin()[1],
                 device=self.shape.device,
+                share_of_gpus=self.shape.gpus if self.shape.own_share else 0.0,
             ),
             actor.get_ready.remote(self.job.source.uri[0], self.job.storage),
         ]
-        self.actors.append(actor)
-        return actor
+        self.recruits.append(new)
+        return new
+
+    def patience(self) -> Patience:
+        return Patience(self.job.workers.wait_s, self.shape.need, self.say)
 
     def wait_for_facts(self) -> None:
-        """What the first actor says of its model; another takes its place where its node goes meanwhile, which Ray may
-        notice half a minute late. Raises UserError for a model that cannot be loaded."""
+        """What the first actor says that has its model; another takes its place where its node goes meanwhile. Raises
+        UserError for a model that cannot be loaded, NoWorkers where the cluster has room for none in time."""
         import ray
 
         for tries_left in reversed(range(self.job.limits.max_attempts)):
+            first = self._first_answer()
             try:
-                self.facts = self._facts()
+                self.facts = _unwrapped(first.facts)
                 self.fingerprint = Fingerprint.from_json(self.facts.fingerprint_json)
+                self.recruits.remove(first)
+                self.recruits.insert(0, first)
                 return
             except ray.exceptions.RayTaskError:
                 raise
@@ -83,18 +118,26 @@ class Workforce:
                 local_node.check()
                 if not tries_left or not blames_node(error):
                     raise _died_loading(error) from None
-            self.say("the node of the first worker is gone; another one loads the model")
-            del self.actors[0]
-            self._new_actor()  # behind the others, which may be further on
+            self.say("the node of a worker is gone; another one loads the model")
+            self.recruits.remove(first)
+            self._recruit()
         raise AssertionError("at least one attempt")
 
-    def _facts(self) -> WorkerFacts:
-        first = self.actors[0].facts.remote()
-        while not local_node.wait(first, WAIT_NOTE_S):
-            need = f"{self.shape.gpus:g} GPUs" if self.shape.gpus else f"{self.shape.cpus:g} CPUs"
-            self.say(f"waiting for a worker to load its model; each needs {need} of the cluster to be free")
-        facts: WorkerFacts = _unwrapped(first)
-        return facts
+    def _first_answer(self) -> Recruit:
+        """The one whose `facts` are there first, or say why there are none."""
+        import ray
+
+        patience, noted_s = self.patience(), time.monotonic()
+        asked = {recruit.facts: recruit for recruit in self.recruits}
+        while not (ready := ray.wait(list(asked), num_returns=1, timeout=0.5)[0]):
+            local_node.check()
+            if not ray.wait([recruit.placed for recruit in self.recruits], num_returns=1, timeout=0)[0]:
+                patience.look()
+                noted_s = time.monotonic()
+            elif time.monotonic() - noted_s >= LOADING_NOTE_S:
+                noted_s = time.monotonic()
+                self.say("waiting for a worker to load its model; it has its place")
+        return asked[ready[0]]
 
     def label_vectors(self) -> None:
         """Computed by one actor, kept in the object store for all of them."""
@@ -102,7 +145,7 @@ class Workforce:
 
         if self.vocabulary is None:
             return
-        call = self.actors[0].label_vectors.remote(self.vocabulary, self.job.tags)
+        call = self.recruits[0].actor.label_vectors.remote(self.vocabulary, self.job.tags)
         self.vocabulary_json, vectors_LD, unknown = _get(call)
         if unknown:
             shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
@@ -118,7 +161,7 @@ class Workforce:
 
         key = json.dumps(self.fingerprint.identity(), sort_keys=True)
         known = _stored_reference(tables, key)
-        reference = _get(self.actors[0].self_check.remote(known))
+        reference = _get(self.recruits[0].actor.self_check.remote(known))
         if known is None:
             tables.log_run(run, "self-check", "reference", json.dumps({"fingerprint": key, "reference": reference}))
         self._reference = ray.put(reference)
@@ -129,7 +172,7 @@ class Workforce:
         import ray
 
         self._context = context
-        slots = [self._slot(actor) for actor in self.actors]
+        slots = [self._slot(recruit) for recruit in self.recruits]
         while not ray.wait([slot.ready for slot in slots], num_returns=1, timeout=0.5)[0]:
             local_node.check()
         return slots
@@ -138,9 +181,9 @@ class Workforce:
         """One more actor, for a dead one or a node that joined."""
         return self._slot(self._new_actor())
 
-    def _slot(self, actor: Any) -> Slot:
-        ready = actor.prepare.remote(self._context, self._tagging(), self._labels, self._reference)
-        return Slot(actor=actor, ready=ready)
+    def _slot(self, recruit: Recruit) -> Slot:
+        ready = recruit.actor.prepare.remote(self._context, self._tagging(), self._labels, self._reference)
+        return Slot(actor=recruit.actor, ready=ready, placed=recruit.placed)
 
     def _tagging(self) -> tuple[Vocabulary, Tags] | None:
         return (self.vocabulary, self.job.tags) if self.vocabulary is not None else None
@@ -153,26 +196,23 @@ class Workforce:
         for call in self._calls:
             with contextlib.suppress(Exception):  # read, and told by whoever needed the engine
                 ray.get(call, timeout=0)
-        for actor in self.actors:
-            ray.kill(actor, no_restart=True)
+        for recruit in self.recruits:
+            ray.kill(recruit.actor, no_restart=True)
 
 
 @contextlib.contextmanager
-def loaded_workforce(context: RunContext) -> Iterator[Workforce]:
-    """Connected to the job's cluster, its model loaded, and nothing written. No interrupt is lost while Ray starts."""
-    job, options, progress = context.job, context.options, context.progress
-    units = len(context.listing.units)
-    progress.phase(f"{units:,} unit{'s' * (units != 1)}; starting workers")
+def loaded_workforce(context: RunContext, todo: Sequence[WorkUnit]) -> Iterator[Workforce]:
+    """Connected to the job's cluster, its model loaded, and nothing written. No interrupt is lost while Ray starts.
+    `todo`: for these units."""
+    options, progress = context.options, context.progress
+    progress.phase(f"{len(todo):,} unit{'s' * (len(todo) != 1)}; starting workers")
     with (
         noting_interrupts() as check_interrupt,
         cluster.connected(options.address, num_cpus=options.num_cpus),
     ):
         check_interrupt()
-        nodes = cluster.nodes()
-        shape = cluster.shape(job.workers, nodes, units)
-        if options.address is None:  # no autoscaler brings a larger machine
-            cluster.check_fits(shape, nodes)
-        force = Workforce(job=job, shape=shape, vocabulary=context.vocabulary, say=progress.phase)
+        shape, grow = size(context, todo)
+        force = Workforce(job=context.job, shape=shape, grow=grow, vocabulary=context.vocabulary, say=progress.phase)
         force.start()
         try:
             force.wait_for_facts()

@@ -1,12 +1,14 @@
 """How many actors a job gets on which cluster, and what each of them gets."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clipmill.jobs.cluster import connect as cluster
-from clipmill.jobs.cluster.connect import Node, Shape, check_fits, shape
+from clipmill.jobs.cluster.nodes import Node
+from clipmill.jobs.cluster.shape import Shape, check_fits, shape, wanted
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
 
@@ -17,6 +19,11 @@ def workers(**options: object) -> Workers:
 
 def node(cpus: float, gpus: float = 0.0) -> Node:
     return Node(node_id=f"{cpus:g}-{gpus:g}", cpus=cpus, gpus=gpus)
+
+
+def one_gpu(num: int, cpus: float) -> Shape:
+    """Actors with a GPU each, whose threads are their share of their own node."""
+    return Shape(num=num, cpus=cpus, gpus=1, threads=int(cpus), own_share=True)
 
 
 MANY = 10_000
@@ -32,39 +39,56 @@ def test_an_actor_without_a_gpu_computes_on_the_cpu_also_on_a_node_that_has_some
 
 
 def test_one_actor_per_gpu_with_its_share_of_the_cpus() -> None:
-    assert shape(workers(), [node(32, 4), node(32, 4)], MANY) == Shape(num=8, cpus=8, gpus=1, threads=8)
+    assert shape(workers(), [node(32, 4), node(32, 4)], MANY) == one_gpu(num=8, cpus=8)
 
 
 def test_nodes_without_a_gpu_are_left_out_where_others_have_one() -> None:
-    assert shape(workers(), [node(64), node(8, 2)], MANY) == Shape(num=2, cpus=4, gpus=1, threads=4)
+    assert shape(workers(), [node(64), node(8, 2)], MANY) == one_gpu(num=2, cpus=4)
 
 
-def test_of_nodes_that_differ_the_smallest_share_fits_everywhere() -> None:
+def test_of_nodes_that_differ_the_smallest_share_is_asked_for_and_each_actor_uses_its_own() -> None:
     """An actor's CPUs are asked of any node, so asking for more than one of them has would leave its GPUs idle."""
-    assert shape(workers(), [node(96, 8), node(4, 2)], MANY) == Shape(num=10, cpus=2, gpus=1, threads=2)
+    assert shape(workers(), [node(96, 8), node(4, 2)], MANY) == one_gpu(num=10, cpus=2)
+    assert not shape(workers(cpus=2), [node(96, 8), node(4, 2)], MANY).own_share  # the job said how many
     mixed = shape(workers(), [node(16), node(4)], MANY)
     assert mixed == Shape(num=5, cpus=4, gpus=0, threads=4)
 
 
-def test_more_gpus_than_cpus_still_gives_every_actor_one() -> None:
+def test_more_gpus_than_cpus_still_uses_all_of_them() -> None:
+    """Ray would place two actors of one CPU each on a node of two, and leave two of its GPUs idle."""
     found = shape(workers(), [node(2, 4)], MANY)
-    assert (found.gpus, found.cpus, found.threads) == (1, 1, 1)
+    assert (found.num, found.gpus, found.cpus, found.threads) == (4, 1, 0.5, 1)
 
 
 def test_a_part_of_a_gpu_makes_more_actors() -> None:
-    assert shape(workers(gpus=0.5), [node(16, 2)], MANY) == Shape(num=4, cpus=4, gpus=0.5, threads=4)
+    assert shape(workers(gpus=0.5), [node(16, 2)], MANY) == replace(one_gpu(num=4, cpus=4), gpus=0.5)
+    assert shape(workers(gpus=0.1), [node(20, 1)], MANY).num == 10
 
 
 def test_several_gpus_each_make_fewer() -> None:
-    assert shape(workers(gpus=2), [node(32, 8), node(8, 1)], MANY) == Shape(num=4, cpus=8, gpus=2, threads=8)
+    found = shape(workers(gpus=2), [node(32, 8), node(8, 1)], MANY)
+    assert found == replace(one_gpu(num=4, cpus=8), gpus=2)
 
 
 @pytest.mark.parametrize("found", [[node(8)], [], [node(8, 1), node(8, 1)]])
-def test_gpus_that_no_node_has_are_the_users_mistake(found: list[Node]) -> None:
+def test_gpus_that_no_node_has_are_asked_for_where_nodes_join_and_refused_where_none_does(found: list[Node]) -> None:
     """Two nodes with a GPU each do not make a node with two."""
-    with pytest.raises(UserError, match=r"workers.gpus is 2, but no node") as error:
-        shape(workers(gpus=2), found, MANY)
-    assert "auto" in error.value.hint
+    asked = shape(workers(gpus=2, num=3), found, MANY)
+    assert (asked.num, asked.gpus, asked.cpus, asked.own_share) == (3, 2, 1, True)
+    assert asked.need == "2 GPUs and 1 CPU"
+    with pytest.raises(UserError, match=r"workers.gpus is 2, but this machine has no GPUs like that") as error:
+        check_fits(asked, found)
+    assert "--address" in error.value.hint
+
+
+def test_auto_grows_to_what_may_come_and_max_bounds_it() -> None:
+    one = shape(workers(), [node(8)], MANY)
+    assert shape(workers(), [node(8)], MANY, 12).num == wanted(workers(), one, [node(8)], MANY, 12) == 12
+    assert wanted(workers(), one, [node(8)] * 20, MANY, 12) == 20, "nodes that are up are used, however little is left"
+    assert wanted(workers(max=5), one, [node(8)] * 20, MANY, 12) == 5
+    assert wanted(workers(), one, [node(8)], 3, 12) == 3
+    assert wanted(workers(num=4, max=2), one, [], MANY) == 2
+    assert wanted(workers(num=4), one, [], MANY, 12) == 4
 
 
 def test_no_gpus_where_the_job_wants_none() -> None:

@@ -60,7 +60,10 @@ OWNERS = {
     "ray": (
         "workers.actor",
         "jobs.cluster.*",
+        "jobs.running.deaths",
         "jobs.running.dispatch",
+        "jobs.running.sizing",
+        "jobs.running.slots",
         "jobs.running.workforce",
         "jobs.indexing.cluster",
         "jobs.observing.ray_exporter",

@@ -83,6 +83,13 @@ def test_preemption_is_not_an_attempt() -> None:
     assert take(a).used == 0
 
 
+def test_losses_and_attempts_are_counted_apart() -> None:
+    a = attempts("a", limit=2)
+    for fate in (Fate.WORKER_LOST, Fate.ERROR, Fate.WORKER_LOST, Fate.ERROR):
+        a.ended(take(a), fate)
+    assert (a.used, a.lost, len(a.failed)) == (2, 2, 1)
+
+
 def test_a_changed_source_is_not_tried_again() -> None:
     a = attempts("1")
     a.ended(take(a), Fate.SOURCE_CHANGED)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipmill.jobs.cluster.connect import Shape
+from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.workforce import Workforce
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.model import ModelSpec
@@ -46,7 +46,7 @@ def test_workers_are_told(gpus: float, device: str, monkeypatch: pytest.MonkeyPa
             told.append(named.get("device"))
 
     class Actor:
-        load, get_ready = Method(), Method()
+        place, load, get_ready, facts = Method(), Method(), Method(), Method()
 
         def remote(self) -> "Actor":
             return self
@@ -55,4 +55,4 @@ def test_workers_are_told(gpus: float, device: str, monkeypatch: pytest.MonkeyPa
     job = JobFile.model_validate({"table": "/t/t", "source": {"format": "files", "uri": "/x/"}})
     shape = Shape(num=1, cpus=1, gpus=gpus, threads=1)
     Workforce(job=job, shape=shape, vocabulary=None, say=print).start()
-    assert told == [device, None]
+    assert told == [None, device, None, None]

@@ -1,7 +1,11 @@
 """From what a `ModelSpec` means (`naming.names`) to weights on this machine's disk, downloaded where need be."""
 
+import fcntl
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from open_clip import pretrained as hub
 
@@ -34,14 +38,29 @@ def _of_tag(resolved: Resolved) -> Path:
     assert resolved.tag is not None
     try:
         if url := "" if resolved.tag.get("hf_hub") else str(resolved.tag.get("url", "")):
-            cached = Path("~/.cache/clip").expanduser() / Path(url).name  # as open_clip names it
-            if not cached.is_file() and not reachable(url):
-                raise ConnectionError("no answer")
-        with without_waiting():
+            return _once(url, dict(resolved.tag))
+        with without_waiting():  # the hub's client takes a lock itself
             return Path(hub.download_pretrained(dict(resolved.tag)))
     except Exception as error:  # urllib, the hub's client and its transport raise some twenty kinds
         what = f"the weights '{resolved.pretrained}' of {resolved.open_clip_name} could not be downloaded"
         raise _no_download(what, error) from error
+
+
+def _once(url: str, tag: dict[str, Any]) -> Path:
+    """One process of a machine fetches, the others wait and read its file: open_clip writes right at the place where it
+    looks for a whole one, so that a second actor would take a half. Killed on the way, it leaves nothing there."""
+    cached = Path("~/.cache/clip").expanduser() / Path(url).name  # as open_clip names it
+    if cached.is_file():
+        return Path(hub.download_pretrained(tag))  # which compares the hash where the name has one
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{cached}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or its process gone
+        if not cached.is_file():
+            if not reachable(url):
+                raise ConnectionError("no answer")
+            with tempfile.TemporaryDirectory(prefix=f"{cached.name}.", dir=cached.parent) as folder:
+                os.replace(hub.download_pretrained(tag, cache_dir=folder), cached)
+    return cached
 
 
 def _no_download(what: str, error: Exception) -> UserError:

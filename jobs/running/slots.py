@@ -1,0 +1,61 @@
+"""An actor at work, as the dispatcher knows it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipmill.jobs.running.attempts import Item
+from clipmill.jobs.running.watch import Watch
+from clipmill.schemas.tasks import UnitProgress
+
+
+@dataclass(slots=True)
+class Call:
+    """A unit that an actor is working on."""
+
+    item: Item
+    watch: Watch
+    is_probe: bool
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One actor. `placed` answers with its node's id once it has room on one, `ready` when it has prepared itself;
+    until then it gets no unit. `leaving`: its node is drained, and it gets none any more."""
+
+    actor: Any
+    ready: Any
+    placed: Any = None
+    node_id: str = ""
+    attached: bool = False
+    leaving: bool = False
+    calls: dict[Any, Call] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
+
+    @property
+    def open(self) -> Iterator[Any]:
+        """What it owes an answer to."""
+        yield from self.calls
+        if not self.attached:
+            yield self.ready
+        if self.placed is not None:
+            yield self.placed
+
+    @property
+    def is_reserved(self) -> bool:
+        """For a suspect, which shares its actor with nobody."""
+        return any(call.item.alone for call in self.calls.values())
+
+
+def progress(question: Any) -> UnitProgress | None:
+    """What an actor said to `Watch`'s question, None as long as it has not."""
+    import ray
+
+    ready, _ = ray.wait([question], timeout=0)
+    if not ready:
+        return None
+    try:
+        answer: UnitProgress = ray.get(question)
+    except ray.exceptions.RayError:
+        return UnitProgress(waits=True)  # the actor is gone, which its units' own calls will say, and why
+    return answer
