@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOWEST ?= .venv-lowest
 FAST := not slow and not chaos and not browser and not gpu
 
-.PHONY: install test lowest lint demo chaos month docs wheels ci lock clean
+.PHONY: install test lowest lint demo chaos losses month docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -46,6 +46,10 @@ demo: install
 chaos: install
 	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
 	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
+
+# 200 units through ten lost nodes and ten that join (three minutes); writes a dated result, fails where a row is missing.
+losses: install
+	$(BIN)/python -m benchmarks.losses
 
 # Thirty nights over a bucket that changes every day (CI does seven), for each kind of source; writes a dated result.
 month: install

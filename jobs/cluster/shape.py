@@ -7,6 +7,8 @@ from clipmill.jobs.cluster.nodes import Node
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
 
+AHEAD = 200  # actors without a place that `num: auto` asks for at a time: where nothing joins, they wait for nothing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -69,8 +71,9 @@ def _cpus(workers: Workers, found: Sequence[Node], gpus: float) -> float:
 
 def wanted(workers: Workers, one: Shape, found: Sequence[Node], num_units: int, grow: int = 0) -> int:
     """How many actors like `one` there should be for `num_units` that are left. `num: auto`: as many as the nodes hold,
-    and up to `grow` where more may come; never more than `workers.max`."""
-    num = workers.num if workers.num != "auto" else max(1, one.slots(found), grow)
+    and up to `grow` where more may come, asked for step by step; never more than `workers.max`."""
+    held = one.slots(found)
+    num = workers.num if workers.num != "auto" else max(1, held, min(grow, held + AHEAD))
     if workers.max != "auto":
         num = min(num, workers.max)
     return max(1, min(num, num_units))

@@ -270,7 +270,7 @@ class _Fill:
             if self.lease.lost is not None:
                 raise self.lease.lost
             filler.commit_if_due()
-            self.limited_by = clock.limited_by(time.monotonic() - self.working_since)
+            self.limited_by = clock.limited_by(dispatcher.worker_s)
             self.progress.show(
                 Snapshot(
                     units_done=counted["units"],

@@ -164,10 +164,11 @@ def _counted(night: Night, tables: Tables, summary: Summary) -> Night:
 
 
 def _cost(summary: Summary, job: JobFile) -> tuple[float | None, float | None]:
-    """Of the workers from the first to the last unit; dollars only where they had GPUs and the job names a price."""
+    """Of the workers, each from when it was ready to when it went: there are more and fewer of them as nodes come and
+    go. Dollars only where they had GPUs and the job names a price."""
     if not summary.run:
         return None, None
-    hours = summary.workers * max(0.0, summary.seconds - summary.startup_s) / 3600
+    hours = summary.worker_s / 3600
     price, gpus = job.plan.price_per_gpu_hour, job.workers.gpus
     each = 1.0 if gpus == "auto" else float(gpus)
     dollars = hours * each * price if price is not None and summary.device not in ("", "cpu") else None

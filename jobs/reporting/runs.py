@@ -80,13 +80,15 @@ def _figures(run: str, events: list[dict[str, Any]]) -> RunFigures:
 
 
 def _dollars(job: dict[str, Any], said: dict[str, Any], seconds: float) -> float | None:
-    """GPUs × hours × the job's price; a machine without GPUs has no price in the job file."""
+    """GPUs × hours × the job's price; a machine without GPUs has no price in the job file. The hours are those of each
+    worker; of runs that did not note them, of as many as there were at the end, all the time."""
     price = _mapping(job.get("plan")).get("price_per_gpu_hour")
     if not isinstance(price, int | float) or said.get("device", "cpu") in ("", "cpu"):
         return None
     gpus = _mapping(job.get("workers")).get("gpus")
     each = float(gpus) if isinstance(gpus, int | float) else 1.0
-    return round(float(price) * each * _number(said.get("workers")) * seconds / 3600, 4)
+    worker_s = _number(said.get("worker_s")) or _number(said.get("workers")) * seconds
+    return round(float(price) * each * worker_s / 3600, 4)
 
 
 def _object(text: str) -> dict[str, Any]:

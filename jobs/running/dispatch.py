@@ -74,6 +74,7 @@ class Dispatcher:
         import ray
 
         self._counted_s = time.monotonic()
+        self.patience.rest()  # what the workers took to prepare was no waiting for room
         while not self._finished():
             self._look_at_nodes()
             self._let_go()

@@ -43,7 +43,7 @@ class Meter:
         self._at_s = time.monotonic()
         self._gpu_s = 0.0
         self._seen = 0
-        self._window: deque[tuple[float, int, dict[str, float]]] = deque([(self._at_s, 0, {})])
+        self._window: deque[tuple[float, float, int, dict[str, float]]] = deque([(self._at_s, 0.0, 0, {})])
         self._told_commits = 0
         self._is_broken = False
 
@@ -141,17 +141,19 @@ class Meter:
         )
 
     def _rates(self, now_s: float) -> tuple[float, dict[str, float]]:
-        """Samples a second and each stage's load over the last minute, or since the beginning."""
-        clock = self.clock
-        begun_s, seen, busy_s = self._window[0]
-        elapsed_s = now_s - begun_s
-        self._window.append((now_s, self._seen, dict(clock.busy_s)))
+        """Samples a second and each stage's load over the last minute, or since the beginning. A load is of the time of
+        the workers that were there, who come and go."""
+        clock, all_worker_s = self.clock, self.dispatcher.worker_s
+        begun_s, begun_worker_s, seen, busy_s = self._window[0]
+        elapsed_s, worker_s = now_s - begun_s, all_worker_s - begun_worker_s
+        self._window.append((now_s, all_worker_s, self._seen, dict(clock.busy_s)))
         while len(self._window) > 1 and self._window[1][0] <= now_s - _WINDOW_S:
             self._window.popleft()
         if elapsed_s <= 0:
             return 0.0, {}
         more = {stage: clock.busy_s.get(stage, 0.0) - busy_s.get(stage, 0.0) for stage in clock.lanes}
-        return (self._seen - seen) / elapsed_s, {s: min(1.0, more[s] / (n * elapsed_s)) for s, n in clock.lanes.items()}
+        busy = {s: min(1.0, more[s] / (n * worker_s)) for s, n in clock.lanes.items() if worker_s > 0}
+        return (self._seen - seen) / elapsed_s, busy
 
 
 def tell_attempt(slot: Slot, item: Item, receipt: Receipt | None) -> dict[str, Any]:

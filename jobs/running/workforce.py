@@ -100,8 +100,9 @@ class Workforce:
         return Patience(self.job.workers.wait_s, self.shape.need, self.say)
 
     def wait_for_facts(self) -> None:
-        """What the first actor says that has its model; another takes its place where its node goes meanwhile. Raises
-        UserError for a model that cannot be loaded, NoWorkers where the cluster has room for none in time."""
+        """What the first actor says that has its model; another takes the place of one whose node goes meanwhile. One
+        that dies by itself is missed only where it is the last, as at work. Raises UserError for a model that cannot be
+        loaded, NoWorkers where the cluster has room for none in time."""
         import ray
 
         for tries_left in reversed(range(self.job.limits.max_attempts)):
@@ -116,11 +117,13 @@ class Workforce:
                 raise
             except ray.exceptions.RayError as error:
                 local_node.check()
-                if not tries_left or not blames_node(error):
+                is_lost = blames_node(error)
+                if not tries_left or not (is_lost or len(self.recruits) > 1):
                     raise _died_loading(error) from None
-            self.say("the node of a worker is gone; another one loads the model")
             self.recruits.remove(first)
-            self._recruit()
+            if is_lost:
+                self.say("the node of a worker is gone; another one loads the model")
+                self._recruit()
         raise AssertionError("at least one attempt")
 
     def _first_answer(self) -> Recruit:

@@ -8,7 +8,7 @@ import pytest
 
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster.nodes import Node
-from clipmill.jobs.cluster.shape import Shape, check_fits, shape, wanted
+from clipmill.jobs.cluster.shape import AHEAD, Shape, check_fits, shape, wanted
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
 
@@ -85,6 +85,7 @@ def test_auto_grows_to_what_may_come_and_max_bounds_it() -> None:
     one = shape(workers(), [node(8)], MANY)
     assert shape(workers(), [node(8)], MANY, 12).num == wanted(workers(), one, [node(8)], MANY, 12) == 12
     assert wanted(workers(), one, [node(8)] * 20, MANY, 12) == 20, "nodes that are up are used, however little is left"
+    assert wanted(workers(), one, [node(8)] * 20, MANY, 5000) == 20 + AHEAD, "the rest when nodes have come"
     assert wanted(workers(max=5), one, [node(8)] * 20, MANY, 12) == 5
     assert wanted(workers(), one, [node(8)], 3, 12) == 3
     assert wanted(workers(num=4, max=2), one, [], MANY) == 2

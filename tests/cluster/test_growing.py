@@ -12,7 +12,7 @@ from tests.cluster.growing import growing_head, run
 from tests.integration import help
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
-UNITS = 12
+UNITS = 8
 
 
 def _job(folder: Path, workers: str) -> None:
@@ -36,14 +36,14 @@ def _nodes(address: str) -> int:
 
 def test_from_zero_nodes_come_rows_land_and_nodes_go_and_where_none_can_come_it_is_later() -> None:
     two = {"resources": {"CPU": 2, "object_store_memory": 80_000_000}, "max_workers": 2}
-    with growing_head({"two": two}, CLIPMILL_STUB_SLEEP_MS="1000") as head:
+    with growing_head({"two": two}, CLIPMILL_STUB_SLEEP_MS="500") as head:
         address = f"127.0.0.1:{head.port}"
         embed = [sys.executable, "-m", "clipmill", "embed", "job.yaml", "--address", address, "--json"]
-        _job(head.folder, "gpus: 1, wait_s: 8")
+        _job(head.folder, "gpus: 1, wait_s: 5")
         nobody = run(head, embed)
         _, err = nobody.communicate(timeout=240)
         assert nobody.returncode == 5, err
-        assert "gave no worker room within 8 s: each needs 1 GPU and 1 CPU on one node" in err
+        assert "gave no worker room within 5 s: each needs 1 GPU and 1 CPU on one node" in err
         assert _nodes(address) == 0
 
         _job(head.folder, "units_in_flight: 1, max: 3")

@@ -9,6 +9,8 @@ import pytest
 
 from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.publishing.night import Gate, Night, nights, remember, webhook_address
+from clipmill.jobs.publishing.nightly import _cost
+from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import RUNS
 from clipmill.schemas.config import JobFile
@@ -22,6 +24,18 @@ def tables(tmp_path):
     found = Tables.at(make_table(tmp_path, TableOptions(rows=5)))
     found.ensure_side_tables()
     return found
+
+
+def test_a_nights_cost_is_of_the_hours_that_each_worker_was_there():
+    """Eight at once for a moment of an hour: they are not paid for eight hours."""
+    source = {"format": "files", "uri": "/x/"}
+    job = JobFile.model_validate(
+        {"table": "/t/t", "source": source, "workers": {"gpus": 0.5}, "plan": {"price_per_gpu_hour": 3.0}}
+    )
+    ran = Summary(run="r", table="t", workers=8, worker_s=7200.0, seconds=3600.0, device="cuda")
+    assert _cost(ran, job) == (2.0, 3.0)
+    assert _cost(dataclasses.replace(ran, device="cpu"), job) == (2.0, None)
+    assert _cost(dataclasses.replace(ran, run=""), job) == (None, None)
 
 
 def night(run: str, **more: object) -> Night:

@@ -14,13 +14,13 @@ from clipmill.jobs.reporting import charts, samples
 from clipmill.jobs.reporting.changes import Commit, read_changes
 from clipmill.jobs.reporting.contents import _plane, drift, vector_map
 from clipmill.jobs.reporting.page import render
-from clipmill.jobs.reporting.runs import read_runs
+from clipmill.jobs.reporting.runs import _dollars, read_runs
 from clipmill.jobs.reporting.table import TableReport, table_report
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerState
-from tests.reporting.conftest import EVIL
+from tests.reporting.conftest import EVIL, JOB, SUMMARY
 from tests.tables import TableOptions, append, ledger_entry, make_table
 
 
@@ -61,6 +61,12 @@ def test_what_a_run_cost_is_gpus_times_hours_times_price(found: TableReport, rep
     assert EVIL in two.note
     assert one.loads["decode"] == 0.95
     assert "old" not in {run.run for run in read_runs(Tables.at(reported_uri))}
+
+
+def test_of_workers_that_came_and_went_the_hours_of_each_are_paid() -> None:
+    """Four at once for a moment of half an hour, and one of them to its end: not four times half an hour."""
+    assert _dollars(JOB, {**SUMMARY, "worker_s": 2000.0}, 1800.0) == pytest.approx(2000 / 3600 * 0.5 * 2.0, abs=1e-4)
+    assert _dollars(JOB, {**SUMMARY, "worker_s": 2000.0, "device": "cpu"}, 1800.0) is None
 
 
 def test_rejects_are_shown_where_their_bytes_can_be_read_and_are_of_the_source(found: TableReport) -> None:

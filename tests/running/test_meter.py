@@ -23,7 +23,9 @@ def slot(attached: bool = True) -> Any:
 def made(*, actors: int = 2, gpus: float = 1.0, device: str = "cuda", price: float | None = 3.6) -> Any:
     """A meter over parts that hold still."""
     attempts = Part(waiting=deque(range(100_000)), suspects=deque([1]), in_flight=3, failed=[])
-    dispatcher = Part(slots=[slot() for _ in range(actors)] + [slot(False)], attempts=attempts, restarts=1)
+    dispatcher = Part(
+        slots=[slot() for _ in range(actors)] + [slot(False)], attempts=attempts, restarts=1, worker_s=0.0
+    )
     totals = Totals(rows=5, seen=6, rejects={"corrupt": 1})
     collector = Part(totals=totals, commits_s=[0.5], committer=Part(conflicts=2), uncommitted_s={})
     force = Part(shape=Part(gpus=gpus), facts=Part(device=device), fingerprint=Part(model="m"))
@@ -34,7 +36,7 @@ def made(*, actors: int = 2, gpus: float = 1.0, device: str = "cuda", price: flo
         job=Part(plan=Part(price_per_gpu_hour=price)),
         progress=Part(say=print),
     )
-    clock = StageClock(actors, 4, 3)
+    clock = StageClock(1, 4, 3)
     return Meter(context, force, collector, dispatcher, clock)  # type: ignore[arg-type]
 
 
@@ -65,6 +67,7 @@ def test_rates_are_of_the_last_minute() -> None:
     for second in range(1, 301):
         meter.ended(slot(), ITEM, receipt(10 if second > 200 else 1000))
         meter.clock.busy_s["embed"] += 1.0  # of two that could be: one lane for each actor
+        meter.dispatcher.worker_s += 2.0
         figures = meter.figures(start_s + second)
     assert figures.images_per_s == pytest.approx(10, rel=0.05)
     assert figures.busy["embed"] == pytest.approx(0.5, rel=0.05)
