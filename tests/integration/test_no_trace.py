@@ -21,7 +21,7 @@ CASES: dict[str, tuple[Mapping[str, Any], str]] = {
         {"model": {"name": "ViT-B-32", "pretrained": "broken.safetensors", "activation": "gelu"}},
         "broken.safetensors",
     ),
-    "GPUs that nobody has": ({"workers": {"gpus": 8}}, "no node of the cluster has that many GPUs"),
+    "GPUs that nobody has": ({"workers": {"gpus": 8}}, "this machine has no GPUs like that"),
     "a vocabulary that is not there": ({"tags": {"vocabulary": "no-such.yaml"}}, "no-such.yaml"),
 }
 
