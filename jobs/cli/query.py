@@ -156,6 +156,7 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     "--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Only these ids, a line each."
 )
 @click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
+@click.option("--float32", is_flag=True, help="Vectors in float32, for programs that cannot take the table's float16.")
 @allow_source_option
 @json_option
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -180,6 +181,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         query=query,
         ids=read_ids(listed) if listed else None,
         columns=options["columns"] or None,
+        float32=options["float32"],
         allow_sources=options["allow_sources"],
     )
     storage = storage_from(endpoint_url, region)

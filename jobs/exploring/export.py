@@ -44,7 +44,8 @@ _IDS_AT_A_TIME = 5_000
 class ExportOptions:
     """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: of those that pass,
     only these; not with an example. `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None:
-    by format. `allow_sources`: places beside the table's own source that images may be read from, see
+    by format. `float32`: vectors in it instead of the table's float16, which some programs refuse or add up in.
+    `allow_sources`: places beside the table's own source that images may be read from, see
     `jobs.table.originals`."""
 
     to: str
@@ -53,6 +54,7 @@ class ExportOptions:
     ids: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     rows_per_file: int | None = None
+    float32: bool = False
     allow_sources: tuple[str, ...] = ()
 
 
@@ -95,6 +97,10 @@ def export(
     """Write the selected rows. Raises UserError where the destination already holds something."""
     if options.ids is not None and len(options.query.positive):
         raise UserError("an export is of the best hits or of a list of ids, not of both", "leave out --near or --ids")
+    if options.float32 and not any(_is_half(table.schema.field(n).type) for n in _columns(table, options)):
+        raise UserError(
+            "--float32 is of vectors, and none is exported", "name them, such as --column id --column vector"
+        )
     storage = storage or table.storage
     _check_empty(options.to, storage)
     rows, files = 0, 0
@@ -102,6 +108,7 @@ def export(
     write = {"parquet": _parquet, "webdataset": _webdataset, "clip-retrieval": _clip_retrieval}[options.format]
     originals = Originals(Tables.at(table.uri, table.storage), options.allow_sources)
     for part in _parts(table, options):
+        part = _widened(part) if options.float32 else part
         left_out = write(_Part(table, part, originals), files, options.to, storage)
         missing += left_out
         rows += len(part) - len(left_out)
@@ -209,6 +216,19 @@ def _batches(table: Table, options: ExportOptions, columns: list[str], size: int
             ).to_batches()
 
 
+def _is_half(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type))
+
+
+def _widened(rows: pa.Table) -> pa.Table:
+    """Vectors of float16 as float32, which is exact."""
+    fields = [
+        field.with_type(pa.list_(pa.float32(), field.type.list_size)) if _is_half(field.type) else field
+        for field in rows.schema
+    ]
+    return rows.cast(pa.schema(fields, metadata=rows.schema.metadata))
+
+
 def _parquet(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
     out = io.BytesIO()
     pq.write_table(part.rows.replace_schema_metadata(None), out, compression="zstd")
@@ -217,7 +237,7 @@ def _parquet(part: _Part, number: int, to: str, storage: Storage) -> list[dict[s
 
 
 def _clip_retrieval(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
-    """Vectors as float16 (N, D) and the rest beside them, row by row. A row without a vector is a row of zeros,
+    """Vectors as (N, D) and the rest beside them, row by row. A row without a vector is a row of zeros,
     which is near nothing, because clip-retrieval matches its files by position."""
     names = {"vector": "img_emb", "caption_vector": "text_emb"}
     for column, folder in names.items():
@@ -233,7 +253,7 @@ def _clip_retrieval(part: _Part, number: int, to: str, storage: Storage) -> list
 
 
 def _npy(column: pa.ChunkedArray, dim: int) -> bytes:
-    array = np.zeros((len(column), dim), dtype=np.float16)
+    array = np.zeros((len(column), dim), dtype=column.type.value_type.to_pandas_dtype())
     valid = np.asarray(column.is_valid())
     if valid.any():
         array[valid] = np.asarray(column.drop_null().combine_chunks().flatten()).reshape(-1, dim)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -147,6 +148,33 @@ def test_clip_retrievals_layout_lines_up_by_position(table: Table, tmp_path: Pat
             np.testing.assert_array_equal(texts[place], np.asarray(row["caption_vector"], np.float16))
         start += len(metadata)
     assert start == 250
+
+
+def test_vectors_in_float32_are_the_same_numbers(table: Table, tmp_path: Path) -> None:
+    names = ["id", "vector", "caption_vector"]
+    dataset = lance.dataset(f"{table.uri}.lance")
+    dataset.update({"caption_vector": "NULL"}, where="id = 'row-000003'")  # as of a row without a caption
+    table = open_table(table.uri, engine=WordEngine())
+    stored = table.snapshot.dataset.to_table(columns=names)
+    assert stored["caption_vector"].null_count == 1
+    for form, columns in (("parquet", tuple(names)), ("clip-retrieval", None)):
+        export(table, ExportOptions(to=str(tmp_path / form), format=form, columns=columns, float32=True))  # type: ignore[arg-type]
+    wide = pq.read_table(tmp_path / "parquet" / "part-00000.parquet")
+    for name in names[1:]:
+        assert wide.schema.field(name).type == pa.list_(pa.float32(), stored.schema.field(name).type.list_size)
+        assert wide[name].to_pylist() == stored[name].to_pylist()
+    array_ND = np.load(tmp_path / "clip-retrieval" / "img_emb" / "img_emb_0.npy")
+    assert array_ND.dtype == np.float32
+    given = [at for at, vector in enumerate(stored["vector"].to_pylist()) if vector is not None]
+    assert array_ND[given].tolist() == stored["vector"].take(given).to_pylist()
+
+
+def test_float32_where_no_vector_is_exported_is_refused(table: Table, tmp_path: Path) -> None:
+    for form in ("parquet", "webdataset"):
+        with pytest.raises(UserError, match="none is exported") as caught:
+            export(table, ExportOptions(to=str(tmp_path / form), format=form, float32=True))  # type: ignore[arg-type]
+        assert "--column vector" in caught.value.hint
+        assert not (tmp_path / form).exists()
 
 
 def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path) -> None:
