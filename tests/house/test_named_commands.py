@@ -121,4 +121,4 @@ def test_lines_to_be_typed_are_found_at_all() -> None:
 def test_every_option_that_a_page_names_is_some_commands(name: str) -> None:
     parameters = [one for command in build().commands.values() for one in command.params]
     known = {option for one in parameters for option in (*one.opts, *one.secondary_opts)}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / name).read_text())) <= known | OTHERS
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", (ROOT / name).read_text())) <= known | OTHERS
