@@ -28,6 +28,7 @@ class WorkUnit:
     | parquet    | the file    | the file's                   | row groups [start, end)                         |
     | files      | the prefix  | digest of keys and etags     | keys (start, end], relative to the prefix       |
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
+    | log        | the log     | the log's                    | both empty                                      |
     | fill       | the rows    | the rows' version            | a fragment's id; JSON list of rows left out     |
 
     A fill of some rows of a fragment alone has `id:first-last` of their places, the last excluded.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipmill.jobs.planning.survey_cut import cut_tar
+from clipmill.jobs.planning.survey_logs import log_units
 from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
 from clipmill.jobs.planning.survey_unlisted import count_unlisted
 from clipmill.schemas.config import Limits, Source, Storage
@@ -19,6 +20,7 @@ from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit, make_unit_
 from clipmill.workers.read.columns import is_metadata
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import DEFAULT_IMAGE
+from clipmill.workers.read.log import is_log
 from clipmill.workers.read.packed import ARCHIVES, READABLE
 from clipmill.workers.store.errors import as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, list_objects
@@ -83,6 +85,7 @@ def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[So
 
         for item in list_objects(pattern, storage, passed_over=passed_over):
             if not item.uri.lower().endswith(suffixes) and not _is_chosen(pattern, item, source):
+                found = found or (source.format == "webdataset" and is_log(item.uri))
                 ending = ending_of(unquote(item.uri))
                 if len(source.uri) == 1:
                     count(left_out, ending)
@@ -111,8 +114,10 @@ def _is_chosen(pattern: str, item: SourceObject, source: Source) -> bool:
     for an archive that is no tar."""
     if not _names_files(pattern, item):
         return False
-    if source.format != "webdataset" or not item.uri.lower().endswith(ARCHIVES):
+    if source.format != "webdataset":
         return True
+    if not item.uri.lower().endswith(ARCHIVES):
+        return not is_log(item.uri)
     if pattern.lower().endswith(ARCHIVES):
         raise UserError(f"{item.uri} is no tar by its name", f"pack it again: {READABLE}")
     return False
@@ -142,6 +147,7 @@ def _tars(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkU
                 start=start,
                 end=end,
             )
+    yield from log_units(source, storage, reader_options(source), left_out)
 
 
 def _spans(item: SourceObject, storage: Storage) -> list[tuple[int, int] | None]:
@@ -195,6 +201,9 @@ def _merge(groups: list[tuple[int, int]] | None, file_bytes: int) -> Iterator[tu
 def _files(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
     empty = True
     for unit in file_slices(source, storage, reader_options(source), left_out):
+        empty = False
+        yield unit
+    for unit in log_units(source, storage, reader_options(source), left_out):
         empty = False
         yield unit
     if empty:

@@ -114,10 +114,11 @@ def _compare(uri: str, units: list[WorkUnit], known: list[LedgerEntry | None], l
         "files": _of_listing,
         "manifest": _of_list,
         "parquet": _of_footers,
+        "log": _of_footers,
         "webdataset": _of_tar,
     }
     compared = 0
-    for unit, entry, counted in zip(units, known, counters[look.source.format](uri, units, look), strict=True):
+    for unit, entry, counted in zip(units, known, counters[units[0].format](uri, units, look), strict=True):
         if entry is None or counted.pictures is None:
             continue
         compared += 1
@@ -207,7 +208,8 @@ def _rows_of_footer(uri: str, look: _Look) -> int:
 
 
 def _of_footers(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
-    """The survey has the rows of each unit from the footer, and the reader its own from the pages."""
+    """The survey has the rows of each unit from the footer (of a log, from its column of statuses), and the reader its
+    own from the pages."""
     return [_Counted(unit.num_samples) for unit in units]
 
 

@@ -21,12 +21,15 @@ from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.columns import link_names
 from clipmill.workers.read.links import linked_uris
+from clipmill.workers.stub import StubEngine
+from tests.build import parquet
 from tests.conftest import S3
 from tests.read.help import reasons
 from tests.read.made.draw import NUMBER, draw
 
 MADE = Path(__file__).parent / "made"
 LABELS = ["cat", "dog", "a red shoe", None, None, "dog"]
+IMG2DATASET = ("webdataset", "parquet", "files")
 HASHES = [xxhash.xxh3_128_hexdigest(draw(n)) for n in range(NUMBER)]
 
 
@@ -98,10 +101,17 @@ def metadata(folder: Path, ending: str) -> dict[str, Any]:
     return {"format": "manifest", "uri": f"set/**/metadata.{ending}", "caption": "text", "keep": keep}
 
 
+def by_img2dataset(folder: Path, form: str) -> dict[str, Any]:
+    shutil.copytree(MADE / "img2dataset" / form, folder / "set")
+    caption = "caption" if form == "parquet" else "txt"
+    return {"format": form, "uri": "set/", "caption": caption, "keep": {"label": "string"}}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "datasets": by_datasets,
     "datasets by path": by_datasets_with_paths,
     "class folders": class_folders,
+    **{f"img2dataset {form}": partial(by_img2dataset, form=form) for form in IMG2DATASET},
     "metadata.csv": partial(metadata, ending="csv"),
     "metadata.jsonl": partial(metadata, ending="jsonl"),
     "metadata.parquet": partial(metadata, ending="parquet"),
@@ -120,15 +130,23 @@ def test_the_same_pictures_from_every_tool(
         s3.upload(tmp_path)
         root, storage = s3.uri, s3.storage
     found = read_all(Source(**{**options, "uri": f"{root}/{options['uri']}"}), storage)
-    pictures = [item for item in found if isinstance(item, Sample)]
+    pictures = [item for item in found if isinstance(item, Sample) and item.image[:4] == b"\x89PNG"]
     pictures.sort(key=lambda item: HASHES.index(xxhash.xxh3_128_hexdigest(item.image)))
     hashes = [xxhash.xxh3_128_hexdigest(item.image) for item in pictures]
     if place == "s3" and name == "datasets by path":  # the last one lies above the file's folder
         assert reasons(found) == {"ok": NUMBER - 1, "bad_uri": 1}
         assert "../outside.png: leaves the folder" in found[-1].detail  # type: ignore[union-attr]
+    elif name.startswith("img2dataset"):  # one was no picture, and one never came
+        assert reasons(found) == {"ok": NUMBER + 1, "no_image": 1}
     else:
         assert len(found) == NUMBER
     assert hashes == HASHES[: len(pictures)]
+    engine = StubEngine.from_name("stub:4")
+    for n, item in enumerate(pictures):
+        vectors = [
+            engine.encode_images(engine.prepare(data, Limits()).pixels_CHW[None]) for data in (item.image, draw(n))
+        ]
+        assert (vectors[0] == vectors[1]).all()
     said = [item.metadata["label"] or None for item in pictures]  # a CSV has no null
     assert said == [label or ("none of them" if name == "class folders" else None) for label in LABELS[: len(pictures)]]
     assert [item.caption for item in pictures] == [None if n == 3 else f"picture {n}" for n in range(len(pictures))]
@@ -345,3 +363,50 @@ def test_folders_and_json_beside_the_picture(tmp_path: Path) -> None:
     assert counted(Source(format="files", uri=f"{tmp_path}/cats/", keep=keep)) == {"json": 1}
     with pytest.raises(ValueError, match="only sources of format files"):
         Source(format="webdataset", uri="a.tar", keep=keep)
+
+
+# --- img2dataset ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", IMG2DATASET)
+def test_what_img2dataset_could_not_download_is_a_reject_by_name(tmp_path: Path, form: str) -> None:
+    options = by_img2dataset(tmp_path, form)
+    source = Source(**{**options, "uri": f"{tmp_path}/set/", "id": "key"})
+    (failed,) = [item for item in read_all(source, Storage()) if isinstance(item, Reject)]
+    assert failed.reason == "no_image"
+    assert failed.id == (failed.uri if form == "parquet" else "000002")
+    assert failed.uri == f"{tmp_path}/set/00000.parquet#row=2"
+    assert failed.detail.startswith("img2dataset says failed_to_download: HTTP Error 404: File not found")
+    left = counted(source)
+    assert left == {"webdataset": {"json": 2}, "parquet": {"json": 2}, "files": {"json without a picture": 2}}[form]
+
+
+def test_logs_that_tell_of_no_failure_or_are_none(tmp_path: Path) -> None:
+    """00001.parquet has nothing to tell; a table with other columns, or none, is left out as it was."""
+    options = by_img2dataset(tmp_path, "webdataset")
+    source = Source(**{**options, "uri": f"{tmp_path}/set/"})
+    assert [Path(u.uri).name for u in survey(source, Storage(), Limits())] == [
+        "00000.tar",
+        "00001.tar",
+        "00000.parquet",
+    ]
+    pq.write_table(pa.table({"key": ["1"]}), tmp_path / "set/00000.parquet")
+    (tmp_path / "set/00001.parquet").write_bytes(b"PAR1 cut off")
+    assert counted(source) == {"json": 2, "parquet": 2}
+    tars = Source(**{**options, "uri": f"{tmp_path}/set/*.tar"})
+    assert len(list(survey(tars, Storage(), Limits()))) == 2, "a glob asks for no more than it says"
+    both = Source(**{**options, "uri": [f"{tmp_path}/set/*.tar", f"{tmp_path}/set/*.parquet"]})
+    shutil.copy(MADE / "img2dataset" / "webdataset" / "00000.parquet", tmp_path / "set")
+    assert reasons(read_all(both, Storage())) == {"ok": NUMBER + 1, "no_image": 1}
+
+
+def test_statuses_of_every_kind(tmp_path: Path) -> None:
+    shutil.copy(MADE / "img2dataset" / "webdataset" / "00000.tar", tmp_path)
+    status = ["success", "failed_to_resize", None, "success"] * 3
+    columns = {"key": [str(n) for n in range(12)], "url": ["http://x/"] * 12, "status": status}
+    (tmp_path / "00000.parquet").write_bytes(parquet({**columns, "error_message": ["e"] * 12}, rows_per_group=5))
+    found = read_all(Source(format="webdataset", uri=f"{tmp_path}/"), Storage())
+    rows = [int(item.uri.rpartition("=")[2]) for item in found if isinstance(item, Reject)]
+    assert rows == [n for n in range(12) if status[n] != "success"]
+    trial = list(survey(Source(format="webdataset", uri=f"{tmp_path}/", limit=2), Storage(), Limits()))
+    assert [unit.format for unit in trial] == ["webdataset"], "a trial ends within the first tar"

@@ -50,6 +50,10 @@ def _read_whole(
         from clipmill.workers.read.parquet import read as read_parquet
 
         return read_parquet(unit, source, storage, limits, census)
+    if unit.format == "log":
+        from clipmill.workers.read.log import read as read_log
+
+        return read_log(unit, source, storage, limits, census)
     assert unit.format == "manifest", unit.format
     from clipmill.workers.read.manifest import read as read_manifest
 

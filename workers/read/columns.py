@@ -7,7 +7,7 @@ from clipmill.schemas.config import Source
 from clipmill.schemas.errors import UserError
 
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")
-IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", *LINK_NAMES[:4], "path", "file")
+IMAGE_NAMES = ("image", "img", "jpg", "png", "webp", "image_bytes", "bytes", *LINK_NAMES[:4], "path", "file")
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of an `imagefolder`
 
@@ -20,6 +20,15 @@ def is_metadata(uri: str) -> bool:
 def link_names(uri: str) -> tuple[str, ...]:
     """Columns that may name the pictures of the list at `uri`, the likeliest first."""
     return ("file_name", *LINK_NAMES) if is_metadata(uri) else (*LINK_NAMES, "file_name")
+
+
+STATUS = ("status", "error_message")  # what img2dataset says of each row
+
+
+def said_of(record: dict[str, Any]) -> str:
+    """img2dataset's own words for a row without a picture; empty where it says nothing."""
+    words = [str(record[name]) for name in STATUS if record.get(name)]
+    return f"img2dataset says {': '.join(words)}"[:200] if words else ""
 
 
 def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, is_text, needed_columns, rows_of
+from clipmill.workers.read.columns import IMAGE_NAMES, STATUS, holds_bytes, is_text, needed_columns, rows_of, said_of
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.read.labels import Features
 from clipmill.workers.read.remote import Row, caption_path, read_rows
@@ -60,6 +60,8 @@ def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]
     """(image column, all columns, whether the image is a URI). Raises UserError."""
     schema = file.schema_arrow
     image, columns = needed_columns(schema.names, source, uri, (*Features.of(schema).images, *IMAGE_NAMES))
+    if set(STATUS) <= set(schema.names):
+        columns += [name for name in STATUS if name not in columns]
     kind = schema.field(image).type
     if is_text(kind):
         return image, columns, True
@@ -143,7 +145,7 @@ def _sample(place: str, record: dict[str, Any] | str, column: str, source: Sourc
     if isinstance(value, dict):
         value, path = value.get("bytes"), value.get("path")
     if value is None:
-        return reject(Reason.NO_IMAGE, f"{column} is null")
+        return reject(Reason.NO_IMAGE, said_of(record) or f"{column} is null")
     if len(value) == 0:
         return reject(Reason.EMPTY)
     if len(value) > limits.max_image_bytes:
