@@ -219,10 +219,14 @@ class Workers(Strict):
 
 
 class Storage(Strict):
-    """Never a credential: those come from the standard AWS chain only."""
+    """Never a credential: those come from the standard AWS chain only. `anonymous` and `requester_pays` are of what a
+    job reads; its table is always reached with credentials (`of_table`)."""
 
     endpoint_url: str | None = None
     region: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+    addressing: Literal["auto", "path", "virtual"] = "auto"
 
     @field_validator("endpoint_url")
     @classmethod
@@ -230,6 +234,16 @@ class Storage(Strict):
         if value is not None and not re.match(r"https?://[^/\s]", value):
             raise ValueError("must start with http:// or https://")
         return value
+
+    @model_validator(mode="after")
+    def _who_pays(self) -> "Storage":
+        if self.anonymous and self.requester_pays:
+            raise ValueError("anonymous and requester_pays exclude each other: a store must know who pays")
+        return self
+
+    def of_table(self) -> "Storage":
+        """For the store that is written to."""
+        return self.model_copy(update={"anonymous": False, "requester_pays": False})
 
 
 class Limits(Strict):

@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -34,6 +35,7 @@ class FakeS3:
         self.before: Callable[[str, str], tuple[int, str] | None] = lambda method, key: None
         self.after: Callable[[str], tuple[int, str] | None] = lambda key: None
         self.requests: list[tuple[str, str]] = []
+        self.said: Counter[str] = Counter()  # how often requests were signed, offered to pay, and to which host
 
     @contextmanager
     def running(self) -> Iterator["FakeS3"]:
@@ -64,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> str | None:
         self.key = unquote(urlsplit(self.path).path).removeprefix("/b").lstrip("/")
         self.store.requests.append((self.command, self.key))
+        self.store.said.update(name for name in ("authorization", "x-amz-request-payer") if name in self.headers)
+        self.store.said[str(self.headers["Host"]).partition(":")[0]] += 1
         refused = self.store.before(self.command, self.key)
         if refused is not None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))

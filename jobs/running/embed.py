@@ -100,7 +100,7 @@ def _check_store(context: RunContext) -> None:
 
     context.progress.phase("checking that the store commits safely")
     check_folder(context.tables.database)
-    check_store(context.tables.database, context.job.storage)
+    check_store(context.tables.database, context.tables.storage)
 
 
 def _nothing_to_do(context: RunContext, plan: Plan) -> bool:

@@ -59,7 +59,7 @@ class Tables:
         """Parse `<database uri>/<name>`; raises UserError where it is not one."""
         from clipmill.workers.store.storage import absolute_uri, lance_options
 
-        storage = storage or Storage()
+        storage = (storage or Storage()).of_table()
         if what := secret_in(table):
             raise UserError(f"the table's address carries {what}", CHAIN_HINT)
         database, _, name = table.rstrip("/").rpartition("/")

@@ -188,6 +188,7 @@ def _no_credentials(error: Exception, uri: str) -> UserError:
         login = "aws sso login" + (f" --profile {profile}" if profile else "")
         return UserError(f"no credentials for {uri}: single sign-on is not logged in{of}", f"run `{login}`")
     hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
+    hint += "; to read a public bucket: storage.anonymous: true"
     if profile:
         hint = f"check the profile in the AWS config file, and the profile or command it takes them from; or {hint}"
     return UserError(f"no usable credentials for {uri}{of}", hint)

@@ -78,9 +78,11 @@ def _make_fs(scheme: str, storage: Storage) -> Any:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     }
-    if endpoint:
-        config["s3"] = {"addressing_style": "path"}
+    if endpoint or storage.addressing != "auto":
+        config["s3"] = {"addressing_style": "virtual" if storage.addressing == "virtual" else "path"}
     fs = s3fs.S3FileSystem(
+        anon=storage.anonymous,
+        requester_pays=storage.requester_pays,
         session=_session(),
         endpoint_url=endpoint,
         client_kwargs={"region_name": region(storage)},
@@ -141,7 +143,7 @@ def stat_of(fs: Any, path: str) -> tuple[str, int]:
         bucket, key = _bucket_and_key(fs, path)
         if not key:
             raise FileNotFoundError(path)
-        out = fs.call_s3("head_object", Bucket=bucket, Key=key)
+        out = fs.call_s3("head_object", Bucket=bucket, Key=key, **fs.req_kw)
         return str(out["ETag"]).strip('"'), int(out["ContentLength"])
     info = fs.info(path)
     if info.get("type") == "directory":
@@ -217,7 +219,7 @@ async def _read_s3(fs: Any, path: str, span: tuple[int, int | None], max_bytes: 
     if start or end is not None:
         options["Range"] = f"bytes={start}-" + ("" if end is None else str(end - 1))
     try:
-        out = await fs._call_s3("get_object", Bucket=bucket, Key=key, **options)
+        out = await fs._call_s3("get_object", Bucket=bucket, Key=key, **options, **fs.req_kw)
     except OSError as error:
         # 416: the range starts at or after the end, as any range of an empty object does.
         if "InvalidRange" in str(getattr(error.__cause__, "response", "")):

@@ -193,7 +193,7 @@ def _list_s3(fs: Any, pattern: Pattern, uri: str, start_after: str) -> Iterator[
         query["StartAfter"] = folder + start_after
     attempts = FIRST_CONTACT_ATTEMPTS
     while True:
-        page = call(uri, lambda: fs.call_s3("list_objects_v2", **query), attempts=attempts)
+        page = call(uri, lambda: fs.call_s3("list_objects_v2", **query, **fs.req_kw), attempts=attempts)
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 yield Key(item["Key"][len(folder) :], item["ETag"].strip('"'), int(item["Size"]))

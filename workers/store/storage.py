@@ -212,11 +212,16 @@ def lance_options(uri: str, storage: Storage) -> dict[str, str]:
     if endpoint := endpoint_url(storage):
         if what := secret_in(endpoint):
             raise UserError(f"the endpoint's address carries {what}", CHAIN_HINT)
+        if not endpoint.startswith(("http://", "https://")):
+            raise UserError(f"storage.endpoint_url {endpoint} is not a URL", "write http://host:port or https://host")
+        if storage.addressing == "virtual":  # then lance takes the endpoint for the bucket's own
+            scheme, _, host = endpoint.partition("://")
+            endpoint = f"{scheme}://{split_uri(uri)[1].partition('/')[0]}.{host}"
         # Of the names that mean an endpoint, this one wins over all others, also where the environment sets them.
         options["aws_endpoint_url_s3"] = options["aws_endpoint"] = endpoint
         options["aws_virtual_hosted_style_request"] = "false"
         if endpoint.startswith("http://"):
             options["allow_http"] = "true"
-        elif not endpoint.startswith("https://"):
-            raise UserError(f"storage.endpoint_url {endpoint} is not a URL", "write http://host:port or https://host")
+    if storage.addressing != "auto":
+        options["aws_virtual_hosted_style_request"] = str(storage.addressing == "virtual").lower()
     return options
