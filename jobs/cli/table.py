@@ -135,7 +135,7 @@ def rejects(
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    help="Also read N rows' images again, embed and compare; and compare all tags with the model.",
+    help="Also read N rows' images again, embed and compare; and compare all tags and heads' scores with the vectors.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the same rows as before; default: by chance, printed.")
 @click.option(

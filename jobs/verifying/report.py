@@ -11,7 +11,9 @@ class Report:
     """`problems` is empty for a table that can be trusted. `seed` draws the same sample again. `not_checked`: what was
     to be checked and could not be, and why; `sample_not_checked` counts its rows. `recall`: of the vector index,
     against brute force; None without one. `source_units`: those whose source was counted again, `source_new_units`:
-    those that the source shows and the ledger does not have; None where the source was not looked at.
+    those that the source shows and the ledger does not have; None where the source was not looked at. `missing`:
+    columns of scores, and of tags beside those in use, that rows lack: no damage, a night or the command that made them
+    fills them.
     """
 
     table: str
@@ -29,6 +31,7 @@ class Report:
     source_units: int | None = None
     source_new_units: int | None = None
     not_checked: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 

@@ -74,7 +74,7 @@ def check_sample(
     report.sample_min_cosine = round(lowest, 6) if report.sampled and np.isfinite(lowest) else None
     report.sample_not_checked = sum(reasons.values())
     report.not_checked += [f"{n} of the sample: {reason}, such as {first[reason]}" for reason, n in reasons.items()]
-    tags.check_against_model(tables, rows, engine, report, say)
+    tags.check_in_use(tables, rows, engine, report, say)
 
 
 def _engine(fingerprint: Fingerprint, report: Report, say: Problems) -> Engine | None:

@@ -16,9 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from clipmill.jobs.table import compat
+from clipmill.jobs.table.again import tagger_again
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.engine import Engine
 
@@ -46,12 +49,27 @@ class Rules:
         return {label.name: label.facet for label in self.vocabulary.labels} if self.vocabulary else {}
 
 
-def rules(tables: Tables, rows: Any) -> Rules:
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Columns of tags -> the vectors they are of: those in use, of further vocabularies beside, of sets beside."""
+    found = {"tags": "vector"} | {set_column("tags", slug): "vector" for slug in vocabularies_in(schema)}
+    return found | {
+        set_column("tags", slug): set_column("vector", slug)
+        for slug in sets_in(schema)
+        if set_column("tags", slug) in schema.names
+    }
+
+
+def scores_of(column: str) -> str:
+    """The column of scores that is parallel to one of tags."""
+    return "tag_scores" + column.removeprefix("tags")
+
+
+def rules(tables: Tables, rows: Any, column: str = "tags") -> Rules:
     """From what the column's metadata says, and the vocabulary where it is found (`table.vocabularies`)."""
-    stored = compat.stored_vocabulary(rows.schema)
+    stored = compat.stored_vocabulary(rows.schema, column)
     if stored is None:
         return Rules(tagged=False)
-    found = vocabulary_of(tables, rows.schema)
+    found = vocabulary_of(tables, rows.schema, column)
     return Rules(
         tagged=True,
         min_score=stored["min_score"],
@@ -62,17 +80,20 @@ def rules(tables: Tables, rows: Any) -> Rules:
 
 
 class TagCheck:
-    """Of every row, without a model."""
+    """Of every row, without a model. Beside the tags in use a row may have none yet."""
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, rules: Rules, column: str = "tags") -> None:
+        self.rules, self.column, self.scores = rules, column, scores_of(column)
         self._facet_of = rules.facet_of
+        self._where = "" if column == "tags" else f", {column}"
 
     def __call__(self, batch: pa.RecordBatch, say: Problems) -> None:
-        names = zip(batch["id"].to_pylist(), batch["tags"].to_pylist(), batch["tag_scores"].to_pylist(), strict=True)
+        names = zip(*(batch[name].to_pylist() for name in ("id", self.column, self.scores)), strict=True)
         for row_id, tags, scores in names:
+            if self._where and tags is None and scores is None:
+                continue
             if wrong := self._wrong(tags, scores):
-                say("tags", f"row {row_id}: {wrong}")
+                say(self.column, f"row {row_id}{self._where}: {wrong}")
 
     def _wrong(self, tags: list[str | None] | None, scores: list[float | None] | None) -> str:
         """What is wrong with the tags of a row, empty where nothing is."""
@@ -105,41 +126,61 @@ class TagCheck:
         return f"{most} tags of one facet, at most {self.rules.top_k} are given" if most > self.rules.top_k else ""
 
 
-def check_against_model(tables: Tables, rows: Any, engine: Engine, report: Report, say: Problems) -> None:
+def checks(tables: Tables, rows: Any) -> list[TagCheck]:
+    """One for each column of tags."""
+    return [TagCheck(rules(tables, rows, column), column) for column in columns_of(rows.schema)]
+
+
+def check_in_use(tables: Tables, rows: Any, engine: Engine, report: Report, say: Problems) -> None:
+    """The tags of the vectors in use, by every vocabulary. Those beside say whose vectors they were made from."""
+    for column, vector in columns_of(rows.schema).items():
+        if vector != "vector":
+            continue
+        stored = compat.stored_vocabulary(rows.schema, column) or {}
+        if column != "tags" and stored.get("weights_sha256") != engine.fingerprint.weights_sha256:
+            report.not_checked.append(f"{column}: nothing says that they are of the vectors in use")
+            continue
+        check_against_model(tables, rows, engine, report, say, column)
+
+
+def check_against_model(
+    tables: Tables, rows: Any, engine: Engine, report: Report, say: Problems, column: str = "tags"
+) -> None:
     """Tag every row again from its stored vector. Scores may differ as far as precision explains: the log-odds of a
     softmax or sigmoid change by at most twice the change of a logit."""
-    found = rules(tables, rows)
+    found = rules(tables, rows, column)
     if not found.tagged:
         return
-    if found.vocabulary is None:
-        report.not_checked.append("tags against the model: the vocabulary is not found here, or was changed since")
+    try:
+        tagger = tagger_again(tables, rows.schema, column, engine.fingerprint, lambda: engine, every=100)
+    except UserError as error:
+        report.not_checked.append(f"{column} against the model: {error.message}")
         return
-    from clipmill.schemas.config import Tags
-    from clipmill.workers.tag import Tagger, embed_labels
-
-    vectors_LD = embed_labels(found.vocabulary, engine)
-    every = Tags(top_k=min(100, len(found.vocabulary.labels)), min_score=0.0)
-    tagger = Tagger.from_vectors(found.vocabulary, vectors_LD, engine.fingerprint, every)
     tolerance = 2 * COSINE_TOLERANCE * engine.fingerprint.logit_scale
-    columns = ["id", "vector", "tags", "tag_scores"]
-    scanner = rows.scanner(columns=columns, filter="vector IS NOT NULL AND tags IS NOT NULL", batch_size=_ROWS)
+    vector, where = columns_of(rows.schema)[column], "" if column == "tags" else f", {column}"
+    columns = ["id", vector, column, scores_of(column)]
+    scanner = rows.scanner(columns=columns, filter=f"{vector} IS NOT NULL AND {column} IS NOT NULL", batch_size=_ROWS)
     for batch in scanner.to_batches():
-        dim = batch["vector"].type.list_size
-        vectors_BD = np.asarray(batch["vector"].flatten()).reshape(-1, dim)
+        dim = batch[vector].type.list_size
+        vectors_BD = np.asarray(batch[vector].flatten()).reshape(-1, dim)
         again_tags, again_scores = tagger.tag(vectors_BD)
-        both = zip(batch.to_pylist(), again_tags.to_pylist(), again_scores.to_pylist(), strict=True)
-        for row, tags, scores in both:
-            if wrong := _differs(row, dict(zip(tags, scores, strict=True)), found, tolerance):
-                say("tags", f"row {row['id']}: {wrong}")
+        stored = (batch[name].to_pylist() for name in ("id", column, scores_of(column)))
+        both = zip(*stored, again_tags.to_pylist(), again_scores.to_pylist(), strict=True)
+        for row_id, tags, scores, now_tags, now_scores in both:
+            again = dict(zip(now_tags, now_scores, strict=True))
+            if wrong := _differs(tags, scores, again, found, tolerance):
+                say(column, f"row {row_id}{where}: {wrong}")
 
 
-def _differs(row: dict[str, Any], again: dict[str, float], rules: Rules, tolerance: float) -> str:
+def _differs(
+    tags: list[str], scores: list[float | None] | None, again: dict[str, float], rules: Rules, tolerance: float
+) -> str:
     """`again`: score by label from the row's own vector, the best hundred of each facet."""
-    for tag, score in zip(row["tags"], row["tag_scores"] or [], strict=False):
+    for tag, score in zip(tags, scores or [], strict=False):
         now = again.get(tag, 0.0)
         if score is not None and abs(_log_odds(score) - _log_odds(now)) > tolerance + 0.05:
             return f"its vector is '{tag}' with score {now:.2f}, {score:.2f} is stored"
-    stored = set(row["tags"])
+    stored = set(tags)
     best = max(again.items(), key=lambda item: item[1], default=("", 0.0))
     certain = float(1 / (1 + np.exp(tolerance - _log_odds(best[1]))))  # what remains of it in the worst case
     if best[0] not in stored and certain > max(rules.least(best[0]), 0.5):

@@ -4,7 +4,7 @@ B: rows of a batch. D: dimension.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,17 +41,23 @@ _BATCH_ROWS = 4096
 
 
 def check_values(
-    rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], source: Source | None, tags: TagCheck, say: Problems
+    rows: Any,
+    fragments: list[Any],
+    alive: dict[str, LedgerEntry],
+    source: Source | None,
+    tags: Sequence[TagCheck],
+    say: Problems,
 ) -> None:
     """Vectors, captions, tags, hashes, byte ranges, ids and places of every row of `fragments`."""
     checks: list[Callable[[pa.RecordBatch, Problems], None]] = [
         _check_vectors,
         _check_captions,
-        tags,
+        *tags,
         _check_picture,
         _PlaceCheck(alive, source),
     ]
-    columns = [name for name in COLUMNS if name in rows.schema.names]
+    beside = [name for check in tags for name in (check.column, check.scores)]
+    columns = [name for name in dict.fromkeys((*COLUMNS, *beside)) if name in rows.schema.names]
     for batch in rows.scanner(columns=columns, batch_size=_BATCH_ROWS, fragments=fragments).to_batches():
         for check in checks:
             check(batch, say)

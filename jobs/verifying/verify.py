@@ -13,6 +13,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.balance import check_units
 from clipmill.jobs.verifying.census import check_source
+from clipmill.jobs.verifying.derived import check_derived, missing
 from clipmill.jobs.verifying.files import SIDE, check_files, readable
 from clipmill.jobs.verifying.ids import check_ids
 from clipmill.jobs.verifying.indices import check_indices
@@ -37,7 +38,8 @@ def verify(
 ) -> Report:
     """Raises UserError where there is no such table.
 
-    `sample`: also fetch so many rows again, embed them, and tag all rows again; drawn by `seed`, by chance where None.
+    `sample`: also fetch so many rows again and embed them; and tag and score all rows again from the stored vectors.
+    Drawn by `seed`, by chance where None.
     `source`: count what the source holds and compare, tars of any size too; None: what is cheap; False: nothing.
     `allow_sources`: places beside the table's own source that may be read, see `jobs.table.originals`.
     """
@@ -60,12 +62,13 @@ def verify(
         check_tombstones(tables, rows, whole, say)
     with readable("the rows", say):
         check_ids(rows, whole, say)
-        rules = tags.rules(tables, rows)
-        check_values(rows, whole, alive, last_source(tables), tags.TagCheck(rules), say)
+        check_values(rows, whole, alive, last_source(tables), tags.checks(tables, rows), say)
     if len(whole) == len(rows.get_fragments()):
+        report.missing = missing(rows)
         check_indices(tables, rows, report, seed, say)
         if sample:
             check_sample(tables, rows, fingerprint, report, say, Sample(size=sample, seed=seed, allow=allow_sources))
+            check_derived(tables, rows, report, say)
     elif sample:
         report.sample_not_checked = min(sample, report.rows)
         report.not_checked.append("the sample and the indices: files of the table are gone")

@@ -101,7 +101,9 @@ def make(folder: Path) -> Made:
     )
     done = UnitRun(Task(unit=unit, attempt=1), context, Bench(engine=engine, tagger=tagger, pool=None)).run()
     one = replace(entry("u1", "a", done.written, uri=found.uri), etag=found.etag)
-    Committer(tables, take_lease(tables, "a")).commit([one], done.fragments)
+    lease = take_lease(tables, "a")
+    Committer(tables, lease).commit([one], done.fragments)
+    lease.release()
     return Made(packed, tables)
 
 
