@@ -64,11 +64,38 @@ class Committer:
         leaving = Leaving(tuple(remove_units), dict(remove_ids or {}))
         version = self._commit_rows(entries, [self._checked(text) for text in fragments], leaving)
         self.hook("after_rows")
-        entered = [replace(entry, table_version=version) for entry in entries]
-        # An event that is there twice changes nothing.
-        retry_transient(ledger.append)(self.tables, entered, table_id=self.table_id)
+        self.enter([replace(entry, table_version=version) for entry in entries])
         self.hook("after_ledger")
         return version
+
+    def enter(self, entries: Sequence[LedgerEntry]) -> None:
+        """Into the ledger. An event that is there twice changes nothing, and one that comes late neither, as long as
+        what came after it is there: so a holder that slept until history was cut (`jobs.committing.history`) must not
+        land, and dies at the fence of whoever cut it. Raises LeaseLost then."""
+        from lance.fragment import write_fragments
+
+        lance = lance_module()
+        table = ledger.to_table(entries, self.table_id)
+
+        @retry_transient
+        def once() -> None:
+            units = self.tables.open("units")  # first fix the version,
+            self.lease.check()  # then read the lease
+            with writing(self.tables.uri("units")):
+                fragments = write_fragments(
+                    table, units, mode="append", schema=table.schema, storage_options=self.tables.options or None
+                )
+                operation = lance.LanceOperation.Update(
+                    removed_fragment_ids=[FENCE_FRAGMENT], new_fragments=list(fragments)
+                )
+                lance.LanceDataset.commit(units, lance.Transaction(units.version, operation))
+
+        for _ in range(MAX_CONFLICTS if entries else 0):
+            try:
+                once()
+            except lance.commit.CommitConflictError:
+                continue
+            return
 
     def _checked(self, text: str) -> Any:
         """Refuse fragments that were not written against this run's field ids (a rename in between, say)."""

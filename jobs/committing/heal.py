@@ -21,7 +21,7 @@ def heal(tables: Tables, committer: Committer) -> tuple[ledger.Ledger, int]:
     known = max((entry.table_version for entry in latest.values()), default=0)
     found, gap = _unledgered(rows, known)
     if found:
-        ledger.append(tables, found, table_id=committer.table_id)
+        committer.enter(found)
         latest = ledger.fold([*latest.values(), *found])
     if gap:
         orphans = _orphans(rows, latest)

@@ -21,6 +21,7 @@ from clipmill.jobs.table.errors import is_conflict, one_line, writing
 from clipmill.jobs.table.readers import tags_of
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
+from clipmill.workers.store.storage import retry_transient
 
 KEY = "clipmill.lease"
 FILL_KEY = "clipmill.fill"  # of a long column fill, beside the first: its fragments must stay where they are
@@ -191,14 +192,18 @@ class Lease:
         except (OSError, ValueError, ClipmillError) as error:
             say(f"the lease on the table could not be given back, it runs out by itself: {one_line(error)}")
 
-    def fence(self) -> int:
-        """Commit the fence that earlier holders' transactions die at, and tag it; returns its version.
+    @retry_transient
+    def fence(self, part: str = "") -> int:
+        """Commit the fence that earlier holders' transactions die at, and tag it; returns its version. `part`: of the
+        table beside the rows whose history is to be cut; else of the rows.
 
-        The tag keeps cleanup from removing that version: Lance skips cleaned versions when it looks for conflicts.
+        The tag keeps cleanup from removing that version: Lance skips cleaned versions when it looks for conflicts. A
+        store that is busy for a moment is asked again, though it may have done what it did not say: a fence more stops
+        nobody but those before it.
         """
         lance = lance_module()
         while True:
-            rows = self.tables.open()
+            rows = self.tables.open(part)
             self.check()
             transaction = lance.Transaction(
                 rows.version,
@@ -206,7 +211,7 @@ class Lease:
                 transaction_properties={"clipmill.epoch": str(self.epoch), "clipmill.run": self.run},
             )
             try:
-                with writing(self.tables.rows):
+                with writing(self.tables.uri(part)):
                     rows = lance.LanceDataset.commit(rows, transaction)
                 break
             except lance.commit.CommitConflictError:

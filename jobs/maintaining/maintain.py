@@ -18,6 +18,7 @@ from clipmill.jobs.committing.cleanup import KEEP, LEAST_KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import CACHE_BYTES, Compactor, tasks_of, tidy_side_tables
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
+from clipmill.jobs.maintaining.history import cut_ledger, cut_log
 from clipmill.jobs.maintaining.needed import SIDE_EVERY, old_versions, same_rows, what_is_needed
 from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
 from clipmill.jobs.running.options import new_run_id
@@ -36,7 +37,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maintained:
     """What was done; with `dry_run`, what would be. `indices`: by column, only what was extended or built.
-    `versions_removed` and `version_bytes` are of the rows. `orphan_files` names the first few."""
+    `versions_removed` and `version_bytes` are of the rows. `orphan_files` names the first few. `cut`: events of the
+    ledger and lines of the run log that nothing rests on any more."""
 
     table: str
     dry_run: bool = False
@@ -51,6 +53,7 @@ class Maintained:
     orphan_bytes: int = 0
     orphan_files: list[str] = field(default_factory=list)
     healed_units: int = 0
+    cut: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -72,7 +75,7 @@ def maintain(
         indices = _extend_indices(tables, lease, say)  # first: Lance merges no fragment it knows with one it does not
         if alone:
             _compact(tables, lease, compact_s, say)
-        tidy_side_tables(tables, lease, every=SIDE_EVERY)
+        cut = _cut_history(tables, lease, say)
         lease.fence()
         cleaned = clean(tables, lease, say=say, keep=keep, even_today=True)
         if alone:
@@ -95,6 +98,7 @@ def maintain(
         orphan_bytes=sum(one.size_bytes for one in found),
         orphan_files=[one.uri for one in found[:MAX_NAMED]],
         healed_units=healed,
+        cut=cut,
         notes=notes,
         seconds=round(time.monotonic() - began, 3),
     )
@@ -196,6 +200,23 @@ def _no_fill_or_a_note(lease: Lease, notes: list[str], say: Say) -> Iterator[boo
             yield False
             return
         yield True
+
+
+def _cut_history(tables: Tables, lease: Lease, say: Say) -> int:
+    """The tables beside the rows are tidied, and before their small files are merged, history that nobody needs goes:
+    a cut alone is not worth a commit."""
+    done = 0
+    due = {part for part in ("units", "runs") if len(tables.open(part).get_fragments()) >= SIDE_EVERY}
+    if due:
+        say("tidying the ledger and the run log")
+    if "units" in due:
+        done += (in_ledger := cut_ledger(tables, lease))
+    if "runs" in due:
+        done += cut_log(tables, lease)
+    tidy_side_tables(tables, lease, every=SIDE_EVERY)
+    if "units" in due and in_ledger:
+        lease.fence("units")
+    return done
 
 
 def _compact(tables: Tables, lease: Lease, budget_s: float, say: Say) -> None:

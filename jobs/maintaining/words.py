@@ -16,6 +16,8 @@ def maintained_in_words(done: Maintained) -> str:
         parts.append(f"{done.orphans:,} files that no version names left, {_bytes(done.orphan_bytes)}")
     if done.healed_units:
         parts.append(f"{done.healed_units:,} units entered that a killed run had left")
+    if done.cut:
+        parts.append(f"{done.cut:,} entries of the ledger and the run log that nothing needs any more left")
     lines = [] if done.dry_run else parts
     if done.dry_run and done.versions_removed:
         lines.append(f"would remove {done.versions_removed:,} old versions")

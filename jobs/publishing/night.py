@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from clipmill.jobs.table.runs import events
+from clipmill.jobs.table.runs import NIGHT, events
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
-
-EVENT = "night"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +97,7 @@ def now() -> str:
 
 def remember(tables: Tables, night: Night) -> None:
     """Append it to `__runs`."""
-    tables.log_run(night.run, "nightly", EVENT, json.dumps(asdict(night)), table_id=tables.id())
+    tables.log_run(night.run, "nightly", NIGHT, json.dumps(asdict(night)), table_id=tables.id())
 
 
 def nights(tables: Tables, last: int = 30) -> list[Night]:
@@ -107,7 +105,7 @@ def nights(tables: Tables, last: int = 30) -> list[Night]:
     runs, mine = tables.open("runs", missing_ok=True), tables.id()
     if runs is None or mine is None:
         return []
-    only = f"event = '{EVENT}' AND {of_table(runs.schema, mine)}"
+    only = f"event = '{NIGHT}' AND {of_table(runs.schema, mine)}"
     return [from_json(line["detail"]) for line in events(runs, ["detail"], only)[-last:]]
 
 

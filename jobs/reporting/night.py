@@ -112,8 +112,9 @@ def night_report(
 
 
 def find_night(tables: Tables, run: str) -> Night:
-    """The night of a run, or the last one for `last`. Raises UserError."""
-    known = nights(tables, 10_000)
+    """Of the last nights that of a run, or the last one for `last`: of older ones the ledger says no more what came.
+    Raises UserError."""
+    known = nights(tables, HISTORY)
     if run == "last" and known:
         return known[-1]
     found = next((night for night in reversed(known) if night.run == run), None)

@@ -23,7 +23,7 @@ _FIELDS = tuple(one.name for one in fields(LedgerEntry))
 
 _DEFAULTS = {one.name: one.default for one in fields(LedgerEntry) if one.default is not MISSING}
 
-_RANK = {LedgerState.RETIRED: 0, LedgerState.ALIAS: 1, LedgerState.COMMITTED: 2}
+RANK = {LedgerState.RETIRED: 0, LedgerState.ALIAS: 1, LedgerState.COMMITTED: 2}
 
 
 def fold(events: Iterable[LedgerEntry]) -> Ledger:
@@ -37,7 +37,7 @@ def fold(events: Iterable[LedgerEntry]) -> Ledger:
 
 
 def _order(entry: LedgerEntry) -> tuple[int, int]:
-    return entry.table_version, _RANK[entry.state]
+    return entry.table_version, RANK[entry.state]
 
 
 def live(latest: Ledger) -> Ledger:
@@ -99,10 +99,15 @@ def to_entry(row: Mapping[str, Any]) -> LedgerEntry:
     return LedgerEntry(**{**known, "state": LedgerState(row["state"])})
 
 
+def to_table(entries: Iterable[LedgerEntry], table_id: str | None) -> pa.Table:
+    """As `__units` has them. `table_id`: of the rows table."""
+    rows = [{**asdict(entry), TABLE_ID.name: table_id} for entry in entries]
+    return pa.Table.from_pylist(rows, schema=columns.UNITS)
+
+
 def append(tables: Tables, entries: Iterable[LedgerEntry], *, table_id: str | None = None) -> None:
-    """`table_id`: of the rows table; None reads it there."""
-    rows = [asdict(entry) for entry in entries]
-    if rows:
-        mine = tables.id() if table_id is None else table_id
-        rows = [{**row, TABLE_ID.name: mine} for row in rows]
-        tables.append("units", pa.Table.from_pylist(rows, schema=columns.UNITS))
+    """For whoever has the tables to himself; a run enters by its committer, which a later holder's fence stops.
+    `table_id`: of the rows table; None reads it there."""
+    table = to_table(entries, tables.id() if table_id is None else table_id)
+    if table.num_rows:
+        tables.append("units", table)

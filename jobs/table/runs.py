@@ -6,6 +6,8 @@ from typing import Any
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Source
 
+NIGHT = "night"  # the line that remembers one, written by `jobs.publishing`
+
 
 def events(runs: Any, columns: list[str], where: str) -> list[dict[str, Any]]:
     """Lines of the `__runs` table, the earliest first: in the order in which they were written. What they say of the

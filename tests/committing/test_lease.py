@@ -11,15 +11,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clipmill.jobs.committing.holder import Holder, boot_id, pid_namespace, process_start
-from clipmill.jobs.committing.lease import KEY, Lease
+from clipmill.jobs.committing.lease import FENCE_TAG, KEY, Lease
 from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
+from clipmill.workers.store import errors as store_errors
 from tests.committed import make_tables, take_lease, wait_until
 from tests.conftest import unprivileged
 from tests.fake_s3 import FakeS3
@@ -207,6 +209,38 @@ def test_a_store_that_takes_nothing_is_one_sentence(on_fake_s3: tuple[FakeS3, Ta
 
 
 AT = '{} at path "/mnt/conflict/t.lance/_transactions/.tmp5", /src/io/commit/conflict_resolver.rs:1006:34'
+
+
+def test_a_fence_outlasts_a_store_that_is_busy_and_does_more_than_it_says(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command begins with one; a night ended there while the store throttled."""
+    import lance
+
+    real, answers = lance.LanceDataset.commit, [busy_after, busy_instead]
+
+    def commit(*args: Any) -> Any:
+        return answers.pop(0)(real, *args) if answers else real(*args)
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    monkeypatch.setattr(store_errors, "_WAIT", lambda state: 0.001)
+    lease = take_lease(tables, "a")
+    rows = tables.open()
+    assert not answers
+    assert int(rows.tags.list()[FENCE_TAG]["version"]) == rows.version
+    assert rows.version == 3, "the one that landed unsaid, and another"
+    lease.release()
+
+
+def busy_after(commit: Any, *args: Any) -> Any:
+    commit(*args)
+    return busy_instead(commit, *args)
+
+
+def busy_instead(commit: Any, *args: Any) -> Any:
+    raise OSError(
+        "LanceError(IO): Generic S3 error: Server returned error response, status: 503: <Code>SlowDown</Code>"
+    )
 
 
 def test_conflicts_are_told_from_what_only_sounds_like_one() -> None:

@@ -19,7 +19,8 @@ from tests.publishing.month import Month
 from tests.publishing.onlookers import onlookers
 from tests.throttling import Throttle
 
-OTHER = "stub:32"
+# Of another dimension, and of nearly the same size: the last nights' bytes are compared with those of the first.
+OTHER = "stub:17"
 ANIMALS = "name: animals\nlabels: [cat, dog, cow, hen, fox, owl, bee, ant, elk, eel, emu, yak]\n"
 SHARE = 0.25  # of the requests, while the store throttles
 
@@ -107,9 +108,9 @@ def new_model(month: Month) -> Night:
     month.night()
     month.driver(f"reembed:{OTHER}", "before_fill:1")
     _fill(month, OTHER)
-    month.driver("promote:stub_32", "after_rename:1")
+    month.driver("promote:stub_17", "after_rename:1")
     job = month.job()
-    promote(job.table, "stub_32", job.storage, ANY_OVERLAP, _how(month))
+    promote(job.table, "stub_17", job.storage, ANY_OVERLAP, _how(month))
     month.model = OTHER
     month.note_published()
     return month.night()
@@ -131,7 +132,7 @@ def new_model_for_good(month: Month) -> Night:
     month.night()
     _fill(month, OTHER)
     job = month.job()
-    promote(job.table, "stub_32", job.storage, ANY_OVERLAP, _how(month))
+    promote(job.table, "stub_17", job.storage, ANY_OVERLAP, _how(month))
     month.model = OTHER
     month.note_published()
     month.driver("drop:stub", "before_drop:1")
