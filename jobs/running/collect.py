@@ -116,11 +116,15 @@ class Collector:
                 if receipt is None:
                     self._commit()
                     return
-                self._take(receipt)
-                if time.monotonic() >= self._due() or self.pending_rows >= self.options.every_rows:
-                    self._commit()
+                self._turn(receipt)
         except BaseException as error:  # noqa: BLE001 - raised again in close(), and looked at by the run at every tick
             self.error = error
+
+    def _turn(self, receipt: Receipt) -> None:
+        """A receipt came: commit if there is enough, or if it is time."""
+        self._take(receipt)
+        if time.monotonic() >= self._due() or self.pending_rows >= self.options.every_rows:
+            self._commit()
 
     def _due(self) -> float:
         """When what is ready is committed at the latest, by the monotonic clock."""

@@ -22,6 +22,7 @@ from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.tasks import Task
 
 TICK_S = 0.5
+PAUSE_S, FEW = 2e-4, 100  # of each call beyond so many: a turn goes over all of them, so one takes several receipts
 LOOK_EVERY_S = 1.0  # at the nodes: a spot machine has 30 s to 2 minutes, Ray's own drain 30 s
 PROBE_DEADLINES = 20  # a probe may use a whole deadline for one sample, and has to load its model first
 
@@ -58,7 +59,7 @@ class Dispatcher:
         self.restarts = self.most_at_once = 0
         self.worker_s = 0.0
         self.on_ended: OnEnded = lambda slot, item, receipt: None  # told of every attempt, whatever came of it
-        self._failed_starts = 0
+        self._failed_starts, self._tick_s = 0, 0.0
         self._looked_s = self._counted_s = time.monotonic()
 
     def adopt(self, slot: Slot) -> None:
@@ -77,19 +78,23 @@ class Dispatcher:
         self.patience.rest()  # what the workers took to prepare was no waiting for room
         while not self._finished():
             self._look_at_nodes()
-            self._let_go()
+            if is_time := time.monotonic() >= self._tick_s:  # not with every receipt
+                self._tick_s = time.monotonic() + TICK_S
+                self._let_go()
             self._start_missing()
             self._hand_out()
             waiting = [ref for slot in self.slots for ref in slot.open]
             if waiting:
                 ready, _ = ray.wait(waiting, num_returns=1, timeout=TICK_S)
-                if ready:  # whatever else is there already comes along
+                if ready:  # whatever else is there by then comes along
+                    time.sleep(PAUSE_S * max(0, len(waiting) - FEW))
                     ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
                 for ref in ready:
                     self._answered(ref)
             else:
                 time.sleep(TICK_S)
-            self._kill_stuck()
+            if is_time:
+                self._kill_stuck()
             self._count()
             on_tick()
 
@@ -149,9 +154,10 @@ class Dispatcher:
         """Breadth first, so that no actor gets a second unit while another has none."""
         if self.draining:
             return
+        takers = [s for s in self.slots if len(s.calls) < self.units_in_flight and s.attached and not s.leaving]
         for depth in range(self.units_in_flight):
-            for slot in self.slots:
-                if not slot.attached or slot.leaving or len(slot.calls) > depth or slot.is_reserved:
+            for slot in takers:
+                if len(slot.calls) > depth or slot.is_reserved:
                     continue
                 item = self.attempts.take(idle_worker=not slot.calls)
                 if item is None:

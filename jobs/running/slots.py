@@ -1,6 +1,6 @@
 """An actor at work, as the dispatcher knows it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,13 +33,12 @@ class Slot:
     stuck: set[str] = field(default_factory=set)  # ids of units that stood still, for which we killed the actor
 
     @property
-    def open(self) -> Iterator[Any]:
+    def open(self) -> Iterable[Any]:
         """What it owes an answer to."""
-        yield from self.calls
-        if not self.attached:
-            yield self.ready
-        if self.placed is not None:
-            yield self.placed
+        if self.attached and self.placed is None:
+            return self.calls  # no list of it: there may be a thousand such actors, asked with every receipt
+        first = [] if self.attached else [self.ready]
+        return [*self.calls, *first, *([] if self.placed is None else [self.placed])]
 
     @property
     def is_reserved(self) -> bool:

@@ -1,0 +1,1 @@
+"""A cluster in compressed time, for `python -m benchmarks.simulate`."""
