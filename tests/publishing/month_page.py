@@ -139,6 +139,8 @@ fails where one is above {most}.
 TABLE = """
 ## {kind}
 
+Ended on {when:%Y-%m-%d at %H:%M} UTC.
+
 `seconds`: the whole evening, killed drivers and changes by hand among it. `versions`, `files` and `kB`: of the table
 and those beside it, as they lie in the bucket after the night; in brackets versions of the rows alone; `log`: kB of the
 run log, which is not among the others.
@@ -166,7 +168,7 @@ def main(folder: str, page: str) -> None:
             numbers = " | ".join(f"{grown[name]:.2f}" for name in FIGURES)
             text += f"| {kind} | {numbers} |\n"
     for kind, one in kept.items():
-        text += TABLE.format(kind=kind) + "".join(_line(row) for row in one.rows)
+        text += TABLE.format(kind=kind, when=one.when) + "".join(_line(row) for row in one.rows)
     Path(page).write_text(text)
 
 
