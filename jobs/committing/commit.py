@@ -74,6 +74,8 @@ class Committer:
         land, and dies at the fence of whoever cut it. Raises LeaseLost then."""
         from lance.fragment import write_fragments
 
+        if not entries:
+            return
         lance = lance_module()
         table = ledger.to_table(entries, self.table_id)
 
@@ -90,12 +92,13 @@ class Committer:
                 )
                 lance.LanceDataset.commit(units, lance.Transaction(units.version, operation))
 
-        for _ in range(MAX_CONFLICTS if entries else 0):
+        for _ in range(MAX_CONFLICTS):
             try:
                 once()
             except lance.commit.CommitConflictError:
                 continue
             return
+        raise _always_in_conflict()
 
     def _checked(self, text: str) -> Any:
         """Refuse fragments that were not written against this run's field ids (a rename in between, say)."""
@@ -168,10 +171,14 @@ class Committer:
                 return once()
             except lance.commit.CommitConflictError:
                 self.conflicts += 1
-        raise ClipmillError(
-            f"{MAX_CONFLICTS} commits in a row met a conflicting one",
-            "something else rewrites this table all the time; stop it and run the command again",
-        )
+        raise _always_in_conflict()
+
+
+def _always_in_conflict() -> ClipmillError:
+    return ClipmillError(
+        f"{MAX_CONFLICTS} commits in a row met a conflicting one",
+        "something else rewrites this table all the time; stop it and run the command again",
+    )
 
 
 def _landed(dataset: Any, begun: int, is_this: Callable[[Any], bool]) -> int:

@@ -73,7 +73,8 @@ def cluster() -> Iterator[Cluster]:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # as `jobs.cluster.connect`, for a busy machine
     from ray.cluster_utils import Cluster as RayCluster
 
-    made = Cluster(RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
+    with patient_start():
+        made = Cluster(RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
     made.grow()
     made.grow()
     yield made

@@ -265,10 +265,14 @@ def test_a_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
 def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
+    from clipmill.jobs.cluster.connect import patient_start
+
     uri = several_fragments(tmp_path)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    with patient_start():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1)
+        with patient_start():
+            cluster.add_node(num_cpus=1)
         report = build_index(uri, IndexOptions(kind="ivf_rq", address=cluster.address, rows_per_segment=800))
     finally:
         cluster.shutdown()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from clipmill.jobs.cluster.connect import patient_start
 from clipmill.schemas.config import JobFile
 from tests.conftest import heeding
 
@@ -33,13 +34,15 @@ def ray_here() -> Iterator[None]:
             patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # as `jobs.cluster.connect`, for a busy machine
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.chdir(ROOT)
         warnings.filterwarnings("ignore", message="lance is not fork-safe")  # ray forks and execs at once
         if running := os.environ.get("CLIPMILL_TEST_RAY"):
             ray.init(address=running, **quiet)
         else:
-            ray.init(address="local", num_cpus=2, include_dashboard=False, **quiet)
+            with patient_start():
+                ray.init(address="local", num_cpus=2, include_dashboard=False, **quiet)
     yield
     ray.shutdown()
 
