@@ -10,6 +10,7 @@ from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.estimate import Estimate, estimate
 from clipmill.jobs.planning.listing import list_source, plan_for
 from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.planning.turned import turned
 from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.tables import Tables
@@ -30,7 +31,8 @@ class DryRun:
     `left_out`: what the listing shows and no unit holds, by ending. Members of tars are counted when those are read.
 
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
-    there is nothing to go by they are None. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
+    there is nothing to go by they are None. `turned`: a sentence, where pictures at the beginning of the first tar to
+    do lie turned and only their .json knows. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
     only of the former.
     """
 
@@ -51,6 +53,7 @@ class DryRun:
     basis: str | None
     worker_hours: float | None
     dollars: float | None
+    turned: str | None = None
 
 
 def dry_run(
@@ -103,6 +106,7 @@ def dry_run(
         basis=found.basis if found else None,
         worker_hours=hours,
         dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
+        turned=turned(plan.todo[0], job.source, job.storage, job.limits) if plan.todo else None,
     )
 
 
