@@ -23,7 +23,8 @@ writes this page.
   own whatever stands here, and so have text towers of the Hugging Face Hub.
 - **context**: tokens of a caption, begin and end among them; what is longer is cut. A tokenizer that is not open_clip's
   BPE is fetched from the Hugging Face Hub (`pip install 'clipmill[hf]'`). The BPE and those of SigLIP and CLIPA make
-  texts lower case, and SigLIP's take punctuation away.
+  texts lower case, and SigLIP's take punctuation away. The BPE reads HTML entities, twice over (`&amp;amp;` is `&`),
+  and takes composed and decomposed accents for one; a zero-width space splits a word.
 - What one would not guess: ViT-L-14 of laion2b_s32b_b82k is normalised by 0.5, unlike every other ViT-L-14 here;
   DFN's ViT-H-14 squash, MetaCLIP's do not; ViT-SO400M-14-SigLIP reads 16 tokens, its larger pictures 64; ViTamin-XL-384
   is given 256 pixels; ViT-H-14-worldwide is QuickGELU's at 224 pixels and not at 378.

@@ -46,6 +46,25 @@ def test_tokenizer_and_context_are_those_that_open_clip_would_make(monkeypatch: 
         assert (one.tokenizer, one.context_length) == (called, length), one.name
 
 
+def test_what_the_bpe_makes_of_scraped_captions() -> None:
+    texts = [
+        "a &amp;amp; b",
+        "A & b",
+        "caf\u00e9",
+        "cafe\u0301",
+        "a\u200bb",
+        "ab",
+        "\U0001f600",
+        "\U0001f601",
+        "red " * 100,
+    ]
+    tokens_BL = open_clip.get_tokenizer("ViT-B-32")(texts)
+    unescaped, plain, composed, decomposed, split, whole, one, other, long = tokens_BL.tolist()
+    assert (unescaped, composed, long[-1]) == (plain, decomposed, max(plain))
+    assert split != whole
+    assert one != other
+
+
 @pytest.mark.parametrize("name", ["RN50-quickgelu", "EVA02-B-16", "ViT-B-32-256"])
 def test_pixels_and_dimension_are_those_of_the_model(name: str) -> None:
     with torch.device("meta"):
