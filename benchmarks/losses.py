@@ -32,6 +32,7 @@ class Losing:
     def __init__(self) -> None:
         os.environ["CLIPMILL_STUB_SLEEP_MS"] = str(PICTURE_MS)
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+        os.environ["RAY_AUTH_MODE"] = "disabled"  # a token in the home folder is for another cluster
         from ray.cluster_utils import Cluster
 
         from clipmill.jobs.cluster.connect import patient_start
