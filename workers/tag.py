@@ -33,9 +33,13 @@ from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vo
 from clipmill.workers.engine import Engine, OutOfMemory
 
 Floats = npt.NDArray[np.float32]
+Best = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]  # row, label and score of each tag
 BUILT_IN = ("coco", "imagenet", "scenes")
 _MAX_FILE_BYTES = 16_000_000
-_ROWS_AT_ONCE = 64  # 64 rows x 10,000 labels of float32 stay in the second-level cache
+# Rows x labels of float32 that are looked at while they are in a cache: 512 rows of 1,000 labels, and never under 64
+# rows, where a product is slower than its passes.
+_LOGITS_AT_ONCE, _MIN_ROWS = 512_000, 64
+_SLACK = 1e-5  # relative: far over what float32 rounds in a product or a quotient
 _TEXTS_AT_ONCE = 1024
 
 
@@ -172,7 +176,7 @@ class Tagger:
         self.vocabulary = vocabulary
         self.tags = tags
         self.vectors_LD = np.ascontiguousarray(vectors_LD, np.float32)
-        self._scaled_DL = (self.vectors_LD * np.float32(logit_scale)).T
+        self._scaled_DL = np.ascontiguousarray((self.vectors_LD * np.float32(logit_scale)).T)
         self._logit_bias = logit_bias
         self._least_L = _least(vocabulary, tags)
         self._names = pa.array([label.name for label in vocabulary.labels], pa.string())
@@ -222,12 +226,16 @@ class Tagger:
         `vectors_BD` are unit length, float32 or float16. A row that is not finite gets no tags.
         """
         vectors_BD = np.asarray(vectors_BD, np.float32)
-        num_rows = len(vectors_BD)
+        num_rows, num_labels = len(vectors_BD), len(self._names)
         finite_B = np.isfinite(vectors_BD).all(axis=1)
+        if not finite_B.all():
+            vectors_BD = np.where(finite_B[:, None], vectors_BD, np.float32(0))
         parts = [_NOTHING]
-        for start in range(0, num_rows, _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            logits_BL = np.where(finite_B[rows, None], vectors_BD[rows], 0) @ self._scaled_DL
+        at_once = max(_MIN_ROWS, _LOGITS_AT_ONCE // num_labels)
+        space_BL = np.empty((min(at_once, num_rows), num_labels), np.float32)
+        for start in range(0, num_rows, at_once):
+            rows_BD = vectors_BD[start : start + at_once]
+            logits_BL = np.matmul(rows_BD, self._scaled_DL, out=space_BL[: len(rows_BD)])
             for _, first, stop in self.vocabulary.facets:
                 row, label, score = self._best(logits_BL[:, first:stop], self._least_L[first:stop])
                 parts.append((row + start, label + first, score))
@@ -242,12 +250,36 @@ class Tagger:
             pa.ListArray.from_arrays(offsets, pa.array(score[order], pa.float32())),
         )
 
-    def _best(self, logits_BL: Floats, least_L: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+    def _best(self, logits_BL: Floats, least_L: Floats) -> Best:
         """(row, label, score) of what one facet gives: at most top_k labels a row, none under its least score.
 
         Overwrites `logits_BL`.
         """
-        scores_BL, top_k = self._scores(logits_BL), self.tags.top_k
+        least = float(least_L[0])
+        if self._logit_bias is None and least > 0 and bool((least_L == least_L[0]).all()):
+            return self._best_of_softmax(logits_BL, least_L[0])
+        return self._best_of(self._scores(logits_BL), least_L)
+
+    def _best_of_softmax(self, logits_BL: Floats, least: np.float32) -> Best:
+        """The same where one threshold holds for all: most labels are under it before they are divided by the sum."""
+        sums_B1 = _exp(logits_BL)
+        near = np.flatnonzero(logits_BL >= sums_B1 * (least * np.float32(1 - _SLACK)))
+        row, label = np.divmod(near, logits_BL.shape[1])
+        score = logits_BL[row, label] / sums_B1[row, 0]
+        kept = score >= least
+        row, label, score = row[kept], label[kept], score[kept]
+        counts_B = np.bincount(row, minlength=len(logits_BL))
+        full = np.flatnonzero(counts_B > self.tags.top_k)
+        if not full.size:
+            return row, label, score
+        few = counts_B[row] <= self.tags.top_k
+        cut_row, cut_label, cut_score = self._best_of(logits_BL[full] / sums_B1[full], np.full(1, least))
+        parts = ((row[few], full[cut_row]), (label[few], cut_label), (score[few], cut_score))
+        merged = [np.concatenate(part) for part in parts]
+        return merged[0], merged[1], merged[2]
+
+    def _best_of(self, scores_BL: Floats, least_L: Floats) -> Best:
+        top_k = self.tags.top_k
         keep_BL = (scores_BL >= least_L) & (scores_BL > 0)
         # A softmax has at most 1 / min_score labels over min_score, so the rows to cut are few or none.
         full = np.flatnonzero(np.count_nonzero(keep_BL, axis=1) > top_k)
@@ -265,11 +297,16 @@ class Tagger:
             # exp overflows to infinity for hopeless labels, and 1 / (1 + inf) is the 0 that is meant.
             with np.errstate(over="ignore"):
                 return np.asarray(1 / (1 + np.exp(-(logits_BL + np.float32(self._logit_bias)))), np.float32)
-        # In place: at 10,000 labels the memory traffic costs as much as the arithmetic.
-        logits_BL -= logits_BL.max(axis=1, keepdims=True)
-        np.exp(logits_BL, out=logits_BL)
-        logits_BL /= logits_BL.sum(axis=1, keepdims=True)
+        logits_BL /= _exp(logits_BL)
         return logits_BL
+
+
+def _exp(logits_BL: Floats) -> Floats:
+    """Makes them exp(logit - greatest of its row); the sums (B, 1), by which those are probabilities. In place: at
+    10,000 labels the memory traffic costs as much as the arithmetic."""
+    logits_BL -= logits_BL.max(axis=1, keepdims=True)
+    np.exp(logits_BL, out=logits_BL)
+    return np.asarray(logits_BL.sum(axis=1, keepdims=True), np.float32)
 
 
 def _least(vocabulary: Vocabulary, tags: Tags) -> Floats:
