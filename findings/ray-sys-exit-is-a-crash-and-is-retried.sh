@@ -4,7 +4,8 @@
 # One would guess: `sys.exit` is the program's own decision, like an exception: those are not retried unless
 #   `retry_exceptions` says so, and SystemExit is what `ray.get` raises.
 # What happens: the worker ends, Ray takes it for one that crashed, and `max_retries` (3 by default) applies: the task runs
-#   again each time. What comes out in the end is WorkerCrashedError, whose text has no exit code (the log of the raylet has it). A ValueError runs once.
+#   again each time. What comes out in the end is WorkerCrashedError, whose text has no exit code (the log of
+#   the raylet has it). A ValueError runs once.
 # Why it matters: command lines and libraries that end by `sys.exit` ("nothing to do", "wrong argument") run several times
 #   inside a task, side effects included. Catch SystemExit in the task and return its code.
 # Versions: ray 2.60.0, Python 3.11. Seen 2026-11-28.
