@@ -32,9 +32,26 @@ def load_engine(
     return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
 
 
+def load_text_engine(spec: ModelSpec) -> Engine:
+    """An engine for texts alone, loaded in less than half of the time: it embeds no picture. The stub's is whole.
+
+    `precision: auto` is decided by the texts. Where pictures decided against a low precision, the fingerprint says it
+    (`precision_note`), and `spec` asks for fp32. Raises UserError as `load_engine` does.
+    """
+    if _is_stub(spec):
+        return load_engine(spec)
+    from clipmill.workers.clip.build import build_engine
+
+    return build_engine(spec, device="auto", threads=0, batch_size="auto", words=True)
+
+
 def import_code(spec: ModelSpec) -> None:
     """The modules that `load_engine` needs: some seven seconds of one core, before any work on the model itself."""
-    importlib.import_module("clipmill.workers.stub" if _is_stub(spec) else "clipmill.workers.clip.build")
+    if _is_stub(spec):
+        importlib.import_module("clipmill.workers.stub")
+        return
+    importlib.import_module("clipmill.workers.clip.build")
+    importlib.import_module("clipmill.workers.clip.library").WHOLE.part("factory")
 
 
 def _is_stub(spec: ModelSpec) -> bool:

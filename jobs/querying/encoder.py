@@ -18,30 +18,48 @@ from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
 from clipmill.workers.engine import Engine
+from clipmill.workers.process import without_collector
 
 QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
 NO_STORAGE = Storage()
 
 _engines: dict[str, Engine] = {}
+_for_words: dict[str, Engine] = {}  # what loads in much less time; let go when the whole one is there
 _lock = threading.Lock()
 
 
-def engine_for(fingerprint: Fingerprint) -> Engine:
-    """The engine whose vectors may be compared with the column's; one per weights and process.
+def engine_for(fingerprint: Fingerprint, *, words: bool = False) -> Engine:
+    """The engine whose vectors may be compared with the column's; one per weights and process. `words`: it need embed
+    no picture.
 
     Raises UserError where the model that loads is not the one that made the vectors, or where there is no torch.
     """
     key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
     with _lock:
-        if key not in _engines:
-            from clipmill.workers.load import load_engine
+        engine = _engines.get(key) or (_for_words.get(key) if words else None)
+        if engine is None:
+            engine = check_engine(_loaded(fingerprint, words), fingerprint)
+            if words:
+                _for_words[key] = engine
+            else:
+                _engines[key] = engine
+                _for_words.pop(key, None)
+        return engine
 
-            try:
-                engine = load_engine(fingerprint.spec())
-            except ModuleNotFoundError as error:  # the client alone has no model
-                raise not_installed(error, "a search by words or pictures") or error from None
-            _engines[key] = check_engine(engine, fingerprint)
-        return _engines[key]
+
+def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:
+    from clipmill.workers.load import load_engine, load_text_engine
+
+    try:
+        with without_collector():
+            if not words:
+                return load_engine(fingerprint.spec())
+            # What the pictures were found to need, words get too, though here is no picture to see it by.
+            return load_text_engine(
+                fingerprint.spec("fp32" if fingerprint.provenance.get("precision_note") else "auto")
+            )
+    except ModuleNotFoundError as error:  # the client alone has no model
+        raise not_installed(error, "a search by words or pictures") or error from None
 
 
 def check_engine(engine: Engine, fingerprint: Fingerprint) -> Engine:

@@ -76,13 +76,14 @@ class Table:
             if (index := snapshot.vector_index(column)) is not None:
                 snapshot.dataset.prewarm_index(index.name)
 
-    def engine(self, column: str = "vector") -> Engine:
-        """The model that made the column's vectors, loaded at the first call. Raises UserError."""
-        return self._engine_of(self.snapshot, column)
+    def engine(self, column: str = "vector", *, words: bool = False) -> Engine:
+        """The model that made the column's vectors, loaded at the first call; `words`: its text tower will do. Raises
+        UserError."""
+        return self._engine_of(self.snapshot, column, words=words)
 
-    def _engine_of(self, snapshot: Snapshot, column: str) -> Engine:
+    def _engine_of(self, snapshot: Snapshot, column: str, *, words: bool) -> Engine:
         fingerprint = snapshot.fingerprint(column)
-        return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint)
+        return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint, words=words)
 
     def search(
         self,
@@ -154,8 +155,9 @@ class Table:
 
     def _query_vector(self, snapshot: Snapshot, query: Query) -> npt.NDArray[np.float32]:
         """By the model of that snapshot: another may be in use as soon as a refresh has put a newer one in place."""
-        positive_BD = self._encode(snapshot, query.positive, query.column)
-        negative_BD = self._encode(snapshot, query.negative, query.column) if len(query.negative) else None
+        words = not (query.positive.images or query.negative.images)  # else the whole model, once
+        positive_BD = self._encode(snapshot, query.positive, query.column, words)
+        negative_BD = self._encode(snapshot, query.negative, query.column, words) if len(query.negative) else None
         return combine(positive_BD, negative_BD)
 
     def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
@@ -173,12 +175,13 @@ class Table:
             hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
         return hits
 
-    def _encode(self, snapshot: Snapshot, examples: Examples, column: str) -> npt.NDArray[np.float32]:
+    def _encode(self, snapshot: Snapshot, examples: Examples, column: str, words: bool) -> npt.NDArray[np.float32]:
         rows = []
         if examples.texts:
-            rows.append(encode_texts(self._engine_of(snapshot, column), examples.texts))
+            rows.append(encode_texts(self._engine_of(snapshot, column, words=words), examples.texts))
         if examples.images:
-            rows.append(encode_images(self._engine_of(snapshot, column), examples.images, storage=self.storage))
+            engine = self._engine_of(snapshot, column, words=False)
+            rows.append(encode_images(engine, examples.images, storage=self.storage))
         if examples.ids:
             rows.append(self._stored(snapshot, examples.ids, column))
         if examples.vectors:

@@ -5,6 +5,7 @@ import importlib.metadata
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
@@ -22,6 +23,7 @@ from clipmill.workers.clip.fold import (
     widen_pixel_convs,
 )
 from clipmill.workers.clip.last import shorten_image_tower
+from clipmill.workers.clip.library import WHOLE, for_words
 from clipmill.workers.clip.load import (
     Loaded,
     build_model,
@@ -40,16 +42,26 @@ _CPU_BATCH = 32
 _GPU_BATCH = 256
 
 
-def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int | Literal["auto"]) -> ClipEngine:
-    """Raises UserError for a model or device that is not there. See `workers.load.load_engine`."""
+def build_engine(
+    spec: ModelSpec, *, device: str, threads: int, batch_size: int | Literal["auto"], words: bool = False
+) -> ClipEngine:
+    """Raises UserError for a model or device that is not there. See `workers.load.load_engine`.
+
+    `words`: no image tower is made ready, tried or compared, nor what only it needs imported. The vectors of texts are
+    bit for bit the same, because every text and tower is computed alone; only the choice under `precision: auto`, which
+    belongs to both towers, is made by the texts (see `workers.load.load_text_engine`).
+    """
     where = _device(device)
     if threads > 0:
         torch.set_num_threads(threads)
-    loaded = load_clip(spec)
+    library = for_words() if words else WHOLE
+    loaded = load_clip(spec, library)
     weights, untrained = weights_sha256(loaded.model), untrained_tokens(loaded.model)
 
     def engine_in(precision: str, reference: selfcheck.Reference | None, note: str = "") -> ClipEngine:
-        image_tower, text_tower = _towers(loaded, where, precision)
+        image_tower, text_tower = (
+            (None, _text_tower(loaded, where, precision)) if words else _towers(loaded, where, precision)
+        )
         parts = Parts(
             image_tower=image_tower,
             text_tower=text_tower,
@@ -67,10 +79,10 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
     precision = _precision(spec.precision, where)
     if precision == "fp32":
         return engine_in(precision, None)
-    reference = _reference(loaded.model, loaded, where) if spec.precision == "auto" else None
+    reference = _reference(loaded.model, loaded, where, words=words) if spec.precision == "auto" else None
     try:
         engine = engine_in(precision, reference)
-        fast = selfcheck.fast_vectors(engine)
+        fast = selfcheck.fast_vectors(engine, words=words)
     except ROAD_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -83,8 +95,31 @@ def build_engine(spec: ModelSpec, *, device: str, threads: int, batch_size: int 
             return engine
         # Some models, most of all untrained ones, amplify rounding.
         reason = f"in {precision} its least cosine to reference open_clip is {cosine:.5f}"
-    loaded = load_clip(spec)
+    loaded = load_clip(spec, library)
     return engine_in("fp32", reference, reason)
+
+
+def _text_tower(loaded: Loaded, device: torch.device, precision: str) -> TextTower:
+    """What `_towers` makes of the texts' side; the other one is let go."""
+    loaded.model.visual = nn.Identity()
+    tokens_BL = loaded.tokenizer(list(selfcheck.TEXTS))
+    text_tower = TextTower(loaded.model.to("cpu"), tokens_BL)
+    dtype = _choose(loaded.model, precision)
+    loaded.model.to(device=device, dtype=dtype)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        pack(loaded.model, lambda: text_tower(tokens_BL))
+    return text_tower
+
+
+def _choose(model: nn.Module, precision: str) -> torch.dtype:
+    """The dtype of a precision; what both towers are given before they are in it."""
+    if precision == "fp32":
+        # TF32 rounds to ten bits, which is not what fp32 was asked for.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    else:
+        fold_quick_gelu(model)
+    return _DTYPES[precision]
 
 
 def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
@@ -97,16 +132,12 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     normalised_BCHW = normalise(pixels_BCHW, loaded.preprocess)
     shorten_image_tower(loaded.model.visual, lambda: image_features(loaded.model.visual, normalised_BCHW))
     folded, exact = False, {}
-    if precision == "fp32":
-        # TF32 rounds to ten bits, which is not what fp32 was asked for.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-    else:
+    if precision != "fp32":
         fold_batchnorm(loaded.model, loaded.preprocess)
-        fold_quick_gelu(loaded.model)
+    dtype = _choose(loaded.model, precision)
+    if precision != "fp32":
         folded = fold_normalisation(loaded.model, loaded.preprocess)
         exact = {} if folded else copy.deepcopy(pixel_convs(loaded.model.visual, loaded.preprocess))
-    dtype = _DTYPES[precision]
     loaded.model.to(device=device, dtype=dtype)
     widen_pixel_convs(loaded.model.visual, exact, dtype)
     image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=bool(exact))
@@ -177,7 +208,9 @@ def _said(loaded: Loaded) -> dict[str, str]:
     return said
 
 
-def _reference(model: Any, loaded: Loaded, device: torch.device) -> selfcheck.Reference:
+def _reference(model: Any, loaded: Loaded, device: torch.device, *, words: bool = False) -> selfcheck.Reference:
+    if words:
+        return selfcheck.reference_of_texts(model.to(device), loaded.tokenizer, device)
     return selfcheck.reference_vectors(
         model.to(device), reference_transform(loaded.preprocess), loaded.tokenizer, device
     )

@@ -48,9 +48,9 @@ _CPU_SAMPLES_PER_IMAGE = 16  # so that a small batch, which may have been asked 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a ClipEngine is put together from. `precision`: fp32, bf16 or fp16, resolved."""
+    """What a ClipEngine is put together from. `precision`: fp32, bf16 or fp16, resolved. No image tower: for words."""
 
-    image_tower: ImageTower
+    image_tower: ImageTower | None
     text_tower: TextTower
     tokenizer: Tokenizer
     fingerprint: Fingerprint
@@ -118,12 +118,14 @@ class ClipEngine:
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_images`."""
+        tower = self._parts.image_tower
+        assert tower is not None, "this engine was loaded for words alone"
         size = self._batch_size
         chunks = [
             self._on_device(torch.from_numpy(np.ascontiguousarray(pixels_BCHW[start : start + size])))
             for start in range(0, len(pixels_BCHW), size)
         ]
-        return self._encoded(self._parts.image_tower, chunks)
+        return self._encoded(tower, chunks)
 
     def prepare_texts(self, texts: Sequence[str]) -> Sequence[Text]:
         """See `workers.engine.Engine.prepare_texts`."""

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipmill.schemas.model import Preprocess
+from clipmill.workers.clip.library import kind
 
 # uint8 minus this is exact in bf16 and fp16 and keeps the folded convolution's sums small: with 0..255 the rounding of
 # the weights is multiplied by the brightness (worst cosine on photographs 0.99975; centred 0.99994).
@@ -64,7 +64,7 @@ def fold_batchnorm(model: nn.Module, preprocess: Preprocess) -> int:
 
 def _conv_bn_pairs(visual: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """open_clip's ResNet only: `convN` feeds `bnN`, and `0` feeds `1` in a downsampling Sequential."""
-    if type(visual).__name__ != "ModifiedResNet":
+    if kind(visual) != "open_clip.modified_resnet.ModifiedResNet":
         return
     for parent in visual.modules():
         for name, child in parent.named_children():
@@ -82,9 +82,11 @@ def fold_quick_gelu(model: nn.Module) -> int:
     changed = 0
     for mlp in [module for module in model.modules() if type(module) is nn.Sequential]:
         names, layers = list(mlp._modules), list(mlp)
-        if [type(layer) for layer in layers] != [nn.Linear, QuickGELU, nn.Linear]:
+        if len(layers) != 3 or type(layers[0]) is not nn.Linear or type(layers[2]) is not nn.Linear:
             continue
-        first, last = cast(nn.Linear, layers[0]), cast(nn.Linear, layers[2])
+        if kind(layers[1]) != "open_clip.transformer.QuickGELU":
+            continue
+        first, last = layers[0], layers[2]
         x_BW = torch.randn(8, first.in_features, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             before_BW = mlp(x_BW)

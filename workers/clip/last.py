@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from clipmill.workers.clip.fold import ROAD_ERRORS, differ
+from clipmill.workers.clip.library import kind
+
+_RESNET, _POOL = "open_clip.modified_resnet.ModifiedResNet", "open_clip.modified_resnet.AttentionPool2d"
+_IMAGES, _TEXTS = "open_clip.transformer.VisionTransformer", "open_clip.transformer.TextTransformer"
+_BLOCK = "open_clip.transformer.ResidualAttentionBlock"
 
 
 class OneQuery(nn.Module):
@@ -41,7 +44,7 @@ class LastBlock(nn.Module):
     `row` says which, the same for all sequences; None: the caller says it (`rows_B`).
     """
 
-    def __init__(self, block: ResidualAttentionBlock, row: int | None) -> None:
+    def __init__(self, block: Any, row: int | None) -> None:
         super().__init__()
         attention, width = block.attn, block.attn.embed_dim
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -79,7 +82,7 @@ class LastPool(nn.Module):
     open_clip computes the pooled feature of every place and takes that of the mean.
     """
 
-    def __init__(self, pool: AttentionPool2d) -> None:
+    def __init__(self, pool: Any) -> None:
         super().__init__()
         k, v = pool.k_proj, pool.v_proj
         both = _linear(torch.cat([k.weight, v.weight]), torch.cat([k.bias, v.bias]))
@@ -95,9 +98,9 @@ class LastPool(nn.Module):
 def shorten_image_tower(visual: Any, features: Callable[[], Tensor]) -> bool:
     """Let `visual` compute one token in its last block; False, and unchanged, where it cannot. `features` computes some
     with it, on which it is tried."""
-    if type(visual) is ModifiedResNet and type(visual.attnpool) is AttentionPool2d:
+    if kind(visual) == _RESNET and kind(visual.attnpool) == _POOL:
         return _swapped(visual, "attnpool", LastPool(visual.attnpool), features)
-    if type(visual) is not VisionTransformer or visual.output_tokens:
+    if kind(visual) != _IMAGES or visual.output_tokens:
         return False
     if visual.attn_pool is not None or visual.pool_type != "tok":
         return False  # every token is pooled
@@ -111,7 +114,7 @@ def shorten_text_tower(owner: Any, features: Callable[[], Tensor]) -> bool:
     row = {"first": 0, "last": -1}.get(str(pool))
     if row is None or getattr(owner, "cls_emb", None) is not None or getattr(owner, "use_pad_mask", False):
         return False
-    if type(owner) is TextTransformer and owner.output_tokens:
+    if kind(owner) == _TEXTS and owner.output_tokens:
         return False
     return shorten_transformer(owner.transformer, row, features)
 
@@ -123,7 +126,7 @@ def shorten_transformer(transformer: Any, row: int | None, features: Callable[[]
     if not isinstance(blocks, nn.ModuleList) or not getattr(transformer, "batch_first", False):
         return False
     last: Any = blocks[-1]
-    if type(last) is not ResidualAttentionBlock or hasattr(last, "ln_1_kv") or not is_plain(last.attn):
+    if kind(last) != _BLOCK or hasattr(last, "ln_1_kv") or not is_plain(last.attn):
         return False
     return _swapped(blocks, str(len(blocks) - 1), LastBlock(last, row), features)
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip
 import torch
-from open_clip.factory import load_checkpoint
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
+from clipmill.workers.clip.library import WHOLE, Library, plain
 from clipmill.workers.clip.names import find
 from clipmill.workers.naming.hub import without_waiting
 from clipmill.workers.naming.names import HF_HUB_PREFIX, INSTALL_HF, Resolved
@@ -57,11 +56,16 @@ class Loaded:
     logit_bias: float | None
 
 
-def load_clip(spec: ModelSpec) -> Loaded:
-    """Raises UserError for an unknown model, missing or unreadable weights, and weights of another shape."""
-    resolved = find(spec)
-    model = build_model(resolved)
-    tokenizer = _load_tokenizer(resolved)
+def load_clip(spec: ModelSpec, library: Library = WHOLE) -> Loaded:
+    """Raises UserError for an unknown model, missing or unreadable weights, and weights of another shape.
+
+    `library`: the copy for words will do where the model is `plain`, and is not used for another.
+    """
+    resolved = find(spec, library)
+    if library is not WHOLE and not plain(_config(resolved, library)):
+        library = WHOLE
+    model = build_model(resolved, library)
+    tokenizer = _load_tokenizer(resolved, library)
     bias = getattr(model, "logit_bias", None)
     return Loaded(
         model=model,
@@ -69,19 +73,20 @@ def load_clip(spec: ModelSpec) -> Loaded:
         tokenizer_id=_tokenizer_id(tokenizer),
         preprocess=_preprocess_of(model),
         resolved=resolved,
-        dim=int(open_clip.get_model_config(resolved.open_clip_name)["embed_dim"]),
+        dim=int(_config(resolved, library)["embed_dim"]),
         logit_scale=_scalar(model.logit_scale.exp()),
         logit_bias=None if bias is None else _scalar(bias),
     )
 
 
-def build_model(resolved: Resolved) -> Any:
+def build_model(resolved: Resolved, library: Library = WHOLE) -> Any:
     """The model with its weights; once more from the same files, this is the reference of the self-check."""
     initialise = nullcontext() if resolved.checkpoint is None else _LeaveUninitialised()
-    with _quiet_open_clip(), _hub(resolved), torch.random.fork_rng(devices=[]), initialise:
+    factory = library.part("factory")
+    with _quiet_open_clip(), _hub(resolved, library), torch.random.fork_rng(devices=[]), initialise:
         torch.manual_seed(RANDOM_SEED)  # decides the weights only of `pretrained: random`
         try:
-            model = open_clip.create_model(
+            model = factory.create_model(
                 resolved.open_clip_name,
                 load_weights=False,
                 pretrained_text=False,
@@ -98,14 +103,18 @@ def build_model(resolved: Resolved) -> Any:
                 "check its open_clip_config.json",
             ) from error
     if resolved.checkpoint is not None:
-        _load_weights(model, resolved.checkpoint, resolved.open_clip_name)
+        _load_weights(model, resolved, factory.load_checkpoint)
     model.eval().requires_grad_(False)
     return model
 
 
-def _hub(resolved: Resolved) -> AbstractContextManager[None]:
+def _config(resolved: Resolved, library: Library) -> Any:
+    return library.part("factory").get_model_config(resolved.open_clip_name) or {}
+
+
+def _hub(resolved: Resolved, library: Library) -> AbstractContextManager[None]:
     """For whatever open_clip may ask the hub: of a text tower or a tokenizer that is not its own."""
-    text_cfg = (open_clip.get_model_config(resolved.open_clip_name) or {}).get("text_cfg", {})
+    text_cfg = _config(resolved, library).get("text_cfg", {})
     asks = text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")
     return without_waiting() if asks or resolved.open_clip_name.startswith(HF_HUB_PREFIX) else nullcontext()
 
@@ -147,7 +156,7 @@ def untrained_tokens(model: Any) -> frozenset[int]:
 def reference_transform(preprocess: Preprocess) -> Callable[[Any], Tensor]:
     """open_clip's own evaluation preprocessing: a Pillow image to float32 (C, H, W), normalised."""
     height, width = preprocess.size_HW
-    transform = open_clip.image_transform(
+    transform = WHOLE.part("transform").image_transform(
         image_size=height if height == width else (height, width),
         is_train=False,
         mean=preprocess.mean,
@@ -162,7 +171,9 @@ def reference_transform(preprocess: Preprocess) -> Callable[[Any], Tensor]:
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def _load_weights(model: nn.Module, checkpoint: Path, name: str) -> None:
+def _load_weights(model: nn.Module, resolved: Resolved, load_checkpoint: Callable[..., Any]) -> None:
+    checkpoint, name = resolved.checkpoint, resolved.open_clip_name
+    assert checkpoint is not None
     try:
         _refuse_other_positions(model, checkpoint, name)
         load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
@@ -232,10 +243,10 @@ def _triple(value: Any) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _load_tokenizer(resolved: Resolved) -> Tokenizer:
+def _load_tokenizer(resolved: Resolved, library: Library) -> Tokenizer:
     try:
-        with _quiet_open_clip(), _hub(resolved):
-            return cast(Tokenizer, open_clip.get_tokenizer(resolved.open_clip_name))
+        with _quiet_open_clip(), _hub(resolved, library):
+            return cast(Tokenizer, library.part("factory").get_tokenizer(resolved.open_clip_name))
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error)}",

@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from open_clip import pretrained as hub
-
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip.library import WHOLE, Library
 from clipmill.workers.naming.hub import reachable, without_waiting
 from clipmill.workers.naming.names import CONFIG, HF_HUB_PREFIX, Resolved, needs_library, read_config, resolve
 
 
-def find(spec: ModelSpec) -> Resolved:
+def find(spec: ModelSpec, library: Library = WHOLE) -> Resolved:
     """Raises UserError for an unknown name or tag, and where there are no weights."""
     resolved = resolve(spec)
     assert resolved is not None, "only files elsewhere resolve to nothing"
     if not resolved.to_fetch:
         return resolved
+    hub = library.part("pretrained")
     if resolved.tag is not None:
-        return replace(resolved, checkpoint=_of_tag(resolved))
+        return replace(resolved, checkpoint=_of_tag(resolved, hub))
     repo = resolved.open_clip_name.removeprefix(HF_HUB_PREFIX)
     try:
         with without_waiting():
@@ -34,11 +34,11 @@ def find(spec: ModelSpec) -> Resolved:
     return replace(resolved, checkpoint=Path(checkpoint))
 
 
-def _of_tag(resolved: Resolved) -> Path:
+def _of_tag(resolved: Resolved, hub: Any) -> Path:
     assert resolved.tag is not None
     try:
         if url := "" if resolved.tag.get("hf_hub") else str(resolved.tag.get("url", "")):
-            return _once(url, dict(resolved.tag))
+            return _once(url, dict(resolved.tag), hub)
         with without_waiting():  # the hub's client takes a lock itself
             return Path(hub.download_pretrained(dict(resolved.tag)))
     except Exception as error:  # urllib, the hub's client and its transport raise some twenty kinds
@@ -46,7 +46,7 @@ def _of_tag(resolved: Resolved) -> Path:
         raise _no_download(what, error) from error
 
 
-def _once(url: str, tag: dict[str, Any]) -> Path:
+def _once(url: str, tag: dict[str, Any], hub: Any) -> Path:
     """One process of a machine fetches, the others wait and read its file: open_clip writes right at the place where it
     looks for a whole one, so that a second actor would take a half. Killed on the way, it leaves nothing there."""
     cached = Path("~/.cache/clip").expanduser() / Path(url).name  # as open_clip names it

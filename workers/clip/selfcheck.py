@@ -9,7 +9,7 @@ N pictures or texts, D dimension.
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,17 +74,27 @@ def reference_vectors(
     device: torch.device,
 ) -> Reference:
     """`model` in fp32 on `device`. One picture at a time: a large model barely fits."""
+    texts = reference_of_texts(model, tokenizer, device)
     with torch.inference_mode():
         images = [
             model.encode_image(transform(reference_rgb(image))[None].to(device), normalize=True)
             for image in pictures().values()
         ]
-        texts = model.encode_text(tokenizer(list(TEXTS)).to(device), normalize=True)
-    return Reference(images_ND=torch.cat(images).cpu().numpy(), texts_ND=texts.cpu().numpy())
+    return replace(texts, images_ND=torch.cat(images).cpu().numpy())
 
 
-def fast_vectors(engine: _Engine) -> Reference:
-    """The same pictures and texts on the engine's own road."""
+def reference_of_texts(model: Any, tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Reference:
+    """The same of the texts alone: no row of pictures."""
+    with torch.inference_mode():
+        texts_ND = model.encode_text(tokenizer(list(TEXTS)).to(device), normalize=True).cpu().numpy()
+    return Reference(images_ND=texts_ND[:0], texts_ND=texts_ND)
+
+
+def fast_vectors(engine: _Engine, *, words: bool = False) -> Reference:
+    """The same pictures and texts on the engine's own road; `words`: the texts alone."""
+    if words:
+        texts_ND = engine.encode_texts(TEXTS)
+        return Reference(images_ND=texts_ND[:0], texts_ND=texts_ND)
     limits = Limits()
     pixels_NCHW = np.stack([engine.prepare(image, limits).pixels_CHW for image in pictures().values()])
     return Reference(images_ND=engine.encode_images(pixels_NCHW), texts_ND=engine.encode_texts(TEXTS))
