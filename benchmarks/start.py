@@ -1,0 +1,140 @@
+"""What the commands that people wait for cost before their first answer, against another build of clipmill.
+
+Both builds run the same command on the same table, one after the other, round by round; the ratio is taken within a
+round. CPU seconds are those of the command and of what it waited for (`wait4`), so other work on the machine disturbs
+them little; wall time is given beside them. The answers are compared: the rows found and their scores.
+
+The other build is a checkout of the commit to compare with, installed into its own `.venv`; it also makes the table, of
+photographs embedded by clipmill-tiny, so that both can read it. `embed` begins anew each time, with Ray's own start.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.pictures import make_shards, photographs
+
+ROUNDS, SAMPLES = 5, 128
+WORDS = "a folded blue shirt"
+
+
+def commit_of(folder: Path) -> str:
+    done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def measured(command: list[str], cwd: Path) -> dict[str, Any]:
+    """CPU and wall seconds of a command, and what it printed. Raises SystemExit where it failed."""
+    # Bytecode that is not kept is compiled in every start, by both builds: that is not what is compared.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    out, said = cwd / "stdout", cwd / "stderr"
+    with out.open("wb") as stdout, said.open("wb") as stderr:
+        start = time.monotonic()
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
+        _, status, used = os.wait4(process.pid, 0)
+        wall_s = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"error: {' '.join(command)} ended with {process.returncode}: {said.read_text()[-2000:]}")
+    return {
+        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+        "wall_s": round(wall_s, 2),
+        "peak_rss_mb": round(used.ru_maxrss / 1024),
+        "answer": json.loads(out.read_text()),
+    }
+
+
+def job_file(folder: Path, name: str) -> Path:
+    job = folder / f"{name}.yaml"
+    job.write_text(
+        f"table: {folder}/{name}/images\nsource: {{format: webdataset, uri: '{folder}/pictures/*.tar', caption: txt}}\n"
+    )
+    return job
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    table = f"{folder}/db/images"
+    return {
+        "search words": ["search", table, WORDS, "-k", "5", "--json"],
+        "search image": ["search", table, "--image", str(photographs()[0]), "-k", "5", "--json"],
+        "verify --sample 10": ["verify", table, "--sample", "10", "--json"],
+        "embed": ["embed", str(job_file(folder, "again")), "--json"],
+    }
+
+
+def answer(case: str, found: Any) -> Any:
+    """What has to be the same of both builds."""
+    if case.startswith("search"):
+        return [(row["id"], round(row["score"], 6)) for row in found]
+    return {name: found.get(name) for name in ("rows", "rejects", "sampled") if name in found}
+
+
+def compare(case: str, builds: dict[str, Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Every build once to fill caches, then the rounds; `ratio` is now over before."""
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
+    for turn in range(rounds + 1):
+        for name, clipmill in builds.items():
+            shutil.rmtree(folder / "again", ignore_errors=True)
+            one = measured([str(clipmill), *commands(folder)[case]], folder)
+            if turn:
+                taken[name].append(one)
+            print(f"{case}, {name}: {one['cpu_s']} s of CPU, {one['wall_s']} s", file=sys.stderr)
+    before, now = taken["before"], taken["now"]
+    same = [answer(case, a["answer"]) == answer(case, b["answer"]) for a, b in zip(before, now, strict=True)]
+    result: dict[str, Any] = {"case": case, "same_answer": all(same)}
+    measures = ["cpu_s", "wall_s", "peak_rss_mb"]
+    if case == "embed":
+        measures = ["first_rows_s", *measures[1:2]]  # Ray's processes are not its children
+        for one in (*before, *now):
+            one["first_rows_s"] = one["answer"]["first_rows_s"]
+    for what in measures:
+        ratios = [b[what] / a[what] for a, b in zip(before, now, strict=True)]
+        result[what] = {
+            "before": [one[what] for one in before],
+            "now": [one[what] for one in now],
+            "ratio": round(statistics.median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
+        }
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, required=True, help="a checkout of the other commit, with its .venv")
+    parser.add_argument("--folder", type=Path, required=True, help="for the pictures and the table; kept")
+    parser.add_argument("--case", action="append", help="only these; default: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    builds = {
+        "before": given.before.resolve() / ".venv/bin/clipmill",
+        "now": Path(sys.executable).with_name("clipmill"),
+    }
+    make_shards(folder / "pictures", SAMPLES)
+    if not (folder / "db").exists():
+        measured([str(builds["before"]), "embed", str(job_file(folder, "db")), "--json"], folder)
+    result: dict[str, Any] = {
+        "at": machine.now(),
+        "machine": machine.machine(),
+        "before": commit_of(given.before),
+        "now": commit_of(Path(__file__).parent),
+        "cases": [compare(case, builds, folder, given.rounds) for case in given.case or commands(folder)],
+    }
+    print(json.dumps(result, indent=1))
+    if given.out is not None:
+        machine.save(machine.dated(given.out.resolve(), "start"), result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
