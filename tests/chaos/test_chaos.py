@@ -190,7 +190,7 @@ def test_a_picture_that_kills_its_worker_is_found_and_named(scene: Scene) -> Non
 
 def test_a_picture_that_hangs_is_found_and_named(scene: Scene) -> None:
     job = scene.folder / "job.yaml"
-    job.write_text(job.read_text().replace("unit_deadline_s: 30", "unit_deadline_s: 3"))
+    job.write_text(job.read_text().replace("unit_deadline_s: 30", "unit_deadline_s: 8"))
     members = [("000.jpg", picture(1)), ("001.jpg", picture(2) + b"HANGME"), ("002.jpg", picture(3))]
     (scene.folder / "source" / "005.tar").write_bytes(tar(members))
     driver = scene.start(CLIPMILL_STUB_HANG="HANGME")
