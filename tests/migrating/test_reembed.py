@@ -109,6 +109,7 @@ def test_what_a_person_sees(here: Path, capsys: pytest.CaptureFixture[str]) -> N
             "failed": 3,
             "left": 0,
             "rejects": {"not_found": 3},
+            "heads": {},
         }
     ]
     assert (found["model"], found["balanced"], found["rejects"]) == ("stub:8", True, {})

@@ -19,7 +19,7 @@ from clipmill.schemas.samples import Sample
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
-from tests.models import encoded, picture
+from tests.build import picture
 from tests.read.help import read_tar, reasons, samples, unit_of
 from tests.read.made.draw import draw
 
@@ -83,7 +83,7 @@ def exif(orientation: str) -> bytes:
 
 
 def test_what_is_no_sign_of_a_turned_picture_is_none(tmp_path: Path) -> None:
-    jpeg = encoded(picture(1))
+    jpeg = picture(1)
     for number, said in enumerate(
         (
             b"",
@@ -101,7 +101,7 @@ def test_what_is_no_sign_of_a_turned_picture_is_none(tmp_path: Path) -> None:
 
 
 def test_a_turned_picture_is_found_in_any_order_packed_or_not_and_of_the_first_members(tmp_path: Path) -> None:
-    jpeg = encoded(picture(1))
+    jpeg = picture(1)
     pair = [("d/a.json", exif("Rotated 90 CCW")), ("d/a.jpg", jpeg)]
     assert "1 of the first 1 pictures" in str(told(packed(tmp_path / "a.tar.gz", pair, "w:gz")))
     assert "1 of the first 1 pictures" in str(told(packed(tmp_path / "a.tar", pair[::-1])))
@@ -133,9 +133,9 @@ def test_a_folder_packed_by_tar_with_a_macs_companions(tmp_path: Path) -> None:
     """Names begin with `./`, folders are members; a Mac's tar puts `._a.jpg` beside `a.jpg`, as AppleDouble."""
     folder = tmp_path / "shoot"
     (folder / "day").mkdir(parents=True)
-    (folder / "day" / "a.jpg").write_bytes(encoded(picture(1)))
+    (folder / "day" / "a.jpg").write_bytes(picture(1))
     (folder / "day" / "a.txt").write_text("first")
-    (folder / "day" / "IMG_0001").write_bytes(encoded(picture(2)))  # a picture without an ending
+    (folder / "day" / "IMG_0001").write_bytes(picture(2))  # a picture without an ending
     for name in ("a.jpg", "a.txt"):
         (folder / "day" / f"._{name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(50))
     subprocess.run(["tar", "-cf", str(tmp_path / "s.tar"), "-C", str(folder), "."], check=True)
