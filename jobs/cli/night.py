@@ -116,8 +116,12 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
     for gate in refused:
         note(f"error: not published, gate {gate.name}: {gate.sentence}")
     seen = f"readers still see version {live}" if live is not None else "nothing is published yet"
-    if any(gate.name == "gone" for gate in refused):
-        note(f"hint: nothing was deleted, and {seen}; if that much is gone on purpose, raise nightly.max_gone once")
+    gone = next((gate for gate in refused if gate.name == "gone"), None)
+    if gone is not None:
+        what = "if that much is gone on purpose, raise nightly.max_gone once"
+        if gone.value == 1:
+            what = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
+        note(f"hint: nothing was deleted, and {seen}; {what}")
     else:
         note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)

@@ -19,7 +19,7 @@ from clipmill.jobs.publishing.gates import Judged, check_gates
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
 from clipmill.jobs.publishing.publish import PUBLISHED, held_back, move_live
-from clipmill.jobs.publishing.sync import Sync, TooMuchGone, gone_at_last, gone_gate, total
+from clipmill.jobs.publishing.sync import Sync, TooMuchGone, empty_gate, gone_at_last, total
 from clipmill.jobs.publishing.webhook import notify
 from clipmill.jobs.running import embed
 from clipmill.jobs.running.options import Options, new_run_id
@@ -78,7 +78,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
         if not samples:
             raise
         say(error.message)
-        night = _refused(night, tables, gone_gate(samples, samples, job.nightly.max_gone), sync, always=True)
+        night = _refused(night, tables, empty_gate(samples, job.nightly.max_gone), sync)
     except LeaseHeld as error:
         if night.run:  # between the sync and the gates somebody else took the table: what came must not be unsaid
             with contextlib.suppress(ClipmillError, OSError):
@@ -106,8 +106,7 @@ def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> None:
         say(untold)
 
 
-def _refused(night: Night, tables: Tables, gate: Gate, sync: Sync, *, always: bool = False) -> Night:
-    gate = replace(gate, passed=False) if always else gate
+def _refused(night: Night, tables: Tables, gate: Gate, sync: Sync) -> Night:
     live = readers(tables.open()).live
     return replace(night, status="refused", gates=(gate,), live_after=live, gone=sync.gone_units)
 

@@ -71,8 +71,9 @@ def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published
 
 
 def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
-    """`to`: a version that is still there, or `previous`. Nights publish nothing after it until `publish` is called by
-    hand. Raises UserError, LeaseHeld."""
+    """`to`: a version that is still there, or `previous`; a newer one than readers see only where they saw it before,
+    for this is no way past the gates. Nights publish nothing after it until `publish` is called by hand. Raises
+    UserError, LeaseHeld."""
     tables = Tables.at(table, storage)
     rows = tables.open()
     before = readers(rows).live
@@ -82,6 +83,11 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
             "`clipmill publish TABLE` publishes the newest version",
         )
     version = _wanted(rows, to)
+    if version > before and to != "previous" and not _was_published(tables, version):
+        raise UserError(
+            f"version {version} of {table} is newer than {before}, which readers see, and was never published",
+            "`clipmill publish TABLE` looks at the gates, and publishes the newest version; --force passes over them",
+        )
     note = "" if version != before else f"nothing to do: readers see version {version}"
     if not note:
         lease = Lease(tables, new_run_id(), "rollback")
@@ -93,6 +99,14 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
         finally:
             lease.release(say)
     return Published(table=table, version=version, before=before, rows=readers(tables.open()).live_rows, note=note)
+
+
+def _was_published(tables: Tables, version: int) -> bool:
+    """So far as the log goes back."""
+    runs, mine = tables.open("runs"), tables.id() or ""
+    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
+    moves = [json.loads(line["detail"]) for line in events(runs, ["detail"], where)]
+    return any(version in (move.get("version"), move.get("before")) for move in moves)
 
 
 def _seen_again(tables: Tables, version: int) -> str:

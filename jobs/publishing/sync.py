@@ -98,6 +98,12 @@ def gone_gate(lost: int, of: int, most: float) -> Gate:
     return Gate(name="gone", passed=share <= most, value=share, threshold=most, sentence=said)
 
 
+def empty_gate(of: int, most: float) -> Gate:
+    """Of a listing that shows nothing at all, which is refused whatever `max_gone` is."""
+    said = f"the source's listing is empty: all {of:,} samples would be gone, which no nightly.max_gone lets pass"
+    return Gate(name="gone", passed=False, value=1.0, threshold=most, sentence=said)
+
+
 def gone_at_last(history: list[Night]) -> int:
     """Samples that were gone when the last night ended that was not refused for it."""
     good = [n for n in history if n.status != "failed" and all(gate.name != "gone" for gate in n.refused)]

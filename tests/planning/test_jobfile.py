@@ -170,6 +170,8 @@ def test_any_yaml_is_a_job_or_a_user_error(tmp_path_factory, data):
     [
         ("gone: drop", "'nightly.gone' must be"),
         ("max_gone: 10", "'nightly.max_gone' must be"),
+        ("max_gone: true", "'nightly.max_gone' must be a number"),  # which would let everything go
+        ("min_misses: yes", "'nightly.min_misses' must be a whole number"),
         ("watch: {shoes: {k: 3}}", "takes exactly one of text, image and like, not none"),
         ("watch: {shoes: {text: a, like: b}}", "not text and like"),
         ("watch: {shoes: {txt: a}}", "txt"),

@@ -189,6 +189,9 @@ def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
     refused = publish(uri, Storage(), force=False, say=SAID.append)
     assert (refused.version, [gate.name for gate in refused.refused]) == (first, ["coverage"])
     assert "650 rows for 600 samples" in refused.refused[0].sentence  # a plain client's, of no unit
+    with pytest.raises(UserError, match="never published"):  # going back is no way past the gates
+        rollback(uri, Storage(), to=str(tables.open().version), say=SAID.append)
+    assert open_table(uri).version == first
     forced = publish(uri, Storage(), force=True, say=SAID.append)
     assert open_table(uri).count() == ROWS + 50
     back = rollback(uri, Storage(), to="previous", say=SAID.append)
@@ -196,7 +199,7 @@ def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
     assert open_table(uri).count() == ROWS
     assert held_back(tables) == (forced.version, first)
     tables.open().cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
-    rollback(uri, Storage(), to="previous", say=SAID.append)  # the tag kept it
+    rollback(uri, Storage(), to=str(forced.version), say=SAID.append)  # the tag kept it, and they saw it before
     assert open_table(uri).version == forced.version
     events = tables.open("runs").to_table().sort_by("at").to_pylist()
     told = [json.loads(row["detail"])["version"] for row in events if row["event"] in ("published", "rolled_back")]

@@ -150,7 +150,9 @@ def test_an_empty_bucket_is_refused(job: JobFile, monkeypatch: pytest.MonkeyPatc
     lost = job.model_copy(update={"source": job.source.model_copy(update={"uri": ("/there/is/nothing/*.tar",)})})
     found = nightly(lost, say=SAID.append)
     assert (found.status, [gate.name for gate in found.refused]) == ("refused", ["gone"])
-    assert f"{UNITS:,} of {UNITS:,} samples are gone" in found.gates[0].sentence
+    assert f"all {UNITS:,} samples would be gone" in found.gates[0].sentence
+    anything = lost.model_copy(update={"nightly": lost.nightly.model_copy(update={"max_gone": 1.0, "gone": "delete"})})
+    assert nightly(anything, say=SAID.append).status == "refused"
     assert versions(job)[:3] == before[:3]
     fresh = lost.model_copy(update={"table": f"{job.table}2"})
     with pytest.raises(UserError):  # of a table that is not there it is a mistake in the job file
