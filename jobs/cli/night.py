@@ -69,9 +69,10 @@ def nightly(
         note("error: interrupted; what was finished is in the table, and nothing was published")
         note(f"hint: to go on from there: {again}")
         sys.exit(EXIT_INTERRUPTED)
-    _exit_where_refused(night.refused, night.live_after)
     if night.failed_units:
         note(f"error: {units_without_rows(night.failed_units)}")
+    _exit_where_refused(night.refused, night.live_after)
+    if night.failed_units:
         note("hint: the next night tries them again")
         sys.exit(EXIT_UNITS_FAILED)
 

@@ -138,4 +138,5 @@ def units_without_rows(failed: Sequence[Mapping[str, Any]]) -> str:
     """In one sentence, the first three by name."""
     named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
     more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-    return f"{len(failed)} units failed and have no rows: {named}{more}"
+    what = "1 unit failed and has no rows" if len(failed) == 1 else f"{len(failed):,} units failed and have no rows"
+    return f"{what}: {named}{more}"

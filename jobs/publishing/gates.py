@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.committing.lease import fill_holder
 from clipmill.jobs.publishing.night import Gate
+from clipmill.jobs.publishing.words import counted
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.few import are_few, passes
 from clipmill.jobs.table.ledger import Ledger
@@ -40,6 +41,15 @@ class Judged:
     failed_units: int = 0
     failed_samples: int = 0
     held: tuple[int, int] | None = None
+
+
+def judged_with(tables: Tables, nightly: Nightly, failed: set[str], held: tuple[int, int] | None = None) -> Judged:
+    """`failed`: ids of units that have no rows. Of how many samples nobody knows: as many as the others on average."""
+    alive = ledger.live(ledger.read_ledger(tables)) if failed else {}
+    failed = failed - alive.keys()
+    counts = [entry.accounted for entry in alive.values() if not entry.alias_of]
+    samples = len(failed) * max(1, round(sum(counts) / max(1, len(counts))))
+    return Judged(nightly=nightly, failed_units=len(failed), failed_samples=samples, held=held)
 
 
 def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -> tuple[Gate, ...]:
@@ -108,7 +118,7 @@ def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate
     samples = _accounted(tables, latest)[0] + judged.failed_samples
     count, least = int(rows.count_rows()), judged.nightly.min_coverage
     share = count / samples if samples else 0.0
-    failed = f" ({judged.failed_units:,} units failed)" if judged.failed_units else ""
+    failed = f" ({counted(judged.failed_units, 'unit')} failed)" if judged.failed_units else ""
     sentence = f"{count:,} of {samples:,} samples have a row{failed}: coverage {share:.4f}, at least {least:g}"
     passed, few = passes(count, samples, least, judged.nightly.min_misses)
     if few:

@@ -15,7 +15,7 @@ from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.migrating.beside import fill_sets
 from clipmill.jobs.migrating.beside_derived import fill_columns
 from clipmill.jobs.publishing.arrived import arrived
-from clipmill.jobs.publishing.gates import Judged, check_gates
+from clipmill.jobs.publishing.gates import check_gates, judged_with
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
 from clipmill.jobs.publishing.publish import PUBLISHED, held_back, move_live
@@ -186,13 +186,7 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
             keep = timedelta(days=job.nightly.keep_versions_d)
             maintained = plain(maintain(tables, lease, say=say, keep=keep))
         failed = {unit["unit_id"] for unit in summary.failed_units}
-        judged = Judged(
-            nightly=job.nightly,
-            failed_units=len(failed),
-            failed_samples=_samples_of(failed, tables),
-            held=held_back(tables),
-        )
-        gates = check_gates(tables, judged, say=say)
+        gates = check_gates(tables, judged_with(tables, job.nightly, failed, held_back(tables)), say=say)
         if all(gate.passed for gate in gates):
             live = int(tables.open().version)
             move_live(tables, lease, live, PUBLISHED, {"overridden": []})
@@ -201,14 +195,6 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
             status = "refused"
         run = night.run or lease.run
     return replace(night, run=run, status=status, gates=gates, live_after=live, maintained=maintained)
-
-
-def _samples_of(failed: set[str], tables: Tables) -> int:
-    """Samples of units that failed, as far as anybody knows: as many as the others have on average."""
-    if not failed:
-        return 0
-    alive = [e for e in ledger.live(ledger.read_ledger(tables)).values() if not e.alias_of]
-    return len(failed) * max(1, round(sum(e.accounted for e in alive) / max(1, len(alive))))
 
 
 def _ended(night: Night, tables: Tables, began_s: float) -> Night:

@@ -9,12 +9,12 @@ from typing import Any
 
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.maintain import Say, leased
-from clipmill.jobs.publishing.gates import Judged, check_gates, deleted_rows, ledger_at
+from clipmill.jobs.publishing.gates import check_gates, deleted_rows, judged_with, ledger_at
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import LIVE, readers, tags_of
-from clipmill.jobs.table.runs import events, last_job
+from clipmill.jobs.table.runs import events, last_failed, last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.config import Storage
@@ -53,7 +53,7 @@ def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published
         return Published(table=table, version=seen.live, before=seen.live, rows=seen.live_rows, note=note)
     nightly = last_thresholds(tables)
     with leased(tables, "publish", say) as (lease, _):
-        gates = check_gates(tables, Judged(nightly=nightly), say=say)
+        gates = check_gates(tables, judged_with(tables, nightly, last_failed(tables)), say=say)
         refused = tuple(gate.name for gate in gates if not gate.passed)
         version = seen.live
         if force or not refused:

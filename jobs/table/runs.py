@@ -32,6 +32,19 @@ def last_job(tables: Tables) -> dict[str, Any]:
     return {}
 
 
+def last_failed(tables: Tables) -> set[str]:
+    """Ids of the units that failed in the run that ended last; empty where no run is known."""
+    runs = tables.open("runs", missing_ok=True)
+    if runs is None:
+        return set()
+    for ended in reversed(events(runs, ["detail"], "event IN ('finished', 'drained')")):
+        try:
+            return {str(unit["unit_id"]) for unit in json.loads(ended["detail"])["failed_units"]}
+        except (ValueError, KeyError, TypeError):  # of another release, or another kind of run
+            continue
+    return set()
+
+
 def last_source(tables: Tables) -> Source | None:
     """The source of that job; None where it is not known, or its words are of another release."""
     try:

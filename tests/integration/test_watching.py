@@ -85,7 +85,7 @@ def test_every_line_says_which_run_unit_actor_and_node_it_is_about(
     assert failed["node"] == done[0]["node"]
     assert [line for line in lines if line["message"] == "committed"]
     (error,) = (line for line in lines if line["level"] == "error")
-    assert error["message"].startswith("1 units failed")
+    assert error["message"].startswith("1 unit failed")
     assert [line for line in lines if line.get("units_total") == UNITS + 1], "progress, with its figures"
     assert clipmill(["status", "nowhere/at-all"]) == 2
     assert capsys.readouterr().err.startswith("error: "), "the next command's lines are text again"

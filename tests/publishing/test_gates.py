@@ -79,6 +79,19 @@ def test_more_of_the_same_passes(tables: Tables) -> None:
     assert set(found) == {"rows", "coverage", "rejects", "vectors", "tag_drift"}
 
 
+def test_units_that_failed_count_by_hand_too_until_they_are_there(tables: Tables) -> None:
+    """Nobody knows how many samples they have: as many as the others on average."""
+    add(tables, count=ROWS // 4)
+    uri, units = tables.rows.removesuffix(".lance"), [{"unit_id": "lost", "uri": "file:///lost.tar", "error": "gone"}]
+    tables.log_run("night", "nightly", "finished", json.dumps({"failed_units": units}), table_id=tables.id())
+    found = publish(uri, Storage(), force=False, say=SAID.append)
+    assert [gate.name for gate in found.refused] == ["coverage"]
+    assert "750 of 900 samples have a row (1 unit failed)" in found.refused[0].sentence
+    lance.write_dataset(batch(TableOptions(rows=ROWS // 4, start=20_000)), tables.rows, mode="append")
+    enter(tables, ROWS // 4, 0, "lost")
+    assert publish(uri, Storage(), force=False, say=SAID.append).refused == ()
+
+
 def test_rows_that_vanish_are_seen(tables: Tables) -> None:
     tables.open().delete("shard = 3")
     found = gates(tables)

@@ -87,7 +87,7 @@ def test_units_that_failed_are_told_though_the_night_is_published(server: Server
     assert webhook.notify(nightly(server.url), replace(NIGHT, status="published", gates=(), failed_units=units)) == ""
     assert server.bodies[0]["text"].splitlines()[:2] == [
         "clipmill nightly, images: published",
-        "1 units failed and have no rows",
+        "1 unit failed and has no rows",
     ]
 
 
