@@ -17,14 +17,16 @@ def memory(*arguments: str) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
 
 
+def once(folder: Path, rows: int) -> int:
+    """What more is taken at times is what the allocator held on to, so the less of two counts."""
+    memory("make", str(folder), str(rows))
+    return int(memory("measure", str(folder)))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel's peak is set back by Linux only")
 def test_five_times_the_rows_take_little_more_memory(tmp_path: Path) -> None:
-    grew = {}
-    for rows in ROWS:
-        folder = str(tmp_path / str(rows))
-        memory("make", folder, str(rows))
-        grew[rows] = int(memory("measure", folder))
+    grew = {rows: min(once(tmp_path / f"{rows}-{time}", rows) for time in range(2)) for rows in ROWS}
     assert grew[ROWS[1]] - grew[ROWS[0]] < MOST_BYTES, grew
     assert grew[ROWS[0]] < 250_000_000, grew
