@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]  # a run in this process has left it
 ROWS = (20_000, 100_000)
 # 80,000 rows more are 82 MB of vectors as stored, and twice that where anything copied them. Seen: 27 to 40 MB, of what
 # a fragment of 100,000 rows and its indices take while they are written; more rows are further fragments.
@@ -14,7 +15,7 @@ MOST_BYTES = 70_000_000
 
 def memory(*arguments: str) -> str:
     command = [sys.executable, "-m", "tests.maintaining.memory", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
 
 
 def once(folder: Path, rows: int) -> int:
