@@ -100,3 +100,8 @@ class LedgerEntry:
     def accounted(self) -> int:
         """Samples that this unit still answers for: rows and rejects."""
         return self.seen - self.moved
+
+    @property
+    def wanted(self) -> int:
+        """Of these, those that nobody had deleted."""
+        return self.accounted - self.deleted

@@ -22,7 +22,7 @@ def _is_terminal() -> bool:
     "--keep-days",
     default=7,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 36_500),
     help="Versions that are older leave, unless a tag names them.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")

@@ -28,7 +28,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld
+from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
 
@@ -39,21 +39,9 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     begins and LeaseHeld are remembered and told as a failed night; LeaseHeld after the sync is remembered too."""
     began_s = time.monotonic()
     webhook_address(job.nightly)
-    if job.nightly.golden is not None:
-        check_golden(job.nightly.golden, job.storage)
     tables = Tables.at(job.table, job.storage)
-    rows = tables.open(missing_ok=True)
-    found = readers(rows) if rows is not None else None
-    history = nights(tables)
+    night, history = _begun(job, tables, say)
     sync = Sync(job, tables, gone_at_last(history))
-    night = Night(
-        run="",
-        table=f"{tables.database}/{tables.name}",
-        at=now(),
-        rows_before=found.newest_rows if found else 0,
-        version_before=found.newest if found else 0,
-        live_before=found.live if found else None,
-    )
     chosen = Options(
         address=address,
         command="nightly",
@@ -85,15 +73,38 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
                 remember(tables, replace(_ended(night, tables, began_s), status="failed", error=masked(str(error))))
         raise
     except Exception as error:
-        text = masked(f"{type(error).__name__}: {str(error)[:500]}")
         with contextlib.suppress(Exception):  # the store may be what failed
             night = _ended(night, tables, began_s)
-        _remember(tables, replace(night, status="failed", error=text), job, say)
+        _remember(tables, replace(night, status="failed", error=_text(error)), job, say)
         raise
     night = _ended(night, tables, began_s)
     if night.status != "nothing":
         _remember(tables, night, job, say)
     return night
+
+
+def _begun(job: JobFile, tables: Tables, say: Say) -> tuple[Night, list[Night]]:
+    """The night with what the table is before it, and the nights that were. A store that is away is told at the
+    webhook: what did not begin cannot be remembered."""
+    night = Night(run="", table=f"{tables.database}/{tables.name}", at=now())
+    try:
+        if job.nightly.golden is not None:
+            check_golden(job.nightly.golden, job.storage)
+        rows, history = tables.open(missing_ok=True), nights(tables)
+        found = readers(rows) if rows is not None else None
+    except UserError:
+        raise
+    except Exception as error:
+        if untold := notify(job.nightly, replace(night, status="failed", error=_text(error))):
+            say(untold)
+        raise
+    if found is None:
+        return night, history
+    return replace(night, rows_before=found.newest_rows, version_before=found.newest, live_before=found.live), history
+
+
+def _text(error: Exception) -> str:
+    return masked(f"{type(error).__name__}: {str(error)[:500]}")
 
 
 def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> None:

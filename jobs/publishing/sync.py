@@ -55,7 +55,7 @@ class Sync:
         self.deleted_rows = self.deleted_samples = 0
         moving = set(plan.moved.values())
         gone = [entry for entry in plan.gone if entry.unit_id not in moving]
-        self.gone_units, self.gone_samples = len(gone), sum(entry.accounted for entry in gone)
+        self.gone_units, self.gone_samples = len(gone), sum(entry.wanted for entry in gone)
         most = self.job.nightly.max_gone
         self.gate = gone_gate(max(0, self.gone_samples - self.gone_before) + shrunk(plan), total(plan.ledger), most)
         if not self.gate.passed:
@@ -64,7 +64,7 @@ class Sync:
             return plan
         leaving = self._with_empty_place(gone)
         self.deleted_rows = sum(entry.present for entry in leaving)
-        self.deleted_samples = sum(entry.accounted for entry in leaving)
+        self.deleted_samples = sum(entry.wanted for entry in leaving)
         return plan.without({entry.unit_id for entry in leaving})
 
     def _with_empty_place(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
@@ -76,8 +76,8 @@ class Sync:
 
 
 def total(latest: Ledger) -> int:
-    """Samples of all units in the table."""
-    return sum(e.accounted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
+    """Samples of all units in the table, without those that a person had deleted: they may go from the source too."""
+    return sum(e.wanted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
 
 
 def shrunk(plan: Plan) -> int:
@@ -87,7 +87,7 @@ def shrunk(plan: Plan) -> int:
     for group in plan.replacements:
         new = [sizes.get(unit_id) for unit_id in group.new]
         if None not in new:
-            old = sum(plan.ledger[unit_id].accounted for unit_id in group.old)
+            old = sum(plan.ledger[unit_id].wanted for unit_id in group.old)
             lost += max(0, old - sum(count for count in new if count is not None))
     return lost
 

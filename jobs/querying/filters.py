@@ -76,7 +76,8 @@ def quote(value: str) -> str:
 
 
 def ids_predicate(ids: Sequence[str]) -> str:
-    return f"id IN ({', '.join(quote(i) for i in ids)})"
+    """Of no ids: what no row is."""
+    return f"id IN ({', '.join(quote(i) for i in ids)})" if ids else "false"
 
 
 def tags_predicates(

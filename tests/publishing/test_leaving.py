@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import Lease
+from clipmill.jobs.maintaining.delete import Options as Deletion
+from clipmill.jobs.maintaining.delete import Which, delete
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
@@ -31,7 +33,7 @@ SAID: list[str] = []
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFile:
     """Ten tars with three rows each, published."""
-    monkeypatch.setattr(embed, "run_units", lambda context: pytest.fail("workers are started"))
+    monkeypatch.setattr(embed, "run_units", lambda *given: pytest.fail("workers are started"))
     (tmp_path / "raw").mkdir()
     for number in range(10):
         (tmp_path / "raw" / f"{number}.tar").touch()
@@ -91,6 +93,17 @@ def test_a_night_that_only_deletes_brings_heads_up_to_date_and_writes_its_figure
     assert (found.status, found.live_after) == ("published", int(rows.version))
     assert rows.count_rows(filter="aesthetic IS NOT NULL") == found.rows_after == 27
     assert 'clipmill_queue_units{state="waiting"' in figures.read_text()
+
+
+def test_what_a_person_had_deleted_may_go_from_the_source_too(job: JobFile) -> None:
+    """It is what is advised, lest it comes again under another name; it counts as no loss."""
+    where = Which(where=" OR ".join(f"id LIKE '%/{number}.tar%'" for number in range(5)))
+    assert delete(job.table, job.storage, where, Deletion(), confirm=lambda seen: None, say=SAID.append).rows == 15
+    assert night(job).rows_after == 15
+    for number in range(5):
+        lose(job, number)
+    found = night(job)
+    assert (found.status, found.gone, found.rows_after, found.gone_samples) == ("published", 5, 15, 0)
 
 
 @pytest.mark.parametrize("step", ["before_rows", "after_rows"])

@@ -18,6 +18,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
+from clipmill.workers.store.errors import StoreUnavailable
 from tests.committed import make_tables
 
 SECRET = "T0/B0/verysecret"
@@ -174,3 +175,23 @@ def test_a_night_that_the_store_refuses_is_told_though_it_is_for_a_person_to_men
     assert "refuses the credentials" in str(body["text"])
     assert [night.status for night in nights(Tables.at(table))] == (["failed"] if is_there else [])
     assert (tmp_path / "db").exists() == is_there  # no log beside a table that was never made
+
+
+def test_a_table_whose_store_is_away_is_told_though_no_night_began(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*given: object, **named: object) -> None:
+        raise StoreUnavailable("the store does not answer", "")
+
+    monkeypatch.setattr(Tables, "open", away)
+    job = JobFile.model_validate(
+        {
+            "table": f"{tmp_path}/db/images",
+            "source": {"format": "webdataset", "uri": f"{tmp_path}/raw/*.tar"},
+            "model": {"name": "stub:4"},
+            "nightly": {"webhook": server.url},
+        }
+    )
+    with pytest.raises(StoreUnavailable):
+        one_night(job, say=lambda text: None)
+    assert [(body["status"], "does not answer" in body["error"]) for body in server.bodies] == [("failed", True)]

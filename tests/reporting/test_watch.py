@@ -45,6 +45,15 @@ def test_every_row_that_came_and_answers_is_counted_and_the_best_are_listed(nigh
     assert one.hits[0].tags[0] == "red"
 
 
+def test_a_search_that_no_row_answers_lists_none(nights: tuple[str, int]) -> None:
+    uri, _ = nights
+    table, tables = open_table(uri, engine=WordEngine()), Tables.at(uri)
+    came = arrivals(tables, version=table.version)
+    (one,) = watch(table, tables, {"red": Saved(text="red", min_score=1.0)}, came, own=True)
+    assert (one.matched, one.hits) == (0, ())
+    assert table.get([], columns=["id", "caption"]).num_rows == 0
+
+
 def test_bytes_that_were_there_before_are_none_that_came(nights: tuple[str, int]) -> None:
     uri, _ = nights
     table, tables = open_table(uri, engine=WordEngine()), Tables.at(uri)
