@@ -18,13 +18,14 @@ from clipmill.jobs.publishing.arrived import arrived
 from clipmill.jobs.publishing.gates import check_gates, judged_with
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
-from clipmill.jobs.publishing.publish import PUBLISHED, held_back, move_live
+from clipmill.jobs.publishing.publish import held_back
 from clipmill.jobs.publishing.sync import Sync, TooMuchGone, empty_gate, gone_at_last, total
 from clipmill.jobs.publishing.webhook import notify
 from clipmill.jobs.running import embed
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table.live import PUBLISHED, move_live
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.config import JobFile

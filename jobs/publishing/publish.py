@@ -13,16 +13,14 @@ from clipmill.jobs.publishing.gates import check_gates, deleted_rows, judged_wit
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.jobs.table.readers import LIVE, readers, tags_of
+from clipmill.jobs.table.live import PREVIOUS, PUBLISHED, ROLLED_BACK, move_live
+from clipmill.jobs.table.readers import readers, tags_of
 from clipmill.jobs.table.runs import events, last_failed, last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
-
-PREVIOUS = "live-previous"  # keeps from cleanup what readers saw before
-PUBLISHED, ROLLED_BACK = "published", "rolled_back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,20 +126,6 @@ def _wanted(rows: Any, to: str) -> int:
             "no version was published before this one", f"--to takes a version that is still there: {shown}"
         )
     raise UserError(f"there is no version '{to}'", f"write previous, or a version that is still there: {shown}")
-
-
-def move_live(tables: Tables, lease: Lease, version: int, event: str, detail: dict[str, Any]) -> None:
-    """Under the lease. `live` moves after the tag that keeps what it leaves: killed between the two, nobody sees a
-    change and the next call does both. The log's line comes last: the tags are what counts."""
-    rows = tables.open()
-    tags = tags_of(rows)
-    before = int(tags[LIVE]["version"]) if LIVE in tags else None
-    lease.check()
-    if before is not None and before != version:
-        (rows.tags.update if PREVIOUS in tags else rows.tags.create)(PREVIOUS, before)
-    (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)
-    text = json.dumps({"version": version, "before": before, **detail})
-    tables.log_run(lease.run, lease.command, event, text, table_id=tables.id())
 
 
 def held_back(tables: Tables) -> tuple[int, int] | None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table import memory
-from clipmill.jobs.table.readers import LIVE, Readers, readers, tags_of
+from clipmill.jobs.table.live import PUBLISHED, move_live
+from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.tables import Tables
 
 # Below this many rows a scan is as fast as an index, and building one is not worth a version.
@@ -31,9 +32,7 @@ def finish_table(
             f"{tables.database}/{tables.name}", IndexOptions(measure_recall=False), tables.storage, tell=lambda _: None
         )
         rows = tables.open()
-    if publish:
-        lease.check()
-        tags = tags_of(rows)
-        (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, rows.version)
+    if publish and readers(rows).live != rows.version:
+        move_live(tables, lease, int(rows.version), PUBLISHED, {})
     clean(tables, lease, say=say, keep=keep)
     return readers(rows)

@@ -17,10 +17,11 @@ from clipmill.jobs.maintaining.delete import Options, Which, delete
 from clipmill.jobs.publishing.gates import Judged, check_gates, total_variation
 from clipmill.jobs.publishing.golden import check_golden, golden_options
 from clipmill.jobs.publishing.night import Gate
-from clipmill.jobs.publishing.publish import PREVIOUS, held_back, publish, rollback
+from clipmill.jobs.publishing.publish import held_back, publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table import tables as tables_module
+from clipmill.jobs.table.live import PREVIOUS
 from clipmill.jobs.table.readers import LIVE
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import VOCABULARY_KEY

@@ -1,5 +1,6 @@
 """The end of a run: which versions and files leave, which stay, and what readers are told."""
 
+import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,8 @@ from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import FENCE_TAG, Lease
 from clipmill.jobs.running.finish import finish_table
-from clipmill.jobs.table.readers import readers
+from clipmill.jobs.table.live import PREVIOUS, PUBLISHED
+from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
 from tests.committed import entry, fragments, ids, make_tables, take_lease
@@ -134,3 +136,14 @@ def test_what_readers_see_is_said(tables: Tables, lease: Lease) -> None:
     )
     (refused,) = behind.notes(publish=True, whole=False, hint="do so")
     assert refused.startswith("not published, because units are missing: readers see the published version")
+
+
+def test_what_readers_saw_before_a_run_published_can_be_gone_back_to(tables: Tables, lease: Lease) -> None:
+    commit(tables, lease, "u1")
+    first = finish_table(tables, lease, publish=True, say=silent)
+    commit(tables, lease, "u2")
+    second = finish_table(tables, lease, publish=True, say=silent)
+    finish_table(tables, lease, publish=True, say=silent)  # nothing came
+    assert (first.live, second.live) == tuple(int(tags_of(tables.open())[name]["version"]) for name in (PREVIOUS, LIVE))
+    lines = tables.open("runs").to_table(filter=f"event = '{PUBLISHED}'")["detail"].to_pylist()
+    assert [json.loads(line)["version"] for line in lines] == [first.live, second.live]
