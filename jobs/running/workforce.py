@@ -105,7 +105,9 @@ class Workforce:
         loaded, NoWorkers where the cluster has room for none in time."""
         import ray
 
-        for tries_left in reversed(range(self.job.limits.max_attempts)):
+        died = lost = 0
+        most = self.job.limits.max_attempts
+        while True:
             first = self._first_answer()
             try:
                 self.facts = _unwrapped(first.facts)
@@ -117,14 +119,15 @@ class Workforce:
                 raise
             except ray.exceptions.RayError as error:
                 local_node.check()
+                self.recruits.remove(first)
                 is_lost = blames_node(error)
-                if not tries_left or not (is_lost or len(self.recruits) > 1):
+                died, lost = died + (not is_lost), lost + is_lost
+                # A node takes all of its workers along, and for a while Ray gives those that follow a place on it too.
+                if died >= most or lost >= most * (self.shape.num + 1) or not (is_lost or self.recruits):
                     raise _died_loading(error) from None
-            self.recruits.remove(first)
             if is_lost:
                 self.say("the node of a worker is gone; another one loads the model")
                 self._recruit()
-        raise AssertionError("at least one attempt")
 
     def _first_answer(self) -> Recruit:
         """The one whose `facts` are there first, or say why there are none."""

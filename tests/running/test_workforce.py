@@ -42,7 +42,11 @@ def loading(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Answering:
     return force
 
 
-@pytest.mark.parametrize(("answers", "left"), [((NODE_GOES,), 1), ((NODE_GOES, LIVES), 2), ((DIES, LIVES), 1)])
+@pytest.mark.parametrize(
+    ("answers", "left"),
+    # Four on one node, or that were given a place on it before Ray noticed: more than a unit has attempts.
+    [((NODE_GOES,), 1), ((NODE_GOES, LIVES), 2), ((DIES, LIVES), 1), ((NODE_GOES,) * 4, 4)],
+)
 def test_another_ones_facts_are_taken_and_only_a_lost_node_is_made_up_for(
     answers: tuple[Any, ...], left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,9 +56,16 @@ def test_another_ones_facts_are_taken_and_only_a_lost_node_is_made_up_for(
     assert len(force.recruits) == left
 
 
-@pytest.mark.parametrize("answers", [(DIES,), (DIES, DIES), (DIES,) * 9])
+@pytest.mark.parametrize("answers", [(DIES,), (DIES, DIES), (DIES,) * 9, (NODE_GOES, DIES, DIES, DIES)])
 def test_where_nobody_lives_the_run_ends_with_the_workers_own_words(
     answers: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ClipmillError, match="died while it loaded the model: The worker died unexpectedly"):
         loading(monkeypatch, *answers).wait_for_facts()
+
+
+def test_nodes_that_go_are_made_up_for_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    force = loading(monkeypatch, *[NODE_GOES] * 40)
+    with pytest.raises(ClipmillError, match="its node has died"):
+        force.wait_for_facts()
+    assert len(force.recruits) > 30
