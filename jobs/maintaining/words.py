@@ -22,12 +22,16 @@ def maintained_in_words(done: Maintained) -> str:
     if done.dry_run and done.versions_removed:
         lines.append(f"would remove {done.versions_removed:,} old versions")
     if done.dry_run and done.fragments_before != done.fragments:
-        lines.append(f"would make {done.fragments:,} fragments of {done.fragments_before:,}")
+        lines.append(f"would make {_fragments(done.fragments)} of {done.fragments_before:,}")
     if done.dry_run and done.orphans:
         lines.append(f"would remove {done.orphans:,} files that no version names, {_bytes(done.orphan_bytes)}")
-    ending = f"table {done.table}, version {done.version}, {done.rows:,} rows in {done.fragments:,} fragment"
-    ending += "s" * (done.fragments != 1)
+    now = _fragments(done.fragments_before if done.dry_run else done.fragments)
+    ending = f"table {done.table}, version {done.version}, {done.rows:,} rows in {now}"
     return "\n".join([*lines, *done.notes, ending if not done.dry_run else f"nothing was changed: {ending}"])
+
+
+def _fragments(number: int) -> str:
+    return f"{number:,} fragment" + "s" * (number != 1)
 
 
 def _bytes(number: int) -> str:

@@ -79,9 +79,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
         _remember(tables, replace(night, status="failed", error=_text(error)), job, say)
         raise
     night = _ended(night, tables, began_s)
-    if night.status != "nothing":
-        _remember(tables, night, job, say)
-    return night
+    return _remember(tables, night, job, say) if night.status != "nothing" else night
 
 
 def _begun(job: JobFile, tables: Tables, say: Say) -> tuple[Night, list[Night]]:
@@ -108,14 +106,15 @@ def _text(error: Exception) -> str:
     return masked(f"{type(error).__name__}: {str(error)[:500]}")
 
 
-def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> None:
-    """In the log of a table that is there, and at the webhook if there is something wrong."""
+def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> Night:
+    """In the log of a table that is there, and at the webhook if there is something wrong. The night with its name."""
     night = night if night.run else replace(night, run=new_run_id())
     with contextlib.suppress(ClipmillError, OSError):  # how the night ended is what has to be told
         if tables.id() is not None:
             remember(tables, night)
     if untold := notify(job.nightly, night):
         say(untold)
+    return night
 
 
 def _refused(night: Night, tables: Tables, gate: Gate, sync: Sync) -> Night:

@@ -18,6 +18,7 @@ from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.maintaining.maintain import all_orphans, maintain, maintain_table
 from clipmill.jobs.maintaining.needed import SIDE_EVERY
 from clipmill.jobs.maintaining.orphans import DAY_S
+from clipmill.jobs.maintaining.words import maintained_in_words
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
@@ -212,6 +213,8 @@ def test_by_hand_it_heals_first_and_a_dry_run_changes_nothing(tables: Tables, tm
     before = files(tables)
     dry = maintain_table(table, Storage(), say=silent, dry_run=True)
     assert (dry.fragments_before, dry.fragments, dry.orphans) == (3, 1, 0)
+    said = maintained_in_words(dry).splitlines()
+    assert (said[0], said[-1].rpartition(", ")[2]) == ("would make 1 fragment of 3", "5 rows in 3 fragments")
     assert files(tables) == before
     result = CliRunner().invoke(build(), ["maintain", table, "--json"])
     assert result.exit_code == 0, result.output

@@ -151,6 +151,7 @@ def test_an_empty_bucket_is_refused(job: JobFile, monkeypatch: pytest.MonkeyPatc
     found = nightly(lost, say=SAID.append)
     assert (found.status, [gate.name for gate in found.refused]) == ("refused", ["gone"])
     assert f"all {UNITS:,} samples would be gone" in found.gates[0].sentence
+    assert found.run == nights(Tables.at(job.table))[-1].run != ""  # by which the page and the log know it
     anything = lost.model_copy(update={"nightly": lost.nightly.model_copy(update={"max_gone": 1.0, "gone": "delete"})})
     assert nightly(anything, say=SAID.append).status == "refused"
     assert versions(job)[:3] == before[:3]
