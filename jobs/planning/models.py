@@ -103,12 +103,11 @@ def _tiny() -> Weights:
 def _weights(name: str, pretrained: str, *, quick: bool | None, entry: Mapping[str, Any] | None) -> Weights:
     config = catalog.config(name)
     assert config is not None, "a name of open_clip's list"
-    other = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
     return Weights(
         name=name,
         pretrained=pretrained,
         activation=None if quick is None else "quickgelu" if quick else "gelu",
-        use=other if quick is not None and quick != said.is_quick(name) else "",
+        use=said.with_activation(name, quick=quick) if quick is not None and quick != said.is_quick(name) else "",
         **_of_config(name, config),
         **_preprocess(entry),
     )

@@ -82,13 +82,18 @@ def of_bare_file(name: str) -> tuple[bool | None, Said | None]:
 
 def other_activation(name: str, weights: str, *, quick: bool) -> UserError:
     """open_clip only warns of weights that were trained with the other activation, and the vectors come out worse."""
-    other = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
+    other = with_activation(name, quick=quick)
     known = other in model_catalog.architectures()
     return UserError(
         f"{weights} were trained with{'' if quick else 'out'} QuickGELU and {name} is built with"
         f"{'out' if quick else ''} it",
         f"use `name: {other}`" if known else "use a model folder that says so",
     )
+
+
+def with_activation(name: str, *, quick: bool) -> str:
+    """What the architecture is called that is built with QuickGELU, or without; open_clip may not know it."""
+    return f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
 
 
 def trained_quick(name: str, entry: Mapping[str, Any]) -> bool:
