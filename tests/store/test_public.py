@@ -84,7 +84,6 @@ def test_a_table_is_reached_with_credentials_whatever_its_source_is() -> None:
     storage = Storage(endpoint_url="https://store.example", region="x", anonymous=True)
     tables = Tables.at("s3://lake/db/images", storage)
     assert tables.storage == Storage(endpoint_url="https://store.example", region="x")
-    assert not [value for name, value in tables.options.items() if "skip_signature" in name and value == "true"]
 
 
 def test_lance_addresses_the_bucket_as_the_readers_do() -> None:
