@@ -101,7 +101,7 @@ def _objects(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[So
             break
     for ending in left.values():
         count(left_out, ending)
-    if not found:
+    if not found or not seen:  # logs alone are no source
         raise EmptySource(
             f"source.uri {pattern} matches nothing of format {source.format}",
             f"check the spelling; below a folder, names must end in {', '.join(suffixes)}"
@@ -203,15 +203,13 @@ def _files(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[Work
     for unit in file_slices(source, storage, reader_options(source), left_out):
         empty = False
         yield unit
-    for unit in log_units(source, storage, reader_options(source), left_out):
-        empty = False
-        yield unit
     if empty:
         wanted = ", ".join(source.image or DEFAULT_IMAGE)
         there = f"; there are {to_text(left_out)}" if left_out else ""
         raise EmptySource(
             f"source.uri {', '.join(source.uri)} holds no image", f"files must end in one of {wanted}{there}"
         )
+    yield from log_units(source, storage, reader_options(source), left_out)
 
 
 def _manifests(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:

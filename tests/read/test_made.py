@@ -15,6 +15,7 @@ import xxhash
 
 from clipmill.jobs.planning.survey import survey
 from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read import read_unit
@@ -398,6 +399,14 @@ def test_logs_that_tell_of_no_failure_or_are_none(tmp_path: Path) -> None:
     both = Source(**{**options, "uri": [f"{tmp_path}/set/*.tar", f"{tmp_path}/set/*.parquet"]})
     shutil.copy(MADE / "img2dataset" / "webdataset" / "00000.parquet", tmp_path / "set")
     assert reasons(read_all(both, Storage())) == {"ok": NUMBER + 1, "no_image": 1}
+
+
+@pytest.mark.parametrize(("form", "said"), [("webdataset", "matches nothing of format"), ("files", "holds no image")])
+def test_logs_alone_are_no_source(tmp_path: Path, form: str, said: str) -> None:
+    """A wrong format, or a bucket that lost what is embedded."""
+    shutil.copytree(MADE / "img2dataset" / form, tmp_path / "set", ignore=shutil.ignore_patterns("*.tar", "*.png"))
+    with pytest.raises(EmptySource, match=said):
+        counted(Source(format=form, uri=f"{tmp_path}/set/"))
 
 
 def test_statuses_of_every_kind(tmp_path: Path) -> None:
