@@ -12,7 +12,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def blames_node(error: BaseException) -> bool:
+def _blames_node(error: BaseException) -> bool:
     """Whether Ray says that the node went, and the actor only with it."""
     import ray
 
@@ -22,14 +22,14 @@ def blames_node(error: BaseException) -> bool:
     return "node" in text and ("died" in text or "dead" in text or "preempt" in text) and "worker process" not in text
 
 
-def is_node_loss(error: BaseException, node_id: str) -> bool:
+def is_node_loss(error: BaseException, node_id: str = "") -> bool:
     """Preempted, or the node is gone: not the unit's fault. The node table may lag behind the actor's death, and an
     actor that Ray only cannot reach, after the time it has to learn of a death, was not ended by what it did.
 
-    `node_id`: empty where the actor had no place yet.
+    `node_id`: empty where it is not known, as of an actor that had no place yet.
     """
     import ray
 
-    if blames_node(error) or isinstance(error, ray.exceptions.ActorUnavailableError):
+    if _blames_node(error) or isinstance(error, ray.exceptions.ActorUnavailableError):
         return True
     return bool(node_id) and not any(n["Alive"] and n["NodeID"] == node_id for n in ray.nodes())

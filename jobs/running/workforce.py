@@ -12,7 +12,7 @@ from clipmill.jobs.cluster import local_node
 from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.deaths import blames_node
+from clipmill.jobs.running.deaths import first_line, is_node_loss
 from clipmill.jobs.running.interrupts import noting_interrupts
 from clipmill.jobs.running.sizing import size
 from clipmill.jobs.running.slots import Slot
@@ -101,8 +101,8 @@ class Workforce:
 
     def wait_for_facts(self) -> None:
         """What the first actor says that has its model; another takes the place of one whose node goes meanwhile. One
-        that dies by itself is missed only where it is the last, as at work. Raises UserError for a model that cannot be
-        loaded, NoWorkers where the cluster has room for none in time."""
+        that dies by itself ends the run only where it is the last, or the limits.max_attempts-th that does. Raises
+        UserError for a model that cannot be loaded, NoWorkers where the cluster has room for none in time."""
         import ray
 
         died = lost = 0
@@ -120,7 +120,7 @@ class Workforce:
             except ray.exceptions.RayError as error:
                 local_node.check()
                 self.recruits.remove(first)
-                is_lost = blames_node(error)
+                is_lost = is_node_loss(error)
                 died, lost = died + (not is_lost), lost + is_lost
                 # A node takes all of its workers along, and for a while Ray gives those that follow a place on it too.
                 if died >= most or lost >= most * (self.shape.num + 1) or not (is_lost or self.recruits):
@@ -254,8 +254,13 @@ def _unwrapped(ref: Any) -> Any:
 
 
 def _died_loading(error: BaseException) -> ClipmillError:
+    if is_node_loss(error):
+        return ClipmillError(
+            f"the node of a worker went before its first unit: {first_line(error)}",
+            "run the same command again; where that does not help, see why the cluster's nodes go",
+        )
     return ClipmillError(
-        f"the first worker died while it loaded the model: {str(error).strip().splitlines()[0]}",
+        f"a worker died while it loaded the model: {first_line(error)}",
         "too little memory is the usual reason; a smaller model or batch_size may fit",
     )
 

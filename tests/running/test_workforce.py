@@ -16,6 +16,7 @@ from tests.committed import FINGERPRINT
 LIVES = WorkerFacts(fingerprint_json=FINGERPRINT.to_json(), batch_size=1, callers=1, device="cpu", threads=1)
 DIES = ray.exceptions.RayError("The worker died unexpectedly: out of memory")
 NODE_GOES = ray.exceptions.NodeDiedError("its node has died")
+UNREACHABLE = ray.exceptions.ActorUnavailableError("its socket closed", b"0" * 16)
 
 
 class Answering(Workforce):
@@ -45,7 +46,7 @@ def loading(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Answering:
 @pytest.mark.parametrize(
     ("answers", "left"),
     # Four on one node, or that were given a place on it before Ray noticed: more than a unit has attempts.
-    [((NODE_GOES,), 1), ((NODE_GOES, LIVES), 2), ((DIES, LIVES), 1), ((NODE_GOES,) * 4, 4)],
+    [((NODE_GOES,), 1), ((UNREACHABLE,), 1), ((NODE_GOES, LIVES), 2), ((DIES, LIVES), 1), ((NODE_GOES,) * 4, 4)],
 )
 def test_another_ones_facts_are_taken_and_only_a_lost_node_is_made_up_for(
     answers: tuple[Any, ...], left: int, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ def test_where_nobody_lives_the_run_ends_with_the_workers_own_words(
 
 def test_nodes_that_go_are_made_up_for_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     force = loading(monkeypatch, *[NODE_GOES] * 40)
-    with pytest.raises(ClipmillError, match="its node has died"):
+    with pytest.raises(ClipmillError, match="its node has died") as error:
         force.wait_for_facts()
+    assert "memory" not in error.value.hint, "it was no fault of the model's"
     assert len(force.recruits) > 30
