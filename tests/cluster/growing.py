@@ -7,16 +7,13 @@ machine, and reads an example file that Ray's wheel does not have (2.60).
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from tests.cluster.head import Head, end, free_ports
+from tests.cluster.head import Head, no_head_yet
 
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 
@@ -24,29 +21,18 @@ _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 @contextmanager
 def growing_head(types: dict[str, dict[str, Any]], *, idle_s: float = 6.0, **environment: str) -> Iterator[Head]:
     """`types`: name -> {resources, max_workers}; none is up at the start. `environment`: of nodes that come."""
-    folder = Path(tempfile.mkdtemp(prefix="cm", dir="/tmp"))  # short: Ray puts sockets there
-    port, dashboard, client = free_ports(3)
-    made = Head(folder=folder, port=port, dashboard=dashboard)
-    config = folder / "autoscaling.json"
-    config.write_text(json.dumps(_config(types, port, idle_s)))
     mine = {
         "RAY_AUTH_MODE": "disabled",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
     }
-    try:
-        made.start(
-            "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--include-dashboard=false",
-            "--num-cpus=0", "--num-gpus=0", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
-            f"--autoscaling-config={config}", **mine, **environment,
-        )  # fmt: skip
+    with no_head_yet() as made:
+        config = made.folder / "autoscaling.json"
+        config.write_text(json.dumps(_config(types, made.port, idle_s)))
+        made.start_head("--include-dashboard=false", f"--autoscaling-config={config}", **mine, **environment)
         _wait_for(made)
         yield made
-    finally:
-        for node in reversed(made.nodes):
-            end(node)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(made: Head) -> None:

@@ -49,6 +49,7 @@ class Head:
     folder: Path
     port: int
     dashboard: int
+    client: int
     nodes: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     @property
@@ -79,6 +80,13 @@ class Head:
         self.nodes.append(node)
         return node
 
+    def start_head(self, *words: str, **more: str) -> None:
+        """The first node, without a CPU."""
+        self.start(
+            "--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--num-cpus=0", "--num-gpus=0",
+            f"--ray-client-server-port={self.client}", f"--temp-dir={self.folder}", *words, **more,
+        )  # fmt: skip
+
     def worker(self, **more: str) -> "subprocess.Popen[bytes]":
         """With one CPU; `more`: of its environment."""
         return self.start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--num-gpus=0", **more)
@@ -106,15 +114,19 @@ class Head:
 @contextmanager
 def head() -> Iterator[Head]:
     """A head without CPUs, up and answering. Everything is ended and removed afterwards."""
+    with no_head_yet() as made:
+        made.start_head("--dashboard-host=127.0.0.1")
+        _wait_for(made)
+        yield made
+
+
+@contextmanager
+def no_head_yet() -> Iterator[Head]:
+    """Its folder and ports; all that is started is ended and removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="cm", dir="/tmp"))  # short: Ray puts sockets there
     port, dashboard, client = free_ports(3)
-    made = Head(folder=folder, port=port, dashboard=dashboard)
+    made = Head(folder=folder, port=port, dashboard=dashboard, client=client)
     try:
-        made.start(
-            "--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-            "--num-cpus=0", "--num-gpus=0", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
-        )  # fmt: skip
-        _wait_for(made)
         yield made
     finally:
         for node in reversed(made.nodes):
