@@ -141,7 +141,7 @@ def run_case(case: Case, kind: str, options: argparse.Namespace, peak: float) ->
     )
     road = Road.build(job, device=options.device, threads=options.threads)
     road.run(road.units[:WARM_UP_UNITS])
-    clock = StageClock(actors=1, threads=options.threads, units_in_flight=job.workers.units_in_flight)
+    clock = StageClock(threads=options.threads, units_in_flight=job.workers.units_in_flight)
     seen, start = 0, time.monotonic()
     with BusyGpu(options.device) as busy:
         while time.monotonic() - start < options.seconds:

@@ -239,7 +239,7 @@ class _Fill:
         )
         filler.expect(found.shared)
         in_flight = context.units_in_flight
-        clock = StageClock(1, force.facts.threads, in_flight, callers=context.at_the_model(force.facts.callers))
+        clock = StageClock(force.facts.threads, in_flight, callers=context.at_the_model(force.facts.callers))
         counted = {"units": 0, "seen": 0}
 
         def on_receipt(receipt: Receipt) -> None:

@@ -144,18 +144,19 @@ def _filled(s: Summary) -> list[str]:
 class StageClock:
     """Adds up what the stages of all units were busy with, for the progress line and the summary.
 
-    A stage's load is its busy time over the time it could have been busy: the model runs one batch at a time per
-    actor, decoding has its threads, reading and writing one thread per unit in flight.
+    A stage's load is its busy time over the time it could have been busy: `worker_s`, the seconds of all actors added
+    up, times its `lanes` in one. The model runs one batch at a time for each caller, decoding has its threads, reading
+    and writing one thread per unit in flight.
     """
 
-    def __init__(self, actors: int, threads: int, units_in_flight: int, *, callers: int = 1) -> None:
-        """`callers`: threads that use an actor's model at once, as its engine says."""
+    def __init__(self, threads: int, units_in_flight: int, *, callers: int = 1) -> None:
+        """Of one actor. `callers`: threads that use its model at once, as its engine says."""
         self.lanes = {
-            "read": actors * units_in_flight,
-            "decode": actors * threads,
-            "embed": actors * callers,
-            "tag": actors * units_in_flight,
-            "write": actors * units_in_flight,
+            "read": units_in_flight,
+            "decode": threads,
+            "embed": callers,
+            "tag": units_in_flight,
+            "write": units_in_flight,
         }
         self.busy_s: dict[str, float] = defaultdict(float)
         self.peak_rss_bytes = 0
@@ -165,12 +166,12 @@ class StageClock:
             self.busy_s[stage] += seconds
         self.peak_rss_bytes = max(self.peak_rss_bytes, receipt.peak_rss_bytes)
 
-    def loads(self, elapsed_s: float) -> dict[str, float]:
-        """Share of the elapsed time each stage was busy, 0 to about 1."""
-        return {stage: self.busy_s[stage] / (lanes * elapsed_s) for stage, lanes in self.lanes.items() if elapsed_s > 0}
+    def loads(self, worker_s: float) -> dict[str, float]:
+        """Share of that time each stage was busy, 0 to about 1."""
+        return {stage: self.busy_s[stage] / (lanes * worker_s) for stage, lanes in self.lanes.items() if worker_s > 0}
 
-    def limited_by(self, elapsed_s: float) -> str:
-        loads = self.loads(elapsed_s)
+    def limited_by(self, worker_s: float) -> str:
+        loads = self.loads(worker_s)
         return max(loads, key=lambda stage: loads[stage]) if any(loads.values()) else ""
 
 

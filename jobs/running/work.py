@@ -49,7 +49,7 @@ class Work:
         )
         in_flight = self._sent.units_in_flight
         callers = self._sent.at_the_model(force.facts.callers)
-        self.clock = StageClock(1, force.facts.threads, in_flight, callers=callers)
+        self.clock = StageClock(force.facts.threads, in_flight, callers=callers)
         self.dispatcher = Dispatcher(
             plan,
             job.limits,

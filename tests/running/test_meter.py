@@ -36,7 +36,7 @@ def made(*, actors: int = 2, gpus: float = 1.0, device: str = "cuda", price: flo
         job=Part(plan=Part(price_per_gpu_hour=price)),
         progress=Part(say=print),
     )
-    clock = StageClock(1, 4, 3)
+    clock = StageClock(4, 3)
     return Meter(context, force, collector, dispatcher, clock)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ def receipt(peak: int = 0, **seconds: float) -> Receipt:
 
 def test_the_model_runs_one_batch_at_a_time_and_decoding_has_its_threads() -> None:
     """Eight seconds of decoding on eight threads are less of a load than five of the model."""
-    clock = StageClock(actors=1, threads=8, units_in_flight=2)
+    clock = StageClock(threads=8, units_in_flight=2)
     clock.add(receipt(decode=8.0, embed=5.0, read=3.0, write=1.0, tag=0.1))
     loads = clock.loads(10.0)
     assert {stage: round(load, 3) for stage, load in loads.items()} == {
@@ -26,22 +26,22 @@ def test_the_model_runs_one_batch_at_a_time_and_decoding_has_its_threads() -> No
 
 
 def test_loads_add_up_over_units_and_actors() -> None:
-    clock = StageClock(actors=4, threads=2, units_in_flight=2)
+    clock = StageClock(threads=2, units_in_flight=2)
     for _ in range(4):
         clock.add(receipt(decode=16.0, embed=5.0))
-    loads = clock.loads(10.0)
+    loads = clock.loads(4 * 10.0)
     assert loads["decode"] == 64 / (8 * 10)
     assert loads["embed"] == 20 / (4 * 10)
-    assert clock.limited_by(10.0) == "decode"
+    assert clock.limited_by(4 * 10.0) == "decode"
 
 
 def test_before_the_first_receipt_nothing_limits() -> None:
-    clock = StageClock(actors=1, threads=1, units_in_flight=1)
+    clock = StageClock(threads=1, units_in_flight=1)
     assert clock.limited_by(0.0) == clock.limited_by(5.0) == ""
 
 
 def test_the_largest_worker_is_remembered() -> None:
-    clock = StageClock(actors=1, threads=1, units_in_flight=1)
+    clock = StageClock(threads=1, units_in_flight=1)
     for peak in (5, 9, 7):
         clock.add(receipt(peak))
     assert clock.peak_rss_bytes == 9
