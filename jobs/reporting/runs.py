@@ -81,7 +81,7 @@ def _figures(run: str, events: list[dict[str, Any]]) -> RunFigures:
 
 def _dollars(job: dict[str, Any], said: dict[str, Any], seconds: float) -> float | None:
     """GPUs × hours × the job's price; a machine without GPUs has no price in the job file. The hours are those of each
-    worker; of runs that did not note them, of as many as there were at the end, all the time."""
+    worker; of runs that did not note them, of as many as the run began with, all the time."""
     price = _mapping(job.get("plan")).get("price_per_gpu_hour")
     if not isinstance(price, int | float) or said.get("device", "cpu") in ("", "cpu"):
         return None
