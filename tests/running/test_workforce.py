@@ -71,3 +71,10 @@ def test_nodes_that_go_are_made_up_for_only_so_often(monkeypatch: pytest.MonkeyP
         force.wait_for_facts()
     assert "memory" not in error.value.hint, "it was no fault of the model's"
     assert len(force.recruits) > 30
+
+
+def test_a_worker_that_is_killed_for_memory_is_no_lost_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "1 worker(s) were killed due to the node running low on memory."  # Ray's own words, with `node` in them
+    with pytest.raises(ClipmillError, match="a worker died while it loaded the model: 1 worker") as error:
+        loading(monkeypatch, ray.exceptions.OutOfMemoryError(said)).wait_for_facts()
+    assert "memory" in error.value.hint
