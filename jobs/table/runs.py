@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import of_table
 from clipmill.schemas.config import Source
 
 NIGHT = "night"  # the line that remembers one, written by `jobs.publishing`
@@ -33,11 +34,12 @@ def last_job(tables: Tables) -> dict[str, Any]:
 
 
 def last_failed(tables: Tables) -> set[str]:
-    """Ids of the units that failed in the run that ended last; empty where no run is known."""
-    runs = tables.open("runs", missing_ok=True)
-    if runs is None:
+    """Ids of the units that failed in the run of this table that ended last; empty where no run is known."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
         return set()
-    for ended in reversed(events(runs, ["detail"], "event IN ('finished', 'drained')")):
+    where = f"event IN ('finished', 'drained') AND {of_table(runs.schema, mine)}"
+    for ended in reversed(events(runs, ["detail"], where)):
         try:
             return {str(unit["unit_id"]) for unit in json.loads(ended["detail"])["failed_units"]}
         except (ValueError, KeyError, TypeError):  # of another release, or another kind of run

@@ -83,13 +83,15 @@ def test_more_of_the_same_passes(tables: Tables) -> None:
 def test_units_that_failed_count_by_hand_too_until_they_are_there(tables: Tables) -> None:
     """Nobody knows how many samples they have: as many as the others on average."""
     add(tables, count=ROWS // 4)
-    uri, units = tables.rows.removesuffix(".lance"), [{"unit_id": "lost", "uri": "file:///lost.tar", "error": "gone"}]
+    uri, units = tables.rows.removesuffix(".lance"), [{"unit_id": "lost", "uri": "file:///lost.tar", "reason": "gone"}]
     tables.log_run("night", "nightly", "finished", json.dumps({"failed_units": units}), table_id=tables.id())
     found = publish(uri, Storage(), force=False, say=SAID.append)
     assert [gate.name for gate in found.refused] == ["coverage"]
     assert "750 of 900 samples have a row (1 unit failed)" in found.refused[0].sentence
     lance.write_dataset(batch(TableOptions(rows=ROWS // 4, start=20_000)), tables.rows, mode="append")
     enter(tables, ROWS // 4, 0, "lost")
+    of_another = json.dumps({"failed_units": [{**units[0], "unit_id": "elsewhere"}]})  # dropped, and made again since
+    tables.log_run("old", "embed", "finished", of_another, table_id="0123456789abcdef")
     assert publish(uri, Storage(), force=False, say=SAID.append).refused == ()
 
 
