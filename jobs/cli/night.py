@@ -120,7 +120,7 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
     gone = next((gate for gate in refused if gate.name == "gone"), None)
     if gone is not None:
         what = "if that much is gone on purpose, raise nightly.max_gone once"
-        if gone.value == 1:
+        if gone.threshold is None:
             what = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
         note(f"hint: nothing was deleted, and {seen}; {what}")
     else:

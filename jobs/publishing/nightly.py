@@ -67,7 +67,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
         if not samples:
             raise
         say(error.message)
-        night = _refused(night, tables, empty_gate(samples, job.nightly.max_gone), sync)
+        night = _refused(night, tables, empty_gate(samples), sync)
     except LeaseHeld as error:
         if night.run:  # between the sync and the gates somebody else took the table: what came must not be unsaid
             with contextlib.suppress(ClipmillError, OSError):

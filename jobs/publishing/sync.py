@@ -38,7 +38,7 @@ class Sync:
     gone_before: int = 0
     plan: Plan | None = None
     gone_units: int = 0
-    gone_samples: int = 0  # of them, as the ledger counts
+    gone_samples: int = 0  # of them, without those that a person had deleted
     deleted_rows: int = 0
     deleted_samples: int = 0
     gate: Gate | None = None
@@ -98,10 +98,10 @@ def gone_gate(lost: int, of: int, most: float) -> Gate:
     return Gate(name="gone", passed=share <= most, value=share, threshold=most, sentence=said)
 
 
-def empty_gate(of: int, most: float) -> Gate:
-    """Of a listing that shows nothing at all, which is refused whatever `max_gone` is."""
+def empty_gate(of: int) -> Gate:
+    """Of a listing that shows nothing at all, which is refused whatever `max_gone` is: it has no threshold."""
     said = f"the source's listing is empty: all {of:,} samples would be gone, which no nightly.max_gone lets pass"
-    return Gate(name="gone", passed=False, value=1.0, threshold=most, sentence=said)
+    return Gate(name="gone", passed=False, value=1.0, threshold=None, sentence=said)
 
 
 def gone_at_last(history: list[Night]) -> int:

@@ -2,7 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
+from clipmill.jobs.cli.night import _exit_where_refused
 from clipmill.jobs.publishing.night import Gate, Night
+from clipmill.jobs.publishing.sync import empty_gate, gone_gate
 from clipmill.jobs.publishing.words import night_in_words
 
 PASSED = Gate(name="rejects", passed=True, value=0.0, threshold=0.01)
@@ -59,3 +63,14 @@ def test_a_night_that_a_gate_refused_says_what_readers_see() -> None:
     assert len(text.splitlines()) == 4
     first = replace(NIGHT, status="refused", gates=gates, live_before=None, live_after=None)
     assert "no version is published yet; the newest has 108 rows" in night_in_words(first)
+
+
+def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listing_by_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for gate, what in ((gone_gate(36, 36, 0.1), "raise nightly.max_gone once"), (empty_gate(36), "check source.uri")):
+        with pytest.raises(SystemExit):
+            _exit_where_refused([gate], 7)
+        said = capsys.readouterr().err
+        assert "hint: nothing was deleted, and readers still see version 7; " in said
+        assert what in said
