@@ -25,6 +25,7 @@ import pyarrow as pa
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.ledger import RANK, live, read_ledger
+from clipmill.jobs.table.live import PUBLISHED, ROLLED_BACK
 from clipmill.jobs.table.runs import NIGHT, events
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
@@ -35,7 +36,7 @@ ROWS_PER_DELETE = 10_000
 # Kinds of lines that come without anybody asking for one: every run and every night writes some.
 RUN = ("started", "finished", "drained", "failed")
 FILL = ("fill-started", "fill-finished", "fill-failed")
-ROUTINE = (*RUN, *FILL, NIGHT, "published", "rolled_back")
+ROUTINE = (*RUN, *FILL, NIGHT, PUBLISHED, ROLLED_BACK)
 
 
 @dataclass(frozen=True, slots=True)

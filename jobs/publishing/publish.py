@@ -101,10 +101,16 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
 
 def _was_published(tables: Tables, version: int) -> bool:
     """So far as the log goes back."""
-    runs, mine = tables.open("runs"), tables.id() or ""
+    return any(version in (move.get("version"), move.get("before")) for _, move in _moves(tables))
+
+
+def _moves(tables: Tables) -> list[tuple[str, dict[str, Any]]]:
+    """(event, detail) of each line of the log that says that `live` moved, the earliest first."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
+        return []
     where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
-    moves = [json.loads(line["detail"]) for line in events(runs, ["detail"], where)]
-    return any(version in (move.get("version"), move.get("before")) for move in moves)
+    return [(line["event"], json.loads(line["detail"])) for line in events(runs, ["event", "detail"], where)]
 
 
 def _seen_again(tables: Tables, version: int) -> str:
@@ -130,15 +136,10 @@ def _wanted(rows: Any, to: str) -> int:
 
 def held_back(tables: Tables) -> tuple[int, int] | None:
     """(from, to) of a rollback by hand that readers still see the result of; nights leave that alone."""
-    runs = tables.open("runs", missing_ok=True)
-    mine = tables.id()
-    if runs is None or mine is None:
+    moves = _moves(tables)
+    if not moves or moves[-1][0] != ROLLED_BACK:
         return None
-    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
-    moves = events(runs, ["event", "detail"], where)
-    if not moves or moves[-1]["event"] != ROLLED_BACK:
-        return None
-    detail = json.loads(moves[-1]["detail"])
+    detail = moves[-1][1]
     live = readers(tables.open()).live
     return (detail["before"], detail["version"]) if live == detail["version"] else None
 
