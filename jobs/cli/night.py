@@ -83,7 +83,7 @@ def nightly(
 @json_option
 def publish(table: str, endpoint_url: str | None, region: str | None, force: bool, as_json: bool) -> None:
     """Move the tag `live`, which readers follow, to the newest version of TABLE. The gates' thresholds are those of the
-    job that ran last. Exit code 4 where a gate refuses."""
+    job that ran last, and units that failed in the last run count as missing. Exit code 4 where a gate refuses."""
     from clipmill.jobs.publishing import publish as publishing
     from clipmill.jobs.terminal.output import note, print_record
 
@@ -100,7 +100,8 @@ def publish(table: str, endpoint_url: str | None, region: str | None, force: boo
 @click.option("--to", required=True, metavar="VERSION", help="A version's number, or previous.")
 @json_option
 def rollback(table: str, endpoint_url: str | None, region: str | None, to: str, as_json: bool) -> None:
-    """Move the tag `live` back. Nights go on, but publish nothing until `clipmill publish` is called by hand."""
+    """Move the tag `live` back, or on again to a version that readers saw before. Nights go on, but publish nothing
+    until `clipmill publish` is called by hand."""
     from clipmill.jobs.publishing import publish as publishing
     from clipmill.jobs.terminal.output import note, print_record
 

@@ -37,7 +37,8 @@ from clipmill.schemas.secrets import masked
 def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:
     """One night. `options`: further ones of `Options`. A gate that refuses is in the result, not raised. Raises
     UserError, LeaseHeld, LeaseLost, and whatever else ends `embed`; all but a mistake that is seen before the night
-    begins and LeaseHeld are remembered and told as a failed night; LeaseHeld after the sync is remembered too."""
+    begins and LeaseHeld are remembered and told as a failed night; LeaseHeld after the sync is remembered too, and a
+    store that is away before the night begins is told."""
     began_s = time.monotonic()
     webhook_address(job.nightly)
     tables = Tables.at(job.table, job.storage)

@@ -42,8 +42,8 @@ class Published:
 
 
 def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published:
-    """Judge the newest version by the thresholds of the job that ran last, and show it to readers if all gates pass,
-    or by force. Raises UserError, LeaseHeld."""
+    """Judge the newest version by the thresholds of the job that ran last and with the units that failed last, and show
+    it to readers if all gates pass, or by force. Raises UserError, LeaseHeld."""
     tables = Tables.at(table, storage)
     seen = readers(tables.open())
     if seen.live == seen.newest:

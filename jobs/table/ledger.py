@@ -1,7 +1,8 @@
-"""The ledger: what happened to every unit, as events that are only ever appended.
+"""The ledger: what happened to every unit, as events that are never changed; maintenance cuts those nobody needs.
 
 The newest `table_version` of a unit wins, so an event that is written twice, or late by a holder that slept, changes
-nothing. Whoever reads it gets the same answer whatever the order of the appends.
+nothing as long as what came after it is there (`Committer.enter`). Whoever reads it gets the same answer whatever the
+order in which they came.
 """
 
 from collections.abc import Iterable, Mapping
