@@ -15,39 +15,50 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from benchmarks import machine, query_data
 from benchmarks.scale import Peak, memory_bytes
 
+if TYPE_CHECKING:
+    from clipmill.jobs.indexing.build import IndexOptions
+    from clipmill.jobs.table.tables import Tables
+
 DIM, FRAGMENT_ROWS = 512, 1_000
 
 
-def small_batches(first: int, rows: int) -> Iterator[pa.RecordBatch]:
+def make(tables: "Tables", rows: int, options: "IndexOptions") -> None:
+    """A table that needs maintenance, with indices over nine tenths of its rows."""
+    import lance
+
+    from clipmill.jobs.indexing.build import build_index
+
+    old = rows * 9 // 10
+    for mode, first, count in (("create", 0, old), ("append", old, rows - old)):
+        reader = pa.RecordBatchReader.from_batches(query_data.schema(DIM), _batches(first, count))
+        lance.write_dataset(reader, tables.rows, mode=mode, enable_stable_row_ids=True, max_rows_per_file=FRAGMENT_ROWS)
+        if mode == "create":
+            tables.ensure_side_tables()
+            build_index(f"{tables.database}/{tables.name}", options, tell=lambda _: None)
+
+
+def _batches(first: int, rows: int) -> Iterator[pa.RecordBatch]:
     for batch in query_data.chunks(first + rows, DIM):
         start = int(batch.column("id")[0].as_py())
         yield batch.slice(max(0, first - start), batch.num_rows)
 
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
-    import lance
-
-    from clipmill.jobs.indexing.build import build_index
+    from clipmill.jobs.indexing.build import IndexOptions
     from clipmill.jobs.maintaining.maintain import maintain_table
     from clipmill.jobs.table import memory
     from clipmill.jobs.table.tables import Tables
     from clipmill.schemas.config import Storage
 
     tables = Tables.at(f"{folder}/db/images")
-    old = rows * 9 // 10
-    for mode, first, count in (("create", 0, old), ("append", old, rows - old)):
-        reader = pa.RecordBatchReader.from_batches(query_data.schema(DIM), small_batches(first, count))
-        lance.write_dataset(reader, tables.rows, mode=mode, enable_stable_row_ids=True, max_rows_per_file=FRAGMENT_ROWS)
-        if mode == "create":
-            tables.ensure_side_tables()
-            build_index(f"{folder}/db/images")
+    make(tables, rows, IndexOptions())
     memory.use_little()
     memory.give_back()
     before = memory_bytes("RssAnon")

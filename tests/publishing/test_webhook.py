@@ -2,10 +2,9 @@
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.workers.store.errors import StoreUnavailable
 from tests.committed import make_tables
+from tests.listening import listening
 
 SECRET = "T0/B0/verysecret"
 NIGHT = Night(
@@ -60,11 +60,9 @@ def server() -> Iterator[Server]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        state.url = f"http://127.0.0.1:{listening.server_port}/services/{SECRET}"
+    with listening(Handler) as address:
+        state.url = f"{address}/services/{SECRET}"
         yield state
-        listening.shutdown()
 
 
 def nightly(address: str) -> Nightly:
