@@ -119,7 +119,7 @@ def _tell_busy(error: BaseException | None, uri: str) -> None:
     if say is not None and error is not None and any(answer := answer_of(error)):
         _LISTENER.set(None)
         what = answer[0] or answer[1]
-        say(f"the store of {uri} is busy ({what}); each request is tried again for up to {REPEAT_FOR_S:.0f} s")
+        say(f"the store of {uri} is busy ({what}); each request is tried up to {ATTEMPTS} times")
 
 
 def _was_last(state: RetryCallState, uri: str, attempts: int) -> bool:
