@@ -223,11 +223,11 @@ class _Fill:
         for _, one in refused:
             filler.done.rejects[one.reason] = filler.done.rejects.get(one.reason, 0) + 1
 
-    def _pass(self, force: Workforce, filler: Filler, found: FillPlan, slots: list[Slot]) -> list[Slot]:
-        context = WorkContext(
+    def _sent(self, filler: Filler, version: int) -> WorkContext:
+        return WorkContext(
             run=self.lease.run,
             rows_uri=self.tables.rows,
-            rows_version=int(found.units[0].etag),
+            rows_version=version,
             rejects_uri=self.tables.uri("rejects"),
             source=self.job.source,
             storage=self.job.storage,
@@ -237,6 +237,9 @@ class _Fill:
             fill=self.slug,
             options=self.tables.options,
         )
+
+    def _pass(self, force: Workforce, filler: Filler, found: FillPlan, slots: list[Slot]) -> list[Slot]:
+        context = self._sent(filler, int(found.units[0].etag))
         filler.expect(found.shared)
         in_flight = context.units_in_flight
         clock = StageClock(force.facts.threads, in_flight, callers=context.at_the_model(force.facts.callers))
