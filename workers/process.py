@@ -28,12 +28,14 @@ def short_turns() -> None:
 @contextmanager
 def without_collector() -> Iterator[None]:
     """While modules are imported and a model is built, which leave no garbage worth looking for: the collector goes
-    through their millions of objects again and again."""
+    through their millions of objects again and again. Whoever had turned it off, finds it off."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def freeze_garbage() -> None:

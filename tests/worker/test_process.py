@@ -36,3 +36,15 @@ def test_what_is_there_is_frozen_and_what_comes_later_is_collected() -> None:
         "print(gc.get_freeze_count() > 1000, gone() is None)"
     )
     assert told.split() == ["True", "True"]
+
+
+def test_the_collector_is_left_as_it_was_found() -> None:
+    told = run(
+        "import gc\n"
+        "from clipmill.workers.process import without_collector\n"
+        "for turn in (gc.enable, gc.disable):\n"
+        "    turn()\n"
+        "    with without_collector(): print(gc.isenabled())\n"
+        "    print(gc.isenabled())"
+    )
+    assert told.split() == ["False", "True", "False", "False"]
