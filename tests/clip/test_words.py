@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipmill.jobs.querying.encoder import engine_for
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import build as clip_build
 from clipmill.workers.clip import library
@@ -95,6 +97,34 @@ def test_texts_that_bf16_computes_too_roughly_are_computed_in_fp32(
     engine = load_text_engine(ModelSpec(name=str(save_checkpoint(tmp_path, "vit"))))
     assert engine.fingerprint.provenance["precision"] == "fp32"
     assert "its least cosine" in engine.fingerprint.provenance["precision_note"]
+
+
+def test_what_the_pictures_were_found_to_need_words_get_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModelSpec(name=str(save_checkpoint(tmp_path, "vit")))
+    with monkeypatch.context() as patch:
+        patch.setattr("clipmill.workers.clip.selfcheck.AUTO_MIN_COSINE", 1.1)
+        noted = load_engine(spec, device="cpu").fingerprint
+    assert load_text_engine(spec).fingerprint.provenance["precision"] == "bf16"  # no text asks for fp32
+    assert engine_for(noted, words=True).fingerprint.provenance["precision"] == "fp32"
+
+
+def test_open_clip_that_is_imported_already_is_used() -> None:
+    import open_clip  # noqa: F401 - a model may have been registered with it
+
+    assert library.for_words() is library.WHOLE
+
+
+def test_where_the_copy_cannot_build_a_model_all_of_open_clip_does(
+    copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(name=str(save_checkpoint(tmp_path, "vit")), precision="fp32")
+    # As a release would that uses more of torchvision than its names.
+    monkeypatch.setattr(copied.part("factory"), "create_model", lambda *_, **__: copied.part("transform").Compose([]))
+    words: Any = load_text_engine(spec)
+    assert type(words._parts.text_tower.model) is library.WHOLE.part("model").CLIP
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="open_clip_model"):
+        load_text_engine(spec)
 
 
 def test_another_release_of_open_clip_is_imported_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from clipmill.workers.clip.names import find
 from clipmill.workers.naming.hub import without_waiting
 from clipmill.workers.naming.names import HF_HUB_PREFIX, INSTALL_HF, Resolved
 
+logger = logging.getLogger(__name__)
+
 RANDOM_SEED = 20261121
 
 Tokenizer = Callable[[list[str]], Tensor]  # texts -> int64 (B, L)
@@ -59,11 +61,19 @@ class Loaded:
 def load_clip(spec: ModelSpec, library: Library = WHOLE) -> Loaded:
     """Raises UserError for an unknown model, missing or unreadable weights, and weights of another shape.
 
-    `library`: the copy for words will do where the model is `plain`, and is not used for another.
+    `library`: the copy for words will do where the model is `plain`, and is not used for another. Where it cannot build
+    it, as in another release, all of open_clip does; what is wrong with the model itself is then raised by that.
     """
     resolved = find(spec, library)
-    if library is not WHOLE and not plain(_config(resolved, library)):
-        library = WHOLE
+    if library is not WHOLE and plain(_config(resolved, library)):
+        try:
+            return _loaded(resolved, library)
+        except Exception as error:  # noqa: BLE001 - of a release that is made otherwise, anything
+            logger.info("open_clip is imported whole: %s: %s", type(error).__name__, error)
+    return _loaded(resolved, WHOLE)
+
+
+def _loaded(resolved: Resolved, library: Library) -> Loaded:
     model = build_model(resolved, library)
     tokenizer = _load_tokenizer(resolved, library)
     bias = getattr(model, "logit_bias", None)
