@@ -53,16 +53,24 @@ def _opened(tables: Tables, name: str) -> Vocabulary | None:
         return None
 
 
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Columns of tags -> the vectors they are of: those in use, of further vocabularies beside, of sets beside."""
+    found = {"tags": "vector"} | {set_column("tags", slug): "vector" for slug in vocabularies_in(schema)}
+    return found | {
+        set_column("tags", slug): set_column("vector", slug)
+        for slug in sets_in(schema)
+        if set_column("tags", slug) in schema.names
+    }
+
+
 def all_vocabularies(tables: Tables, rows: Any) -> list[dict[str, Any]]:
     """Of every column of tags: which vocabulary, how many rows lack them, and what is not as it should be."""
     schema = rows.schema
     found = []
-    for slug in ("", *vocabularies_in(schema), *(s for s in sets_in(schema) if set_column("tags", s) in schema.names)):
-        column = set_column("tags", slug) if slug else "tags"
+    for column, vector in columns_of(schema).items():
         stored = compat.stored_vocabulary(schema, column)
         if stored is None:
             continue
-        vector = set_column("vector", slug) if slug in sets_in(schema) else "vector"
         found.append(
             {
                 "column": column,
@@ -70,7 +78,7 @@ def all_vocabularies(tables: Tables, rows: Any) -> list[dict[str, Any]]:
                 "hash": stored["hash"],
                 "thresholds": compat.stored_thresholds(stored),
                 "left": int(rows.count_rows(f"{column} IS NULL AND {vector} IS NOT NULL")),
-                "note": _note(tables, schema, slug, stored),
+                "note": _note(tables, schema, column.partition("__")[2], stored),
             }
         )
     return found

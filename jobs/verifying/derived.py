@@ -14,6 +14,7 @@ import pyarrow as pa
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.again import head_again
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.vocabularies import columns_of
 from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas.columns import FINGERPRINT_KEY, HEAD_KEY, is_head, set_column, sets_in, waiting
@@ -65,7 +66,7 @@ def _weights(schema: pa.Schema, vector: str) -> str | None:
 
 def missing(rows: Any) -> list[str]:
     """A sentence for each column of scores, or of tags beside those in use, that rows with a vector lack."""
-    columns = {**scored(rows.schema), **{c: v for c, v in tags.columns_of(rows.schema).items() if c != "tags"}}
+    columns = {**scored(rows.schema), **{c: v for c, v in columns_of(rows.schema).items() if c != "tags"}}
     found = []
     for column, vector in columns.items():
         count = int(rows.count_rows(f"{column} IS NULL AND {vector} IS NOT NULL")) if vector else 0

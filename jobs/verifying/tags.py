@@ -18,9 +18,8 @@ import pyarrow as pa
 from clipmill.jobs.table import compat
 from clipmill.jobs.table.again import tagger_again
 from clipmill.jobs.table.tables import Tables
-from clipmill.jobs.table.vocabularies import vocabulary_of
+from clipmill.jobs.table.vocabularies import columns_of, vocabulary_of
 from clipmill.jobs.verifying.report import Problems, Report
-from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.engine import Engine
@@ -47,16 +46,6 @@ class Rules:
     @property
     def facet_of(self) -> dict[str, str]:
         return {label.name: label.facet for label in self.vocabulary.labels} if self.vocabulary else {}
-
-
-def columns_of(schema: pa.Schema) -> dict[str, str]:
-    """Columns of tags -> the vectors they are of: those in use, of further vocabularies beside, of sets beside."""
-    found = {"tags": "vector"} | {set_column("tags", slug): "vector" for slug in vocabularies_in(schema)}
-    return found | {
-        set_column("tags", slug): set_column("vector", slug)
-        for slug in sets_in(schema)
-        if set_column("tags", slug) in schema.names
-    }
 
 
 def scores_of(column: str) -> str:
