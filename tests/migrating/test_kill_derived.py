@@ -14,22 +14,18 @@ from clipmill.jobs.migrating.score import score
 from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.table import compat, heads
 from clipmill.schemas.columns import HEAD_KEY
-from clipmill.schemas.heads import Head, HeadFile
-from clipmill.workers.heads import load_head
+from clipmill.schemas.heads import Head
 from clipmill.workers.tag import load_vocabulary
 from tests.build import tar
-from tests.committed import take_lease
+from tests.committed import Killed, take_lease
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_kill import HOW, LOOSE, kill, uri
 from tests.migrating.test_retag import Place
+from tests.migrating.test_set_heads import head
 from tests.migrating.test_vocabularies import column
 from tests.tables import TableOptions, append
 
 SIDE = "tags__side"
-
-
-class Killed(BaseException):
-    """kill -9."""
 
 
 def killer(at: int, heard: list[str]) -> Callable[[str], None]:
@@ -39,12 +35,6 @@ def killer(at: int, heard: list[str]) -> Callable[[str], None]:
             raise Killed
 
     return step
-
-
-def head(folder: Path, seed: int, dim: int = 64) -> Head:
-    path = folder / f"head{seed}.npz"
-    np.savez(path, weight=np.random.default_rng(seed).standard_normal((1, dim)).astype(np.float32))
-    return load_head("aesthetic", HeadFile(file=str(path)))
 
 
 def refresh(place: Place, one: Head, run: str, step: Callable[[str], None] = lambda _: None) -> int:
@@ -75,7 +65,7 @@ def scores_are_of(place: Place, one: Head) -> bool:
 @pytest.mark.parametrize("at", range(7))
 def test_a_head_that_is_recomputed_is_killed_at_each_commit(tmp_path: Path, at: int) -> None:
     place = Place(tmp_path)
-    old, new = head(tmp_path, 1), head(tmp_path, 2)
+    old, new = head(tmp_path, 64, 1), head(tmp_path, 64, 2)
     refresh(place, old, "first")
     place.tables.open().create_scalar_index("aesthetic", "BTREE", name="aesthetic_idx")
     heard: list[str] = []
@@ -131,7 +121,7 @@ def test_a_head_of_a_set_is_killed_at_each_commit(tmp_path: Path, at: int) -> No
     world.embed("a", tar(members(range(3))))
     world.embed("b", tar(members(range(3, 6))))
     world.fill()
-    old, new = head(tmp_path, 1, 16), head(tmp_path, 2, 16)
+    old, new = head(tmp_path, 16, 1), head(tmp_path, 16, 2)
     name = f"aesthetic__{SLUG}"
 
     def fill(one: Head, run: str, step: Callable[[str], None] = lambda _: None) -> int:
@@ -161,10 +151,10 @@ def test_a_head_of_a_set_is_killed_at_each_commit(tmp_path: Path, at: int) -> No
 @pytest.mark.slow
 def test_scores_and_a_vocabulary_beside_are_killed_by_sigkill(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    old, new = head(tmp_path, 1), head(tmp_path, 2)
+    old, new = head(tmp_path, 64, 1), head(tmp_path, 64, 2)
     score(place.uri, old)
     for step in ("fill aesthetic__retag 1", "switch", "drop aesthetic__before"):
-        kill("score", place.uri, str(tmp_path / "head2.npz"), step)
+        kill("score", place.uri, new.file, step)
         assert scores_are_of(place, new if step.startswith("drop") else old)
     assert score(place.uri, new).rows == 0  # the last of them had switched
     assert scores_are_of(place, new)
