@@ -139,7 +139,7 @@ def _tagger(schema: pa.Schema, options: RetagOptions, storage: Storage, say: Say
     return Tagger.from_vectors(vocabulary, vectors_LD, fingerprint, tags)
 
 
-def _about(tagger: Tagger, options: RetagOptions, weights_sha256: str = "") -> dict[str, Any]:
+def _about(tagger: Tagger, options: RetagOptions, weights_sha256: str) -> dict[str, Any]:
     """What the column's metadata says: as embed writes it, and where the vocabulary's file is, so that it is found
     without a job that names it; of vectors from a file, their hash and the file; beside the tags in use, the model,
     which a promotion changes under them."""

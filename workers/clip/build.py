@@ -132,10 +132,9 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     normalised_BCHW = normalise(pixels_BCHW, loaded.preprocess)
     shorten_image_tower(loaded.model.visual, lambda: image_features(loaded.model.visual, normalised_BCHW))
     folded, exact = False, {}
-    if precision != "fp32":
-        fold_batchnorm(loaded.model, loaded.preprocess)
     dtype = _choose(loaded.model, precision)
     if precision != "fp32":
+        fold_batchnorm(loaded.model, loaded.preprocess)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
         exact = {} if folded else copy.deepcopy(pixel_convs(loaded.model.visual, loaded.preprocess))
     loaded.model.to(device=device, dtype=dtype)
