@@ -13,6 +13,7 @@ from clipmill.jobs.planning.survey_cut import cut_tar
 from clipmill.jobs.planning.survey_logs import log_units
 from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
 from clipmill.jobs.planning.survey_unlisted import count_unlisted
+from clipmill.jobs.planning.survey_zips import zip_units
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.left_out import LeftOut, count, ending_of, merge, to_text
@@ -34,6 +35,7 @@ MAX_PARQUET_BYTES = 512_000_000  # groups of fewer rows are not merged beyond th
 _FOOTER_THREADS = 16
 _SUFFIXES = {
     "webdataset": (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.lz4"),
+    "zip": (".zip",),
     "parquet": (".parquet", ".parq", ".pq"),
     "manifest": (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt"),
 }
@@ -45,7 +47,7 @@ def survey(source: Source, storage: Storage, limits: Limits, *, left_out: LeftOu
     What the listing shows and no unit holds is counted by ending in `left_out`, complete at the end. Raises
     UserError where a source is missing, refused or empty, or lacks a column that the job file names.
     """
-    cutters = {"webdataset": _tars, "parquet": _parquets, "manifest": _manifests, "files": _files}
+    cutters = {"webdataset": _tars, "zip": _zips, "parquet": _parquets, "manifest": _manifests, "files": _files}
     try:
         units = cutters[source.format](source, storage, {} if left_out is None else left_out)
         yield from units if source.limit is None else _first_samples(units, source.limit)
@@ -155,6 +157,10 @@ def _spans(item: SourceObject, storage: Storage) -> list[tuple[int, int] | None]
         return cut_tar(item, storage, TAR_SLICE_BYTES)
     except (PermissionError, SourceChanged):  # costs this tar only; the worker that is given it says why
         return [None]
+
+
+def _zips(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
+    yield from zip_units(_objects(source, storage, left_out), source, storage, reader_options(source))
 
 
 def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:

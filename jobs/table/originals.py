@@ -188,7 +188,7 @@ def source_storage(tables: Tables) -> Storage:
 def is_of_unit(form: str, unit_uri: str, uri: str) -> bool | None:
     """Whether a row's `uri` lies in a unit of that format and uri; None where only its list can tell."""
     whole, _, part = uri.partition("#")
-    if form == "webdataset":
+    if form in ("webdataset", "zip"):
         return part != "" and whole == unit_uri
     if form == "files":
         return part == "" and _matches(_pattern(unit_uri), whole)

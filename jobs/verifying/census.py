@@ -30,6 +30,8 @@ from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, p
 from clipmill.workers.read.lines import open_rows
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.tar import BadTar, TarReader
+from clipmill.workers.read.zip import open_archive
+from clipmill.workers.read.zipped import span_of
 from clipmill.workers.store.listing import list_keys
 from clipmill.workers.store.storage import open_stream
 from clipmill.workers.store.uri import split_uri
@@ -116,6 +118,7 @@ def _compare(uri: str, units: list[WorkUnit], known: list[LedgerEntry | None], l
         "parquet": _of_footers,
         "log": _of_footers,
         "webdataset": _of_tar,
+        "zip": _of_zip,
     }
     compared = 0
     for unit, entry, counted in zip(units, known, counters[units[0].format](uri, units, look), strict=True):
@@ -225,6 +228,20 @@ def _of_tar(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
         else:
             found.append(_Counted(_members(unit, look), exactly=False))
     return found
+
+
+def _of_zip(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
+    """Pictures by the names in the directory. An archive without a byte is a reject of its own."""
+    if not units[0].size_bytes:
+        return [_Counted(None) for _ in units]
+    counted = []
+    with open_archive(uri, look.storage, expected_etag=units[0].etag) as archive:
+        for unit in units:
+            census = Census()
+            names = ((info.filename, info.header_offset) for info in archive.members)
+            census.entries(names, span_of(unit), Wanted.of(look.source))
+            counted.append(_Counted(census.pictures))
+    return counted
 
 
 def _members(unit: WorkUnit, look: _Look) -> int:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -108,10 +109,27 @@ def by_img2dataset(folder: Path, form: str) -> dict[str, Any]:
     return {"format": form, "uri": "set/", "caption": caption, "keep": {"label": "string"}}
 
 
+def by_info_zip(folder: Path) -> dict[str, Any]:
+    """Of pictures that do not shrink, so that it stored them."""
+    copied(folder, "info-zip.zip")
+    keep = {"label": {"type": "string", "from": "path:folder"}}
+    return {"format": "zip", "uri": "set/*.zip", "caption": "txt", "keep": keep}
+
+
+def deflated(folder: Path) -> dict[str, Any]:
+    options = class_folders(folder)
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((folder / "set").rglob("*.*")):
+            archive.write(path, path.relative_to(folder))
+    return {**options, "format": "zip", "uri": "a.zip"}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "datasets": by_datasets,
     "datasets by path": by_datasets_with_paths,
     "class folders": class_folders,
+    "zip by Info-ZIP": by_info_zip,
+    "zip, deflated": deflated,
     **{f"img2dataset {form}": partial(by_img2dataset, form=form) for form in IMG2DATASET},
     "metadata.csv": partial(metadata, ending="csv"),
     "metadata.jsonl": partial(metadata, ending="jsonl"),
@@ -149,7 +167,8 @@ def test_the_same_pictures_from_every_tool(
         ]
         assert (vectors[0] == vectors[1]).all()
     said = [item.metadata["label"] or None for item in pictures]  # a CSV has no null
-    assert said == [label or ("none of them" if name == "class folders" else None) for label in LABELS[: len(pictures)]]
+    nothing = "none of them" if name.startswith(("class folders", "zip")) else None
+    assert said == [label or nothing for label in LABELS[: len(pictures)]]
     assert [item.caption for item in pictures] == [None if n == 3 else f"picture {n}" for n in range(len(pictures))]
     assert not any(item.unread for item in pictures)
 

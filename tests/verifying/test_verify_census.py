@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.workers.bench import Bench
-from clipmill.workers.read import files, keys, lines, webdataset
+from clipmill.workers.read import files, keys, lines, webdataset, zipped
 from clipmill.workers.read import parquet as parquet_reader
 from clipmill.workers.read.census import Census
 from clipmill.workers.stub import StubEngine
@@ -28,7 +29,7 @@ from clipmill.workers.unit import UnitRun
 from tests.build import parquet, picture, tar
 from tests.committed import take_lease
 
-FORMATS = ("webdataset", "files", "parquet", "manifest")
+FORMATS = ("webdataset", "zip", "files", "parquet", "manifest")
 STORAGE = Storage()
 
 
@@ -40,6 +41,11 @@ def make_source(folder: Path, format: str) -> dict[str, Any]:
     if format == "webdataset":
         (raw / "a.tar").write_bytes(tar([*pictures.items(), ("x.y.jpg", picture(7)), ("x.jpg", picture(8))]))
         return {"format": format, "uri": f"{raw}/"}
+    if format == "zip":
+        with zipfile.ZipFile(raw / "a.zip", "w") as packed:
+            for name, data in [*pictures.items(), ("3.txt", b"a caption"), ("notes", b"x")]:
+                packed.writestr(name, data)
+        return {"format": format, "uri": f"{raw}/", "caption": "txt"}
     if format == "parquet":
         (raw / "a.parquet").write_bytes(parquet({"image": list(pictures.values())}, rows_per_group=2))
         return {"format": format, "uri": f"{raw}/*.parquet"}
@@ -107,6 +113,12 @@ def forgets_a_member(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(webdataset._Assembly, "_take", lambda self, m: iter(()) if m.name == "3.jpg" else take(self, m))
 
 
+def forgets_an_entry(patch: pytest.MonkeyPatch) -> None:
+    """Of the directory, in the survey and in the reader."""
+    is_image = zipped._is_image
+    patch.setattr(zipped, "_is_image", lambda info, wanted: info.filename != "3.jpg" and is_image(info, wanted))
+
+
 def lists_only(patch: pytest.MonkeyPatch, is_listed: Callable[[str], bool]) -> None:
     """A defect of the one function that the survey and the reader list with, so that the two agree."""
     listed = keys.wanted_keys
@@ -137,6 +149,7 @@ def swallows_a_line(patch: pytest.MonkeyPatch) -> None:
     ("format", "defect", "said"),
     [
         ("webdataset", forgets_a_member, "a.tar holds 8 pictures, the ledger accounts for 7"),
+        ("zip", forgets_an_entry, "a.zip holds 6 pictures, the ledger accounts for 5"),
         ("files", forgets_a_key, "raw/ [, 5.txt] holds 6 pictures, the ledger accounts for 5"),
         ("files", forgets_the_last_key, "raw/: 5.jpg is in no unit"),
         ("parquet", forgets_a_row, "a.parquet [0, 3] holds 6 pictures, the ledger accounts for 5"),
@@ -178,7 +191,7 @@ def test_a_source_that_grew_or_is_gone_is_no_damage(tmp_path: Path, format: str)
     elif format == "files":
         (raw / "9.jpg").write_bytes(picture(9))
     else:
-        name = {"webdataset": "a.tar", "parquet": "a.parquet"}[format]
+        name = {"webdataset": "a.tar", "zip": "a.zip", "parquet": "a.parquet"}[format]
         shutil.copy(raw / name, raw / f"b{name}")
     report = check(tables)
     assert report.problems == []

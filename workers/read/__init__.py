@@ -42,6 +42,10 @@ def _read_whole(
         from clipmill.workers.read.webdataset import read as read_webdataset
 
         return read_webdataset(unit, source, storage, limits, census)
+    if unit.format == "zip":
+        from clipmill.workers.read.zipped import read as read_zip
+
+        return read_zip(unit, source, storage, limits, census)
     if unit.format == "files":
         from clipmill.workers.read.files import read as read_files
 

@@ -3,7 +3,8 @@
 Rows that lie near each other in one object are read by one ranged GET, up to PIECE_BYTES at once: a shard of which most
 rows are wanted is streamed in large pieces, one of which few are costs a request for each picture. What lies between
 two wanted pictures is read over where that is cheaper than another request. Compressed tars and parquet files are read
-from their beginning. Whether a place may be read at all is not decided here, see `jobs.table.originals`.
+from their beginning, deflated members of a zip by its directory. Whether a place may be read at all is not decided
+here, see `jobs.table.originals`.
 """
 
 import threading
@@ -19,7 +20,7 @@ from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
-from clipmill.workers.read.original import parquet_values, tar_members
+from clipmill.workers.read.original import members, parquet_values
 from clipmill.workers.read.tar import BadTar
 from clipmill.workers.store.storage import TooManyBytes
 
@@ -168,7 +169,7 @@ def _packed(piece: Piece, storage: Storage, limits: Limits) -> Iterator[Sample |
     for row in piece.rows:
         waiting.setdefault(row.uri.partition("#")[2], []).append(row)
     in_parquet = all(part.startswith("row=") and part[4:].isdecimal() for part in waiting)
-    find = parquet_values if in_parquet else tar_members
+    find = parquet_values if in_parquet else members
     why = (Reason.NOT_FOUND, f"{piece.uri} does not hold it any more")
     others: dict[str, tuple[Reason, str]] = {}
     try:

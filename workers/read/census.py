@@ -7,7 +7,7 @@ drops is missing in a sum: every picture ends as a sample or a reject, or is cou
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from clipmill.schemas.left_out import LeftOut, count, ending_of
+from clipmill.schemas.left_out import HIDDEN, LeftOut, count, ending_of
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.tar import Member, plain_name
 
@@ -47,6 +47,27 @@ class Census:
             self.dotted += 1
         elif not (extension == wanted.caption or (extension == "json" and wanted.json)):
             count(self.left_out, ending_of(name))
+
+    def entries(self, entries: Iterable[tuple[str, int]], span: range, wanted: Wanted) -> None:
+        """The members (name, where its header begins) of an archive with a directory that begin in `span`. A text is
+        left to the reader, which knows whether a picture has it."""
+        for name, at in entries:
+            base = name.rpartition("/")[2]
+            if at not in span or self.is_text(name, wanted):
+                continue
+            if ending_of(name) != HIDDEN and "." in base and base.rpartition(".")[2].lower() in wanted.image:
+                self.pictures += 1
+            else:
+                count(self.left_out, ending_of(name))
+
+    @staticmethod
+    def is_text(name: str, wanted: Wanted) -> bool:
+        """Whether a name is that of a text which the source asks for."""
+        extension = ending_of(name)
+        return extension == wanted.caption or (extension == "json" and wanted.json)
+
+    def leave_out(self, what: str) -> None:
+        count(self.left_out, what)
 
     def pass_over(self, extension: str) -> None:
         """A dotted picture is none, because its key has a picture of its own."""

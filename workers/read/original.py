@@ -22,6 +22,7 @@ from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.read.tar import BadTar, TarReader, plain_name
+from clipmill.workers.read.zip import ZIP, BadMember, name_of, open_archive
 from clipmill.workers.store.errors import TooManyBytes, as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, get_bytes, open_stream, quote
 
@@ -99,7 +100,7 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
     else:
         in_parquet = part.startswith("row=") and part[4:].isdecimal()
         passed_over: TooManyBytes | None = None
-        for _, data in (parquet_values if in_parquet else tar_members)(whole, {part}, storage, max_bytes):
+        for _, data in (parquet_values if in_parquet else members)(whole, {part}, storage, max_bytes):
             if isinstance(data, TooManyBytes):
                 passed_over = data
             else:
@@ -112,9 +113,13 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
 Found = Iterator[tuple[str, bytes | TooManyBytes]]
 
 
-def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:
-    """Members of these names, spelled as the reader spells them, in the order of the tar."""
+def members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:
+    """Members of these names of a tar or a zip, spelled as the reader spells them, in the order of the archive."""
     with open_stream(uri, storage) as stream:
+        if stream.read(2) == ZIP:
+            yield from _zip_members(uri, parts, storage, max_bytes)
+            return
+        stream.seek(0)
         plain, is_packed = unpack(stream, uri)
         tar = TarReader(plain, seekable=not is_packed)
         for member in tar:
@@ -122,6 +127,18 @@ def tar_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: i
             if name not in parts or member.link is not None:
                 continue
             yield name, _too_many(member.size, max_bytes) or tar.read(member)
+
+
+def _zip_members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:
+    with open_archive(uri, storage) as archive:
+        for info in archive.members:
+            name = quote(name_of(info))
+            if name not in parts:
+                continue
+            try:
+                yield name, _too_many(info.file_size, max_bytes) or archive.read(info, max_bytes)[0]
+            except BadMember:
+                continue  # it is not there any more as it was
 
 
 def parquet_values(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:

@@ -18,7 +18,9 @@ _REFUSED = {
     b"Rar!\x1a\x07": "a rar archive",
 }
 ARCHIVES = (".zip", ".7z", ".rar", ".xz", ".txz")  # names that say the same
-READABLE = "plain tars and tars compressed with gzip, zstd, bzip2 or lz4 are read"
+READABLE = (
+    "plain tars and tars compressed with gzip, zstd, bzip2 or lz4 are read, and zip archives with source.format: zip"
+)
 
 
 def unpack(stream: BinaryIO, uri: str, *, start: int = 0) -> tuple[BinaryIO, bool]:
