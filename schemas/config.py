@@ -63,7 +63,7 @@ FOLDER = "path:folder"  # as a field of `keep`: the name of the folder in which 
 class Source(Strict):
     """Where images and captions come from."""
 
-    format: Literal["webdataset", "files", "zip", "parquet", "manifest"]
+    format: Literal["webdataset", "files", "zip", "parquet", "lance", "manifest"]
     uri: Annotated[tuple[str, ...], BeforeValidator(_uri_list), Field(min_length=1)]
     image: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     caption: str | None = None
@@ -114,8 +114,8 @@ class Source(Strict):
 
     @model_validator(mode="after")
     def _columns(self) -> "Source":
-        if self.format in ("parquet", "manifest") and len(self.image) > 1:
-            raise ValueError("image names one column in parquet and manifest sources")
+        if self.format in ("parquet", "lance", "manifest") and len(self.image) > 1:
+            raise ValueError("image names one column in parquet, lance and manifest sources")
         for name, keep in self.keep.items():
             if keep.source == FOLDER and self.format not in ("files", "zip"):
                 raise ValueError(f"keep.{name} is from {FOLDER}, which only sources of format files and zip have")

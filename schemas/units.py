@@ -27,6 +27,7 @@ class WorkUnit:
     | webdataset | the tar     | the tar's                    | byte offsets of headers; both empty: whole tar  |
     | zip        | the archive | the archive's                | byte offsets of headers; both empty: all of it  |
     | parquet    | the file    | the file's                   | row groups [start, end)                         |
+    | lance      | the table   | digest of files and rows     | fragment:place and place@version, in [start, end) |
     | files      | the prefix  | digest of keys and etags     | keys (start, end], relative to the prefix       |
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
     | log        | the log     | the log's                    | both empty                                      |
@@ -34,7 +35,7 @@ class WorkUnit:
 
     A fill of some rows of a fragment alone has `id:first-last` of their places, the last excluded.
 
-    `num_samples` is exact for files, zip and manifest, an estimate elsewhere, None where nothing is known.
+    `num_samples` is exact for files, zip, lance and manifest, an estimate elsewhere, None where nothing is known.
     `first_line` is the number, from 1, of the line at which a slice of a text list begins; 0 elsewhere. It is in no id:
     what is added above a slice does not rename it. `limit`: only so many of its samples, the first, for a trial.
     """

@@ -30,7 +30,7 @@ OTHER_BYTES = "the id belongs to other bytes"
 
 def can_repeat(source: Source) -> bool:
     """Whether two samples of this source may come with one id."""
-    return source.id != "uri" or source.format in ("manifest", "parquet")
+    return source.id != "uri" or source.format in ("manifest", "parquet", "lance")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from clipmill.workers.read.keys import pattern_of
 from clipmill.workers.store.errors import FIRST_CONTACT_ATTEMPTS
 from clipmill.workers.store.fs import head_of
 from clipmill.workers.store.listing import list_keys
+from clipmill.workers.store.storage import has_any
 
 NOTHING = xxhash.xxh3_128_hexdigest(b"")  # the content of a unit without one readable sample
 _THREADS = 16
@@ -99,6 +100,8 @@ def gone_from(storage: Storage) -> IsGone:
             if entry.format == "files":
                 keys = list_keys(pattern_of(entry.uri), storage, start_after=entry.start, end=entry.end)
                 return next(keys, None) is None
+            if entry.format == "lance":
+                return not has_any(f"{entry.uri}/_versions/", storage)
             head_of(entry.uri, storage, attempts=FIRST_CONTACT_ATTEMPTS)
         except FileNotFoundError:
             return True

@@ -11,9 +11,11 @@ from clipmill.jobs.planning.trial import refuse_to_shrink
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.store.errors import telling
+from clipmill.workers.store.uri import absolute_uri
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +29,19 @@ class Listing:
 def list_source(job: JobFile, *, say: Callable[[str], None] = lambda text: None) -> Listing:
     """`say` hears when the store asks for patience. Raises UserError as `survey` does, StoreBusy, StoreUnavailable."""
     left_out: LeftOut = {}
+    _refuse_itself(job)
     with telling(say):
         units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
     return Listing(units=units, left_out=left_out)
+
+
+def _refuse_itself(job: JobFile) -> None:
+    """A Lance table that is read and written by one job would never be done."""
+    mine = Tables.at(job.table, job.storage).rows
+    if job.source.format == "lance" and any(
+        absolute_uri(uri.rstrip("/").removesuffix(".lance") + ".lance") == mine for uri in job.source.uri
+    ):
+        raise UserError("table and source.uri are the same table", "give the vectors a table of their own")
 
 
 def plan_for(

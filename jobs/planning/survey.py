@@ -47,7 +47,14 @@ def survey(source: Source, storage: Storage, limits: Limits, *, left_out: LeftOu
     What the listing shows and no unit holds is counted by ending in `left_out`, complete at the end. Raises
     UserError where a source is missing, refused or empty, or lacks a column that the job file names.
     """
-    cutters = {"webdataset": _tars, "zip": _zips, "parquet": _parquets, "manifest": _manifests, "files": _files}
+    cutters = {
+        "webdataset": _tars,
+        "zip": _zips,
+        "parquet": _parquets,
+        "lance": _tables,
+        "manifest": _manifests,
+        "files": _files,
+    }
     try:
         units = cutters[source.format](source, storage, {} if left_out is None else left_out)
         yield from units if source.limit is None else _first_samples(units, source.limit)
@@ -188,6 +195,12 @@ def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[W
                 end=end,
                 num_samples=rows,
             )
+
+
+def _tables(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
+    from clipmill.jobs.planning.survey_lance import lance_units
+
+    yield from lance_units(source, storage, reader_options(source))
 
 
 def _merge(groups: list[tuple[int, int]] | None, file_bytes: int) -> Iterator[tuple[int, int, int | None, int]]:

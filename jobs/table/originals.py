@@ -192,9 +192,9 @@ def is_of_unit(form: str, unit_uri: str, uri: str) -> bool | None:
         return part != "" and whole == unit_uri
     if form == "files":
         return part == "" and _matches(_pattern(unit_uri), whole)
-    if form == "parquet" and whole == unit_uri:
-        return part.startswith("row=")
-    return None if form in ("parquet", "manifest") else False
+    if form in ("parquet", "lance") and whole == unit_uri:
+        return part.startswith("row=" if form == "parquet" else "fragment=")
+    return None if form in ("parquet", "lance", "manifest") else False
 
 
 _pattern = lru_cache(maxsize=256)(pattern_of)

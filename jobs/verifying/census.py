@@ -116,6 +116,7 @@ def _compare(uri: str, units: list[WorkUnit], known: list[LedgerEntry | None], l
         "files": _of_listing,
         "manifest": _of_list,
         "parquet": _of_footers,
+        "lance": _of_footers,
         "log": _of_footers,
         "webdataset": _of_tar,
         "zip": _of_zip,
@@ -211,8 +212,8 @@ def _rows_of_footer(uri: str, look: _Look) -> int:
 
 
 def _of_footers(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
-    """The survey has the rows of each unit from the footer (of a log, from its column of statuses), and the reader its
-    own from the pages."""
+    """The survey has the rows of each unit from the footer (of a log, from its column of statuses; of a Lance table,
+    from its lists of fragments and deletions), and the reader its own from the pages."""
     return [_Counted(unit.num_samples) for unit in units]
 
 

@@ -73,7 +73,7 @@ OWNERS = {
     "s3fs": ("workers.store.*",),
     "botocore": ("workers.store.*",),
     # In workers. On the driver lance belongs to the modules around the table, too many to list.
-    "lance": ("workers.write", "jobs.*"),
+    "lance": ("workers.write", "workers.read.lance_table", "jobs.*"),
     "lancedb": (),  # tables are written by lance; plain clients read them, tests among these
     "fastapi": ("jobs.serving.*",),
 }

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lance
+import lancedb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,12 +126,35 @@ def deflated(folder: Path) -> dict[str, Any]:
     return {**options, "format": "zip", "uri": "a.zip"}
 
 
+def lance_table(folder: Path, how: str) -> dict[str, Any]:
+    """As lance and lancedb write them; `how` the picture is kept."""
+    kind = pa.binary() if how == "lancedb" else pa.large_binary()
+    blob = {"lance-encoding:blob": "true"} if how == "blobs" else None
+    picture = lance.blob_field("image") if how == "blobs v2" else pa.field("image", kind, metadata=blob)
+    schema = pa.schema([pa.field("text", pa.string()), pa.field("label", pa.string()), picture])
+    pictures = [draw(n) for n in range(NUMBER)]
+    columns = [
+        pa.array([None if n == 3 else f"picture {n}" for n in range(NUMBER)]),
+        pa.array(LABELS),
+        lance.blob_array(pictures) if how == "blobs v2" else pa.array(pictures, kind),
+    ]
+    rows = pa.table(columns, schema=schema)
+    if how == "lancedb":
+        lancedb.connect(folder / "set").create_table("pictures", rows)
+    else:
+        version = "2.2" if how == "blobs v2" else "2.0" if how == "blobs" else None
+        lance.write_dataset(rows, folder / "set/pictures.lance", max_rows_per_file=4, data_storage_version=version)
+    uri = "set/pictures" if how == "lancedb" else "set/pictures.lance/"
+    return {"format": "lance", "uri": uri, "caption": "text", "keep": {"label": "string"}}
+
+
 SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "datasets": by_datasets,
     "datasets by path": by_datasets_with_paths,
     "class folders": class_folders,
     "zip by Info-ZIP": by_info_zip,
     "zip, deflated": deflated,
+    **{f"lance, {how}": partial(lance_table, how=how) for how in ("plain", "blobs", "blobs v2", "lancedb")},
     **{f"img2dataset {form}": partial(by_img2dataset, form=form) for form in IMG2DATASET},
     "metadata.csv": partial(metadata, ending="csv"),
     "metadata.jsonl": partial(metadata, ending="jsonl"),

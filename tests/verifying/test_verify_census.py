@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.committing.commit import Committer
@@ -21,7 +23,7 @@ from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.workers.bench import Bench
-from clipmill.workers.read import files, keys, lines, webdataset, zipped
+from clipmill.workers.read import files, keys, lance_rows, lines, webdataset, zipped
 from clipmill.workers.read import parquet as parquet_reader
 from clipmill.workers.read.census import Census
 from clipmill.workers.stub import StubEngine
@@ -29,7 +31,7 @@ from clipmill.workers.unit import UnitRun
 from tests.build import parquet, picture, tar
 from tests.committed import take_lease
 
-FORMATS = ("webdataset", "zip", "files", "parquet", "manifest")
+FORMATS = ("webdataset", "zip", "files", "parquet", "lance", "manifest")
 STORAGE = Storage()
 
 
@@ -49,6 +51,9 @@ def make_source(folder: Path, format: str) -> dict[str, Any]:
     if format == "parquet":
         (raw / "a.parquet").write_bytes(parquet({"image": list(pictures.values())}, rows_per_group=2))
         return {"format": format, "uri": f"{raw}/*.parquet"}
+    if format == "lance":
+        lance.write_dataset(pa.table({"image": list(pictures.values())}), raw / "a.lance")
+        return {"format": format, "uri": f"{raw}/a"}
     for name, data in pictures.items():
         (raw / name).write_bytes(data)
         (raw / name.replace("jpg", "txt")).write_bytes(b"a caption")
@@ -139,6 +144,11 @@ def forgets_a_row(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(parquet_reader, "_records", lambda *a, **o: (r for r in records(*a, **o) if not r[0].endswith("=3")))
 
 
+def forgets_a_row_of_lance(patch: pytest.MonkeyPatch) -> None:
+    records = lance_rows._Rows.of
+    patch.setattr(lance_rows._Rows, "of", lambda *a, **o: (r for r in records(*a, **o) if not r[0].endswith("=3")))
+
+
 def swallows_a_line(patch: pytest.MonkeyPatch) -> None:
     """As a splitter did that took a quote for the beginning of a field."""
     rows = lines._TextRows._rows
@@ -153,6 +163,7 @@ def swallows_a_line(patch: pytest.MonkeyPatch) -> None:
         ("files", forgets_a_key, "raw/ [, 5.txt] holds 6 pictures, the ledger accounts for 5"),
         ("files", forgets_the_last_key, "raw/: 5.jpg is in no unit"),
         ("parquet", forgets_a_row, "a.parquet [0, 3] holds 6 pictures, the ledger accounts for 5"),
+        ("lance", forgets_a_row_of_lance, "a.lance [0:0, 6@1] holds 6 pictures, the ledger accounts for 5"),
         ("manifest", swallows_a_line, "list.csv holds 14 lines, and 13 of them were read"),
     ],
 )
@@ -188,6 +199,8 @@ def test_a_source_that_grew_or_is_gone_is_no_damage(tmp_path: Path, format: str)
     if format == "manifest":
         with open(raw / "list.csv", "a") as text:
             text.write("9.jpg,new\n")
+    elif format == "lance":
+        lance.write_dataset(pa.table({"image": [picture(9)]}), raw / "a.lance", mode="append")
     elif format == "files":
         (raw / "9.jpg").write_bytes(picture(9))
     else:

@@ -54,6 +54,10 @@ def _read_whole(
         from clipmill.workers.read.parquet import read as read_parquet
 
         return read_parquet(unit, source, storage, limits, census)
+    if unit.format == "lance":
+        from clipmill.workers.read.lance_rows import read as read_lance
+
+        return read_lance(unit, source, storage, limits, census)
     if unit.format == "log":
         from clipmill.workers.read.log import read as read_log
 

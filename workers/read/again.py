@@ -20,7 +20,7 @@ from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
-from clipmill.workers.read.original import members, parquet_values
+from clipmill.workers.read.original import finder
 from clipmill.workers.read.tar import BadTar
 from clipmill.workers.store.storage import TooManyBytes
 
@@ -164,16 +164,14 @@ def _fetch(piece: Piece, storage: Storage, limits: Limits, read: Read) -> bytes 
 
 
 def _packed(piece: Piece, storage: Storage, limits: Limits) -> Iterator[Sample | Reject]:
-    """Rows of a compressed tar or a parquet file, in the order in which they are found."""
+    """Rows of a compressed tar, a zip, a parquet file or a Lance table, in the order in which they are found."""
     waiting: dict[str, list[Row]] = {}
     for row in piece.rows:
         waiting.setdefault(row.uri.partition("#")[2], []).append(row)
-    in_parquet = all(part.startswith("row=") and part[4:].isdecimal() for part in waiting)
-    find = parquet_values if in_parquet else members
     why = (Reason.NOT_FOUND, f"{piece.uri} does not hold it any more")
     others: dict[str, tuple[Reason, str]] = {}
     try:
-        for part, data in find(piece.uri, waiting.keys(), storage, limits.max_image_bytes):
+        for part, data in finder(waiting)(piece.uri, waiting.keys(), storage, limits.max_image_bytes):
             if isinstance(data, TooManyBytes):
                 others.setdefault(part, (Reason.TOO_MANY_BYTES, data.message))
                 continue

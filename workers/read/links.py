@@ -7,6 +7,7 @@ from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.columns import has_paths, is_text, link_names
 from clipmill.workers.read.fields import BadField
+from clipmill.workers.read.lance_table import text_records
 from clipmill.workers.read.lines import open_rows
 from clipmill.workers.read.manifest import row_of
 from clipmill.workers.read.remote import BadUri, allowed_uri
@@ -42,8 +43,8 @@ def named_by(uri: str, source: Source, storage: Storage) -> Iterator[str]:
 
 
 def _records(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[dict[str, Any]]:
-    if unit.format == "parquet":
-        yield from _parquet_records(unit, storage)
+    if unit.format in ("parquet", "lance"):
+        yield from _parquet_records(unit, storage) if unit.format == "parquet" else text_records(unit, source, storage)
         return
     with open_rows(
         unit.uri, source, storage, start=int(unit.start or 0), end=int(unit.end) if unit.end else None

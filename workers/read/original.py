@@ -8,7 +8,7 @@ import gzip
 import zlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ import xxhash
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes
+from clipmill.workers.read.lance_table import address_of
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.read.tar import BadTar, TarReader, plain_name
@@ -98,9 +99,8 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
         if place.size > 0 and place.offset >= 0:
             yield get_bytes(whole, storage, max_bytes=max_bytes, part=(place.offset, place.size))
     else:
-        in_parquet = part.startswith("row=") and part[4:].isdecimal()
         passed_over: TooManyBytes | None = None
-        for _, data in (parquet_values if in_parquet else members)(whole, {part}, storage, max_bytes):
+        for _, data in finder([part])(whole, {part}, storage, max_bytes):
             if isinstance(data, TooManyBytes):
                 passed_over = data
             else:
@@ -111,6 +111,18 @@ def _candidates(place: Place, storage: Storage, max_bytes: int) -> Iterator[byte
 
 # The name of a member or row, and its bytes or that they are too many. Those may be of another column than the image's.
 Found = Iterator[tuple[str, bytes | TooManyBytes]]
+
+
+def finder(parts: Collection[str]) -> Callable[[str, Collection[str], Storage, int], Found]:
+    """What finds these parts of one object, told by how they are spelled: rows of a parquet file, rows of a Lance
+    table, or members of an archive."""
+    if all(part.startswith("row=") and part[4:].isdecimal() for part in parts):
+        return parquet_values
+    if all(address_of(part) is not None for part in parts):
+        from clipmill.workers.read.lance_rows import row_values
+
+        return row_values
+    return members
 
 
 def members(uri: str, parts: Collection[str], storage: Storage, max_bytes: int) -> Found:

@@ -9,15 +9,14 @@ from itertools import groupby
 from typing import Any, BinaryIO
 
 from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.errors import UserError
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, STATUS, holds_bytes, is_text, needed_columns, rows_of, said_of
-from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
+from clipmill.workers.read.columns import rows_of
 from clipmill.workers.read.labels import Features
-from clipmill.workers.read.remote import Row, caption_path, read_rows
+from clipmill.workers.read.remote import read_rows
+from clipmill.workers.read.table_rows import columns_of, is_by_path, link_of, sample_of
 from clipmill.workers.store.storage import open_stream
 
 _BATCH_ROWS = 32  # of images: what is in memory at once beside the page being decoded
@@ -57,19 +56,9 @@ def raise_if_the_stores(error: Exception) -> None:
 
 
 def _columns(file: Any, source: Source, uri: str) -> tuple[str, list[str], bool]:
-    """(image column, all columns, whether the image is a URI). Raises UserError."""
+    """As `columns_of`."""
     schema = file.schema_arrow
-    image, columns = needed_columns(schema.names, source, uri, (*Features.of(schema).images, *IMAGE_NAMES))
-    if set(STATUS) <= set(schema.names):
-        columns += [name for name in STATUS if name not in columns]
-    kind = schema.field(image).type
-    if is_text(kind):
-        return image, columns, True
-    if holds_bytes(kind):
-        return image, columns, False
-    raise UserError(
-        f"column {image} of {uri} is {kind}, neither image bytes nor a URI", "name another column in source.image"
-    )
+    return columns_of(schema, source, uri, Features.of(schema).images)
 
 
 def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:
@@ -89,12 +78,12 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
         start, end = int(unit.start or 0), int(unit.end or file.metadata.num_row_groups)
         census.pictures += sum(file.metadata.row_group(i).num_rows for i in range(start, end))
         records = _records(file, unit, (start, end), columns, _LINK_BATCH_ROWS if is_link else _BATCH_ROWS)
-        for elsewhere, run in groupby(records, key=lambda one: is_link or _is_by_path(one[1], image)):
+        for elsewhere, run in groupby(records, key=lambda one: is_link or is_by_path(one[1], image)):
             if elsewhere:
-                links = (_link(place, record, image) for place, record in run)
+                links = (link_of(place, record, image) for place, record in run)
                 yield from read_rows(links, unit.uri, source, storage, limits)
             else:
-                yield from (_sample(place, record, image, source, limits) for place, record in run)
+                yield from (sample_of(place, record, image, source, limits) for place, record in run)
 
 
 def _records(
@@ -119,47 +108,3 @@ def _records(
                 yield f"{unit.uri}#row={row}", detail
                 row += 1
         row = after
-
-
-def _is_by_path(record: dict[str, Any] | str, column: str) -> bool:
-    """Whether the row has {bytes, path} without the bytes."""
-    value = record[column] if isinstance(record, dict) else None
-    return isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str)
-
-
-def _link(place: str, record: dict[str, Any] | str, column: str) -> Row:
-    if isinstance(record, str):
-        return Row(place=place, link=None, record={}, problem=record, reason=Reason.CORRUPT)
-    value = record[column]
-    return Row(place=place, link=value["path"] if isinstance(value, dict) else value, record=record)
-
-
-def _sample(place: str, record: dict[str, Any] | str, column: str, source: Source, limits: Limits) -> Sample | Reject:
-    def reject(reason: Reason, detail: str = "") -> Reject:
-        return Reject(id=place, uri=place, reason=reason, detail=detail)
-
-    if isinstance(record, str):
-        return reject(Reason.CORRUPT, record)
-    value: Any = record.pop(column)
-    path = None
-    if isinstance(value, dict):
-        value, path = value.get("bytes"), value.get("path")
-    if value is None:
-        return reject(Reason.NO_IMAGE, said_of(record) or f"{column} is null")
-    if len(value) == 0:
-        return reject(Reason.EMPTY)
-    if len(value) > limits.max_image_bytes:
-        return reject(Reason.TOO_MANY_BYTES, f"{len(value):,} bytes, the limit is {limits.max_image_bytes:,}")
-    key = storable(str(record.get("key") or record.get("__key__") or path or place.rpartition("#")[2]))
-    try:
-        values = values_of(record, source, lookup(record, caption_path(source)) if source.caption else None)
-        return Sample(
-            id=sample_id(source, uri=place, key=key, record=record),
-            uri=place,
-            image=value,
-            caption=values.caption,
-            metadata=values.metadata,
-            unread=values.unread,
-        )
-    except BadField as error:
-        return reject(Reason.BAD_METADATA, str(error))

@@ -222,6 +222,10 @@ def lance_options(uri: str, storage: Storage) -> dict[str, str]:
         options["aws_virtual_hosted_style_request"] = "false"
         if endpoint.startswith("http://"):
             options["allow_http"] = "true"
+    if storage.anonymous:
+        options["aws_skip_signature"] = "true"
+    if storage.requester_pays:
+        options["aws_request_payer"] = "true"
     if storage.addressing != "auto":
         options["aws_virtual_hosted_style_request"] = str(storage.addressing == "virtual").lower()
     return options
