@@ -10,8 +10,10 @@ import pytest
 import xxhash
 
 from clipmill.jobs.planning.listing import list_source
+from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.table import originals
+from clipmill.jobs.table.ledger import read_ledger
 from clipmill.schemas.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.rejects import Reject
@@ -136,6 +138,25 @@ def test_a_blob_that_names_a_file_outside_of_its_table_is_not_read(tmp_path: Pat
     row = again.Row(place=0, id="x", uri=found[1].uri, offset=None, size=None, image_hash=hash_of(picture(1)))
     (refused,) = again.read_again([row], LOCAL, Limits())
     assert isinstance(refused, Reject)
+
+
+def test_the_next_plan_has_what_changed_and_replaces_it(table: Path) -> None:
+    raw = table.parent.parent / "raw.lance"
+    lance.write_dataset(pa.table({"image": [picture(n) for n in range(15)]}), raw, max_rows_per_file=10)
+    made = {"format": "lance", "uri": str(raw)}
+    tables = embed(table.parent.parent / "out", made)
+
+    def plan() -> Plan:
+        return make_plan(survey(Source.model_validate(made), LOCAL, Limits()), read_ledger(tables))
+
+    assert (plan().todo, plan().replacements, plan().gone) == ((), (), ())
+    lance.dataset(raw).delete(f"_rowid = 0 OR _rowid >= {1 << 32}")
+    lance.write_dataset(pa.table({"image": [picture(15)]}), raw, mode="append")
+    new = plan()
+    assert [(unit.start, unit.num_samples) for unit in new.todo] == [("0:0", 4), ("2:0", 1)]
+    (group,) = new.replacements
+    assert (len(group.old), len(group.new), new.gone) == (2, 2, ())
+    assert len(new.done) == 1
 
 
 def hash_of(image: bytes) -> str:

@@ -5,13 +5,13 @@ is known before it is read. One that lies outside of the table, in a file that i
 stranger's, and might name any file of this machine.
 """
 
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.schemas.config import Limits, Source, Storage
@@ -157,10 +157,6 @@ def _blobs(dataset: Any, column: str, addresses: list[int]) -> dict[int, bytes |
     return dict(dataset.read_blobs(column, addresses=addresses)) if addresses else {}
 
 
-def _blob(dataset: Any, column: str, address: int) -> bytes:
-    return _blobs(dataset, column, [address])[address] or b""
-
-
 def row_values(
     uri: str, parts: Collection[str], storage: Storage, max_bytes: int
 ) -> Iterator[tuple[str, bytes | TooManyBytes]]:
@@ -174,9 +170,9 @@ def row_values(
         for number, addresses in wanted.items():
             fragment = dataset.get_fragment(number)
             for field in _byte_fields(dataset.schema) if fragment is not None else ():
-                for address, size, value in _values(dataset, fragment, field, addresses):
-                    too_many = TooManyBytes(f"{size:,} bytes are more than the {max_bytes:,} allowed")
-                    yield part_of(address), too_many if size > max_bytes else value()
+                for run in _runs(living(fragment), addresses):
+                    for address, value in _values(dataset, fragment, field, run, max_bytes):
+                        yield part_of(address), value
     except _FAILURES as error:
         told = of_table(error, uri)
         raise (pa.ArrowInvalid(str(error)) if told is error else told) from error
@@ -187,23 +183,38 @@ def _byte_fields(schema: Any) -> list[Any]:
     return sorted(found, key=lambda f: IMAGE_NAMES.index(f.name) if f.name in IMAGE_NAMES else len(IMAGE_NAMES))
 
 
-def _values(
-    dataset: Any, fragment: Any, field: Any, addresses: list[int]
-) -> Iterator[tuple[int, int, Callable[[], bytes]]]:
-    """(address, number of bytes, the bytes) of each of these rows that is there and has any."""
-    live = living(fragment)
+def _runs(live: npt.NDArray[np.uint32], addresses: list[int]) -> Iterator[dict[int, int]]:
+    """{address: number among the fragment's living rows} of those that are there, as many as are read at once."""
+    run: dict[int, int] = {}
     for address in addresses:
         row = address & 0xFFFFFFFF
-        at = bisect_left(live, row)
+        at = int(np.searchsorted(live, row))
         if at == len(live) or live[at] != row:
             continue
-        # Not `take`, which lance 13 refuses for blob columns.
-        value = fragment.scanner(columns=[field.name], offset=at, limit=1).to_table().column(0)[0].as_py()
+        if run and at - next(iter(run.values())) >= _BATCH_ROWS:
+            yield run
+            run = {}
+        run[address] = at
+    if run:
+        yield run
+
+
+def _values(
+    dataset: Any, fragment: Any, field: Any, run: dict[int, int], max_bytes: int
+) -> Iterator[tuple[int, bytes | TooManyBytes]]:
+    """What the rows of a run have, those that have any."""
+    first, last = min(run.values()), max(run.values())
+    # Not `take`, which lance 13 refuses for blob columns.
+    table = fragment.scanner(columns=[field.name], offset=first, limit=last - first + 1).to_table()
+    for address, at in run.items():
+        value = table.column(0)[at - first].as_py()
+        size = 0
         if is_blob(field):
-            if value is not None and value["size"] and not is_elsewhere(value):
-                yield address, int(value["size"]), partial(_blob, dataset, field.name, address)
-            continue
-        if isinstance(value, dict):
+            size = int(value["size"]) if value is not None and not is_elsewhere(value) else 0
+            value = _blobs(dataset, field.name, [address])[address] if 0 < size <= max_bytes else b""
+        elif isinstance(value, dict):
             value = value.get("bytes")
-        if isinstance(value, bytes) and value:
-            yield address, len(value), partial(bytes, value)
+        size = size or len(value or b"")
+        if size:
+            too_many = TooManyBytes(f"{size:,} bytes are more than the {max_bytes:,} allowed")
+            yield address, too_many if size > max_bytes else bytes(value)
