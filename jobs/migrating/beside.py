@@ -5,10 +5,11 @@ committed, and the next run or night goes on. What cannot be filled never undoes
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from clipmill.jobs.migrating.beside_derived import fill_columns
+from clipmill.jobs.migrating.fill import Hook, no_hook
 from clipmill.jobs.migrating.reembed import Reembedded, reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.running.summary import Summary
@@ -26,7 +27,7 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
     """One set beside the one in use, once the run is over: `rows == filled + failed + left`; `new` were filled by it.
-    `note`: why rows are left. `interrupted`: a signal ended it."""
+    `rejects`: the failed by reason. `note`: why rows are left. `interrupted`: a signal ended it."""
 
     set: str
     model: str
@@ -34,16 +35,25 @@ class Beside:
     filled: int
     failed: int
     left: int
+    rejects: dict[str, int] = field(default_factory=dict)
     new: int = 0
     seconds: float = 0.0
     interrupted: bool = False
     note: str = ""
 
 
-def fill_sets(job: JobFile, *, say: Say, address: str | None = None, num_cpus: int | None = None) -> tuple[Beside, ...]:
-    """Fill what is left of every set of the job's table; nothing is started where nothing is. Raises only what the
-    store says where even the table cannot be read."""
+def fill_sets(
+    job: JobFile,
+    *,
+    say: Say,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    hook: Hook = no_hook,
+) -> tuple[Beside, ...]:
+    """Fill what is left of every set of the job's table; nothing is started where nothing is. `hook` is called at each
+    step of `migrating.fill`. Raises only what the store says where even the table cannot be read."""
     tables = Tables.at(job.table, job.storage)
+    how = {"address": address, "num_cpus": num_cpus, "hook": hook}
     found: list[Beside] = []
     for slug in sets_in(tables.open().schema):
         before = sets.coverage(tables, tables.open(), slug)
@@ -51,7 +61,7 @@ def fill_sets(job: JobFile, *, say: Say, address: str | None = None, num_cpus: i
             found.append(_beside(before))
             continue
         say(f"filling the set '{slug}': {before.left:,} rows have none of it yet")
-        found.append(_filled(tables, slug, address, num_cpus, say))
+        found.append(_filled(tables, slug, how, say))
     return tuple(found)
 
 
@@ -64,12 +74,12 @@ def with_sets(summary: Summary, job: JobFile, *, say: Say, address: str | None =
     return replace(whole, interrupted=interrupted)
 
 
-def _filled(tables: Tables, slug: str, address: str | None, num_cpus: int | None, say: Say) -> Beside:
+def _filled(tables: Tables, slug: str, how: dict[str, Any], say: Say) -> Beside:
     done: Reembedded | None = None
     note = ""
     try:
         fingerprint = sets.fingerprint_of(tables.open().schema, slug)
-        options = ReembedOptions(model=model_of(fingerprint), slug=slug, address=address, num_cpus=num_cpus)
+        options = ReembedOptions(model=model_of(fingerprint), slug=slug, **how)
         done = reembed(f"{tables.database}/{tables.name}", tables.storage, options)
         if done.left and not done.interrupted:
             note = done.failed_units[0]["reason"] if done.failed_units else "more rows came meanwhile"
@@ -92,6 +102,7 @@ def _beside(now: sets.Coverage, done: Reembedded | None = None, note: str = "") 
         filled=now.filled,
         failed=now.failed,
         left=now.left,
+        rejects=now.rejects,
         new=done.rows if done else 0,
         seconds=done.seconds if done else 0.0,
         interrupted=bool(done and done.interrupted),

@@ -5,11 +5,12 @@ Nothing but what the columns' metadata names is needed (`table.again`). Where th
 rows stay without, and it is told: what the run did is whole.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clipmill.jobs.committing.derived import Derivation, Derived
+import pyarrow as pa
+
+from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating.retag import derived_tags
 from clipmill.jobs.migrating.set_heads import derived_scores
@@ -23,8 +24,6 @@ from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost, UserError
 from clipmill.schemas.secrets import masked
 from clipmill.workers.engine import Engine
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +49,23 @@ def late_columns(rows: Any) -> dict[str, int]:
     return {column: count for column, count in found.items() if count}
 
 
-def fill_columns(tables: Tables, command: str, say: Say) -> tuple[Followed, ...]:
-    """Of every column that rows lack, what became of it; nothing is taken or loaded where none does."""
+def followed_vector(schema: pa.Schema, column: str) -> str:
+    """The column of the vectors that such a column's values follow from."""
+    slug = column.partition("__")[2]
+    return set_column("vector", slug) if slug in sets_in(schema) else "vector"
+
+
+def of_model_in_use(schema: pa.Schema, column: str) -> bool:
+    """Whether a night may fill it. A promotion leaves the tags of vocabularies beside on the model before."""
+    if column.partition("__")[2] in sets_in(schema):
+        return True
+    stored = compat.stored_vocabulary(schema, column) or {}
+    return bool(stored.get("weights_sha256") == compat.stored_fingerprint(schema).weights_sha256)
+
+
+def fill_columns(tables: Tables, command: str, say: Say, step: Step = lambda _: None) -> tuple[Followed, ...]:
+    """Of every column that rows lack, what became of it; nothing is taken or loaded where none does. `step` is told
+    before each commit (tests stop there)."""
     late = late_columns(tables.open())
     if not late:
         return ()
@@ -63,15 +77,15 @@ def fill_columns(tables: Tables, command: str, say: Say) -> tuple[Followed, ...]
         return tuple(_told(Followed(column=column, left=left, note=note), say) for column, left in late.items())
     lease.keep(say)
     try:
-        return tuple(_filled(tables, lease, column, say) for column in late)
+        return tuple(_filled(tables, lease, column, say, step) for column in late)
     finally:
         lease.release(say)
 
 
-def _filled(tables: Tables, lease: Lease, column: str, say: Say) -> Followed:
+def _filled(tables: Tables, lease: Lease, column: str, say: Say, step: Step) -> Followed:
     new, note = 0, ""
     try:
-        new = Derivation(tables, lease, _derived(tables, column), say).fill()
+        new = Derivation(tables, lease, _derived(tables, column), say, step).fill()
     except LeaseLost as error:
         note = f"another fill took over: {error.message}"
     except ClipmillError as error:
@@ -96,7 +110,7 @@ def _derived(tables: Tables, column: str) -> Derived:
         return derived_scores(head, schema, slug)
     fingerprint = compat.stored_fingerprint(schema)
     stored = compat.stored_vocabulary(schema, column) or {}
-    if stored.get("weights_sha256") != fingerprint.weights_sha256:
+    if not of_model_in_use(schema, column):
         raise UserError(
             f"nothing says that the tags in {column} are of the vectors in use: a set was promoted since, or an older "
             "clipmill made them",

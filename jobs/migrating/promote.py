@@ -24,7 +24,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
-from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set_column, sets_in
+from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, GateRefused, UserError
 from clipmill.schemas.model import Fingerprint
@@ -109,7 +109,8 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
             )
         found = sets.coverage(tables, rows, slug)
         missing = found.rows - found.filled
-        notes = [f"{missing:,} rows have no vector of it, and are found by no search until they are"] if missing else []
+        why = sets.missing_in_words(found.failed, found.rejects, found.left)
+        notes = [f"{missing:,} rows have no vector of it, and are found by no search: {why}"] if missing else []
         return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
 
 
@@ -151,6 +152,11 @@ class _Switch:
         self.how.hook("after_live")
         for head in sorted(set(heads_of(rows.schema)) - set(heads_of(rows.schema, self.slug))):
             self.notes.append(f"the scores of the head '{head}' stay those on the model before: the set has none of it")
+        for beside in vocabularies_in(rows.schema):
+            self.notes.append(
+                f"the tags in {set_column('tags', beside)} stay those of the model before, and new rows get none: "
+                f"clipmill retag {self.tables.database}/{self.tables.name} --vocabulary FILE --as {beside}"
+            )
         name = f"{new.model} {new.pretrained}".strip()
         self.notes.append(f"in the job file `model:` has to name {name} from now on, or the next run refuses")
         return self._told(old, live, verdict)

@@ -21,7 +21,7 @@ from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.few import passes
 from clipmill.jobs.table.heads import without_scores
-from clipmill.jobs.table.sets import Coverage, coverage, slug_in_use
+from clipmill.jobs.table.sets import Coverage, coverage, missing_in_words, slug_in_use
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
 from clipmill.schemas.errors import UserError
@@ -122,10 +122,9 @@ def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: 
         )
     passed, few = passes(found.filled, found.rows, options.min_coverage, options.min_misses)
     if not passed and found.rows:
-        named = ", ".join(f"{reason} {count:,}" for reason, count in found.rejects.items()) or "none tried"
         blockers["coverage"] = (
             f"{found.filled:,} of {found.rows:,} rows are filled, {found.share:.4f} is less than "
-            f"{options.min_coverage:g} ({named})"
+            f"{options.min_coverage:g}: {missing_in_words(found.failed, found.rejects, found.left)}"
         )
     vector, caption = set_column("vector", found.slug), set_column("caption_vector", found.slug)
     without = int(rows.count_rows(f"{vector} IS NOT NULL AND caption IS NOT NULL AND {caption} IS NULL"))

@@ -3,6 +3,7 @@
 from clipmill.jobs.migrating.drop import Dropped
 from clipmill.jobs.migrating.promote import Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
+from clipmill.jobs.table.sets import missing_in_words
 
 BAR = 24  # characters of the longest
 SHOWN = 5  # pictures whose neighbours changed most
@@ -23,7 +24,9 @@ def verdict_in_words(verdict: Verdict) -> str:
 
 def figures(verdict: Verdict) -> list[str]:
     found = verdict.coverage
-    lines = [f"{found['filled']:,} of {found['rows']:,} rows have its vector ({found['share']:.2%})"]
+    missing = missing_in_words(found["failed"], found["rejects"], found["left"])
+    have = f"{found['filled']:,} of {found['rows']:,} rows have its vector ({found['share']:.2%})"
+    lines = [f"{have}; {missing}" if missing else have]
     if verdict.overlap is not None:
         lines.append(f"of {verdict.overlap.k} nearest neighbours both models agree on {verdict.overlap.mean:.0%}")
     if verdict.recall is not None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from clipmill.jobs.committing.lease import fill_holder
 from clipmill.jobs.publishing.night import Gate
+from clipmill.jobs.publishing.set_gates import NONE, columns_gate, sets_gate
 from clipmill.jobs.publishing.words import counted
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.few import are_few, passes
@@ -20,7 +20,7 @@ from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import stayed_away
-from clipmill.schemas.columns import of_table, set_column, sets_in, table_id
+from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.receipts import LedgerState
@@ -29,7 +29,6 @@ MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4
 MIN_TAGS = 1_000  # under which a histogram says little
 _RULES = ("hash", "top_k", "min_score", "label_vectors")  # of a vocabulary in the table: what makes its tags
-_NONE = "nothing is published yet to compare with"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,8 @@ def check_gates(tables: Tables, judged: Judged, *, say: Callable[[str], None]) -
         _tag_drift(rows, live, nightly.max_tag_drift),
         _recall(rows, nightly.min_recall),
         _golden(tables, live, nightly),
-        _sets(tables, rows, live, nightly),
+        sets_gate(tables, rows, live, nightly),
+        columns_gate(tables, rows, live, nightly),
     ]
     return tuple(gate for gate in found if gate is not None)
 
@@ -133,7 +133,7 @@ def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gat
     samples, rejected = _accounted(tables, latest)
     now = rejected / samples if samples else 0.0
     if live is None:
-        said = f"{now:.2%} of the samples are rejected; {_NONE}"
+        said = f"{now:.2%} of the samples are rejected; {NONE}"
         return Gate(name="rejects", passed=True, value=now, threshold=most, sentence=said)
     samples_before, rejected_before = _accounted(tables, ledger_at(tables, int(live.version)))
     before = rejected_before / samples_before if samples_before else 0.0
@@ -244,42 +244,11 @@ def _golden(tables: Tables, live: Any, nightly: Nightly) -> Gate | None:
             except UserError:  # none of its pictures was in the table then
                 before = None
     if before is None:
-        said = f"{what} on the golden set is {now:.4f}; {_NONE}"
+        said = f"{what} on the golden set is {now:.4f}; {NONE}"
         return Gate(name="golden", passed=True, value=now, threshold=most, sentence=said)
     said = f"{what} on the golden set is {now:.4f}, {before:.4f} in what readers see: at most {most:g} less"
     passed = before - now <= most
     return Gate(name="golden", passed=passed, value=now, threshold=most, before=before, sentence=said)
-
-
-def _sets(tables: Tables, rows: Any, live: Any, nightly: Nightly) -> Gate | None:
-    """A set beside the one in use does not fall behind the rows: whoever promotes it, or goes back to it, would lose
-    them. While a fill is under way it is behind, and catches up."""
-    slugs = sets_in(rows.schema)
-    if not slugs or nightly.sets == "leave":
-        return None
-    shares = {slug: (_filled(rows, slug) or 0.0, _filled(live, slug)) for slug in slugs}
-    fell = {slug: before - now if before is not None else -1.0 for slug, (now, before) in shares.items()}
-    worst = max(slugs, key=lambda slug: fell[slug])
-    now, before = shares[worst]
-    most, filling = nightly.max_more_rejects, fill_holder(tables) is not None
-    said = f"{now:.2%} of the rows have the set '{worst}'"
-    if before is None:
-        said += f"; {_NONE}"
-    else:
-        said += f", {before:.2%} in what readers see: at most {most:.2%} less"
-    passed = filling or fell[worst] <= most
-    said += "; a fill is under way" if filling else ""
-    said += "" if passed else "; `clipmill reembed` fills it, `clipmill drop` gives it up"
-    return Gate(name="sets", passed=passed, value=now, threshold=most, before=before, sentence=said)
-
-
-def _filled(rows: Any, slug: str) -> float | None:
-    """Share of the rows that have the set; None where there is none, or no version to ask."""
-    column = set_column("vector", slug)
-    if rows is None or column not in rows.schema.names:
-        return None
-    total = int(rows.count_rows())
-    return int(rows.count_rows(f"{column} IS NOT NULL")) / total if total else 1.0
 
 
 def _score(tables: Tables, version: int, options: Any) -> tuple[str, float]:

@@ -18,7 +18,7 @@ class Gate:
     """One condition of publishing. `value` and `before` (of the published version) are in the gate's own unit, mostly
     shares; None where they could not be computed. `sentence` has the numbers, for a person."""
 
-    name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden | sets
+    name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden | sets | columns
     passed: bool
     value: float | None
     threshold: float | None

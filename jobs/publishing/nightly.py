@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
+from clipmill.jobs.committing.commit import Hook
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.migrating.beside import fill_sets
 from clipmill.jobs.migrating.beside_derived import fill_columns
@@ -44,6 +45,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     tables = Tables.at(job.table, job.storage)
     night, history = _begun(job, tables, say)
     sync = Sync(job, tables, gone_at_last(history))
+    hook = options.get("hook", lambda _: None)
     chosen = Options(
         address=address,
         command="nightly",
@@ -57,7 +59,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
         summary = embed.run(job, chosen)
         night = _counted(_synced(night, sync, summary, job), tables, summary)
         if not summary.interrupted:
-            night = _sets_filled(night, job, address, options.get("num_cpus"), say)
+            night = _sets_filled(night, job, chosen, say, hook)
         is_new = bool(summary.run) or sync.gone_samples != gone_at_last(history)
         if night.status != "interrupted":
             night = _judged(night, job, tables, summary, is_new, say)
@@ -154,15 +156,15 @@ def _synced(night: Night, sync: Sync, summary: Summary, job: JobFile) -> Night:
     )
 
 
-def _sets_filled(night: Night, job: JobFile, address: str | None, num_cpus: int | None, say: Say) -> Night:
+def _sets_filled(night: Night, job: JobFile, chosen: Options, say: Say, hook: Hook) -> Night:
     """Rows of the night, and of nights that were killed before this, get the sets beside the one in use, and what
-    follows from vectors beside the job's own columns."""
+    follows from vectors beside the job's own columns. `hook` hears of the steps of both."""
     if job.nightly.sets == "leave":
         return night
-    found = fill_sets(job, say=say, address=address, num_cpus=num_cpus)
+    found = fill_sets(job, say=say, address=chosen.address, num_cpus=chosen.num_cpus, hook=hook)
     if any(one.interrupted for one in found):
         return replace(night, status="interrupted", sets=[asdict(one) for one in found])
-    columns = fill_columns(Tables.at(job.table, job.storage), "nightly", say)
+    columns = fill_columns(Tables.at(job.table, job.storage), "nightly", say, hook)
     return replace(night, sets=[asdict(one) for one in found], columns=[asdict(one) for one in columns])
 
 

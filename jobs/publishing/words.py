@@ -2,6 +2,7 @@
 All of it is in the JSON; here is only what is not zero."""
 
 from clipmill.jobs.publishing.night import Night
+from clipmill.jobs.running.summary import sets_in_words
 
 _HEADS = {
     "published": "published",
@@ -21,8 +22,10 @@ def night_in_words(night: Night) -> str:
     if night.status == "nothing":
         lines = [f"nothing to do: all {counted(night.units, 'unit')} are in the table; {_readers(night)}"]
         lines += [_gone(night)] if night.gone else []
+        lines += sets_in_words([one for one in night.sets if one["left"]], night.columns)
     else:
         lines = [f"{_HEADS.get(night.status, night.status)}: {_readers(night)}", _rows(night), _rejects(night)]
+        lines += sets_in_words(night.sets, night.columns)
         lines += [_gates(night), _files(night), _pace(night)]
     if night.rejects:
         lines.append(f"next: `clipmill rejects {night.table}` names what has no row")

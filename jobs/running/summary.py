@@ -1,11 +1,12 @@
 """What a run did, in numbers that add up, and what limited its rate."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from clipmill.jobs.running.attempts import Failed
+from clipmill.jobs.table.sets import missing_in_words
 from clipmill.schemas.left_out import to_text
 from clipmill.schemas.receipts import Receipt
 
@@ -72,7 +73,9 @@ def describe(s: Summary) -> str:
     """The summary for a person; its first line adds up."""
     left = [f"left out: {to_text(s.left_out)}"] if s.left_out else []
     if not s.run:
-        return "\n".join([f"{s.note}; table {s.table}, version {s.table_version}", *left, *sets_in_words(s)])
+        return "\n".join(
+            [f"{s.note}; table {s.table}, version {s.table_version}", *left, *sets_in_words(s.sets, s.columns)]
+        )
     rejected = sum(s.rejects.values())
     reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
     lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
@@ -102,22 +105,23 @@ def describe(s: Summary) -> str:
         lines.append(
             f"estimated {s.estimated_samples_per_s:,.1f} samples/s, reached {share:.2f} of it ({s.estimate_basis})"
         )
-    lines += sets_in_words(s)
+    lines += sets_in_words(s.sets, s.columns)
     lines.append(f"table {s.table}, version {s.table_version}, run {s.run}")
     if s.note:
         lines.append(s.note)
     return "\n".join(lines)
 
 
-def sets_in_words(s: Summary) -> list[str]:
-    """A line for each set beside the one in use, and for each column of scores or tags beside that rows lacked."""
+def sets_in_words(sets: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each set beside the one in use, as `migrating.beside` tells of it, and for each column of scores or
+    tags beside that rows lacked. What could not be filled is told apart from what is not done yet."""
     found = []
-    for one in s.sets:
-        failed = f", {one['failed']:,} cannot be" if one["failed"] else ""
-        left = f", {one['left']:,} left" + (f": {one['note']}" if one["note"] else "") if one["left"] else ""
-        of = f"{one['filled']:,} of {one['rows']:,} rows filled ({one['new']:,} now){failed}{left}"
-        found.append(f"set '{one['set']}' of {one['model']}: {of}")
-    for one in s.columns:
+    for one in sets:
+        missing = missing_in_words(one["failed"], one.get("rejects", {}), one["left"])
+        why = f": {one['note']}" if one["left"] and one["note"] else ""
+        of = f"{one['filled']:,} of {one['rows']:,} rows filled ({one['new']:,} now)"
+        found.append(f"set '{one['set']}' of {one['model']}: {of}" + (f"; {missing}{why}" if missing else ""))
+    for one in columns:
         left = f", {one['left']:,} left: {one['note']}" if one["left"] else ""
         found.append(f"{one['column']}: {one['new']:,} rows got a value{left}")
     return found

@@ -6,7 +6,7 @@ and with attempt 0, which no unit has.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -87,6 +87,15 @@ class Coverage:
     @property
     def share(self) -> float:
         return self.filled / self.rows if self.rows else 1.0
+
+
+def missing_in_words(failed: int, rejects: Mapping[str, int], left: int) -> str:
+    """Rows without a vector of the set: those that were tried, by reason, apart from those that nobody tried yet. Empty
+    for none."""
+    named = f" ({', '.join(f'{reason} {count:,}' for reason, count in rejects.items())})" if rejects else ""
+    parts = [f"{failed:,} could not be filled{named}"] if failed else []
+    parts += [f"{left:,} {'is' if left == 1 else 'are'} not done yet"] if left else []
+    return ", ".join(parts)
 
 
 def coverage(tables: Tables, rows: Any, slug: str) -> Coverage:

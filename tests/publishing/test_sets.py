@@ -14,19 +14,16 @@ from clipmill.jobs.migrating import beside
 from clipmill.jobs.migrating.reembed import reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.publishing import nightly as module
-from clipmill.jobs.publishing.gates import _sets
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.nightly import Nightly
 from clipmill.workers.load import load_engine
-from tests.build import picture, tar
+from tests.build import picture
 from tests.integration.conftest import write_job
 from tests.integration.help import job, problems, rows, run, tables, versions, write_tar
-from tests.migrating.filling import World, members
 
 SET = "stub_16"
 
@@ -152,28 +149,3 @@ def test_a_checkpoint_is_loaded_as_its_vectors_say() -> None:
     spec = beside.model_of(file).spec()
     assert (spec.name, spec.pretrained, spec.activation) == ("ViT-B-32", "/weights/b.pt", "quickgelu")
     assert spec.preprocess["mean"] == fingerprint.preprocess.mean
-
-
-def test_the_gate_weighs_a_set_against_what_readers_see(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    world.embed("a", tar(members(range(4))))
-    first = world.tables.open()
-    world.fill()
-    whole = world.tables.open()
-    world.embed("b", tar(members(range(4, 6))))
-
-    def judge(live: Any, **section: Any) -> Any:
-        return _sets(world.tables, world.tables.open(), live, Nightly(**section))
-
-    assert _sets(world.tables, first, None, Nightly()) is None
-    assert judge(first).passed  # readers see no set: there is nothing to lose
-    fell = judge(whole)
-    assert (fell.passed, fell.value, fell.before) == (False, pytest.approx(4 / 6), 1.0)
-    assert judge(whole, sets="leave") is None
-    assert judge(whole, max_more_rejects=0.5).passed
-    holder = Lease(world.tables, "other", "reembed", key=FILL_KEY)
-    holder.take(poll_s=0.05)
-    assert judge(whole).passed
-    holder.release()
-    world.fill()
-    assert judge(whole).passed

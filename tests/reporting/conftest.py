@@ -64,6 +64,19 @@ def reported_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 ROWS = 120
 WATCH = {"red": {"text": "red", "min_score": 0.35, "k": 3}, "shoes": {"text": "shoe", "where": "license = 'cc0'"}}
+SETS = [
+    {
+        "set": "vit_l_14",
+        "model": EVIL,
+        "rows": 240,
+        "filled": 231,
+        "failed": 7,
+        "rejects": {"source_changed": 7},
+        "left": 2,
+        "new": 119,
+        "note": f"the weights are gone: {EVIL}",
+    }
+]
 STORY = ("published",) * 28 + ("refused", "published")
 
 
@@ -139,6 +152,8 @@ def story_night(uri: str, n: int, status: str, first: int) -> Night:
         versions={"rows": first + 1},
         live_before=first,
         live_after=first + 1 if status == "published" else first,
+        sets=SETS if status == "refused" else [],
+        columns=[{"column": "tags__side", "new": 12, "left": 0, "note": ""}] if status == "refused" else [],
         gates=(
             Gate(
                 name="coverage",

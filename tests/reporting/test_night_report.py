@@ -76,6 +76,17 @@ def test_the_page_stands_alone_and_says_who_sees_what(found: NightReport, nights
     refused = render("night.html.j2", r=night_report(tables, find_night(tables, "night28")))
     assert "Not published: coverage." in refused
     assert f"Readers still see version {nights[1]}" in refused
+    assert "Beside the columns in use" not in html
+
+
+def test_the_page_shows_how_far_what_lies_beside_is(nights: tuple[str, int]) -> None:
+    tables = Tables.at(nights[0])
+    html = render("night.html.j2", r=night_report(tables, find_night(tables, "night28")))
+    _, _, card = html.partition("Beside the columns in use")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", card.partition("<h2>")[0]))
+    assert "set or column rows filled this night could not be not done yet" in text
+    assert "vit_l_14 &lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; the weights are gone" in text
+    assert "240 231 96.2 % 119 7 source_changed 7 2 tags__side – – 12 – 0" in text
 
 
 def test_a_night_is_found_by_its_run(nights: tuple[str, int]) -> None:
