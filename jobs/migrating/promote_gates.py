@@ -16,6 +16,7 @@ from clipmill.jobs.indexing.build import stored_report
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, plan_vector_index
 from clipmill.jobs.indexing.recall import brute_force, measure
 from clipmill.jobs.indexing.vector import existing_plan
+from clipmill.jobs.migrating.set_index import kind_in_use
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
@@ -193,8 +194,10 @@ def _index(rows: Any, slug: str, options: GateOptions, blockers: dict[str, str])
         size = rows.schema.field(column).type.list_size
         asked = json.loads(rows.config().get("clipmill.index.vector", "{}")).get("asked", "auto")
         by_size = asked != "none" and plan_vector_index(rows.count_rows(), size, "auto", MEMORY_BYTES).kind
-        if existing_plan(rows, "vector") is not None or by_size:
-            blockers["index"] = f"{column} has no index: clipmill index TABLE --column {column}"
+        kind = kind_in_use(rows)
+        if kind is not None or by_size:
+            like = f" --kind {kind}" if kind not in (None, "auto") else ""
+            blockers["index"] = f"{column} has no index: clipmill index TABLE --column {column}{like}"
         return "", None
     _, plan, unindexed, _ = there
     if unindexed > 0.05 * max(1, rows.count_rows()):

@@ -16,6 +16,8 @@ import numpy as np
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.exploring.evaluate import TEMPLATES
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.indexing.vector import existing_plan
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.table.readers import readers
@@ -36,13 +38,14 @@ LABELS = ("red", "green", "blue", "black", "white", "grey")
 
 @dataclass
 class Month:
-    """`model` and `vocabulary`: of the job file, which a person changes with the table. `published`: versions that
-    readers may see."""
+    """`model` and `vocabulary`: of the job file, which a person changes with the table. `indexed`: its vectors have an
+    index, by hand, for so few rows ask for none. `published`: versions that readers may see."""
 
     folder: Path
     shards: Shards
     model: str = "stub"
     vocabulary: str = "coco"
+    indexed: bool = False
     told: list[str] = field(default_factory=list)
     published: set[int] = field(default_factory=set)
 
@@ -122,6 +125,16 @@ class Month:
         found = {row["id"]: {**row, "vector": np.asarray(row["vector"], np.float32)} for row in rows}
         assert len(found) == len(rows), "an id is there twice"
         return found
+
+    def index(self) -> None:
+        job = self.job()
+        build_index(job.table, IndexOptions(kind="hnsw_sq", columns=("vector",)), job.storage, tell=self.told.append)
+        self.indexed = True
+
+    def is_covered(self) -> bool:
+        """Whether the index of the newest version has every row."""
+        found = existing_plan(help.tables(self.job()).open(), "vector")
+        return found is not None and found[2] == 0
 
     def size(self) -> dict[str, int]:
         """Files, bytes and versions of the table and those beside it, as they lie in the bucket; the bytes of the run

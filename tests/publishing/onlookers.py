@@ -4,10 +4,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.compat import stored_fingerprint
 from clipmill.schemas.config import Storage
+
+NEAREST = 5
 
 
 @dataclass
@@ -36,8 +41,17 @@ class Onlookers:
                 self.errors.append(f"version {table.version} has an id twice")
             if self.seen.setdefault(table.version, len(ids)) != len(ids):
                 self.errors.append(f"version {table.version} changed")
+            if ids and self._asks_the_index(dataset, found["vector"][0]) != min(NEAREST, len(ids)):
+                self.errors.append(f"version {table.version} finds a neighbour twice, or too few")
             if stored_fingerprint(dataset.schema).dim != found.schema.field("vector").type.list_size:
                 self.errors.append(f"version {table.version} has vectors of another model than it says")
+
+    @staticmethod
+    def _asks_the_index(dataset: Any, vector: Any) -> int:
+        """Neighbours of a vector, by the index where there is one: how many ids."""
+        asked = {"column": "vector", "q": np.asarray(vector.as_py(), np.float32), "k": NEAREST, "metric": "cosine"}
+        found = dataset.to_table(columns=["id", "_distance"], nearest=asked)
+        return len(set(found["id"].to_pylist()))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from tests.publishing.shards import SIZE, SOURCES, Shards, day, first_day
 
 NIGHTS = int(os.environ.get("MONTH_NIGHTS", "7"))
 RESULTS = os.environ.get("MONTH_RESULTS", "")
+INDEXED = "tars"  # the source whose table has an index of its vectors
 
 
 def program(kind: str) -> tuple[int, dict[int, Evening]]:
@@ -58,6 +59,9 @@ def test_every_night_the_table_is_what_its_source_is(
     kept = Kept(made.shards.s3.server)
     assert made.night().status == "published"
     made.equals_one_from_scratch(1)
+    if kind == INDEXED:
+        made.index()
+        assert made.night().status == "published"
     with onlookers(made.job().table, made.job().storage) as watching:
         for night in range(2, last + 1):
             evening = evenings.get(night, Evening())
@@ -91,6 +95,9 @@ def check(made: Month, night: int, evening: Evening, found: Night) -> float:
         assert (found.came, found.moved) == (1, 1), found
     fresh_s = made.equals_one_from_scratch(night)
     assert help.problems(made.job()) == []
+    if made.indexed:
+        assert made.is_covered(), "a night left rows out of the index"
+        assert found.status == "nothing" or "recall" in {gate.name for gate in found.gates}, found
     if refused:
         return fresh_s
     before = help.versions(made.job())

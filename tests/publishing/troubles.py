@@ -99,7 +99,7 @@ def _how(month: Month) -> How:
 
 def _fill(month: Month, model: str) -> None:
     job = month.job()
-    done = reembed(job.table, job.storage, ReembedOptions(model=Model(name=model), index=False))
+    done = reembed(job.table, job.storage, ReembedOptions(model=Model(name=model), index=month.indexed))
     assert (done.left, done.failed) == (0, 0), done
 
 
