@@ -124,8 +124,8 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 def retag(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Give every row of TABLE the tags of another vocabulary, from its vectors alone: no images, no GPU. Readers see
     the old tags until all new ones are there, and never some of both. Killed, run it again and it goes on. With --as
-    both vocabularies stay, side by side; rows that come later get tags of it by running it again. Exit code 5 while
-    another run holds the table."""
+    both vocabularies stay, side by side; rows that come later get its tags at the end of `embed` and `nightly`. Exit
+    code 5 while another run holds the table."""
     from clipmill.jobs.migrating.retag import RetagOptions
     from clipmill.jobs.migrating.retag import retag as run
     from clipmill.jobs.terminal.output import note, print_record

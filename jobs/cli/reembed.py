@@ -119,7 +119,9 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
     verdict = dry_run(table, slug, storage, asked)
     print_words(verdict, verdict_in_words, as_json=as_json)
     if verdict.blockers:
-        raise GateRefused(f"{len(verdict.blockers)} things stand in the way: {', '.join(verdict.blockers)}")
+        one = len(verdict.blockers) == 1
+        found = "one thing stands" if one else f"{len(verdict.blockers)} things stand"
+        raise GateRefused(f"{found} in the way: {', '.join(verdict.blockers)}")
 
 
 @click.command(short_help="Remove a set of columns that is not in use.")
@@ -127,8 +129,9 @@ def promote(table: str, endpoint_url: str | None, region: str | None, as_json: b
 @click.option("--set", "slug", required=True, metavar="SLUG", help="Which; `clipmill status TABLE` lists them.")
 @json_option
 def drop(table: str, endpoint_url: str | None, region: str | None, slug: str, as_json: bool) -> None:
-    """Remove the columns of the set SLUG from TABLE. The set in use is never removed. The space is free once the
-    versions that still have the set are gone: a week later, at the next `clipmill maintain`."""
+    """Remove the columns of the set SLUG from TABLE, or the tags of a vocabulary beside (`retag --as SLUG`). The set in
+    use is never removed. The space is free once the versions that still have them are gone: a week later, at the next
+    `clipmill maintain`."""
     from clipmill.jobs.migrating.drop import drop as run_drop
     from clipmill.jobs.migrating.words import dropped_in_words
     from clipmill.jobs.terminal.output import note, print_words

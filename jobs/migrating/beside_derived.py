@@ -59,8 +59,7 @@ def of_model_in_use(schema: pa.Schema, column: str) -> bool:
     """Whether a night may fill it. A promotion leaves the tags of vocabularies beside on the model before."""
     if column.partition("__")[2] in sets_in(schema):
         return True
-    stored = compat.stored_vocabulary(schema, column) or {}
-    return bool(stored.get("weights_sha256") == compat.stored_fingerprint(schema).weights_sha256)
+    return compat.tags_of_model(schema, column, compat.stored_fingerprint(schema))
 
 
 def fill_columns(tables: Tables, command: str, say: Say, step: Step = lambda _: None) -> tuple[Followed, ...]:

@@ -19,7 +19,7 @@ from clipmill.jobs.indexing.build import CONFIG_KEY
 from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge
 from clipmill.jobs.table import sets
-from clipmill.jobs.table.compat import stored_fingerprint
+from clipmill.jobs.table.compat import stored_fingerprint, tags_of_model
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
 from clipmill.jobs.table.readers import LIVE, tags_of
@@ -58,7 +58,10 @@ class Promotion:
 def dry_run(table: str, slug: str, storage: Storage, options: GateOptions) -> Verdict:
     """What stands in the way. Takes no lease and changes nothing."""
     tables = Tables.at(table, storage)
-    return judge(tables, tables.open(), slug, options)
+    rows = tables.open()
+    if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
+        raise UserError(f"the set '{slug}' is in use already", "`clipmill status TABLE` lists those beside it")
+    return judge(tables, rows, slug, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def promote(table: str, slug: str, storage: Storage, options: GateOptions, how: 
         verdict = judge(tables, rows, slug, options)
         if verdict.blockers:
             raise GateRefused(
-                f"the set '{slug}' is not promoted: {'; '.join(verdict.blockers.values())}",
+                f"the set '{slug}' is not promoted: {'; '.join(f'{k}: {v}' for k, v in verdict.blockers.items())}",
                 f"`clipmill promote {table} {slug} --dry-run` shows the figures",
             )
         return _Switch(tables, lease, slug, how).run(verdict)
@@ -152,11 +155,13 @@ class _Switch:
         self.how.hook("after_live")
         for head in sorted(set(heads_of(rows.schema)) - set(heads_of(rows.schema, self.slug))):
             self.notes.append(f"the scores of the head '{head}' stay those on the model before: the set has none of it")
+        table = f"{self.tables.database}/{self.tables.name}"
         for beside in vocabularies_in(rows.schema):
-            self.notes.append(
-                f"the tags in {set_column('tags', beside)} stay those of the model before, and new rows get none: "
-                f"clipmill retag {self.tables.database}/{self.tables.name} --vocabulary FILE --as {beside}"
-            )
+            if not tags_of_model(rows.schema, set_column("tags", beside), new):
+                self.notes.append(
+                    f"the tags in {set_column('tags', beside)} are those of another model, and new rows get none: "
+                    f"clipmill retag {table} --vocabulary FILE --as {beside}"
+                )
         name = f"{new.model} {new.pretrained}".strip()
         self.notes.append(f"in the job file `model:` has to name {name} from now on, or the next run refuses")
         return self._told(old, live, verdict)

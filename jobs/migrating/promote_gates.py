@@ -20,6 +20,7 @@ from clipmill.jobs.migrating.set_index import kind_in_use
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.table.compat import stored_vocabulary
 from clipmill.jobs.table.few import passes
 from clipmill.jobs.table.heads import without_scores
 from clipmill.jobs.table.sets import Coverage, coverage, missing_in_words, slug_in_use
@@ -111,7 +112,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
         index=index,
         recall=recall,
         golden=golden,
-        notes=[hidden] if found.failed else [],
+        notes=[*([hidden] if found.failed else []), *_other_tags(rows, slug)],
     )
 
 
@@ -135,6 +136,16 @@ def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: 
         named = ", ".join(f"'{name}' {count:,}" for name, count in unscored.items())
         blockers["heads"] = f"rows have a vector and no score of the set's heads ({named}): run the reembed again"
     return few
+
+
+def _other_tags(rows: Any, slug: str) -> list[str]:
+    """Who filters by tags would find others, or none, from then on."""
+    mine, theirs = (stored_vocabulary(rows.schema, name) for name in (set_column("tags", slug), "tags"))
+    if theirs is None or (mine is not None and mine["hash"] == theirs["hash"]):
+        return []
+    its = f"the tags of the set are of the vocabulary '{mine['name']}'" if mine else "the set has no tags"
+    retag = "`clipmill retag TABLE --vocabulary FILE` after the promotion"
+    return [f"{its}, those in use of '{theirs['name']}': {retag} gives these again"]
 
 
 def _norms(rows: Any, slug: str, blockers: dict[str, str]) -> dict[str, float]:

@@ -56,7 +56,7 @@ def promotion_in_words(done: Promotion) -> str:
     lines = [f"'{done.set}' ({done.model}) is in use since version {done.version}; {seen}"]
     lines += figures(done.verdict) if done.verdict is not None else []
     lines.append(f"kept beside it: '{done.beside}'; `clipmill promote {done.table} --back` takes it back in use")
-    return "\n".join([*lines, *done.notes])
+    return "\n".join([*lines, *(done.verdict.notes if done.verdict is not None else []), *done.notes])
 
 
 def dropped_in_words(done: Dropped) -> str:

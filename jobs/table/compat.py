@@ -41,6 +41,12 @@ def stored_vocabulary(schema: pa.Schema, column: str = "tags") -> dict[str, Any]
     return json.loads(text) if text else None
 
 
+def tags_of_model(schema: pa.Schema, column: str, fingerprint: Fingerprint) -> bool:
+    """Whether tags of a vocabulary beside are of this model's vectors; a promotion leaves them on the model before."""
+    stored = stored_vocabulary(schema, column) or {}
+    return bool(stored.get("weights_sha256") == fingerprint.weights_sha256)
+
+
 def with_thresholds(vocabulary: Vocabulary, schema: pa.Schema, column: str = "tags") -> Vocabulary:
     """The vocabulary with what was calibrated for it on the table's vectors."""
     stored = stored_vocabulary(schema, column)

@@ -91,6 +91,8 @@ def _note(tables: Tables, schema: pa.Schema, slug: str, stored: dict[str, Any]) 
         differs = in_use is not None and in_use["hash"] != stored["hash"]
         return f"another vocabulary than that of `tags`, '{in_use['name']}'" if differs and in_use else ""
     again = f"clipmill retag TABLE --vocabulary FILE{' --as ' + slug if slug else ''}"
+    if slug and not compat.tags_of_model(schema, set_column("tags", slug), compat.stored_fingerprint(schema)):
+        return f"nothing says that they are of the model in use, so new rows get none: {again}"
     file = stored.get("file")
     mine = _opened(tables, file) if isinstance(file, str) else None
     if mine is not None and mine.hash != stored["hash"]:

@@ -17,8 +17,6 @@ from clipmill.jobs.migrating import drop as dropping
 from clipmill.jobs.migrating import promote as promoting
 from clipmill.jobs.migrating.promote import How, back, dry_run, promote
 from clipmill.jobs.migrating.promote_gates import GateOptions
-from clipmill.jobs.migrating.retag import RetagOptions, retag
-from clipmill.jobs.migrating.set_index import build_set_index
 from clipmill.jobs.querying import table as querying
 from clipmill.jobs.querying.open import Examples, Query, open_table
 from clipmill.jobs.table import compat
@@ -359,28 +357,6 @@ def test_few_pictures_without_a_vector_are_no_share(world: World) -> None:
     world.fill()
     few = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.0))
     assert "24 of 28 rows are filled" in few.blockers["coverage"]  # four are more than a tenth
-
-
-def test_a_promotion_names_vocabularies_that_stay_on_the_model_before(world: World) -> None:
-    (world.folder / "side.yaml").write_text("name: side\nlabels: [cat, dog]\n")
-    retag(uri(world), RetagOptions(vocabulary=str(world.folder / "side.yaml"), beside="side"), STORAGE)
-    done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
-    (told,) = [note for note in done.notes if "tags__side" in note]
-    assert "stay those of the model before, and new rows get none" in told
-    assert f"clipmill retag {uri(world)} --vocabulary FILE --as side" in told
-
-
-def test_a_small_table_with_an_index_by_hand_gets_one_of_its_kind_for_the_set(world: World) -> None:
-    """Its size asks for none, so `auto` would build none, and the promotion would be refused for ever."""
-    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
-    loose = GateOptions(min_overlap=0.0, min_coverage=0.5, min_recall=0.0)
-    told = dry_run(uri(world), SLUG, STORAGE, loose).blockers
-    assert told == {
-        "index": f"vector__{SLUG} has no index: clipmill index TABLE --column vector__{SLUG} --kind hnsw_sq"
-    }
-    assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ")
-    assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ")  # again: what is there is kept
-    assert dry_run(uri(world), SLUG, STORAGE, loose).blockers == {}
 
 
 def test_indices_are_built_after_a_promotion_though_their_names_are_taken(world: World) -> None:

@@ -1,0 +1,73 @@
+"""What a person hears before and after a promotion: what is in the way, what will be another, what to do about it."""
+
+import pytest
+
+from clipmill.jobs.cli import main as cli
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.migrating.promote import back, dry_run, promote
+from clipmill.jobs.migrating.promote_gates import GateOptions
+from clipmill.jobs.migrating.retag import RetagOptions, retag
+from clipmill.jobs.migrating.set_index import build_set_index
+from clipmill.jobs.migrating.words import promotion_in_words
+from clipmill.jobs.verifying.status import status
+from clipmill.schemas.errors import EXIT_GATE_REFUSED, UserError
+from tests.build import tar
+from tests.migrating.filling import SLUG, STORAGE, World, members
+from tests.migrating.test_promote import LOOSE, how, world
+
+__all__ = ["world"]
+
+
+def uri(world: World) -> str:
+    return f"{world.tables.database}/images"
+
+
+def test_who_is_refused_hears_the_names_and_both_numbers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.embed("d", tar(members(range(30, 40))))
+    assert cli.run(["promote", uri(world), SLUG]) == EXIT_GATE_REFUSED
+    told = capsys.readouterr().err
+    assert "is not promoted: rows_changed: 10 rows came or changed" in told
+    assert "coverage: 24 of 34 rows are filled, 0.7059 is less than 0.999: 10 are not done yet" in told
+    asked = ["promote", uri(world), SLUG, "--dry-run", "--min-overlap", "0", "--min-coverage", "0"]
+    assert cli.run(asked) == EXIT_GATE_REFUSED
+    assert "error: one thing stands in the way: rows_changed" in capsys.readouterr().err
+
+
+def test_a_promotion_names_vocabularies_that_stay_on_the_model_before(world: World) -> None:
+    (world.folder / "side.yaml").write_text("name: side\nlabels: [cat, dog]\n")
+    retag(uri(world), RetagOptions(vocabulary=str(world.folder / "side.yaml"), beside="side"), STORAGE)
+
+    def noted() -> list[str]:
+        found = status(uri(world), STORAGE).vocabularies
+        return [one["note"] for one in found if one["column"] == "tags__side"]
+
+    assert noted() == [""]
+    done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    (told,) = [note for note in done.notes if "tags__side" in note]
+    assert "are those of another model, and new rows get none" in told
+    assert f"clipmill retag {uri(world)} --vocabulary FILE --as side" in told
+    assert "nothing says that they are of the model in use" in noted()[0]
+    with pytest.raises(UserError, match=f"the set '{SLUG}' is in use already"):
+        dry_run(uri(world), SLUG, STORAGE, LOOSE)
+    assert not [note for note in back(uri(world), STORAGE, how()).notes if "tags__side" in note]
+    assert noted() == [""]
+
+
+def test_a_promotion_says_that_tags_will_be_others(world: World) -> None:
+    retag(uri(world), RetagOptions(vocabulary="scenes"), STORAGE)
+    (told,) = dry_run(uri(world), SLUG, STORAGE, LOOSE).notes
+    assert told.startswith("the set has no tags, those in use of 'scenes': `clipmill retag TABLE --vocabulary FILE`")
+    assert told in promotion_in_words(promote(uri(world), SLUG, STORAGE, LOOSE, how()))
+
+
+def test_a_small_table_with_an_index_by_hand_gets_one_of_its_kind_for_the_set(world: World) -> None:
+    """Its size asks for none, so `auto` would build none, and the promotion would be refused for ever."""
+    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
+    loose = GateOptions(min_overlap=0.0, min_coverage=0.5, min_recall=0.0)
+    told = dry_run(uri(world), SLUG, STORAGE, loose).blockers
+    assert told == {
+        "index": f"vector__{SLUG} has no index: clipmill index TABLE --column vector__{SLUG} --kind hnsw_sq"
+    }
+    assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ")
+    assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ")  # again: what is there is kept
+    assert dry_run(uri(world), SLUG, STORAGE, loose).blockers == {}
