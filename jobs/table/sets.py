@@ -39,7 +39,8 @@ def check_slug(slug: str) -> str:
     """Raises UserError for what cannot be part of a column's name."""
     if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", slug) or len(slug) > _MAX_SLUG:
         raise UserError(
-            f"'{slug}' names no set", "lower-case letters and digits with single _ between, such as vit_b_32"
+            f"'{slug}' cannot be part of a column's name",
+            "lower-case letters and digits with single _ between, such as vit_b_32",
         )
     return slug
 
