@@ -116,16 +116,17 @@ def status(
 @table_options
 @click.option("--reason", metavar="WORD", help="Only this reason, such as corrupt or too_many_pixels.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="How many to print.")
+@click.option("--set", "slug", metavar="SLUG", help="Instead: rows that could not get this set's vector.")
 @json_option
-def rejects(
-    table: str, endpoint_url: str | None, region: str | None, reason: str | None, limit: int, as_json: bool
-) -> None:
-    """The rejected samples of TABLE: id, uri, reason and detail."""
+def rejects(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
+    """The rejected samples of TABLE: id, uri, reason and detail. With --set the rows of TABLE that `reembed` or a night
+    could not fill of that set."""
     from clipmill.jobs.terminal.output import print_rows
     from clipmill.jobs.verifying.status import rejects as read_rejects
 
-    found = read_rejects(table, storage_from(endpoint_url, region), reason=reason, limit=limit)
-    print_rows(found, as_json=as_json, columns=["reason", "detail", "id"], empty="no rejected samples")
+    found = read_rejects(table, storage_from(endpoint_url, region), **options)
+    empty = "no row that could not be filled" if options["slug"] else "no rejected samples"
+    print_rows(found, as_json=as_json, columns=["reason", "detail", "id"], empty=empty)
 
 
 @click.command(short_help="Check that nothing was lost and nothing is there twice.")

@@ -127,16 +127,37 @@ def coverage(tables: Tables, rows: Any, slug: str) -> Coverage:
 def failures(tables: Tables, rows: Any, fingerprint: Fingerprint, *, run: str = "") -> dict[tuple[str, str], str]:
     """(id, unit) -> reason of every row that could not be filled with this model, or not by this run alone. A row that
     was replaced since is of another unit, so it is tried."""
+    return {key: reason for key, (reason, _, _) in _told(tables, rows, fingerprint, run=run).items()}
+
+
+def failed_rows(tables: Tables, rows: Any, slug: str) -> list[dict[str, str]]:
+    """reason, id, uri and detail of every row that has no vector of the set because it could not be filled."""
+    known = _told(tables, rows, fingerprint_of(rows.schema, slug))
+    found: list[dict[str, str]] = []
+    where = f"{set_column('vector', slug)} IS NULL"
+    for batch in rows.scanner(columns=["id", "unit_id"], filter=where).to_batches() if known else ():
+        for key in zip(batch["id"].to_pylist(), batch["unit_id"].to_pylist(), strict=True):
+            if key in known:
+                reason, uri, detail = known[key]
+                found.append({"reason": reason, "id": key[0], "uri": uri, "detail": detail})
+    return found
+
+
+def _told(
+    tables: Tables, rows: Any, fingerprint: Fingerprint, *, run: str = ""
+) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """(id, unit) -> reason, uri, detail."""
     dataset = tables.open("rejects", missing_ok=True)
     if dataset is None:
         return {}
     where = f"attempt = {FILL_ATTEMPT} AND fingerprint = '{fingerprint.weights_sha256[:16]}'"
     where += f" AND {of_table(dataset.schema, table_id(rows.schema))}"
     where += f" AND run = '{run}'" if run else ""
-    found: dict[tuple[str, str], str] = {}
-    for batch in dataset.scanner(columns=["id", "unit_id", "reason"], filter=where).to_batches():
-        names = (batch[name].to_pylist() for name in ("id", "unit_id", "reason"))
-        found.update({(id_, unit): reason for id_, unit, reason in zip(*names, strict=True)})
+    columns = ["id", "unit_id", "reason", "uri", "detail"]
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for batch in dataset.scanner(columns=columns, filter=where).to_batches():
+        names = (batch[name].to_pylist() for name in columns)
+        found.update({(id_, unit): told for id_, unit, *told in zip(*names, strict=True)})
     return found
 
 

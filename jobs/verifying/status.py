@@ -11,7 +11,7 @@ from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.heads import told, without_scores
 from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.runs import events
-from clipmill.jobs.table.sets import Coverage, all_coverage
+from clipmill.jobs.table.sets import Coverage, all_coverage, failed_rows
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import all_vocabularies
 from clipmill.schemas.columns import heads_of, of_table, table_id
@@ -180,18 +180,24 @@ def count_rejects(tables: Tables) -> dict[str, int]:
     return counts
 
 
-def rejects(table: str, storage: Storage, *, reason: str | None = None, limit: int = 100) -> pa.Table:
-    """id, uri, reason, detail of up to `limit` rejects. Raises UserError for a word that is no reason."""
+def rejects(
+    table: str, storage: Storage, *, reason: str | None = None, limit: int = 100, slug: str | None = None
+) -> pa.Table:
+    """id, uri, reason, detail of up to `limit` rejects; with `slug` of rows that could not get that set's vector.
+    Raises UserError for a word that is no reason, and where there is no such set."""
     from clipmill.schemas.errors import UserError
     from clipmill.schemas.rejects import Reason
 
     if reason is not None and reason not in {str(r) for r in Reason}:
         raise UserError(f"'{reason}' is no reason for a reject", f"one of {', '.join(sorted(Reason))}")
     tables = Tables.at(table, storage)
-    tables.open()
+    rows = tables.open()
     found: list[pa.RecordBatch] = []
     left = limit
     names = ["reason", "id", "uri", "detail"]
+    if slug is not None:
+        failed = [one for one in failed_rows(tables, rows, slug) if reason in (None, one["reason"])]
+        return pa.Table.from_pylist(failed[:limit], pa.schema([(name, pa.string()) for name in names]))
     for batch in counted_rejects(tables, names, f"reason = '{reason}'" if reason else None):
         found.append(batch.slice(0, left))
         left -= found[-1].num_rows

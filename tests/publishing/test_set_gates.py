@@ -17,6 +17,7 @@ from clipmill.jobs.publishing.set_gates import columns_gate, sets_gate
 from clipmill.jobs.publishing.words import night_in_words
 from clipmill.jobs.running.summary import sets_in_words
 from clipmill.jobs.table import sets
+from clipmill.jobs.verifying.status import rejects
 from clipmill.schemas.nightly import Nightly
 from tests.build import picture, tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
@@ -98,6 +99,12 @@ def test_what_could_not_be_filled_is_told_apart_from_what_is_not_done_yet(tmp_pa
     night = Night(run="r", table="/t", at="", status="refused", sets=[beside], gates=(found,), versions={"rows": 1})
     assert line in night_in_words(night).splitlines()
     assert line not in night_in_words(replace(night, status="nothing", sets=[{**beside, "left": 0}]))
+
+    named = rejects(f"{world.tables.database}/images", STORAGE, slug=SLUG, limit=5)
+    assert (named.num_rows, set(named["reason"].to_pylist())) == (5, {"source_changed"})
+    assert named["id"][0].as_py().endswith("b.tar#00030.jpg")
+    assert rejects(f"{world.tables.database}/images", STORAGE, slug=SLUG, reason="corrupt").num_rows == 0
+    assert rejects(f"{world.tables.database}/images", STORAGE).num_rows == 0, "no sample was rejected"
 
     promotion = dry_run(f"{world.tables.database}/images", SLUG, STORAGE, GateOptions(min_overlap=0.0))
     assert promotion.blockers["coverage"] == f"43 of 52 rows are filled, 0.8269 is less than 0.999: {why}"
