@@ -97,10 +97,9 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
         )
     index, recall = _index(rows, slug, options, blockers)
     golden = _golden(tables, rows, slug, options, blockers) if options.golden else None
-    hidden = (
-        f"{found.failed:,} rows have no vector of this model, and are found by no search (`clipmill rejects --set`)"
-    )
+    hidden = f"{found.failed:,} rows have no vector of this model, and are found by no search"
     hidden += ": too few to judge a share by" if few else ""
+    hidden += "; `clipmill rejects TABLE --set SLUG` names them"
     return Verdict(
         table=f"{tables.database}/{tables.name}",
         version=int(rows.version),

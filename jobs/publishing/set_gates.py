@@ -92,7 +92,7 @@ def columns_gate(tables: Tables, rows: Any, live: Any, nightly: Nightly) -> Gate
                 rows=_with(rows, column),
                 missing=missing,
                 before=(_with(live, column), seen.get(column, 0)) if there else None,
-                mend="the night says why under `columns`; `clipmill reembed --head` and `clipmill retag --as` fill it",
+                mend="`columns` of the night says why; `clipmill reembed --head NAME=FILE` and `clipmill retag --as SLUG` fill it",
             )
         )
     return _judged("columns", kept, tables, nightly)

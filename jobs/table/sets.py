@@ -157,7 +157,7 @@ def _told(
     found: dict[tuple[str, str], tuple[str, str, str]] = {}
     for batch in dataset.scanner(columns=columns, filter=where).to_batches():
         names = (batch[name].to_pylist() for name in columns)
-        found.update({(id_, unit): told for id_, unit, *told in zip(*names, strict=True)})
+        found.update({(id_, unit): (why, uri, said) for id_, unit, why, uri, said in zip(*names, strict=True)})
     return found
 
 
