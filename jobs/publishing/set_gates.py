@@ -20,6 +20,7 @@ from clipmill.schemas.columns import set_column, sets_in
 from clipmill.schemas.nightly import Nightly
 
 NONE = "nothing is published yet to compare with"
+_MEND = "`columns` of the night says why; `clipmill reembed --head NAME=FILE` and `clipmill retag --as SLUG` fill it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ def columns_gate(tables: Tables, rows: Any, live: Any, nightly: Nightly) -> Gate
                 rows=_with(rows, column),
                 missing=missing,
                 before=(_with(live, column), seen.get(column, 0)) if there else None,
-                mend="`columns` of the night says why; `clipmill reembed --head NAME=FILE` and `clipmill retag --as SLUG` fill it",
+                mend=_MEND,
             )
         )
     return _judged("columns", kept, tables, nightly)
