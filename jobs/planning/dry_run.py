@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from clipmill.jobs.committing.moves import count_gone
 from clipmill.jobs.planning.arithmetic import model_dim
+from clipmill.jobs.planning.column_names import said_of_columns
 from clipmill.jobs.planning.estimate import Estimate, estimate
 from clipmill.jobs.planning.listing import list_source, plan_for
 from clipmill.jobs.planning.plan import Plan
@@ -32,7 +33,8 @@ class DryRun:
 
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
     there is nothing to go by they are None. `turned`: a sentence, where pictures at the beginning of the first tar to
-    do lie turned and only their .json knows. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
+    do lie turned and only their .json knows. `columns`: what columns known by name are taken for, and which could be
+    read. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
     only of the former.
     """
 
@@ -54,6 +56,7 @@ class DryRun:
     worker_hours: float | None
     dollars: float | None
     turned: str | None = None
+    columns: str | None = None
 
 
 def dry_run(
@@ -106,6 +109,7 @@ def dry_run(
         basis=found.basis if found else None,
         worker_hours=hours,
         dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
+        columns=said_of_columns(listing.units[0], job.source, job.storage) if listing.units else None,
         turned=turned(plan.todo[0], job.source, job.storage, job.limits) if plan.todo else None,
     )
 

@@ -7,10 +7,11 @@ from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import SourceChanged, WrongFormat
 from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
+from clipmill.workers.read.zip import MAX_DIRECTORY_BYTES
 from clipmill.workers.read.zipped import spans
 
 SLICE_BYTES = 1_000_000_000
-_THREADS = 4  # directories in memory at once, a large one some hundred megabytes
+_THREADS = 16
 
 _Spans = list[tuple[int, int | None, int | None, int]]
 
@@ -27,7 +28,10 @@ def zip_units(
         except (PermissionError, SourceChanged, WrongFormat):  # costs this archive only; its worker says why
             return item, [(0, None, None, item.size_bytes)]
 
-    for item, cuts in ordered_map(objects, look, threads=_THREADS):
+    def weigh(item: SourceObject) -> int:
+        return min(item.size_bytes, MAX_DIRECTORY_BYTES)  # a directory takes seven times as much in memory
+
+    for item, cuts in ordered_map(objects, look, weigh=weigh, max_bytes=MAX_DIRECTORY_BYTES, threads=_THREADS):
         for first, after, pictures, size in cuts:
             start = str(first) if len(cuts) > 1 else ""
             end = str(item.size_bytes if after is None else after) if len(cuts) > 1 else ""

@@ -32,10 +32,27 @@ def said_of(record: dict[str, Any]) -> str:
 
 
 def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]) -> str | None:
-    """The column that the job file names, else the first of `candidates` that is there."""
+    """The column that the job file names, else the first of `candidates` that is there, however it is written."""
     if source.image:
         return source.image[0] if source.image[0] in names else None
-    return next((name for name in candidates if name in names), None)
+    exact = next((name for name in candidates if name in names), None)
+    if exact is not None:
+        return exact
+    lower = {name.lower(): name for name in reversed(names)}
+    return next((lower[name] for name in candidates if name in lower), None)
+
+
+_LAION = ("URL", "TEXT")  # its lists are known by these two; nobody else writes them in capitals
+
+
+def recognised(names: Sequence[str], source: Source, candidates: Sequence[str]) -> Source:
+    """The source, with LAION's column of captions where the job file names neither picture nor caption."""
+    url, text = _LAION
+    if source.image or source.caption is not None or text not in names:
+        return source
+    if image_column(names, source, candidates) != url:
+        return source
+    return source.model_copy(update={"caption": text})
 
 
 def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: Sequence[str]) -> tuple[str, list[str]]:
@@ -46,6 +63,7 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
         missing = f"column {source.image[0]}" if source.image else f"column named one of {', '.join(candidates)}"
         raise UserError(f"{uri} has no {missing}", f"set source.image; its columns are {there}")
     wanted = [image]
+    source = recognised(names, source, candidates)
     asked = [("source.caption", (source.caption or "").removeprefix("json:"))]
     asked += [(f"source.keep.{name}", keep.field(name)) for name, keep in source.keep.items()]
     asked.append(("source.id", source.id_field))

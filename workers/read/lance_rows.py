@@ -20,7 +20,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, rows_of
+from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, recognised, rows_of
 from clipmill.workers.read.fetch import memory_share
 from clipmill.workers.read.labels import Features
 from clipmill.workers.read.lance_table import (
@@ -52,6 +52,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
     version = int(unit.end.partition("@")[2])
     dataset = open_table(unit.uri, storage, version)
     image, names, is_link = columns(dataset, source, unit.uri)
+    source = recognised(dataset.schema.names, source, IMAGE_NAMES)
     part = open_slice(unit.uri, unit.etag, (unit.start, unit.end), names, dataset)
     census.pictures += part.num_rows
     records = _Rows(dataset, unit.uri, image, names, limits).of(part, is_link=is_link)

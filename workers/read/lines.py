@@ -6,8 +6,9 @@ Each row is first seen as bytes (`raw`), which is what slices are cut and digest
 import hashlib
 import io
 import json
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
 
 from clipmill.schemas.config import Source, Storage
@@ -21,12 +22,15 @@ from clipmill.workers.store.storage import open_stream
 MAX_ROW_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
+_COCO = re.compile(rb'\{\s*"(info|licenses|images|annotations)"\s*:\s*[\[{]')
 
 
 class Rows(Protocol):
-    """An open manifest. `header` is part of what every row means; positions are bytes (text) or row numbers."""
+    """An open manifest. `header` is part of what every row means, `names` are its columns where it has such; positions
+    are bytes (text) or row numbers."""
 
     header: bytes
+    names: Sequence[str]
     unit: str  # what positions count: "byte" or "row"
     start: int
     continued: int  # lines so far that went on with the row before them, inside its quotes
@@ -79,7 +83,7 @@ class _TextRows:
         self._end = span[1]
         self.header = b""
         self.start = self.continued = 0
-        self._names: list[str] = []
+        self.names: Sequence[str] = []
         self._shape: Shape | None = None
         if span[0] is None:
             self._refuse_other_text()
@@ -102,6 +106,11 @@ class _TextRows:
             raise UserError(f"manifest {self._uri} {what}", hint)
         if b"\n" not in sample and b"\r" in sample.rstrip():
             raise self._old_line_ends()
+        if self._kind == "json" and b"\n" not in first.rstrip() and _COCO.match(first) and b'"file_name"' in first:
+            raise UserError(
+                f"manifest {self._uri} holds annotations as COCO has them, and a list is one JSON object a line",
+                "docs/shards.md has the few lines of Python that write one",
+            )
         if self._kind == "json" and first.startswith(b"["):
             raise UserError(
                 f"manifest {self._uri} holds a JSON array, and a list is one JSON object a line",
@@ -131,15 +140,15 @@ class _TextRows:
                 break
         self.header = b"".join(lines)
         try:
-            self._names = self._split(row) if row.strip() else []
+            self.names = self._split(row) if row.strip() else []
         except BadField as error:
             hint = "save the list as UTF-8"
             raise UserError(f"manifest {self._uri} has no readable header line: {error}", hint) from error
-        if any("\r" in name for name in self._names):
+        if any("\r" in name for name in self.names):
             raise self._old_line_ends()
-        if self._names:
-            link = needed_columns(self._names, source, self._uri, link_names(self._uri))[0]
-            self._shape = Shape(delimiter=delimiter, num_columns=len(self._names), link_column=self._names.index(link))
+        if self.names:
+            link = needed_columns(self.names, source, self._uri, link_names(self._uri))[0]
+            self._shape = Shape(delimiter=delimiter, num_columns=len(self.names), link_column=self.names.index(link))
 
     def __enter__(self) -> "_TextRows":
         return self
@@ -187,11 +196,11 @@ class _TextRows:
             return {"uri": decode_text(raw, "the row").strip()}
         values = self._split(raw)
         shown = f"{raw[:60].decode(errors='replace').rstrip()}{'…' if len(raw) > 60 else ''}"
-        if len(values) != len(self._names):
-            raise BadField(f"the row has {len(values)} values for {len(self._names)} columns: {shown}")
-        if values == self._names:
+        if len(values) != len(self.names):
+            raise BadField(f"the row has {len(values)} values for {len(self.names)} columns: {shown}")
+        if values == self.names:
             raise BadField("the row is the header once more")
-        return dict(zip(self._names, values, strict=True))
+        return dict(zip(self.names, values, strict=True))
 
 
 class _ParquetRows:
@@ -209,7 +218,8 @@ class _ParquetRows:
         except pa.ArrowInvalid as error:
             stream.close()
             raise UserError(f"manifest {uri} is not a readable parquet file", "write it again") from error
-        self._columns = needed_columns(self._file.schema_arrow.names, source, uri, link_names(uri))[1]
+        self.names: Sequence[str] = self._file.schema_arrow.names
+        self._columns = needed_columns(self.names, source, uri, link_names(uri))[1]
         self._features = Features.of(self._file.schema_arrow)
         self.header = self._features.header
         self.start = start or 0

@@ -9,7 +9,7 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import image_column, link_names
+from clipmill.workers.read.columns import image_column, link_names, recognised
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import Rows, digest_start, open_rows
 from clipmill.workers.read.remote import Row, read_rows
@@ -36,6 +36,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
         if str(digest.hexdigest())[:32] != unit.etag:
             raise SourceChanged(f"{unit.uri} changed since it was listed", "run again: it will be planned anew")
         names = link_names(unit.uri)
+        source = recognised(rows.names, source, names)
         parsed = (row_of(rows, raw, place, source, names) for raw, place in found)
         yield from read_rows(parsed, unit.uri, source, storage, limits)
 

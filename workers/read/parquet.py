@@ -13,7 +13,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import rows_of
+from clipmill.workers.read.columns import IMAGE_NAMES, recognised, rows_of
 from clipmill.workers.read.labels import Features
 from clipmill.workers.read.remote import read_rows
 from clipmill.workers.read.table_rows import columns_of, is_by_path, link_of, sample_of
@@ -75,6 +75,7 @@ def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, censu
             yield Reject(id=unit.uri, uri=unit.uri, reason=Reason.CORRUPT, detail=detail)
             return
         image, columns, is_link = _columns(file, source, unit.uri)
+        source = recognised(file.schema_arrow.names, source, IMAGE_NAMES)
         start, end = int(unit.start or 0), int(unit.end or file.metadata.num_row_groups)
         census.pictures += sum(file.metadata.row_group(i).num_rows for i in range(start, end))
         records = _records(file, unit, (start, end), columns, _LINK_BATCH_ROWS if is_link else _BATCH_ROWS)

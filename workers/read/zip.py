@@ -25,7 +25,7 @@ from clipmill.schemas.rejects import Reason
 from clipmill.workers.read.tar import plain_name
 from clipmill.workers.store.storage import open_stream
 
-MAX_DIRECTORY_BYTES = 64_000_000  # some 600,000 members of usual names; in memory about ten times as much
+MAX_DIRECTORY_BYTES = 64_000_000  # some 600,000 members of usual names; in memory seven times as much
 ZIP = b"PK"  # how one begins; what runs by itself and unpacks is not read
 NEAR_BYTES = 8_000_000  # a text so near its picture is read on the way, one further off by a stream of its own
 _HEADER_BYTES = 30  # of a member, its name and data beside
