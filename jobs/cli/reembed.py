@@ -47,7 +47,8 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
     from clipmill.jobs.migrating.reembed import reembed as run_reembed
     from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
     from clipmill.jobs.migrating.score import read_head
-    from clipmill.jobs.terminal.output import note, print_record, program
+    from clipmill.jobs.migrating.words import reembedded_in_words
+    from clipmill.jobs.terminal.output import note, print_record, print_words, program
     from clipmill.schemas.config import Model
 
     storage = storage_from(endpoint_url, region)
@@ -65,7 +66,7 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
         print_record(plan_reembed(table, storage, asked), as_json=as_json)
         return
     done = run_reembed(table, storage, asked)
-    print_record(done, as_json=as_json)
+    print_words(done, reembedded_in_words, as_json=as_json)
     if done.interrupted:
         note("error: interrupted; what was filled is in the table")
         note(f"hint: to go on from there: {asked.resume}")

@@ -89,7 +89,9 @@ def _absolute(model: Model) -> Model:
         is_path = text and "://" not in text and ("/" in text or "." in text) and Path(text).expanduser().exists()
         return str(Path(text).expanduser().absolute()) if text and is_path else text
 
-    return model.model_copy(update={"name": if_file(model.name), "pretrained": if_file(model.pretrained)})
+    return model.model_copy(
+        update={"name": model_names.absolute_name(model.name), "pretrained": if_file(model.pretrained)}
+    )
 
 
 def _tags_column(schema: Any, options: ReembedOptions) -> str:
@@ -144,7 +146,7 @@ def plan_reembed(table: str, storage: Storage, options: ReembedOptions) -> Reemb
         reading=found.reading,
         samples_per_s=rated.samples_per_s if rated else None,
         limited_by=rated.limited_by if rated else None,
-        basis=f"{rated.basis}; of the model in use if it is a run's" if rated else None,
+        basis=f"{rated.basis}{'; by the model in use' if ' run ' in rated.basis else ''}" if rated else None,
         worker_hours=hours,
         dollars=round(hours * rated.gpus * price, 2) if hours is not None and rated and rated.gpus and price else None,
     )

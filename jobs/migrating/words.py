@@ -1,9 +1,14 @@
 """What became of a set, for the person at the terminal; all of it is in the JSON."""
 
+from typing import TYPE_CHECKING
+
 from clipmill.jobs.migrating.drop import Dropped
 from clipmill.jobs.migrating.promote import Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
 from clipmill.jobs.table.sets import missing_in_words
+
+if TYPE_CHECKING:  # whoever promotes needs nothing of what fills
+    from clipmill.jobs.migrating.reembed import Reembedded
 
 BAR = 24  # characters of the longest
 SHOWN = 5  # pictures whose neighbours changed most
@@ -57,6 +62,31 @@ def promotion_in_words(done: Promotion) -> str:
     lines += figures(done.verdict) if done.verdict is not None else []
     lines.append(f"kept beside it: '{done.beside}'; `clipmill promote {done.table} --back` takes it back in use")
     return "\n".join([*lines, *(done.verdict.notes if done.verdict is not None else []), *done.notes])
+
+
+def reembedded_in_words(done: "Reembedded") -> str:
+    """How far the set is, what this call did for it, and what is next."""
+    by_reason = done.rejects if sum(done.rejects.values()) == done.failed else {}  # those of earlier calls too
+    missing = missing_in_words(done.failed, by_reason, done.left)
+    have = f"set '{done.set}' of {done.model}: {done.filled:,} of {done.table_rows:,} rows filled"
+    lines = [f"{have} ({done.rows:,} now){f'; {missing}' if missing else ''}"]
+    if done.requests:
+        read = f"{done.bytes_read / 1e6:,.1f} MB read in {done.requests:,} requests"
+        lines.append(f"{read}, for pictures of {done.image_bytes / 1e6:,.1f} MB")
+    if done.run:
+        limit = f", limited by {done.limited_by}" if done.limited_by else ""
+        lines.append(
+            f"{done.rows_per_s:,.1f} rows/s{limit}; {done.seconds:.1f} s in all, {done.startup_s:.1f} s of them to "
+            f"start; run {done.run}"
+        )
+    lines += [f"index: {done.index}"] if done.index else []
+    if done.failed:
+        lines.append("`clipmill rejects TABLE --set SLUG` names what could not be filled")
+    if not done.left:
+        lines.append(
+            f"next: `clipmill promote {done.table} {done.set} --dry-run` says what stands in the way of its use"
+        )
+    return "\n".join(lines)
 
 
 def dropped_in_words(done: Dropped) -> str:

@@ -16,6 +16,7 @@ from clipmill.schemas.config import JobFile, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.secrets import CHAIN_HINT, masked, secret_in
 from clipmill.schemas.strict_yaml import Lines, load_yaml
+from clipmill.workers.naming.names import absolute_name
 from clipmill.workers.tag import load_vocabulary
 
 _MAX_BYTES = 1_000_000
@@ -152,7 +153,8 @@ def _absolute(job: JobFile) -> JobFile:
         return local(text) if text and Path(text).expanduser().exists() and ("/" in text or "." in text) else text
 
     source = job.source.model_copy(update={"uri": tuple(local(uri) for uri in job.source.uri)})
-    model = job.model.model_copy(update={"name": if_file(job.model.name), "pretrained": if_file(job.model.pretrained)})
+    pretrained = if_file(job.model.pretrained)
+    model = job.model.model_copy(update={"name": absolute_name(job.model.name), "pretrained": pretrained})
     tags = job.tags.model_copy(update={"vocabulary": if_file(job.tags.vocabulary)})
     its_heads = {name: head.model_copy(update={"file": if_file(head.file)}) for name, head in job.heads.items()}
     golden = job.nightly.golden

@@ -186,6 +186,21 @@ def test_mistakes_in_the_nightly_section_are_told(tmp_path, text, said):
     assert "secret" not in str(caught.value)
 
 
+def test_a_model_folder_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    """Actors, and the nights that keep a set of it up, run in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "clipmill-tiny").mkdir()
+    names = {"mine": "/mine", "./mine": "/mine", "local-dir:mine": "/mine", "local-dir:./mine": "/mine"}
+    for name, end in names.items():
+        prefix = "local-dir:" if name.startswith("local-dir:") else ""
+        assert (
+            load_job(write(tmp_path, MINIMAL + f"model: {{name: '{name}'}}\n")).model.name == f"{prefix}{tmp_path}{end}"
+        )
+    for name in ("clipmill-tiny", "ViT-B-32", "hf-hub:mine", "local-dir:elsewhere"):
+        assert load_job(write(tmp_path, MINIMAL + f"model: {{name: '{name}'}}\n")).model.name == name
+
+
 def test_a_watched_picture_is_made_absolute_and_words_alone_are_a_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     watch = "watch: {shoe: {image: shoe.jpg}, hats: a red hat}"

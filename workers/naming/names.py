@@ -87,6 +87,16 @@ def resolve(spec: ModelSpec, *, here: bool = True) -> Resolved | None:
     return _from_architecture(spec, here)
 
 
+def absolute_name(name: str) -> str:
+    """A model folder on this disk by its whole path, because actors and later nights run in another one; every other
+    name as it is."""
+    if name == TINY or name.startswith(HF_HUB_PREFIX):
+        return name
+    prefix = LOCAL_DIR_PREFIX if name.startswith(LOCAL_DIR_PREFIX) else ""
+    folder = Path(name.removeprefix(prefix)).expanduser()
+    return f"{prefix}{folder.absolute()}" if folder.is_dir() else name
+
+
 def needs_library(open_clip_name: str, text_cfg: Mapping[str, Any]) -> None:
     """Refuse a model whose texts need transformers where that is missing; open_clip says it late, or not at all."""
     if not (text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")):
