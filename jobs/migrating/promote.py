@@ -17,7 +17,7 @@ from typing import Any
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.indexing.build import CONFIG_KEY
 from clipmill.jobs.maintaining.maintain import leased
-from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge
+from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge, unpublished
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.compat import stored_fingerprint, tags_of_model
 from clipmill.jobs.table.errors import is_conflict, writing
@@ -114,6 +114,8 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
         missing = found.rows - found.filled
         why = sets.missing_in_words(found.failed, found.rejects, found.left)
         notes = [f"{missing:,} rows have no vector of it, and are found by no search: {why}"] if missing else []
+        if came := unpublished(rows):
+            notes.append(f"{came:,} rows that passed no gate are seen by readers with it")
         return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
 
 

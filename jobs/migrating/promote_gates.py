@@ -23,6 +23,7 @@ from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.compat import stored_vocabulary
 from clipmill.jobs.table.few import passes
 from clipmill.jobs.table.heads import without_scores
+from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.sets import Coverage, coverage, missing_in_words, slug_in_use
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
@@ -88,6 +89,11 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     blockers: dict[str, str] = {}
     found = coverage(tables, rows, slug)
     few = _check_coverage(found, rows, options, blockers)
+    if came := unpublished(rows):
+        blockers["unpublished"] = (
+            f"{came:,} rows came since the version that readers see, and passed no gate: `clipmill publish TABLE` "
+            "judges them, and shows them if they pass"
+        )
     norms = _norms(rows, slug, blockers)
     overlap = _overlap(rows, slug, options)
     if overlap is not None and overlap.mean < options.min_overlap:
@@ -115,6 +121,13 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
         golden=golden,
         notes=[*([hidden] if found.failed else []), *_other_tags(rows, slug)],
     )
+
+
+def unpublished(rows: Any) -> int:
+    """Rows that readers have not seen, because a gate refused them or nobody published them yet: a promotion moves
+    `live`, and must show nobody what passed no gate. 0 where nothing is published."""
+    tags = tags_of(rows)
+    return int(rows.count_rows(f"_row_created_at_version > {int(tags[LIVE]['version'])}")) if LIVE in tags else 0
 
 
 def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: dict[str, str]) -> bool:

@@ -10,7 +10,7 @@ from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.migrating.set_index import build_set_index
 from clipmill.jobs.migrating.words import promotion_in_words
 from clipmill.jobs.verifying.status import status
-from clipmill.schemas.errors import EXIT_GATE_REFUSED, UserError
+from clipmill.schemas.errors import EXIT_GATE_REFUSED, GateRefused, UserError
 from tests.build import tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_promote import LOOSE, how, world
@@ -51,6 +51,21 @@ def test_a_promotion_names_vocabularies_that_stay_on_the_model_before(world: Wor
         dry_run(uri(world), SLUG, STORAGE, LOOSE)
     assert not [note for note in back(uri(world), STORAGE, how()).notes if "tags__side" in note]
     assert noted() == [""]
+
+
+def test_rows_that_passed_no_gate_are_shown_to_nobody_by_a_promotion(world: World) -> None:
+    rows = world.tables.open()
+    rows.tags.create("live", rows.version)
+    assert dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers == {}
+    world.embed("d", tar(members(range(30, 33))))
+    world.fill(run="night")
+    assert set(dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers) == {"unpublished"}
+    with pytest.raises(GateRefused, match="unpublished: 3 rows came since the version that readers see"):
+        promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    world.tables.open().tags.update("live", world.tables.open().version)
+    promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    world.embed("e", tar(members(range(40, 42))), bench=world.new)
+    assert "2 rows that passed no gate are seen by readers with it" in back(uri(world), STORAGE, how()).notes
 
 
 def test_a_promotion_says_that_tags_will_be_others(world: World) -> None:
