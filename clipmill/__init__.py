@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipmill.jobs.querying.open import Table, open_table
     from clipmill.jobs.querying.request import Examples, Query
     from clipmill.jobs.running.embed import embed
+    from clipmill.jobs.selecting.select import select
     from clipmill.schemas.config import JobFile, Storage
     from clipmill.schemas.errors import ClipmillError, UserError
 
@@ -37,6 +38,7 @@ _HOMES = {
     "load_job": "jobs.planning.jobfile",
     "open_table": "jobs.querying.open",
     "plan": "jobs.planning.dry_run:dry_run",
+    "select": "jobs.selecting.select",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "load_job",
     "open_table",
     "plan",
+    "select",
 ]
 
 

@@ -25,6 +25,7 @@ _BRINGS = {
     "moto": ("demo", "moto, the demo's local S3 server,"),
     "flask": ("demo", "moto, the demo's local S3 server,"),
     "transformers": ("hf", "transformers, which some models are built of,"),
+    "py3langid": ("languages", "py3langid, which tells languages apart,"),
 }
 
 
@@ -68,6 +69,6 @@ def not_installed(error: ModuleNotFoundError, doing: str = "this command") -> Us
 
 def _what_to_install(extra: str) -> str:
     """As one types it in a shell, where brackets want quotes."""
-    if extra in ("words", "serve") and distribution() == "clipmill-client":
+    if extra in ("words", "serve", "languages") and distribution() == "clipmill-client":
         return f"'clipmill-client[{extra}]'"
     return f"'clipmill[{extra}]'" if extra not in ("", "words") else "clipmill"

@@ -9,7 +9,7 @@ import click
 from clipmill.jobs.cli.options import json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
-_IDS = "The rows with these ids: one a line, UTF-8; - reads them from stdin, with --yes."
+_IDS = "The rows with these ids: one a line, or a .parquet or .csv with a column id; - is stdin, with --yes."
 
 
 def _is_terminal() -> bool:
@@ -60,8 +60,9 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     Searches of published tables see it once the newest version is published. --purge, alone or with a filter, removes
     the bytes of everything deleted so far; it refuses while a tag keeps a version that holds them. Exit code 3 where an
     id is no row's."""
-    from clipmill.jobs.maintaining.delete import Deleted, Options, Which, read_ids, take_back
+    from clipmill.jobs.maintaining.delete import Deleted, Options, Which, take_back
     from clipmill.jobs.maintaining.delete import delete as run_delete
+    from clipmill.jobs.maintaining.id_list import read_ids
     from clipmill.jobs.terminal.output import note, print_record
     from clipmill.schemas.errors import UserError
 

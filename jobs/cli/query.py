@@ -153,7 +153,10 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 @click.option("--near", "text", metavar="TEXT", help="The best hits for these words.")
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
 @click.option(
-    "--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="Only these ids, a line each."
+    "--ids",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Only these ids: a line each, or a .parquet or .csv with a column id.",
 )
 @click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
 @click.option("--float32", is_flag=True, help="Vectors in float32, for programs that cannot take the table's float16.")
@@ -164,7 +167,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     is not there, or nothing was selected."""
     from clipmill.jobs.exploring.export import ExportOptions
     from clipmill.jobs.exploring.export import export as write
-    from clipmill.jobs.maintaining.delete import read_ids
+    from clipmill.jobs.maintaining.id_list import read_ids
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import note, print_record
 

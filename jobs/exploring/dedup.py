@@ -102,17 +102,47 @@ def dedup(
     facts = table.snapshot.dataset.scanner(
         columns=["id", "image_hash", "width", "height"], filter=predicate, with_row_id=True
     ).to_table()
+    found = copies(table, facts, threshold, predicate=predicate, tell=tell)
+    groups = _groups(table, found.roots_N, facts, prefer)
+    surplus = len(groups) - len(set(groups["group"].to_pylist()))
+    return DedupReport(
+        table=table.uri,
+        threshold=threshold,
+        rows=len(facts),
+        exact=found.exact,
+        near=found.near,
+        surplus=surplus,
+        groups=groups,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """`roots_N`: of each row the place of the first row of its group, its own where nothing is like it. `exact`: rows
+    that are byte for byte an earlier one. `near`: further rows within the threshold."""
+
+    roots_N: npt.NDArray[np.int64]
+    exact: int
+    near: int
+
+
+def copies(
+    table: Table,
+    facts: pa.Table,
+    threshold: float,
+    *,
+    predicate: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Copies:
+    """Which of some rows are the same. `facts`: `image_hash` and row id of each. `predicate`: passes these rows, and
+    others that do not matter; without it the vectors of the whole table are read."""
     forest = _Forest(len(facts))
     exact = _join_equal(forest, facts["image_hash"])
     near = 0
-    if threshold <= 1:
+    if threshold <= 1 and len(facts):
         for one, other in _near_pairs(table, predicate, facts, forest, threshold, tell):
             near += forest.join(one, other)
-    groups = _groups(table, forest, facts, prefer)
-    surplus = len(groups) - len(set(groups["group"].to_pylist()))
-    return DedupReport(
-        table=table.uri, threshold=threshold, rows=len(facts), exact=exact, near=near, surplus=surplus, groups=groups
-    )
+    return Copies(roots_N=forest.roots(), exact=exact, near=near)
 
 
 def _join_equal(forest: _Forest, hashes: pa.ChunkedArray) -> int:
@@ -143,6 +173,8 @@ def _near_pairs(
     clusters: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(count)]
     centres_PD = centroids(table.snapshot.dataset, "vector", count) if count > 1 else None
     for ids_B, vectors_BD in _vectors(table, predicate):
+        asked_B = row_ids[order[np.minimum(np.searchsorted(row_ids, ids_B, sorter=order), len(order) - 1)]] == ids_B
+        ids_B, vectors_BD = ids_B[asked_B], vectors_BD[asked_B]
         alone_B = first[places(ids_B)]
         ids_B, vectors_BD = ids_B[alone_B], vectors_BD[alone_B]
         for cluster, member_B in _assign(vectors_BD, centres_PD):
@@ -196,9 +228,8 @@ def _vectors(table: Table, predicate: str | None) -> Iterator[tuple[npt.NDArray[
         yield batch.column(ROW_ID).to_numpy()[np.asarray(stored.is_valid())], rows_BD
 
 
-def _groups(table: Table, forest: _Forest, facts: pa.Table, prefer: Prefer) -> pa.Table:
+def _groups(table: Table, roots: npt.NDArray[np.int64], facts: pa.Table, prefer: Prefer) -> pa.Table:
     """Rows of groups of two and more, the one to keep first."""
-    roots = forest.roots()
     counts = np.bincount(roots, minlength=len(roots)) if len(roots) else np.zeros(0, np.int64)
     members = np.flatnonzero(counts[roots] > 1) if len(roots) else np.zeros(0, np.int64)
     pixels = facts["width"].to_numpy().astype(np.int64) * facts["height"].to_numpy()

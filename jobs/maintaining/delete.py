@@ -6,12 +6,10 @@ healed like any other: either all of it happened, or nothing. For every unit wri
 """
 
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +26,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas import columns
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.tombstones import Tombstones
 
 EXAMPLES = 5
@@ -136,23 +134,6 @@ def take_back(table: str, storage: Storage, which: Which, *, dry_run: bool, conf
         _log(tables, lease, "taken_back", {"tombstones": count})
     note = "the next `clipmill embed JOB` reads their units again, and brings back what the source still has"
     return replace(seen, already_deleted=0, rows=count, run=lease.run, notes=[note])
-
-
-def read_ids(path: str) -> tuple[str, ...]:
-    """One id a line, UTF-8; empty lines are none. UserError names the file."""
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        lines = data.decode("utf-8").replace("\r\n", "\n").split("\n")  # an id may hold other line ends
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", "give a file with one id a line") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no UTF-8 text", "give a file with one id a line") from None
-    ids = tuple(dict.fromkeys(line for line in lines if line))
-    if not ids:
-        raise UserError(f"{path} names no id", "give a file with one id a line")
-    if any("\0" in name for name in ids):
-        raise UserError(f"{path} is no text: a line has a NUL character", "give a file with one id a line")
-    return ids
 
 
 def _victims(rows: Any, which: Which) -> pa.Table:

@@ -52,6 +52,7 @@ _EXAMPLES = {
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
+    "finite": "a finite number",
     "string": "text",
     "bool": "true or false",
     "tuple": "text or a list of texts",
@@ -117,11 +118,11 @@ def _sentence(path: Path, found: list[ErrorDetails]) -> tuple[str, str]:
         return joined, f"write it like `{_example(path)}`" if _example(path) else "see docs/job-file.md"
     if kind == "too_short":
         return f"'{dotted}' is an empty list", f"write it like `{_example(path)}`"
-    wanted = " or ".join(dict.fromkeys(_wanted(details) for details in found))
+    kinds = " or ".join(dict.fromkeys(wanted(details) for details in found))
     value = first["input"]
-    message = f"'{dotted}' must be {wanted}, not {_shown(value)}"
-    choices = [choice for details in found for choice in _choices(details)]
-    near = difflib.get_close_matches(str(value), choices, n=1)
+    message = f"'{dotted}' must be {kinds}, not {shown(value)}"
+    known = [choice for details in found for choice in choices(details)]
+    near = difflib.get_close_matches(str(value), known, n=1)
     if near:
         return message, f"did you mean `{path[-1]}: {near[0]}`?"
     if isinstance(value, bool) and any(details["type"].startswith("string") for details in found):
@@ -134,24 +135,27 @@ def _sentence(path: Path, found: list[ErrorDetails]) -> tuple[str, str]:
     return message, f"write it like `{_example(path)}`" if _example(path) else "see docs/job-file.md"
 
 
-def _wanted(details: ErrorDetails) -> str:
+def wanted(details: ErrorDetails) -> str:
+    """What a right value is, in words."""
     kind, context = details["type"], details.get("ctx", {})
     if kind == "literal_error":
-        return "one of " + ", ".join(_choices(details)) if len(_choices(details)) > 1 else _choices(details)[0]
+        return "one of " + ", ".join(choices(details)) if len(choices(details)) > 1 else choices(details)[0]
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"{words} {context[key]:g}"
     return _TYPES.get(kind.split("_")[0], details["msg"].lower())
 
 
-def _choices(details: ErrorDetails) -> list[str]:
+def choices(details: ErrorDetails) -> list[str]:
+    """The words that are taken, where it is one of some."""
     if details["type"] != "literal_error":
         return []
     expected = str(details.get("ctx", {}).get("expected", ""))
     return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of the file as a message has it, on one line and short."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

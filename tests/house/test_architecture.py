@@ -36,6 +36,7 @@ ROOMS = {
     "jobs.verifying": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning "
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
+    "jobs.selecting": "jobs.table jobs.querying jobs.indexing jobs.planning jobs.exploring workers.store",
     "jobs.maintaining": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.running jobs.verifying "
     "workers.store",
     "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
@@ -49,8 +50,8 @@ ROOMS = {
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
     "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
-    "jobs.exploring jobs.maintaining jobs.migrating jobs.publishing jobs.cluster jobs.scheduling jobs.reporting "
-    "jobs.serving jobs.demo workers.store",
+    "jobs.exploring jobs.selecting jobs.maintaining jobs.migrating jobs.publishing jobs.cluster jobs.scheduling "
+    "jobs.reporting jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
 BACK = {("workers.clip", "workers")}
@@ -76,6 +77,7 @@ OWNERS = {
     "lance": ("workers.write", "workers.read.lance_table", "jobs.*"),
     "lancedb": (),  # tables are written by lance; plain clients read them, tests among these
     "fastapi": ("jobs.serving.*",),
+    "py3langid": ("jobs.selecting.language",),
 }
 # Imported at module level by nobody but their owners: `clipmill --help`, planning and reading a job file stay light.
 LATE_ONLY = ("torch", "torchvision", "open_clip", "ray", "lance", "lancedb", "pandas", "s3fs", "fastapi", "matplotlib")

@@ -80,6 +80,8 @@ def complaint(line: str, whole: bool) -> str:
     try:
         words = ["3" if word == "N" else word for word in words]
         command.make_context(name, words, parent=click.Context(build()))
+    except click.exceptions.Exit:  # as `--list` ends, which wants nothing else
+        return ""
     except click.MissingParameter as error:
         return error.format_message() if whole else ""
     except click.UsageError as error:

@@ -15,7 +15,8 @@ from clipmill.jobs.cli.main import run as cli
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.duplicates import units_to_redo
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
-from clipmill.jobs.maintaining.delete import Deleted, Options, Which, delete, read_ids, take_back
+from clipmill.jobs.maintaining.delete import Deleted, Options, Which, delete, take_back
+from clipmill.jobs.maintaining.id_list import read_ids
 from clipmill.jobs.table import ledger, tombstones
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import status
