@@ -24,6 +24,7 @@ _BRINGS = {
     "threadpoolctl": ("", "threadpoolctl, which runs workers,"),
     "moto": ("demo", "moto, the demo's local S3 server,"),
     "flask": ("demo", "moto, the demo's local S3 server,"),
+    "pillow_heif": ("heic", "pillow-heif, which decodes HEIC,"),
     "transformers": ("hf", "transformers, which some models are built of,"),
     "py3langid": ("languages", "py3langid, which tells languages apart,"),
 }

@@ -50,6 +50,16 @@ def to_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{ending} {number:,}" for ending, number in ordered)
 
 
+def hint_for(counts: Mapping[str, int]) -> str:
+    """What would bring some of them in; empty where nothing does."""
+    found = [ending for ending in ("heic", "heif", "hif") if counts.get(ending)]
+    if not found:
+        return ""
+    return (
+        f"pip install 'clipmill[heic]' where workers run, and name {found[0]} in source.image (jpg;jpeg;png;{found[0]})"
+    )
+
+
 def to_json(counts: Mapping[str, int]) -> str:
     """As the ledger keeps it; `{}` says that nothing was left out, an empty text that nobody counted."""
     return json.dumps(dict(counts), sort_keys=True)

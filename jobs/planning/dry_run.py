@@ -17,6 +17,7 @@ from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.left_out import hint_for
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.naming import names as model_names
 
@@ -29,7 +30,8 @@ class DryRun:
 
     `moved`: units whose content seems to be that of units whose place is empty now; their rows follow, and they are not
     counted as `gone`. `gone`: units that are no longer listed; their rows stay.
-    `left_out`: what the listing shows and no unit holds, by ending. Members of tars are counted when those are read.
+    `left_out`: what the listing shows and no unit holds, by ending; `left_out_hint` what would read it.
+    Members of tars and zips are counted when those are read.
 
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
     there is nothing to go by they are None. `turned`: a sentence, where pictures at the beginning of the first tar to
@@ -57,6 +59,7 @@ class DryRun:
     dollars: float | None
     turned: str | None = None
     columns: str | None = None
+    left_out_hint: str | None = None
 
 
 def dry_run(
@@ -109,6 +112,7 @@ def dry_run(
         basis=found.basis if found else None,
         worker_hours=hours,
         dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
+        left_out_hint=hint_for(listing.left_out) or None,
         columns=said_of_columns(listing.units[0], job.source, job.storage) if listing.units else None,
         turned=turned(plan.todo[0], job.source, job.storage, job.limits) if plan.todo else None,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipmill.jobs.running.attempts import Failed
 from clipmill.jobs.table.sets import missing_in_words
-from clipmill.schemas.left_out import to_text
+from clipmill.schemas.left_out import hint_for, to_text
 from clipmill.schemas.receipts import Receipt
 
 
@@ -72,6 +72,7 @@ class Summary:
 def describe(s: Summary) -> str:
     """The summary for a person; its first line adds up."""
     left = [f"left out: {to_text(s.left_out)}"] if s.left_out else []
+    left += [f"to read them: {hint}"] if (hint := hint_for(s.left_out)) else []
     if not s.run:
         return "\n".join(
             [f"{s.note}; table {s.table}, version {s.table_version}", *left, *sets_in_words(s.sets, s.columns)]

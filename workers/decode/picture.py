@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from clipmill.schemas.config import Limits
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
+from clipmill.workers.decode import extra
 from clipmill.workers.decode import png as decode_png
 from clipmill.workers.decode.jpeg import decode_jpeg, read_jpeg_header, whole_cmyk
 from clipmill.workers.decode.rgb import to_rgb_HWC
@@ -30,7 +31,20 @@ Image.init()  # Pillow registers its formats lazily and without a lock; many thr
 # as far as this build of Pillow has them. JPEG stands for MPO too.
 FORMATS = tuple(
     name
-    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "AVIF", "JPEG2000")
+    for name in (
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "GIF",
+        "BMP",
+        "DIB",
+        "TIFF",
+        "ICO",
+        "PPM",
+        "AVIF",
+        "JPEG2000",
+        *extra.register(),
+    )
     if name in Image.OPEN
 )
 
@@ -137,6 +151,8 @@ def _decode_with_pillow(image: bytes, limits: Limits) -> Decoded:
         raise
     except Exception as error:  # Pillow's parsers raise whatever the bytes provoke, and it is the file's fault
         refusal = _refusal(error)
+        if refusal.reason == Reason.UNKNOWN_FORMAT and (known := extra.missing_for(image)):
+            refusal = BadImage(Reason.UNKNOWN_FORMAT, known)
         if image.startswith(decode_png.SIGNATURE):
             whole = decode_png.without_damaged_chunks(image)
             if whole is not None:

@@ -21,8 +21,9 @@ from clipmill.schemas.samples import Sample
 from clipmill.workers.read.labels import Label
 from clipmill.workers.store.uri import quote
 
-# In the order in which one of several images of a key is chosen. HEIC is not among them, because nothing here decodes
-# it; where a decoder is missing for another, its pictures are rejects `unknown_format`, so none goes by in silence.
+# In the order in which one of several images of a key is chosen. HEIC is not among them, because it takes an extra to
+# decode it: what a source holds must not depend on where its listing is made, so a job names it. Where a decoder is
+# missing for another, its pictures are rejects `unknown_format`, so none goes by in silence.
 DEFAULT_IMAGE = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jpe", "jfif", "avif", "jp2")
 MAX_TEXT_BYTES = 1_000_000  # of a caption or json member
 _TRUE, _FALSE = frozenset({"true", "1", "1.0", "yes"}), frozenset({"false", "0", "0.0", "no"})
