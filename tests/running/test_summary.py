@@ -86,8 +86,9 @@ def test_what_was_left_out_is_said_by_ending_and_what_matched_nothing_by_name() 
         )
     ).splitlines()
     assert said[1] == "left out: heic 1,200, hidden 5, no extension 3"
-    assert said[2] == "captions in 0 of 40 rows; tags in 40 of 40 rows"
-    assert said[3].startswith("nothing was found for caption, license: null in all 40 rows")
+    assert said[2].startswith("to read them: pip install 'clipmill[heic]'")
+    assert said[3] == "captions in 0 of 40 rows; tags in 40 of 40 rows"
+    assert said[4].startswith("nothing was found for caption, license: null in all 40 rows")
 
 
 def test_a_run_without_a_row_says_so() -> None:
