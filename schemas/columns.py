@@ -14,6 +14,10 @@ HEAD_KEY = b"clipmill.head"  # on a head's column: JSON {hash, file, vector, out
 TABLE_ID_KEY = b"clipmill.table_id"  # metadata of the schema itself: made with the table, never changed
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
+# An image_hash that begins so is not of the picture's bytes, which nobody saw, but of the imported vector: equal ones
+# count as copies. A picture's own hash begins so once in four thousand millions.
+UNSEEN_HASH = "0" * 8
+
 KEEP_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "bool": pa.bool_(),

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"  # it alone took longer than the unit's deadline
     SOURCE_CHANGED = "source_changed"  # the bytes are no longer those the row was made from (re-embedding)
     NOT_FINITE = "not_finite"  # the model gave NaN, infinity or a zero vector for it
+    NOT_UNIT = "not_unit"  # an imported vector is not of unit length
+    WRONG_VECTOR = "wrong_vector"  # an imported vector is not that of its picture, which was embedded again
     DELETED = "deleted"  # a person had its row deleted, and its source was read again
 
 

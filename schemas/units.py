@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from json.encoder import encode_basestring
 from typing import Any
 
+IMPORTED = "import"  # format of units whose vectors somebody else computed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceObject:
@@ -32,6 +34,7 @@ class WorkUnit:
     | manifest   | the list    | digest of the unit's lines   | byte offsets [start, end), or row numbers       |
     | log        | the log     | the log's                    | both empty                                      |
     | fill       | the rows    | the rows' version            | a fragment's id; JSON list of rows left out     |
+    | import     | the vectors | digest of the files' etags   | a Lance table's fragment and version; else empty |
 
     A fill of some rows of a fragment alone has `id:first-last` of their places, the last excluded.
 

@@ -72,34 +72,8 @@ class RowWriter:
         return pa.record_batch(arrays, schema=self.schema)
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> tuple[str, ...]:
-        """Drain `batches` into fragments; returns their metadata as JSON, nothing for no rows.
-
-        An exception inside `batches` crosses Arrow's C interface as text, so the original is raised again here.
-        """
-        failure: list[BaseException] = []
-
-        def guarded() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from batches
-            except BaseException as error:
-                failure.append(error)
-                raise
-
-        first = next(batches, None)
-        if first is None:
-            return ()
-
-        def all_batches() -> Iterator[pa.RecordBatch]:
-            yield first
-            yield from guarded()
-
-        try:
-            fragments = write_row_fragments(all_batches(), self.dataset, self.context.options)
-        except BaseException:
-            if failure:
-                raise failure[0] from None
-            raise
-        return tuple(map(fragment_json, fragments))
+        """Drain `batches` into fragments; returns their metadata as JSON, nothing for no rows."""
+        return write_rows(batches, self.dataset, self.context.options)
 
 
 def set_values(batch: Embedded) -> dict[str, pa.Array]:
@@ -196,6 +170,37 @@ def write_reject_fragments(table: pa.Table, rejects_uri: str, options: dict[str,
             table, rejects_uri, schema=columns.REJECTS, mode="append", storage_options=options or None
         )
     return list(map(fragment_json, fragments))
+
+
+def write_rows(batches: Iterator[pa.RecordBatch], dataset: Any, options: dict[str, str]) -> tuple[str, ...]:
+    """`write_row_fragments` as JSON, nothing for no rows.
+
+    An exception inside `batches` crosses Arrow's C interface as text, so the original is raised again here.
+    """
+    failure: list[BaseException] = []
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:
+            failure.append(error)
+            raise
+
+    first = next(batches, None)
+    if first is None:
+        return ()
+
+    def all_batches() -> Iterator[pa.RecordBatch]:
+        yield first
+        yield from guarded()
+
+    try:
+        fragments = write_row_fragments(all_batches(), dataset, options)
+    except BaseException:
+        if failure:
+            raise failure[0] from None
+        raise
+    return tuple(map(fragment_json, fragments))
 
 
 def write_row_fragments(batches: Iterable[pa.RecordBatch], dataset: Any, options: dict[str, str]) -> list[Any]:

@@ -22,11 +22,23 @@ from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
 from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
 
 # Each has a list `commands`; importing them costs nothing but click.
-COMMAND_MODULES = ("demo", "job", "night", "cluster", "table", "query", "select", "maintain", "reembed", "report")
+COMMAND_MODULES = (
+    "demo",
+    "job",
+    "vectors",
+    "night",
+    "cluster",
+    "table",
+    "query",
+    "select",
+    "maintain",
+    "reembed",
+    "report",
+)
 
 # What `--help` shows, in this order: each command stands where somebody who wants to do that looks for it.
 SECTIONS = {
-    "Make a table": ("demo", "models", "plan", "embed"),
+    "Make a table": ("demo", "models", "plan", "embed", "import"),
     "Search and look": ("search", "serve", "tags", "status", "rejects", "report", "verify"),
     "Every night": ("nightly", "schedule", "watch", "publish", "rollback"),
     "Keep it": ("index", "maintain", "delete", "retag"),

@@ -84,8 +84,11 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     found = opened.run(query)
     scores = [name for name in ("rank_score", "score") if name in found.column_names and name not in columns]
     shown = [*scores, *columns] if columns else [name for name in _SHOWN if name in found.column_names]
+    unproven = opened.unproven(query.column)
+    if unproven and as_json:
+        found = found.append_column("proof", [["unproven"] * len(found)])
     print_rows(found, as_json=as_json, columns=shown, empty="")
-    for said in (caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
+    for said in (unproven, caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
         if said:
             note(said)
 
@@ -155,6 +158,8 @@ def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 
     report = run_verify(table, storage_from(endpoint_url, region), **options)
     print_record(report, as_json=as_json)
+    if report.proof.startswith("unproven"):
+        note(f"the model of the vectors is {report.proof}")
     if report.seed is not None:
         note(f"these rows again: --sample {options['sample']} --seed {report.seed}")
     if report.problems or report.sample_not_checked:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.units import IMPORTED, WorkUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def _replacements(
     gone: list[LedgerEntry] = []
     for uri, olds in stale_by_uri.items():
         if uri not in listed:
-            gone += olds
+            gone += [old for old in olds if old.format != IMPORTED]  # no job's source ever listed those
         elif olds[0].format != "files":
             new = frozenset(u.unit_id for u in todo_by_uri[uri])
             groups.append(Replacement(old=frozenset(o.unit_id for o in olds), new=new))

@@ -18,6 +18,8 @@ from clipmill.jobs.querying.nearest import nearest
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from clipmill.jobs.querying.warm import load as load_warm
+from clipmill.jobs.table.proof import warning
+from clipmill.schemas.columns import FINGERPRINT_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.workers.engine import Engine
@@ -80,6 +82,12 @@ class Table:
         """The model that made the column's vectors, loaded at the first call; `words`: its text tower will do. Raises
         UserError."""
         return self._engine_of(self.snapshot, column, words=words)
+
+    def unproven(self, column: str = "vector") -> str:
+        """One sentence where the column's vectors were imported and never shown to be of the model that embeds the
+        query; else empty."""
+        known = FINGERPRINT_KEY in (self.schema.field(column).metadata or {})
+        return warning(self.snapshot.fingerprint(column)) if known else ""
 
     def _engine_of(self, snapshot: Snapshot, column: str, *, words: bool) -> Engine:
         fingerprint = snapshot.fingerprint(column)

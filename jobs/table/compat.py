@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from clipmill.jobs.table.proof import is_unproven
 from clipmill.schemas.columns import (
     ALWAYS_FILLED,
     FINGERPRINT_KEY,
@@ -77,9 +78,20 @@ def check_table(schema: pa.Schema, job: JobFile, vocabulary: Vocabulary | None, 
     To be called under the lease: before it, another run may make the table, with other settings.
     """
     check_columns(schema, job)
+    check_proven(schema)
     check_vocabulary(schema, vocabulary)
     if mine is not None:
         check_fingerprint(schema, mine)
+
+
+def check_proven(schema: pa.Schema) -> None:
+    """Vectors of which nobody knows the model may not be mixed with vectors of one."""
+    theirs = stored_fingerprint(schema)
+    if is_unproven(theirs):
+        raise UserError(
+            f"the table's vectors were imported and never shown to be of {theirs.model}: no others are put beside them",
+            "prove them: `clipmill import` the same files again with --pictures FOLDER; or use a new table",
+        )
 
 
 def has_model_of(schema: pa.Schema, job: JobFile) -> bool:

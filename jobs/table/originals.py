@@ -6,7 +6,8 @@ A row's `uri` is somebody else's word: whoever can write a table, or hand one ov
   folder or glob covers, a link that the unit's slice of the list really holds; `allow` adds places to that;
 - a ledger is somebody's word too. A table in an object store never reaches files of this machine, and none reaches a
   host of a private network, unless `allow` names them;
-- the bytes must have the row's `image_hash` (`read.original`), and only plain files are opened (`store.fs`).
+- the bytes must have the row's `image_hash` (`read.original`), but for imported rows at a place that `allow` names, of
+  which nobody took a hash; and only plain files are opened (`store.fs`).
 """
 
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import UNSEEN_HASH
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
 from clipmill.schemas.units import WorkUnit
@@ -68,6 +70,8 @@ class Originals:
         Raises NotOfSource, NotTheBytes, and UserError for whatever else cannot be read.
         """
         self.check(row)
+        if self._is_allowed(str(row["uri"])) and str(row["image_hash"]).startswith(UNSEEN_HASH):
+            return self._unproved(row, max_bytes)  # imported: its bytes have no hash here, and the reader vouches
         place = Place(
             uri=str(row["uri"]), offset=row["image_offset"], size=row["image_size"], image_hash=str(row["image_hash"])
         )
@@ -80,14 +84,22 @@ class Originals:
         reject ever saw the bytes. Raises as `read` does.
         """
         self.check(row)
+        return self._unproved(row, max_bytes)
+
+    def _unproved(self, row: Mapping[str, Any], max_bytes: int) -> bytes:
         uri = str(row["uri"])
         return _told(uri, lambda: fetch_any(uri, self._storage, max_bytes=max_bytes))
+
+    def _is_allowed(self, uri: str) -> bool:
+        """By `allow`, whatever the ledger says."""
+        whole = uri.partition("#")[0]
+        return any(covers(whole) for covers in self._allow)
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raises NotOfSource for a row whose picture may not be read."""
         uri = str(row["uri"])
         whole = uri.partition("#")[0]
-        if any(covers(whole) for covers in self._allow):
+        if self._is_allowed(uri):
             return
         refuse = _refusal(uri)
         scheme = split_uri(whole)[0]

@@ -23,7 +23,7 @@ from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.left_out import from_json
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
@@ -89,7 +89,9 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
     """The source of the last run, its local names as that run had them; None, and why, where it may not be read."""
     source, folder = last_source(tables), str(last_job(tables).get("folder", ""))
     if source is None:
-        report.not_checked.append("the source: no run in this table says which it is")
+        imported = any(e.format == IMPORTED for e in ledger.read_ledger(tables).values())
+        why = "its vectors were imported" if imported else "no run in this table says which it is"
+        report.not_checked.append(f"the source: {why}")
         return None
     if source.limit is not None:
         report.not_checked.append(f"the source: the last run took {source.limit:,} samples of it (source.limit)")

@@ -10,7 +10,8 @@ MAX_NAMED = 20  # problems of one kind that are spelled out
 class Report:
     """`problems` is empty for a table that can be trusted. `seed` draws the same sample again. `not_checked`: what was
     to be checked and could not be, and why; `sample_not_checked` counts its rows. `recall`: of the vector index,
-    against brute force; None without one. `source_units`: those whose source was counted again, `source_new_units`:
+    against brute force; None without one. `proof`: of vectors that were imported, whether they were shown to be of the
+    model; else empty. `source_units`: those whose source was counted again, `source_new_units`:
     those that the source shows and the ledger does not have; None where the source was not looked at. `missing`:
     columns of scores, and of tags beside those in use, that rows lack: no damage, a night or the command that made them
     fills them.
@@ -23,6 +24,7 @@ class Report:
     rows: int = 0
     rejects: int = 0
     deleted: int = 0
+    proof: str = ""
     recall: float | None = None
     seed: int | None = None
     sampled: int = 0

@@ -20,6 +20,7 @@ from clipmill.workers.engine import Engine
 from clipmill.workers.read.original import NotTheBytes
 
 MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture or text in fp32
+UNMEASURED = (0, 0)  # of an imported row; `verifying.values` finds one in any other
 _ROWS_AT_ONCE = 1000
 
 
@@ -68,7 +69,7 @@ def check_sample(
         lowest = min(lowest, cosine)
         if not cosine >= MIN_COSINE:
             say("vectors", f"row {row['id']}: embedding it again gives cosine {cosine:.5f}")
-        if (row["width"], row["height"]) != (picture.width, picture.height):
+        if (row["width"], row["height"]) not in (UNMEASURED, (picture.width, picture.height)):
             stored = f"{row['width']}x{row['height']}"
             say("sizes", f"row {row['id']}: it is said to be {stored}, the picture is {picture.width}x{picture.height}")
     report.sample_min_cosine = round(lowest, 6) if report.sampled and np.isfinite(lowest) else None

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.heads import told, without_scores
+from clipmill.jobs.table.proof import proof_of
 from clipmill.jobs.table.readers import Readers, readers
 from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.sets import Coverage, all_coverage, failed_rows
@@ -27,6 +28,7 @@ class Status:
     """`balanced` compares the ledger with the rows: seen = rows + rejects + deleted; `deleted` are rows
     that a person had deleted, those kept out since are rejects.
 
+    `proof`: of vectors that were imported, whether they were shown to be of the model, and how; else empty.
     `left_out`: what the source holds and no reader takes, by ending. `readers` says which version is seen by who asks
     for none: `live`, where that tag is. `sets`: those of other models beside the one in use, and how far they are
     filled: rows = filled + failed + left, and by head of the set how many rows with its vector have no score yet.
@@ -49,6 +51,7 @@ class Status:
     dim: int
     precision: str
     vocabulary: str | None
+    proof: str
     version: int
     live: int | None
     live_rows: int | None
@@ -88,6 +91,7 @@ def status(table: str, storage: Storage) -> Status:
         dim=fingerprint.dim,
         precision=fingerprint.provenance.get("precision", ""),
         vocabulary=(compat.stored_vocabulary(rows.schema) or {}).get("name"),
+        proof=proof_of(fingerprint),
         version=int(rows.version),
         live=seen_by_readers.live,
         live_rows=seen_by_readers.live_rows,
@@ -149,7 +153,8 @@ def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     runs = tables.open("runs", missing_ok=True)
     if runs is None:
         return []
-    events_told = ("started", "finished", "drained", "failed", "fill-started", "fill-finished", "fill-failed")
+    events_told = ["started", "finished", "drained", "failed"]
+    events_told += [f"{kind}-{event}" for kind in ("fill", "import") for event in ("started", "finished", "failed")]
     where = "event IN (" + ", ".join(f"'{event}'" for event in events_told) + ")"
     where += f" AND {of_table(runs.schema, table_id)}"
     told = events(runs, ["run", "command", "event", "at"], where)

@@ -5,17 +5,20 @@ B: rows of a batch. D: dimension.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipmill.jobs.table.originals import is_of_unit
 from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.tags import TagCheck
 from clipmill.schemas.config import Source
 from clipmill.schemas.receipts import LedgerEntry
+from clipmill.schemas.units import IMPORTED
 
 NORM_TOLERANCE = 2e-3  # float16 has 11 bits; 512 rounded components stay within this of unit length
 SCORE_TOLERANCE = 2e-3  # of caption_score, computed before the two vectors were rounded to float16
@@ -49,11 +52,12 @@ def check_values(
     say: Problems,
 ) -> None:
     """Vectors, captions, tags, hashes, byte ranges, ids and places of every row of `fragments`."""
+    imported = frozenset(unit_id for unit_id, entry in alive.items() if entry.format == IMPORTED)
     checks: list[Callable[[pa.RecordBatch, Problems], None]] = [
         _check_vectors,
-        _check_captions,
+        partial(_check_captions, imported=imported),
         *tags,
-        _check_picture,
+        partial(_check_picture, imported=imported),
         _PlaceCheck(alive, source),
     ]
     beside = [name for check in tags for name in (check.column, check.scores)]
@@ -72,13 +76,15 @@ def _check_vectors(batch: pa.RecordBatch, say: Problems) -> None:
             say(name, f"row {ids[position]}: {name} is not of unit length")
 
 
-def _check_captions(batch: pa.RecordBatch, say: Problems) -> None:
-    """A caption has a vector and a score, no caption has neither; the score is the cosine of the two vectors."""
+def _check_captions(batch: pa.RecordBatch, say: Problems, imported: frozenset[str]) -> None:
+    """A caption has a vector and a score, no caption has neither; the score is the cosine of the two vectors. Rows of
+    `imported` units may have captions alone: nobody brought their vectors."""
     ids = batch["id"]
     with_caption, with_vector, with_score = (
         np.asarray(batch[name].is_valid()) for name in ("caption", "caption_vector", "caption_score")
     )
-    for position in np.flatnonzero((with_caption != with_vector) | (with_caption != with_score)).tolist():
+    alone = ~with_vector & ~with_score & _of_units(batch, imported)
+    for position in np.flatnonzero(((with_caption != with_vector) | (with_caption != with_score)) & ~alone).tolist():
         there = [n for n in ("caption", "caption_vector", "caption_score") if batch[n][position].is_valid]
         say("captions", f"row {ids[position]}: of caption, its vector and its score there is only {', '.join(there)}")
     both = np.flatnonzero(np.asarray(batch["vector"].is_valid()) & with_vector & with_score)
@@ -92,11 +98,19 @@ def _check_captions(batch: pa.RecordBatch, say: Problems) -> None:
         say("caption_score", f"row {ids[int(both[place])]}: caption_score is {found}")
 
 
-def _check_picture(batch: pa.RecordBatch, say: Problems) -> None:
-    """Size in pixels, byte range, hash."""
+def _of_units(batch: pa.RecordBatch, units: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """(B,), whether a row is of one of them."""
+    if not units:
+        return np.zeros(batch.num_rows, np.bool_)
+    return np.asarray(pc.is_in(batch["unit_id"], value_set=pa.array(sorted(units), pa.string())))
+
+
+def _check_picture(batch: pa.RecordBatch, say: Problems, imported: frozenset[str]) -> None:
+    """Size in pixels, byte range, hash. Rows of `imported` units may have no size."""
     names = ("id", "width", "height", "image_offset", "image_size", "image_hash")
-    for row_id, width, height, offset, size, image_hash in zip(*(batch[n].to_pylist() for n in names), strict=True):
-        if width <= 0 or height <= 0:
+    values = zip(*(batch[n].to_pylist() for n in names), _of_units(batch, imported).tolist(), strict=True)
+    for row_id, width, height, offset, size, image_hash, unseen in values:
+        if (width <= 0 or height <= 0) and not (unseen and width == height == 0):
             say("sizes", f"row {row_id}: {width}x{height} pixels")
         if (offset is None) != (size is None) or (offset is not None and (offset < 0 or size <= 0)):
             say("ranges", f"row {row_id}: image_offset {offset} with image_size {size} is no byte range")
@@ -115,10 +129,12 @@ class _PlaceCheck:
         names = ("id", "uri", "unit_id", "source_etag", "image_hash")
         for row_id, uri, unit_id, etag, image_hash in zip(*(batch[n].to_pylist() for n in names), strict=True):
             entry = self._alive.get(unit_id)
-            if entry is not None and is_of_unit(entry.format, entry.uri, uri) is False:
-                say("uri", f"row {row_id}: its uri {uri} is not of its unit's source {entry.uri}")
             if entry is not None and etag != entry.etag:
                 say("source_etag", f"row {row_id}: source_etag '{etag}' is not its unit's '{entry.etag}'")
+            if entry is not None and entry.format == IMPORTED:
+                continue  # its id and uri are what somebody's files say
+            if entry is not None and is_of_unit(entry.format, entry.uri, uri) is False:
+                say("uri", f"row {row_id}: its uri {uri} is not of its unit's source {entry.uri}")
             if self._id == "uri" and row_id != uri:
                 say("ids", f"row {row_id}: its id is not its uri {uri}")
             if self._id == "content" and row_id != image_hash:

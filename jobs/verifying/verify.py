@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table.proof import proof_of
 from clipmill.jobs.table.runs import last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import tags
@@ -47,6 +48,7 @@ def verify(
     rows = tables.open()
     fingerprint = compat.stored_fingerprint(rows.schema)
     report = Report(table=f"{tables.database}/{tables.name}", version=int(rows.version), rows=rows.count_rows())
+    report.proof = proof_of(fingerprint)
     seed = secrets.randbelow(2**32) if seed is None else seed
     say = Problems(report.problems)
     whole = _check_files(tables, rows, say)

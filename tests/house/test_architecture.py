@@ -33,6 +33,8 @@ ROOMS = {
     "jobs.planning": "jobs.table jobs.committing workers workers.store workers.read workers.naming",
     "jobs.running": "jobs.terminal jobs.observing jobs.table jobs.committing jobs.cluster jobs.indexing jobs.planning "
     "workers workers.store workers.naming",
+    "jobs.importing": "jobs.table jobs.committing jobs.planning jobs.running workers workers.store workers.read "
+    "workers.naming",
     "jobs.verifying": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning "
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
@@ -49,8 +51,9 @@ ROOMS = {
     "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers workers.store workers.decode",
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
-    "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
-    "jobs.exploring jobs.selecting jobs.maintaining jobs.migrating jobs.publishing jobs.cluster jobs.scheduling "
+    "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.importing "
+    "jobs.verifying jobs.exploring jobs.selecting jobs.maintaining jobs.migrating jobs.publishing jobs.cluster "
+    "jobs.scheduling "
     "jobs.reporting jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
