@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from clipmill.jobs.cli.options import (
     allow_source_option,
     json_option,
     log_format_option,
+    metrics_option,
     storage_from,
     table_options,
     without_secret,
@@ -37,6 +39,7 @@ from clipmill.schemas.errors import EXIT_UNITS_FAILED
 @click.option("--dry-run", is_flag=True, help="Only say what would be read, and what it would cost.")
 @allow_source_option
 @address_option
+@metrics_option
 @log_format_option
 @json_option
 def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -55,11 +58,13 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
     dry_run, model, pretrained = options.pop("dry_run"), options.pop("model"), options.pop("pretrained")
     named = [pair.partition("=") for pair in options.pop("head_files")]
     heads = [read_head(name, file, storage) for name, _, file in named]
+    metrics = options.pop("metrics_file")
     asked = ReembedOptions(
         heads=tuple(heads),
         model=Model(name=model, pretrained=pretrained),
         resume=shlex.join([program(), *sys.argv[1:]]),
         allow_sources=options.pop("allow_sources"),
+        metrics=Path(metrics).absolute() if metrics else None,
         **options,
     )
     if dry_run:

@@ -17,7 +17,7 @@ from typing import Any
 
 import clipmill
 from clipmill.jobs.cluster import local_node
-from clipmill.jobs.cluster.dashboard import use_token
+from clipmill.jobs.cluster.auth import use_what_the_cluster_asks_for
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.errors import ClipmillError, UserError
@@ -36,8 +36,6 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
     """
     if address:
         check_address(address)
-        if address != "local":
-            use_token()
     _leave_folder()
     # Quiet: our own progress says what matters, and workers' tracebacks come back with their errors.
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
@@ -54,6 +52,8 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         with _prints_on_stderr():
             yield
         return
+    if address and address != "local":
+        use_what_the_cluster_asks_for(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address:

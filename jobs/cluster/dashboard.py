@@ -6,22 +6,21 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from clipmill.jobs.cluster.auth import TOKEN_HINT, has_token, use_token
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.secrets import secret_in
 
 _CONNECT_S = 10.0
-_TOKEN_HINT = "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token"  # noqa: S105 - no token
 
 
 def connect(address: str) -> Any:
     """A JobSubmissionClient of a cluster that runs our Ray. Raises UserError for what only a person can put right, and
     ClipmillError where nobody answers, which may pass."""
     if what := secret_in(address):
-        raise UserError(f"--address carries {what}", _TOKEN_HINT)
+        raise UserError(f"--address carries {what}", TOKEN_HINT)
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(
@@ -35,7 +34,9 @@ def connect(address: str) -> Any:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each upload, and that the embedded model is large
+    # It tells of each upload, and that the embedded model is large; the first by a logger that has a level of its own.
+    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     with told(address):
         client = JobSubmissionClient(address)
         version = client._server_ray_version
@@ -45,12 +46,6 @@ def connect(address: str) -> Any:
             f"start the cluster from the image of this clipmill ({image_hint()})",
         )
     return client
-
-
-def use_token() -> None:
-    """Before Ray is imported: it sends no token, also where there is one, unless this variable says so."""
-    if "RAY_AUTH_MODE" not in os.environ and _has_token():
-        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def image_hint() -> str:
@@ -70,8 +65,8 @@ def told(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         refused = "403" in str(error) or "nvalid" in str(error)
-        what = "refuses the token that it is sent" if refused and _has_token() else "asks for a token"
-        raise UserError(f"the cluster at {address} {what}", _TOKEN_HINT) from None
+        what = "refuses the token that it is sent" if refused and has_token() else "asks for a token"
+        raise UserError(f"the cluster at {address} {what}", TOKEN_HINT) from None
     except (ConnectionError, requests.exceptions.ConnectionError, requests.exceptions.Timeout):
         raise _nobody(address, "the connection was lost or refused") from None
     except ValueError as error:
@@ -110,12 +105,6 @@ def _no_dashboard(address: str) -> UserError:
         f"what answers at {address} is not Ray's dashboard",
         "its port is 8265 unless it was changed; 6379 is another one",
     )
-
-
-def _has_token() -> bool:
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        return True
-    return (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def details(client: Any, address: str, submission: str) -> Any:

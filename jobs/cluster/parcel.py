@@ -43,7 +43,7 @@ def pack(job: JobFile, folder: Path) -> list[str]:
         (info / "METADATA").write_text(found.read_text("METADATA") or "", "utf-8")
     values: dict[str, Any] = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
     _without_secrets(values, job)
-    if name := _vocabulary(job):
+    if name := vocabulary_sent(job):
         shutil.copyfile(job.tags.vocabulary or "", folder / name)
         values["tags"]["vocabulary"] = name
     for name, head in job.heads.items():
@@ -66,19 +66,7 @@ def _without_secrets(values: dict[str, Any], job: JobFile) -> None:
             del values["nightly"]["webhook"]
 
 
-def _vocabulary(job: JobFile) -> str:
+def vocabulary_sent(job: JobFile) -> str:
     """What the job's vocabulary is called where it is sent; empty where it is built in, in a store, or none."""
     path = job.tags.vocabulary
     return f"vocabulary{Path(path).suffix}" if path and Path(path).is_absolute() and Path(path).is_file() else ""
-
-
-def reembed_words(job: JobFile, model: str, pretrained: str | None) -> list[str]:
-    """The command line of `reembed` there, for the job's table."""
-    options = {
-        "--model": model,
-        "--pretrained": pretrained,
-        "--vocabulary": _vocabulary(job),
-        "--endpoint-url": job.storage.endpoint_url,
-        "--region": job.storage.region,
-    }
-    return ["reembed", job.table, *(word for name, value in options.items() if value for word in (name, value))]

@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipmill.jobs.cluster import parcel, preflight
 from clipmill.jobs.cluster.dashboard import details, image_hint, told
+from clipmill.jobs.cluster.sent import Line
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError, NoWorkers, UserError
 from clipmill.schemas.labels import table_label
@@ -75,12 +77,12 @@ def jobs(client: Any, address: str) -> list[Job]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to run there. `words`: of the command line after `clipmill`; `wait_s`: for a worker, before exit code 5."""
+    """What to run there. `wait_s`: for a worker, before exit code 5."""
 
     job: JobFile
     address: str
     command: str
-    words: Sequence[str]
+    line: Line
     wait_s: float
 
     @property
@@ -90,7 +92,7 @@ class Order:
     @property
     def digest(self) -> str:
         """Of the job file's values and the options."""
-        return hashlib.sha256(repr((self.job.model_dump_json(), tuple(self.words))).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.job.model_dump_json(), self.line.words)).encode()).hexdigest()[:16]
 
 
 def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
@@ -102,7 +104,9 @@ def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
                 say(f"note: {one.id} runs with another job file or other options; when it ends, submit again")
             return one, False
     with tempfile.TemporaryDirectory() as folder:
-        for path in parcel.pack(order.job, Path(folder)):
+        for name, path in order.line.files.items():
+            shutil.copyfile(path, Path(folder) / name)
+        for path in (*parcel.pack(order.job, Path(folder)), *order.line.paths):
             say(f"note: {path} is a path of this machine; every node there has to have it too")
         if order.job.storage.endpoint_url is None and os.environ.get("AWS_ENDPOINT_URL"):
             say("note: AWS_ENDPOINT_URL of this shell is not sent; storage.endpoint_url in the job file is")
@@ -115,7 +119,7 @@ def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:
         submission = f"{order.name}-{number}"
         metadata = {"clipmill_command": order.command, "clipmill_table": order.job.table}
         metadata["clipmill_job"] = order.digest
-        entrypoint = f"exec python -m clipmill {shlex.join(order.words)}"
+        entrypoint = f"exec python -m clipmill {shlex.join(order.line.words)}"
         is_new = _send(client, order.address, entrypoint, environment, (submission, metadata))
     return as_job(details(client, order.address, submission)), is_new
 
@@ -214,6 +218,7 @@ def stop(client: Any, address: str, submission: str, *, now: bool, say: Say) -> 
     """Let the units in flight end and be committed, at most GRACE_S; `now`: leave them. Returns how it ended."""
     job = as_job(details(client, address, submission))
     if job.ended:
+        say(f"{submission} had ended before")
         return job
     if job.status == "PENDING":
         raise UserError(

@@ -34,15 +34,17 @@ def no_hook(step: str) -> None:
 
 @dataclass(slots=True)
 class Filled:
-    """What a fill has made visible."""
+    """What a fill has made visible. `source_bytes`: read for it, in whatever pieces."""
 
+    units: int = 0
+    seen: int = 0
     rows: int = 0
     rejects: dict[str, int] = field(default_factory=dict)
     fragments: int = 0
     again: int = 0  # fragments that were gone when their file was ready
     commits: int = 0
     requests: int = 0
-    bytes_read: int = 0
+    source_bytes: int = 0
     image_bytes: int = 0
 
 
@@ -54,6 +56,9 @@ class Filler:
         self.columns = [set_column(base, slug) for base in SET_COLUMNS]
         self.table_id = table_id(tables.open().schema)
         self.done = Filled()
+        self.commits_s: list[float] = []
+        self.uncommitted_s: dict[str, float] = {}
+        self.conflicts = 0
         self._ready: list[Receipt] = []
         self._parts: dict[int, list[Receipt]] = {}  # of fragments that several units share
         self._shared: Mapping[int, int] = {}
@@ -63,7 +68,12 @@ class Filler:
         """Fragments that several units share, and how many: a file is written once for all of them."""
         self._shared = shared
 
+    @property
+    def totals(self) -> Filled:
+        return self.done
+
     def offer(self, receipt: Receipt) -> None:
+        self.uncommitted_s[receipt.unit_id] = time.monotonic()
         if not receipt.values:
             self._ready.append(receipt)
             return
@@ -91,7 +101,7 @@ class Filler:
 
     def _commit(self) -> None:
         receipts, self._ready = self._ready, []
-        self._last_commit = time.monotonic()
+        self._last_commit = begun_s = time.monotonic()
         if not receipts:
             return
         self.hook("before_rejects")
@@ -108,11 +118,15 @@ class Filler:
         done.fragments += len(landed)
         done.again += len(files) - len(landed) + gone
         for one in receipts:
+            self.uncommitted_s.pop(one.unit_id, None)
+            done.units += 1
+            done.seen += one.seen
             done.image_bytes += one.bytes_read
             done.requests += one.filled.get("requests", 0)
-            done.bytes_read += one.filled.get("bytes", 0)
+            done.source_bytes += one.filled.get("bytes", 0)
             for reason, count in one.rejected.items():
                 done.rejects[reason] = done.rejects.get(reason, 0) + count
+        self.commits_s.append(time.monotonic() - begun_s)
 
     def _written_together(self, receipts: list[Receipt]) -> tuple[list[ColumnFile], int]:
         """(files of the fragments that several units share, how many of those are gone)."""
@@ -174,7 +188,7 @@ class Filler:
             try:
                 return once()
             except lance.commit.CommitConflictError:
-                continue
+                self.conflicts += 1
         return []  # to be done again, like those whose fragment is gone
 
     def _check(self, rows: Any, files: list[ColumnFile]) -> None:

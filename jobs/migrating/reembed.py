@@ -9,10 +9,9 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 
-from clipmill.jobs.cluster import local_node
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating.fill import Filled, Filler
-from clipmill.jobs.migrating.fill_plan import FillPlan, plan_fill
+from clipmill.jobs.migrating.passes import Passes
 from clipmill.jobs.migrating.reembed_plan import (
     COMMAND,
     ReembedOptions,
@@ -25,30 +24,21 @@ from clipmill.jobs.migrating.reembed_plan import (
 from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.planning.listing import Listing
-from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher
-from clipmill.jobs.running.interrupts import draining_on_signals
-from clipmill.jobs.running.meter import tell_attempt
+from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.options import Options, new_run_id
-from clipmill.jobs.running.slots import Slot
-from clipmill.jobs.running.summary import StageClock, failed_units, rate
+from clipmill.jobs.running.summary import rate
 from clipmill.jobs.running.workforce import Workforce, loaded_workforce
 from clipmill.jobs.table import compat, heads, memory, sets
-from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
-from clipmill.jobs.terminal.progress import Progress, Snapshot
-from clipmill.schemas.columns import FILL_ATTEMPT, set_fields, sets_in, table_id
+from clipmill.jobs.terminal.progress import Progress
+from clipmill.schemas.columns import set_fields, sets_in, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.rejects import Reject
 from clipmill.schemas.secrets import masked
-from clipmill.schemas.tasks import WorkContext
 from clipmill.workers.naming import names as model_names
-from clipmill.workers.write import reject_table, write_reject_fragments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +86,9 @@ def reembed(table: str, storage: Storage, options: ReembedOptions) -> Reembedded
         lines.about(lease.run)
         context = RunContext(
             job=job,
-            options=Options(address=options.address, command=COMMAND, num_cpus=options.num_cpus),
+            options=Options(
+                address=options.address, command=COMMAND, num_cpus=options.num_cpus, metrics=options.metrics
+            ),
             tables=tables,
             lease=lease,
             progress=progress,
@@ -122,17 +114,14 @@ class _Fill:
             context.lease,
             context.progress,
         )
-        self.working_since = self.until_s = context.started_s
-        self.failed: list[dict[str, str]] = []
-        self.interrupted = False
-        self.limited_by = ""
 
     def run(self) -> Reembedded:
         self.progress.phase("looking for rows to fill")
         found = look(self.tables, self.tables.open(), self.slug, self.options)
         if not found.units and not found.refused and self.slug in sets_in(self.tables.open().schema):
             self._score(sets.fingerprint_of(self.tables.open().schema, self.slug))
-            return self._whole(self._summary(Filled(), run=""))
+            idle(self.context)
+            return self._whole(self._summary(None))
         self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
         with loaded_workforce(self.context, found.units) as force:
             self._check_model(force.fingerprint)
@@ -171,9 +160,10 @@ class _Fill:
             sets.add_set(self.tables, self.slug, fields, fingerprint)
             self.options.hook("after_columns")
             filler = Filler(self.tables, self.lease, self.slug, self.job.commit, hook=self.options.hook)
-            self._passes(force, filler, fingerprint)
+            passes = Passes(self.context, self.options, force, filler)
+            passes.run()
             self._score(fingerprint)
-            summary = self._whole(self._summary(filler.done, run=self.lease.run))
+            summary = self._whole(self._summary(passes))
         except BaseException as error:
             with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
                 self._log("fill-failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
@@ -185,133 +175,24 @@ class _Fill:
         mine = table_id(self.tables.open().schema)
         self.tables.log_run(self.lease.run, COMMAND, event, detail, table_id=mine)
 
-    def _passes(self, force: Workforce, filler: Filler, fingerprint: Fingerprint) -> None:
-        """Over what is left, until nothing is, or a pass brings nothing: rows come and go meanwhile."""
-        slots: list[Slot] = []
-        self.working_since = time.monotonic()
-        self.progress.start_clock()
-        while True:
-            rows = self.tables.open()
-            known = sets.failures(self.tables, rows, fingerprint, run=self.lease.run if self.options.again else "")
-            found = plan_fill(rows, self.slug, Originals(self.tables, self.options.allow_sources), known)
-            self._reject(filler, found.refused, fingerprint)
-            if not found.units:
-                return
-            before = (filler.done.rows, sum(filler.done.rejects.values()), filler.done.again)
-            slots = self._pass(force, filler, found, slots)
-            after = (filler.done.rows, sum(filler.done.rejects.values()), filler.done.again)
-            if self.interrupted or before == after:
-                return
-
-    def _reject(self, filler: Filler, refused: list[tuple[str, Reject]], fingerprint: Fingerprint) -> None:
-        """Rows whose place may not be read."""
-        by_unit: dict[str, list[Reject]] = {}
-        for unit_id, one in refused:
-            by_unit.setdefault(unit_id, []).append(one)
-        fragments: list[str] = []
-        for unit_id, rejects in by_unit.items():
-            made = reject_table(
-                rejects,
-                unit_id=unit_id,
-                run=self.lease.run,
-                attempt=FILL_ATTEMPT,
-                fingerprint=fingerprint.weights_sha256[:16],
-                table_id=filler.table_id,
-            )
-            fragments += write_reject_fragments(made, self.tables.uri("rejects"), self.tables.options)
-        filler.append_rejects(fragments)
-        for _, one in refused:
-            filler.done.rejects[one.reason] = filler.done.rejects.get(one.reason, 0) + 1
-
-    def _sent(self, filler: Filler, version: int) -> WorkContext:
-        return WorkContext(
-            run=self.lease.run,
-            rows_uri=self.tables.rows,
-            rows_version=version,
-            rejects_uri=self.tables.uri("rejects"),
-            source=self.job.source,
-            storage=self.job.storage,
-            limits=self.job.limits,
-            units_in_flight=self.job.workers.units_in_flight,
-            table_id=filler.table_id,
-            fill=self.slug,
-            options=self.tables.options,
-        )
-
-    def _pass(self, force: Workforce, filler: Filler, found: FillPlan, slots: list[Slot]) -> list[Slot]:
-        context = self._sent(filler, int(found.units[0].etag))
-        filler.expect(found.shared)
-        in_flight = context.units_in_flight
-        clock = StageClock(force.facts.threads, in_flight, callers=context.at_the_model(force.facts.callers))
-        counted = {"units": 0, "seen": 0}
-
-        def on_receipt(receipt: Receipt) -> None:
-            clock.add(receipt)
-            filler.offer(receipt)
-            counted["units"] += 1
-            counted["seen"] += receipt.seen
-
-        plan = Plan(todo=tuple(found.units), done=())
-        dispatcher = Dispatcher(
-            plan,
-            self.job.limits,
-            start_actor=force.add,
-            on_receipt=on_receipt,
-            units_in_flight=in_flight,
-            patience=force.patience(),
-        )
-        dispatcher.on_ended = tell_attempt
-        if not slots:
-            slots = force.attach(context)
-            self.working_since = time.monotonic()
-        for slot in slots:
-            dispatcher.adopt(slot)
-        dispatcher.wanted = force.shape.num
-
-        def tick() -> None:
-            local_node.check()
-            if self.lease.lost is not None:
-                raise self.lease.lost
-            filler.commit_if_due()
-            self.limited_by = clock.limited_by(dispatcher.worker_s)
-            self.progress.show(
-                Snapshot(
-                    units_done=counted["units"],
-                    units_total=len(plan.todo),
-                    samples=counted["seen"],
-                    samples_total=found.rows,
-                    rows=filler.done.rows,
-                    rejects=sum(filler.done.rejects.values()),
-                    failed=len(dispatcher.attempts.failed),
-                    workers=sum(slot.attached for slot in dispatcher.slots),
-                    limited_by=self.limited_by,
-                )
-            )
-
-        try:
-            with draining_on_signals(dispatcher, self.progress):
-                dispatcher.run(tick)
-        finally:
-            filler.commit()  # what is done is committed, whatever ended the loop
-            self.until_s = time.monotonic()
-        self.interrupted = dispatcher.draining
-        self.failed = failed_units(dispatcher.attempts.failed)
-        return dispatcher.slots
-
     def _whole(self, summary: Reembedded) -> Reembedded:
         """With the indices that a set has once no row is left, as its size asks for: an earlier call may have been
         killed before them."""
-        if summary.left or self.interrupted or not self.options.index:
+        if summary.left or summary.interrupted or not self.options.index:
             return summary
         from clipmill.jobs.migrating.set_index import build_set_index
 
         return replace(summary, index=build_set_index(self.tables, self.slug, tell=self.progress.phase))
 
-    def _summary(self, done: Filled, *, run: str) -> Reembedded:
-        worked_s = self.until_s - self.working_since  # from the first hand-out to the last commit, as `embed` counts
+    def _summary(self, passes: Passes | None) -> Reembedded:
+        """None: there was nothing to fill."""
+        done = passes.filler.done if passes else Filled()
+        failed_units = passes.failed if passes else []
+        is_interrupted = passes is not None and passes.interrupted
+        since_s = passes.since_s if passes else self.context.started_s
         found = sets.coverage(self.tables, self.tables.open(), self.slug)
         return Reembedded(
-            run=run,
+            run=self.lease.run if passes else "",
             table=f"{self.tables.database}/{self.tables.name}",
             set=self.slug,
             model=f"{found.model} {found.pretrained}".strip(),
@@ -321,16 +202,16 @@ class _Fill:
             filled=found.filled,
             failed=found.failed,
             left=found.left,
-            failed_units=self.failed,
+            failed_units=failed_units,
             redone_fragments=done.again,
             commits=done.commits,
             requests=done.requests,
-            bytes_read=done.bytes_read,
+            bytes_read=done.source_bytes,
             image_bytes=done.image_bytes,
             seconds=round(time.monotonic() - self.context.started_s, 3),
-            startup_s=round(self.working_since - self.context.started_s, 3),
-            rows_per_s=rate(done.rows, worked_s) if run else 0.0,
-            limited_by=self.limited_by,
-            interrupted=self.interrupted,
-            resume=self.options.resume if self.interrupted or found.left else "",
+            startup_s=round(since_s - self.context.started_s, 3),
+            rows_per_s=rate(done.rows, passes.until_s - since_s) if passes else 0.0,
+            limited_by=passes.limited_by if passes else "",
+            interrupted=is_interrupted,
+            resume=self.options.resume if is_interrupted or found.left else "",
         )

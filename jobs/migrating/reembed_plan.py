@@ -42,6 +42,7 @@ class ReembedOptions:
     resume: str = ""
     hook: Hook = no_hook
     heads: tuple[Head, ...] = ()  # of the new model
+    metrics: Path | None = None  # where the run's figures are kept, an absolute path
 
 
 @dataclass(frozen=True, kw_only=True)

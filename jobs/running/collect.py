@@ -101,6 +101,10 @@ class Collector:
             raise self.error
 
     @property
+    def conflicts(self) -> int:
+        return self.committer.conflicts
+
+    @property
     def pending_rows(self) -> int:
         return sum(r.written for r in self.ready)
 

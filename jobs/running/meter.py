@@ -6,14 +6,14 @@ is said once, and the run goes on.
 
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from clipmill.jobs.observing import textfile
 from clipmill.jobs.observing.figures import Figures
 from clipmill.jobs.observing.ray_exporter import RayExporter
 from clipmill.jobs.observing.spans import spans
 from clipmill.jobs.running.attempts import Item
-from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.running.slots import Slot
@@ -27,11 +27,36 @@ _WINDOW_S = 60.0  # of rates
 _TICK_S = 0.5
 
 
+class Counts(Protocol):
+    """What readers see of a run."""
+
+    units: int
+    seen: int
+    rows: int
+    rejects: dict[str, int]
+    source_bytes: int
+
+
+class Commits(Protocol):
+    """What makes it visible: the Collector of `embed`, or the Filler of `reembed`. `uncommitted_s`: when the receipt of
+    each unit that is not committed came, by the monotonic clock, the oldest first; `commits_s`: how long each took."""
+
+    @property
+    def totals(self) -> Counts: ...
+    @property
+    def uncommitted_s(self) -> Mapping[str, float]: ...
+    @property
+    def commits_s(self) -> Sequence[float]: ...
+    @property
+    def conflicts(self) -> int: ...
+
+
 class Meter:
-    """Of one run; `tick` as often as one likes, `close` once."""
+    """Of one run; `tick` as often as one likes, `close` once. A run of several passes puts the dispatcher of each in
+    place."""
 
     def __init__(
-        self, context: RunContext, force: Workforce, collector: Collector, dispatcher: Dispatcher, clock: StageClock
+        self, context: RunContext, force: Workforce, collector: Commits, dispatcher: Dispatcher, clock: StageClock
     ) -> None:
         self.context, self.force = context, force
         self.collector, self.dispatcher, self.clock = collector, dispatcher, clock
@@ -134,7 +159,7 @@ class Meter:
             actors=sum(slot.attached for slot in self.dispatcher.slots),
             restarts=self.dispatcher.restarts,
             commits_s=tuple(collector.commits_s),
-            conflicts=collector.committer.conflicts,
+            conflicts=collector.conflicts,
             lag_s=max(0.0, now_s - waits_s[0]) if waits_s else 0.0,
             gpu_s=self._gpu_s,
             dollars=self._gpu_s / 3600 * price if price is not None else None,

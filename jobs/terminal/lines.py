@@ -4,10 +4,12 @@ is about.
 One setting for the process, because errors that end a command are told where nothing is known of its options.
 """
 
+import contextlib
 import io
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -70,6 +72,27 @@ def told(text: str, stream: TextIO | None = None) -> None:
 def stderr_of(logger: str) -> TextIO:
     """Where a library may print: stderr itself, or where lines are JSON a stream that makes one of each line."""
     return _Stream(logger) if are_json() else sys.stderr
+
+
+def passed_on(logger: str) -> Callable[[str], None]:
+    """Takes pieces of another clipmill's stderr, whose lines are JSON already; what libraries say among them is made
+    into lines of `logger`."""
+    stream, rest = _Stream(logger), ""
+
+    def take(text: str) -> None:
+        nonlocal rest
+        *whole, rest = (rest + text).split("\n")
+        for one in whole:
+            found: Any = None
+            with contextlib.suppress(ValueError):
+                found = json.loads(one)
+            if isinstance(found, dict):
+                sys.stderr.write(json.dumps(found) + "\n")  # ASCII again, whoever wrote it
+                sys.stderr.flush()
+            else:
+                stream.write(one + "\n")
+
+    return take
 
 
 class _Stream(io.TextIOBase, TextIO):

@@ -81,9 +81,12 @@ def _config(types: dict[str, dict[str, Any]], port: int, idle_s: float) -> dict[
 
 
 def run(made: Head, program: list[str], **environment: str) -> "subprocess.Popen[str]":
-    """A driver of this cluster."""
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "HOME": str(made.folder), **environment}
-    env.pop("RAY_AUTH_TOKEN", None)
+    """A driver of this cluster, which has no tokens; one of another cluster lies in the home folder."""
+    (made.folder / ".ray").mkdir(exist_ok=True)
+    (made.folder / ".ray" / "auth_token").write_text("a-token-of-another-cluster-0123456789abcdef")
+    env = {**os.environ, "HOME": str(made.folder), **environment}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        env.pop(name, None)
     return subprocess.Popen(
         program, env=env, cwd=made.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

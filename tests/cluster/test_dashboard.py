@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
 from clipmill.jobs.cluster import parcel, preflight
 from clipmill.jobs.planning.jobfile import load_job
@@ -135,21 +134,3 @@ def test_no_secret_of_the_job_file_is_sent(tmp_path: Path, monkeypatch, capsys, 
         said = capsys.readouterr()
         assert "abcdef" not in said.out + said.err
         assert sent or "no secret is sent" in said.err
-
-
-def test_reembed_runs_on_the_jobs_table_and_its_words_are_a_real_command_line(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.csv").write_text("label\na dog\na cat\n")
-    Path("job.yaml").write_text(
-        'table: s3://lake/my db/images\nsource: {format: files, uri: "s3://lake/raw/"}\n'
-        "tags: {vocabulary: mine.csv}\nstorage: {endpoint_url: http://store:9000}\n"
-    )
-    words = parcel.reembed_words(load_job("job.yaml"), "ViT-B-32", "openai")
-    command = build().commands[words[0]]
-    given = command.make_context(words[0], words[1:], resilient_parsing=False).params
-    assert (given["table"], given["model"], given["pretrained"]) == ("s3://lake/my db/images", "ViT-B-32", "openai")
-    assert (given["vocabulary"], given["endpoint_url"]) == ("vocabulary.csv", "http://store:9000")
-    url = ["--address", "http://127.0.0.1:9"]
-    assert clipmill(["submit", "job.yaml", *url, "--command", "reembed"]) == 2
-    assert clipmill(["submit", "job.yaml", *url, "--model", "ViT-B-32"]) == 2
-    assert "needs --model" in capsys.readouterr().err

@@ -130,6 +130,7 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     (out, err), (out_bad, err_bad) = answered(both[0], 0), answered(both[1], 3)
     assert (out["exit_code"], out["status"]) == (0, "SUCCEEDED"), err
     assert "3 rows" in err, "the log of a local run"
+    assert "INFO dashboard_sdk" not in err
     assert (out_bad["exit_code"], out_bad["status"]) == (3, "FAILED"), err_bad
     assert "zip.tar" in err_bad
     assert (rows(cluster, "good"), rows(cluster, "bad")) == (3, 3)
@@ -216,12 +217,18 @@ def test_nodes_that_go_and_come_lose_no_row(cluster: Head) -> None:
     ("token", "said"), [("another-token-0123456789abcdef00", "refuses the token"), ("", "asks for a token")]
 )
 def test_a_token_that_is_wrong_or_missing_is_told(alone: Head, token: str, said: str) -> None:
-    code, _, err = ended(clipmill(alone, "jobs", "--address", alone.url, RAY_AUTH_TOKEN=token))
-    assert code == 2
-    assert said in err
-    assert "hint: set RAY_AUTH_TOKEN" in err
-    assert "Traceback" not in err
-    assert not token or token not in err
+    """To the dashboard, to the head itself and to where Ray's clients go."""
+    embed = ["embed", job(alone, f"none{len(token)}"), "--address"]
+    asked = [["jobs", "--address", alone.url]]
+    asked += [[*embed, f"127.0.0.1:{alone.port}"], [*embed, f"ray://127.0.0.1:{alone.client}"]]
+    for running in [clipmill(alone, *words, RAY_AUTH_TOKEN=token) for words in asked]:
+        code, _, err = ended(running)
+        assert code == 2
+        assert said in err
+        assert "hint: set RAY_AUTH_TOKEN" in err
+        assert "Traceback" not in err
+        assert "InvalidAuthToken" not in err
+        assert not token or token not in err
 
 
 def test_an_unknown_id_is_told(alone: Head) -> None:

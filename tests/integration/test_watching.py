@@ -130,6 +130,36 @@ def test_the_figures_of_a_run_are_those_of_its_summary(job_file: Path, capsys: p
 
 
 @pytest.mark.ray
+def test_the_figures_of_a_fill_are_those_of_its_summary(job_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = job_file.parent
+    assert clipmill(["embed", "job.yaml"]) == 0
+    os.chdir(folder)
+    (folder / "raw" / "0.tar").unlink()
+    capsys.readouterr()
+    words = ["reembed", "db/images", "--model", "stub:8", "--json", "--metrics", "fill.prom"]
+    assert clipmill(words) == 0
+    summary = json.loads(capsys.readouterr().out)
+    os.chdir(folder)
+    found = figures(folder / "fill.prom")
+    assert found["clipmill_rows_total", ""] == summary["rows"] == (UNITS - 1) * GOOD
+    rejects = {reason: n for (name, reason), n in found.items() if name == "clipmill_rejects_total"}
+    assert rejects == summary["rejects"] == {"not_found": GOOD}
+    assert found["clipmill_samples_total", ""] == UNITS * GOOD
+    assert found["clipmill_commit_seconds_count", ""] == summary["commits"]
+    assert found["clipmill_source_bytes_total", ""] == summary["bytes_read"]
+    assert found["clipmill_run_info", summary["run"]] == 1
+    assert {state: n for (name, state), n in found.items() if name == "clipmill_queue_units"} == {
+        "waiting": 0,
+        "in_flight": 0,
+        "uncommitted": 0,
+    }
+    assert asked_for() - {name for name, _ in found} <= {"clipmill_dollars_total"}, "no price of a fill"
+    assert clipmill(words) == 0, "nothing left"
+    os.chdir(folder)
+    assert figures(folder / "fill.prom")["clipmill_rows_total", ""] == 0
+
+
+@pytest.mark.ray
 def test_a_file_that_cannot_be_written_is_said_once_and_ends_no_run(
     job_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

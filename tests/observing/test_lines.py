@@ -48,6 +48,19 @@ def test_a_sentence_of_several_lines_is_one_line() -> None:
     assert line["message"] == "first\nsecond"
 
 
+def test_the_log_of_another_clipmill_is_passed_on_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """What comes among its lines is made one: Ray's own words of a job, whatever its pieces."""
+    lines.use("json")
+    take = lines.passed_on("ray")
+    for piece in ('{"message": "a", "un', 'it": "u"}\nRuntime env is', ' setting up.\n\n{"message": "\u202eb"}\n7\n'):
+        take(piece)
+    said = capsys.readouterr().err
+    assert said.isascii()
+    found = [json.loads(line) for line in said.splitlines()]
+    assert [one["message"] for one in found] == ["a", "Runtime env is setting up.", "\u202eb", "7"]
+    assert (found[0]["unit"], found[1]["logger"]) == ("u", "ray")
+
+
 def test_events_are_for_programs_alone(capsys: pytest.CaptureFixture[str]) -> None:
     lines.event("unit done", unit="u")
     assert capsys.readouterr().err == ""

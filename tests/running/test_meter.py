@@ -27,7 +27,7 @@ def made(*, actors: int = 2, gpus: float = 1.0, device: str = "cuda", price: flo
         slots=[slot() for _ in range(actors)] + [slot(False)], attempts=attempts, restarts=1, worker_s=0.0
     )
     totals = Totals(rows=5, seen=6, rejects={"corrupt": 1})
-    collector = Part(totals=totals, commits_s=[0.5], committer=Part(conflicts=2), uncommitted_s={})
+    collector = Part(totals=totals, commits_s=[0.5], conflicts=2, uncommitted_s={})
     force = Part(shape=Part(gpus=gpus), facts=Part(device=device), fingerprint=Part(model="m"))
     context = Part(
         options=Part(address=None, metrics=None, command="embed"),
