@@ -67,29 +67,33 @@ class Ref:
     def answer(self, value: Any = None, error: BaseException | None = None) -> None:
         if not self.is_done:
             self.is_done, self.value, self.error = True, value, error
-            self.world.answered.append(self)
+            self.world.answered[self] = None
 
 
 class Answers:
-    """`ray.wait` and `ray.get` over `Ref`s."""
+    """`ray.wait` and `ray.get` over `Ref`s. `answered`: whose answer nobody has taken, the oldest first."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.answered: list[Ref] = []
+        self.answered: dict[Ref, None] = {}
         self.waits = self.looked_at = 0  # calls of `wait`, and the references of all of them
 
     def wait(self, refs: Sequence[Ref], *, num_returns: int = 1, timeout: float = 0.0) -> tuple[list[Ref], list[Ref]]:
         with Own(self.clock):
             self.waits, self.looked_at = self.waits + 1, self.looked_at + len(refs)
-            if num_returns == 1 and not any(ref.is_done for ref in refs):
-                asked = set(refs)
-                self.answered.clear()
-                self.clock.pass_until(self.clock.now_s + timeout, lambda: any(ref in asked for ref in self.answered))
-            ready = [ref for ref in refs if ref.is_done][:num_returns]
+            if len(refs) == 1 and not timeout:  # a question of the watch
+                return [ref for ref in refs if ref.is_done], []
+            asked = set(refs)
+            for ref in [ref for ref in self.answered if ref not in asked]:
+                del self.answered[ref]  # of an actor that was dropped
+            if num_returns == 1 and not self.answered:
+                self.clock.pass_until(self.clock.now_s + timeout, lambda: not asked.isdisjoint(self.answered))
+            ready = [ref for ref in self.answered if ref in asked][:num_returns]
             return ready, []
 
     def get(self, ref: Ref, *, timeout: float | None = None) -> Any:
         assert ref.is_done, "the dispatcher asks only for what is there"
+        self.answered.pop(ref, None)
         if ref.error is not None:
             raise ref.error
         return ref.value
