@@ -74,7 +74,8 @@ def card(report: Report) -> str:
 def _row(step: StepReport) -> str:
     missing = "" if step.without_value is None else f"{step.without_value:,}"
     least = "" if step.least is None else f"{step.least:.6g}"
-    cells = (f"{step.before:,}", f"{step.left:,}", f"{step.after:,}", missing, least, _cell(step.note))
+    note = "; ".join([*([f"seed {step.seed}"] if step.seed is not None else []), *([step.note] if step.note else [])])
+    cells = (f"{step.before:,}", f"{step.left:,}", f"{step.after:,}", missing, least, _cell(note))
     return f"| {step.step} | {_cell(step.does)} | {' | '.join(cells)} |"
 
 

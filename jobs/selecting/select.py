@@ -79,7 +79,7 @@ def select(
             rows = rows.with_values(*done.values)
         rows = rows.keep(done.keep)
         reports.append(_report(step, before, len(rows), done))
-        tell(f"step {step.number}, {step.said}: {before - len(rows):,} left, {len(rows):,} stay")
+        tell(f"step {step.number}, {step.said}: {before - len(rows):,} leave, {len(rows):,} stay")
     return Selection(report=_whole(asked, table, tuple(reports), len(rows)), rows=_listed(rows))
 
 

@@ -103,7 +103,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=1, max_size=4))
 def test_counts_add_up_and_the_same_recipe_gives_the_same_rows(table: Table, steps: list[dict[str, Any]]) -> None:
     found = select(table, steps)

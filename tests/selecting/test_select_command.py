@@ -1,6 +1,7 @@
 """`clipmill select` as one types it: from a recipe to ids, a card and a tag, on to `export`; and every mistake in a
 recipe as one sentence that names the step."""
 
+import io
 import json
 import sys
 from datetime import timedelta
@@ -17,6 +18,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from tests.committed import make_tables
+from tests.conftest import S3
 from tests.tables import TableOptions, append, make_table
 
 RECIPE = "name: cc\nsteps:\n- where: \"license = 'cc0'\"\n- sample: {n: 40, seed: 1}\n"
@@ -26,6 +28,12 @@ RECIPE = "name: cc\nsteps:\n- where: \"license = 'cc0'\"\n- sample: {n: 40, seed
 def uri(tmp_path: Path) -> str:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return make_table(tmp_path, TableOptions(rows=300))
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A table that nobody writes to."""
+    return make_table(tmp_path_factory.mktemp("untouched"), TableOptions(rows=20))
 
 
 def test_from_a_recipe_to_an_export(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,10 +139,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_mistake_in_a_recipe_is_one_sentence_that_names_the_step(
-    text: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, untouched: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    assert cli.run(["select", uri, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out.parquet")]) == 2
+    assert cli.run(["select", untouched, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out.parquet")]) == 2
     error, hint = capsys.readouterr().err.strip().splitlines()[-2:]
     said, fix = MISTAKES[text]
     assert said in error
@@ -159,22 +167,27 @@ def test_a_mistake_in_a_recipe_is_one_sentence_that_names_the_step(
     ],
 )
 def test_a_mistake_on_the_command_line(
-    typed: str, said: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    typed: str,
+    said: str,
+    untouched: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["select", *typed.replace("TABLE", uri).split()]) == 2
+    assert cli.run(["select", *typed.replace("TABLE", untouched).split()]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("ids.*"))
 
 
 def test_without_the_extra_a_language_is_told_with_what_brings_it(
-    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    untouched: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clipmill.jobs.selecting import language
 
     language._library.cache_clear()
     monkeypatch.setitem(sys.modules, "py3langid", None)
-    assert cli.run(["select", uri, "datacomp-basic", "--dry-run"]) == 2
+    assert cli.run(["select", untouched, "datacomp-basic", "--dry-run"]) == 2
     said = capsys.readouterr().err
     assert "step 2 (caption): the language of captions needs py3langid" in said
     assert "clipmill[languages]" in said
@@ -188,3 +201,16 @@ def test_lists_of_ids_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match="cannot be read as parquet"):
         read_ids(str(tmp_path / "cut.parquet"))
+
+
+@pytest.mark.s3
+def test_a_table_in_s3_gives_its_list_its_card_and_its_tag_there(s3: S3, uri: str, tmp_path: Path) -> None:
+    s3.upload(Path(f"{uri}.lance"), "db/images.lance/")
+    there, recipe = f"{s3.uri}/db/images", str(tmp_path / "recipe.yaml")
+    out = ["--out", f"{s3.uri}/set/ids.parquet", "--card", f"{s3.uri}/set/card.md", "--tag", "cc-1"]
+    assert cli.run(["select", there, recipe, *out]) == 0
+    assert cli.run(["select", uri, recipe, "--out", str(tmp_path / "ids.parquet")]) == 0
+    stored = pq.read_table(io.BytesIO(s3.get("set/ids.parquet")))
+    assert stored.equals(pq.read_table(tmp_path / "ids.parquet"))  # but for the address in its metadata
+    assert json.loads(s3.get("set/card.json"))["tag"] == "cc-1"
+    assert "cc-1" in Tables.at(there, s3.storage).open().tags.list()
