@@ -100,8 +100,9 @@ def publish(table: str, endpoint_url: str | None, region: str | None, force: boo
 @click.option("--to", required=True, metavar="VERSION", help="A version's number, or previous.")
 @json_option
 def rollback(table: str, endpoint_url: str | None, region: str | None, to: str, as_json: bool) -> None:
-    """Move the tag `live` back, or on again to a version that readers saw before. Nights go on, but publish nothing
-    until `clipmill publish` is called by hand."""
+    """Move the tag `live` back: `previous` is what readers saw before, and is refused where they were taken back to
+    it already. With its number also on again to a newer version, if readers saw it before; any other is published by
+    `clipmill publish`. Nights go on, but publish nothing until `clipmill publish` is called by hand."""
     from clipmill.jobs.publishing import publish as publishing
     from clipmill.jobs.terminal.output import note, print_record
 

@@ -60,14 +60,14 @@ def _night(table: str, storage: Any, run: str, allow: tuple[str, ...], pictures:
 @click.command(short_help="What came that answers the job's saved searches.")
 @table_options
 @click.argument("name", required=False)
-@click.option("--since", metavar="RUN|DATE", help="From this run on, or since this date (UTC). Default: the last run.")
+@click.option("--since", metavar="RUN|DATE", help="From this run on, or since this date (UTC).")
 @json_option
 def watch(
     table: str, endpoint_url: str | None, region: str | None, name: str | None, since: str | None, as_json: bool
 ) -> None:
-    """Rows of TABLE that came in the last run and answer the searches under `nightly.watch` of its job file, or the one
-    called NAME: best first, with their cosine as `score`. Of the version that readers see. Exit code 3 where a search
-    could not be asked."""
+    """Rows of TABLE that came and answer the searches under `nightly.watch` of its job file, or the one called NAME:
+    best first, with their cosine as `score`. Of the version that readers see, and what it brought them: all runs since
+    the version that they saw before, also of nights that did not end. Exit code 3 where a search could not be asked."""
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.reporting.arrivals import arrivals
     from clipmill.jobs.reporting.watch import saved_searches

@@ -137,13 +137,16 @@ def _events(found: pa.Table) -> list[Event]:
 
 
 def _first_of_nights(tables: Tables) -> float:
-    """The version before the first of the last nights; infinity where no night was ever written down."""
+    """The version from which on the reports of the last nights list what came; infinity where no night was ever written
+    down."""
     runs, mine = tables.open("runs"), tables.id() or ""
     only = f"event = '{NIGHT}' AND {of_table(runs.schema, mine)}"
     first = np.inf
     for line in events(runs, ["detail"], only)[-NIGHTS:]:
         try:
-            first = min(first, int(json.loads(line["detail"]).get("version_before", 0)))
+            night = json.loads(line["detail"])
+            before = night.get("version_before", 0)
+            first = min(first, int(before), int(night.get("listed_until") or before))
         except (AttributeError, TypeError, ValueError):  # of another release
             return 0
     return first

@@ -34,8 +34,9 @@ class Night:
     start and at the end; `seen`, `rows` and `rejects` (by reason) are of this night's units. `deleted`: rows that left
     because their source is gone. `at`: when it began, ISO 8601 in UTC. `versions`: version of each table at the end
     (`rows`, `units`, `rejects`, `runs`). `version_before`: of the rows when it began, so that
-    `_row_created_at_version > version_before` are the rows of the night. `status`: `published`, `nothing`, `refused` (a
-    gate), `units` (published, but units failed), `interrupted`, `failed`.
+    `_row_created_at_version > version_before` are the rows of the night. `listed_until`: of the rows, up to which the
+    reports of earlier nights list what came. `status`: `published`, `nothing`, `refused` (a gate), `units` (published,
+    but units failed), `interrupted`, `failed`.
     """
 
     run: str
@@ -50,6 +51,7 @@ class Night:
     moved: int = 0
     gone: int = 0
     gone_samples: int = 0  # that the source has no more and the table still has
+    gone_before: int | None = None  # the same of the last night before it that was not refused for them
     retried: int = 0  # units done again because a reject of theirs may have passed
     deleted: int = 0
     seen: int = 0
@@ -61,6 +63,7 @@ class Night:
     rows_before: int = 0
     rows_after: int = 0
     version_before: int = 0
+    listed_until: int | None = None  # None where the store could not be asked, and of older releases
     samples_per_s: float = 0.0
     limited_by: str = ""
     worker_hours: float | None = None
@@ -85,6 +88,11 @@ class Night:
     def rows_again(self) -> int:
         """Rows as they were, whose unit was written anew; 0 where nobody counted."""
         return 0 if self.rows_new is None else max(0, self.rows - self.rows_new - (self.rows_changed or 0))
+
+    @property
+    def is_whole(self) -> bool:
+        """It took in what its source had, so its report lists what came; else that is left to the next that is."""
+        return self.status not in ("failed", "interrupted") and all(gate.name != "gone" for gate in self.refused)
 
     @property
     def refused(self) -> tuple[Gate, ...]:

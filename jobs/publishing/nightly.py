@@ -15,7 +15,7 @@ from clipmill.jobs.committing.commit import Hook
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
 from clipmill.jobs.migrating.beside import fill_sets
 from clipmill.jobs.migrating.beside_derived import fill_columns
-from clipmill.jobs.publishing.arrived import arrived
+from clipmill.jobs.publishing.arrived import arrived, is_unlisted, listed_until
 from clipmill.jobs.publishing.gates import check_gates, judged_with
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
@@ -29,6 +29,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.live import PUBLISHED, move_live
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
+from clipmill.jobs.table.tombstones import kept_out
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
 from clipmill.schemas.plain import plain
@@ -66,7 +67,8 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     except TooMuchGone as error:
         night = _refused(night, tables, error.gate, sync)
     except EmptySource as error:
-        samples = total(ledger.read_ledger(tables))
+        latest = ledger.read_ledger(tables)
+        samples = total(latest, kept_out(tables, latest))
         if not samples:
             raise
         say(error.message)
@@ -74,15 +76,17 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     except LeaseHeld as error:
         if night.run:  # between the sync and the gates somebody else took the table: what came must not be unsaid
             with contextlib.suppress(ClipmillError, OSError):
-                remember(tables, replace(_ended(night, tables, began_s), status="failed", error=masked(str(error))))
+                night = _ended(night, tables, history, began_s)
+                remember(tables, replace(night, status="failed", error=masked(str(error))))
         raise
     except Exception as error:
         with contextlib.suppress(Exception):  # the store may be what failed
-            night = _ended(night, tables, began_s)
+            night = _ended(night, tables, history, began_s)
         _remember(tables, replace(night, status="failed", error=_text(error)), job, say)
         raise
-    night = _ended(night, tables, began_s)
-    return _remember(tables, night, job, say) if night.status != "nothing" else night
+    night = _ended(night, tables, history, began_s)
+    is_told = night.status != "nothing" or is_unlisted(tables, night)
+    return _remember(tables, night, job, say) if is_told else night
 
 
 def _begun(job: JobFile, tables: Tables, say: Say) -> tuple[Night, list[Night]]:
@@ -100,6 +104,7 @@ def _begun(job: JobFile, tables: Tables, say: Say) -> tuple[Night, list[Night]]:
         if untold := notify(job.nightly, replace(night, status="failed", error=_text(error))):
             say(untold)
         raise
+    night = replace(night, gone_before=gone_at_last(history))
     if found is None:
         return night, history
     return replace(night, rows_before=found.newest_rows, version_before=found.newest, live_before=found.live), history
@@ -211,7 +216,7 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
     return replace(night, run=run, status=status, gates=gates, live_after=live, maintained=maintained)
 
 
-def _ended(night: Night, tables: Tables, began_s: float) -> Night:
+def _ended(night: Night, tables: Tables, history: list[Night], began_s: float) -> Night:
     rows = tables.open(missing_ok=True)
     if rows is None:
         return replace(night, seconds=round(time.monotonic() - began_s, 3))
@@ -224,4 +229,5 @@ def _ended(night: Night, tables: Tables, began_s: float) -> Night:
         versions=versions,
         rows_after=seen.newest_rows,
         live_after=seen.live,
+        listed_until=listed_until(tables, history, night.version_before),
     )

@@ -3,7 +3,6 @@
 A second tag keeps the version that was published before, so that there is always one to go back to.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,10 @@ from clipmill.jobs.publishing.gates import check_gates, deleted_rows, judged_wit
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.jobs.table.live import PREVIOUS, PUBLISHED, ROLLED_BACK, move_live
+from clipmill.jobs.table.live import PREVIOUS, PUBLISHED, ROLLED_BACK, move_live, moves
 from clipmill.jobs.table.readers import readers, tags_of
-from clipmill.jobs.table.runs import events, last_failed, last_job
+from clipmill.jobs.table.runs import how_last_run_ended, last_failed, last_job
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import of_table
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
@@ -43,7 +41,8 @@ class Published:
 
 def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published:
     """Judge the newest version by the thresholds of the job that ran last and with the units that failed last, and show
-    it to readers if all gates pass, or by force. Raises UserError, LeaseHeld."""
+    it to readers if all gates pass, or by force. What a run that did not end had still to do nobody knows: the note
+    says so. Raises UserError, LeaseHeld."""
     tables = Tables.at(table, storage)
     seen = readers(tables.open())
     if seen.live == seen.newest:
@@ -65,13 +64,21 @@ def publish(table: str, storage: Storage, *, force: bool, say: Say) -> Published
         rows=now.live_rows,
         gates=gates,
         overridden=refused if force else (),
+        note=_not_counted(tables),
     )
 
 
+def _not_counted(tables: Tables) -> str:
+    run, event = how_last_run_ended(tables)
+    what = {"started": "did not end", "failed": "failed", "drained": "was interrupted"}.get(event)
+    return f"the last run, {run}, {what}: units that it did not come to are not counted as missing" if what else ""
+
+
 def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
-    """`to`: a version that is still there, or `previous`; a newer one than readers see only where they saw it before,
-    for this is no way past the gates. Nights publish nothing after it until `publish` is called by hand. Raises
-    UserError, LeaseHeld."""
+    """`to`: a version that is still there, or `previous`, which only goes back: called twice it would lead readers on
+    again to what somebody has just taken from them. A number may be of a newer version than they see, where they saw it
+    before, for this is no way past the gates; the note says that. Nights publish nothing after it until `publish` is
+    called by hand. Raises UserError, LeaseHeld."""
     tables = Tables.at(table, storage)
     rows = tables.open()
     before = readers(rows).live
@@ -81,7 +88,12 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
             "`clipmill publish TABLE` publishes the newest version",
         )
     version = _wanted(rows, to)
-    if version > before and to != "previous" and not _was_published(tables, version):
+    if version > before and to == "previous":
+        raise UserError(
+            f"readers see version {before}, and saw the newer {version} before it: they were taken back already",
+            f"`--to {version}` leads them on again; to go further back, --to takes a version: {_shown(rows, before)}",
+        )
+    if version > before and not _was_published(tables, version):
         raise UserError(
             f"version {version} of {table} is newer than {before}, which readers see, and was never published",
             "`clipmill publish TABLE` looks at the gates, and publishes the newest version; --force passes over them",
@@ -93,7 +105,8 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
         lease.keep(say)
         try:
             move_live(tables, lease, version, ROLLED_BACK, {})
-            note = _seen_again(tables, version)
+            on = f"version {version} is newer than {before}: readers go on to what they saw before"
+            note = on if version > before else _seen_again(tables, version)
         finally:
             lease.release(say)
     return Published(table=table, version=version, before=before, rows=readers(tables.open()).live_rows, note=note)
@@ -101,16 +114,7 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
 
 def _was_published(tables: Tables, version: int) -> bool:
     """So far as the log goes back."""
-    return any(version in (move.get("version"), move.get("before")) for _, move in _moves(tables))
-
-
-def _moves(tables: Tables) -> list[tuple[str, dict[str, Any]]]:
-    """(event, detail) of each line of the log that says that `live` moved, the earliest first."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return []
-    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
-    return [(line["event"], json.loads(line["detail"])) for line in events(runs, ["event", "detail"], where)]
+    return any(version in (move.get("version"), move.get("before")) for _, move in moves(tables))
 
 
 def _seen_again(tables: Tables, version: int) -> str:
@@ -123,10 +127,9 @@ def _wanted(rows: Any, to: str) -> int:
     tags = tags_of(rows)
     if to == "previous" and PREVIOUS in tags:
         return int(tags[PREVIOUS]["version"])
-    there = sorted(int(version["version"]) for version in rows.versions())
-    if to.isdigit() and int(to) in there:
+    if to.isdigit() and int(to) in _there(rows):
         return int(to)
-    shown = ", ".join(map(str, there[-10:]))
+    shown = _shown(rows)
     if to == "previous":
         raise UserError(
             "no version was published before this one", f"--to takes a version that is still there: {shown}"
@@ -134,12 +137,22 @@ def _wanted(rows: Any, to: str) -> int:
     raise UserError(f"there is no version '{to}'", f"write previous, or a version that is still there: {shown}")
 
 
+def _there(rows: Any) -> list[int]:
+    return sorted(int(version["version"]) for version in rows.versions())
+
+
+def _shown(rows: Any, before: int | None = None) -> str:
+    """The newest few versions; `before`: older than that one."""
+    found = [one for one in _there(rows) if before is None or one < before]
+    return ", ".join(map(str, found[-10:])) or "none is left"
+
+
 def held_back(tables: Tables) -> tuple[int, int] | None:
     """(from, to) of a rollback by hand that readers still see the result of; nights leave that alone."""
-    moves = _moves(tables)
-    if not moves or moves[-1][0] != ROLLED_BACK:
+    moved = moves(tables)
+    if not moved or moved[-1][0] != ROLLED_BACK:
         return None
-    detail = moves[-1][1]
+    detail = moved[-1][1]
     live = readers(tables.open()).live
     return (detail["before"], detail["version"]) if live == detail["version"] else None
 

@@ -4,6 +4,8 @@ A bucket that is away, throttles or lists half of itself must never empty a tabl
 refused whole; and of what is gone only that leaves whose place was looked at and is empty.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from clipmill.jobs.committing.moves import gone_from
@@ -13,6 +15,7 @@ from clipmill.jobs.publishing.retry import Retry
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.tombstones import kept_out
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import GateRefused
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
@@ -55,16 +58,17 @@ class Sync:
         self.deleted_rows = self.deleted_samples = 0
         moving = set(plan.moved.values())
         gone = [entry for entry in plan.gone if entry.unit_id not in moving]
-        self.gone_units, self.gone_samples = len(gone), sum(entry.wanted for entry in gone)
-        most = self.job.nightly.max_gone
-        self.gate = gone_gate(max(0, self.gone_samples - self.gone_before) + shrunk(plan), total(plan.ledger), most)
+        out = kept_out(self.tables, plan.ledger) if gone or plan.replacements else Counter()
+        self.gone_units, self.gone_samples = len(gone), wanted(gone, out)
+        most, lost = self.job.nightly.max_gone, max(0, self.gone_samples - self.gone_before) + shrunk(plan, out)
+        self.gate = gone_gate(lost, total(plan.ledger, out), most)
         if not self.gate.passed:
             raise TooMuchGone(self.gate)
         if self.job.nightly.gone == "keep" or not gone:
             return plan
         leaving = self._with_empty_place(gone)
         self.deleted_rows = sum(entry.present for entry in leaving)
-        self.deleted_samples = sum(entry.wanted for entry in leaving)
+        self.deleted_samples = wanted(leaving, out)
         return plan.without({entry.unit_id for entry in leaving})
 
     def _with_empty_place(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
@@ -75,19 +79,25 @@ class Sync:
         return [entry for entry in entries if self._empty[entry.unit_id]]
 
 
-def total(latest: Ledger) -> int:
-    """Samples of all units in the table, without those that a person had deleted: they may go from the source too."""
-    return sum(e.wanted for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED)
+def wanted(entries: Iterable[LedgerEntry], out: Counter[str]) -> int:
+    """Samples of these units, without those that a person had deleted: they may go from the source too. `out`: by unit,
+    those that were read again since and kept out for that."""
+    return sum(entry.wanted - out[entry.unit_id] for entry in entries)
 
 
-def shrunk(plan: Plan) -> int:
+def total(latest: Ledger, out: Counter[str]) -> int:
+    """The same of all units in the table."""
+    return wanted((e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED), out)
+
+
+def shrunk(plan: Plan, out: Counter[str]) -> int:
     """Samples that replaced objects have fewer than before, where the listing tells: a list cut short, say."""
     sizes = {unit.unit_id: unit.num_samples for unit in plan.todo}
     lost = 0
     for group in plan.replacements:
         new = [sizes.get(unit_id) for unit_id in group.new]
         if None not in new:
-            old = sum(plan.ledger[unit_id].wanted for unit_id in group.old)
+            old = wanted((plan.ledger[unit_id] for unit_id in group.old), out)
             lost += max(0, old - sum(count for count in new if count is not None))
     return lost
 
@@ -105,6 +115,11 @@ def empty_gate(of: int) -> Gate:
 
 
 def gone_at_last(history: list[Night]) -> int:
-    """Samples that were gone when the last night ended that was not refused for it."""
-    good = [n for n in history if n.status != "failed" and all(gate.name != "gone" for gate in n.refused)]
-    return good[-1].gone_samples if good else 0
+    """Samples that were gone when the last night ended that was not refused for it. Each night after it hands that on,
+    so it does not matter how many failed since, nor how many of them the log still has."""
+    for night in reversed(history):
+        if night.status != "failed" and all(gate.name != "gone" for gate in night.refused):
+            return night.gone_samples
+        if night.gone_before is not None:
+            return night.gone_before
+    return 0

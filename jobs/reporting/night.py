@@ -7,7 +7,7 @@ from typing import Any
 
 from clipmill.jobs.publishing.night import Gate, Night, nights
 from clipmill.jobs.querying.open import Table
-from clipmill.jobs.reporting.arrivals import Arrivals
+from clipmill.jobs.reporting.arrivals import Arrivals, came_in
 from clipmill.jobs.reporting.changes import Changes, read_changes
 from clipmill.jobs.reporting.contents import Drift, drift
 from clipmill.jobs.reporting.runs import RunFigures, read_runs
@@ -38,7 +38,8 @@ class GateHistory:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightReport:
     """`run`: None where the night started none. `drift`: from the version that readers saw before to the night's last.
-    `shown_hits`: by search, pictures of the best."""
+    `listed_runs`: those whose rows and rejects are listed: the night's own, and what nights before it that did not end
+    had brought. `shown_hits`: by search, pictures of the best."""
 
     night: Night
     made_at: str
@@ -48,6 +49,7 @@ class NightReport:
     gates: tuple[GateHistory, ...]
     history: tuple[Night, ...]
     drift: Drift | None
+    listed_runs: tuple[str, ...]
     rejects: dict[str, int]
     shown_rejects: tuple[Shown, ...]
     reject_pictures: bool
@@ -76,14 +78,17 @@ def night_report(
     uri, storage = f"{tables.database}/{tables.name}", tables.storage
     table = _at(uri, night.versions.get("rows"), storage) or Table(uri, _newest(tables), storage, None)
     changes = read_changes(tables, night.run, since=night.version_before, until=night.versions.get("rows"))
-    came = Arrivals(runs=(night.run,), units=changes.unit_ids, before=changes.before or 0)
+    came = came_in(tables, night)
+    if came is None:
+        came = Arrivals(runs=(night.run,), units=changes.unit_ids, before=changes.before or 0)
     album = Pictures(table, tables, options.allow)
     tell("rejects and new pictures")
-    counts, some = reject_rows(tables, night.run)
+    counts, some = reject_rows(tables, {night.run, *came.runs} if night.is_whole else ())
     ids = _sample(table, tables, came) if options.pictures else []
     sample = album.rows(ids)
     tell("saved searches")
-    watched = watch(table, tables, options.watch, came, own=options.own or is_local(tables)) if options.watch else ()
+    asked = options.watch if night.is_whole else {}
+    watched = watch(table, tables, asked, came, own=options.own or is_local(tables)) if asked else ()
     hits = {
         one.name: album.rows([h.id for h in one.hits[:SHOWN_HITS]], {h.id: h.score for h in one.hits})
         for one in watched
@@ -101,6 +106,7 @@ def night_report(
         gates=_histories(night, past),
         history=past,
         drift=drift(before, table) if before is not None else None,
+        listed_runs=came.runs,
         rejects=counts,
         shown_rejects=album.rejects(some) if options.pictures else (),
         reject_pictures=is_local(tables) or bool(options.allow),

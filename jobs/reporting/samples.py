@@ -6,7 +6,7 @@ be read at all is decided by `table.originals`.
 
 import base64
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,12 +120,12 @@ class _NotRead(UserError):
     """Not even tried."""
 
 
-def reject_rows(tables: Tables, run: str | None = None) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Counts by reason, the commonest first, and up to SHOWN_REJECTS of them, of each reason in turn. `run`: only
-    of that one."""
+def reject_rows(tables: Tables, runs: Collection[str] | None = None) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Counts by reason, the commonest first, and up to SHOWN_REJECTS of them, of each reason in turn. `runs`: only
+    of these."""
     counts: dict[str, int] = {}
     kept: dict[str, list[dict[str, Any]]] = {}
-    where = f"run = {quote(run)}" if run is not None else None
+    where = None if runs is None else f"run IN ({', '.join(map(quote, sorted(runs)))})" if runs else "false"
     for batch in counted_rejects(tables, REJECT_COLUMNS, where):
         for row in _counted(batch, counts):
             mine = kept.setdefault(row["reason"], [])

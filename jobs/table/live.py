@@ -4,7 +4,9 @@ import json
 from typing import Any, Protocol
 
 from clipmill.jobs.table.readers import LIVE, tags_of
+from clipmill.jobs.table.runs import events
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import of_table
 
 PREVIOUS = "live-previous"  # keeps from cleanup what readers saw before
 PUBLISHED, ROLLED_BACK = "published", "rolled_back"
@@ -31,3 +33,12 @@ def move_live(tables: Tables, lease: Holder, version: int, event: str, detail: d
     (rows.tags.update if LIVE in tags else rows.tags.create)(LIVE, version)
     text = json.dumps({"version": version, "before": before, **detail})
     tables.log_run(lease.run, lease.command, event, text, table_id=tables.id())
+
+
+def moves(tables: Tables) -> list[tuple[str, dict[str, Any]]]:
+    """(event, detail) of each line of the log that says that `live` moved, the earliest first."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
+        return []
+    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
+    return [(line["event"], json.loads(line["detail"])) for line in events(runs, ["event", "detail"], where)]

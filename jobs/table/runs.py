@@ -47,6 +47,27 @@ def last_failed(tables: Tables) -> set[str]:
     return set()
 
 
+def how_last_run_ended(tables: Tables) -> tuple[str, str]:
+    """(run, event) of the run of this table that began last: finished, drained (it was interrupted), failed, or started
+    where it has no end: it was killed, or is under way. Empty where no run is known."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
+        return "", ""
+    where = f"event IN ('started', 'finished', 'drained', 'failed') AND {of_table(runs.schema, mine)}"
+    lines = events(runs, ["run", "event"], where)
+    last = next((line["run"] for line in reversed(lines) if line["event"] == "started"), "")
+    return last, next((line["event"] for line in reversed(lines) if line["run"] == last), "")
+
+
+def nights_begun(tables: Tables) -> set[str]:
+    """Runs of this table that nights began, whatever became of them."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
+        return set()
+    where = f"event = 'started' AND command = 'nightly' AND {of_table(runs.schema, mine)}"
+    return {line["run"] for line in events(runs, ["run"], where)}
+
+
 def last_source(tables: Tables) -> Source | None:
     """The source of that job; None where it is not known, or its words are of another release."""
     try:

@@ -74,16 +74,39 @@ def deleted_among(tables: Tables, ids: Iterable[str]) -> set[str]:
 def stayed_away(tables: Tables, latest: Ledger) -> tuple[int, int]:
     """(rows that were deleted on request, samples that were read again and kept out) of the live units of a ledger:
     what nobody wants to be there, and so is neither missing nor bad."""
-    alive = [e for e in live(latest).values() if e.state == LedgerState.COMMITTED]
-    deleted = sum(e.deleted for e in alive)
+    deleted = sum(e.deleted for e in live(latest).values() if e.state == LedgerState.COMMITTED)
+    return deleted, sum(kept_out(tables, latest).values())
+
+
+def kept_out(tables: Tables, latest: Ledger) -> Counter[str]:
+    """By live unit, samples that were read after they had been deleted, and are rejects for that."""
     rejects = tables.open("rejects", missing_ok=True)
     if rejects is None or not deletes_in_ledger(tables):
-        return deleted, 0
-    valid = {(e.unit_id, e.run, e.attempt) for e in alive}
+        return Counter()
+    alive = {(e.unit_id, e.run, e.attempt) for e in live(latest).values() if e.state == LedgerState.COMMITTED}
     names = ["unit_id", "run", "attempt"]
     batches = rejects.to_batches(columns=names, filter=f"reason = '{Reason.DELETED}'")
     keys = (key for b in batches for key in zip(*(b.column(name).to_pylist() for name in names), strict=True))
-    return deleted, sum(key in valid for key in keys)
+    return Counter(key[0] for key in keys if key in alive)
+
+
+def deleted_since(tables: Tables, version: int) -> set[str]:
+    """Ids of rows that were deleted on request after this version of the rows, whatever became of their units since;
+    also of rejects that waited for them."""
+    units = tables.open("units", missing_ok=True)
+    if units is None or "deleted_by" not in units.schema.names:
+        return set()
+    first: dict[str, int] = {}
+    where = f"deleted_by IS NOT NULL AND deleted_by != '' AND {of_table(units.schema, tables.id() or '')}"
+    for batch in units.to_batches(columns=["deleted_by", "table_version"], filter=where):
+        for run, at in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            first[run] = min(first.get(run, at), at)
+    later = {run for run, at in first.items() if at > version}
+    found: set[str] = set()
+    for batch in counted(tables) if later else ():
+        names = zip(batch.column("run").to_pylist(), batch.column("id").to_pylist(), strict=True)
+        found.update(name for run, name in names if run in later)
+    return found
 
 
 def append(tables: Tables, stones: pa.Table) -> None:

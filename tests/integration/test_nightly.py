@@ -14,8 +14,10 @@ from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.publishing.publish import publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.reporting.night import NightOptions, night_report
+from clipmill.jobs.reporting.page import render
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, EXIT_UNITS_FAILED, EXIT_USER, UserError
+from clipmill.schemas.nightly import Saved
 from tests.integration.conftest import write_job
 from tests.integration.help import job, problems, rows, run, tables, versions, write_tar
 
@@ -203,6 +205,16 @@ def test_killed_between_sync_and_publish(here: Path, monkeypatch: pytest.MonkeyP
     found = night(made)
     assert (found.status, found.came, found.rows_after) == ("published", 0, 12)
     assert found.live_after == found.versions["rows"]
+    saved = NightOptions(watch={"all": Saved(text="x", min_score=-1, k=100)})
+    report = night_report(tables(made), found, saved)
+    assert {hit.id for hit in report.watched[0].hits} == {shown.id for shown in report.sample} == ids(made)
+    assert len(report.listed_runs) == 1
+    assert report.listed_runs != (found.run,)
+    assert "before this night" in render("night.html.j2", r=report)
+    before = ids(made)
+    write_tar(here / "raw" / "97.tar", range(300, 302))
+    report = night_report(tables(made), night(made), saved)
+    assert {hit.id for hit in report.watched[0].hits} == {shown.id for shown in report.sample} == ids(made) - before
 
 
 @pytest.mark.slow

@@ -95,6 +95,21 @@ def test_units_that_failed_count_by_hand_too_until_they_are_there(tables: Tables
     assert publish(uri, Storage(), force=False, say=SAID.append).refused == ()
 
 
+@pytest.mark.parametrize(
+    ("end", "said"), [(None, "did not end"), ("failed", "failed"), ("drained", "was interrupted"), ("finished", "")]
+)
+def test_publish_by_hand_says_that_a_run_had_more_to_do(tables: Tables, end: str | None, said: str) -> None:
+    tables.log_run("earlier", "nightly", "finished", "{}", table_id=tables.id())
+    tables.log_run("last", "nightly", "started", "{}", table_id=tables.id())
+    if end:
+        tables.log_run("last", "nightly", end, json.dumps({"failed_units": []}), table_id=tables.id())
+    add(tables, count=ROWS // 4)
+    found = publish(tables.rows.removesuffix(".lance"), Storage(), force=False, say=SAID.append)
+    assert (found.refused, found.version) == ((), int(tables.open().version))
+    assert found.note.startswith(f"the last run, last, {said}:" if said else "")
+    assert bool(found.note) == bool(said)
+
+
 def test_rows_that_vanish_are_seen(tables: Tables) -> None:
     tables.open().delete("shard = 3")
     found = gates(tables)
@@ -214,9 +229,14 @@ def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
     assert (back.version, back.before) == (first, forced.version)
     assert open_table(uri).count() == ROWS
     assert held_back(tables) == (forced.version, first)
+    with pytest.raises(UserError, match="taken back already") as twice:  # the same command again does not lead on
+        rollback(uri, Storage(), to="previous", say=SAID.append)
+    assert open_table(uri).version == first
+    assert f"--to {forced.version}" in twice.value.hint
     tables.open().cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
-    rollback(uri, Storage(), to=str(forced.version), say=SAID.append)  # the tag kept it, and they saw it before
+    on = rollback(uri, Storage(), to=str(forced.version), say=SAID.append)  # the tag kept it, and they saw it before
     assert open_table(uri).version == forced.version
+    assert f"version {forced.version} is newer than {first}" in on.note
     events = tables.open("runs").to_table().sort_by("at").to_pylist()
     told = [json.loads(row["detail"])["version"] for row in events if row["event"] in ("published", "rolled_back")]
     assert told == [first, forced.version, first, forced.version]

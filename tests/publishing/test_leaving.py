@@ -1,6 +1,7 @@
 """A night that only takes rows out: no Ray, no model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.delete import Options as Deletion
 from clipmill.jobs.maintaining.delete import Which, delete
+from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
@@ -24,7 +26,10 @@ from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld
 from clipmill.schemas.heads import HeadFile
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.store.errors import StoreBusy
+from clipmill.workers.write import reject_table
 from tests.committed import Killed, fragments, killer, make_tables, take_lease
 
 SAID: list[str] = []
@@ -104,6 +109,48 @@ def test_what_a_person_had_deleted_may_go_from_the_source_too(job: JobFile) -> N
         lose(job, number)
     found = night(job)
     assert (found.status, found.gone, found.rows_after, found.gone_samples) == ("published", 5, 15, 0)
+
+
+def test_it_may_go_in_one_night_and_also_when_it_was_read_again_since(job: JobFile) -> None:
+    """Deleted and gone between the same two nights: no gate takes that for a loss, read again or not."""
+    where = Which(where=" OR ".join(f"id LIKE '%/{number}.tar%'" for number in range(5)))
+    assert delete(job.table, job.storage, where, Deletion(), confirm=lambda seen: None, say=SAID.append).rows == 15
+    tables = Tables.at(job.table)
+    again = [e for e in read_ledger(tables).values() if e.deleted and not e.uri.endswith("/4.tar")]
+    lease = take_lease(tables, "again")
+    for was in again:  # as `embed` leaves it where a tar is read again
+        made = {"unit_id": was.unit_id, "run": "again", "attempt": 1}
+        stones = [Reject(id=f"{was.uri}#{i}", uri=was.uri, reason=Reason.DELETED) for i in range(3)]
+        tables.append("rejects", reject_table(stones, fingerprint="0" * 16, **made))
+        left = replace(was, **made, written=0, rejected=3, deleted=0, deleted_by="", table_version=0)
+        Committer(tables, lease).commit([left], [])
+    lease.release()
+    for number in range(5):
+        lose(job, number)
+    found = night(job)
+    assert (found.status, found.gone, found.rows_after, found.gone_samples) == ("published", 5, 15, 0), found.gates
+    rows = next(gate for gate in found.gates if gate.name == "rows")
+    assert "0.00% fewer, not counting 15 that were deleted on request" in rows.sentence
+
+
+def test_what_was_accepted_as_gone_is_no_loss_after_many_nights_that_failed(
+    job: JobFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = job.model_copy(update={"nightly": job.nightly.model_copy(update={"gone": "keep", "max_gone": 0.15})})
+    lose(job, 3)
+    assert (night(kept).status, night(kept).status) == ("published", "nothing")
+
+    def away(*args: object, **options: object) -> object:
+        raise StoreBusy("the source answers 503 to everything", "try it later")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "survey", away)
+        for _ in range(31):  # as many as the history looks back, and one
+            with pytest.raises(StoreBusy):
+                night(kept)
+    lose(job, 4)
+    found = night(kept)
+    assert (found.status, found.gone_samples, found.rows_after) == ("published", 6, 30), found.gates
 
 
 @pytest.mark.parametrize("step", ["before_rows", "after_rows"])

@@ -131,10 +131,10 @@ def make_nights(folder: Path) -> tuple[str, int]:
 
 
 def story_night(uri: str, n: int, status: str, first: int) -> Night:
-    """The nth of thirty nights; the last is run `two`, one before it was refused."""
+    """The nth of thirty nights; the first is run `one`, the last `two`, one before it was refused."""
     reached = 0.93 if status == "refused" else 0.9991 + 0.00002 * (n % 7)
     return Night(
-        run="two" if n == len(STORY) - 1 else f"night{n}",
+        run={0: "one", len(STORY) - 1: "two"}.get(n, f"night{n}"),
         table=uri,
         at=f"2026-10-{n + 1:02d}T04:00:00+00:00",
         status=status,
