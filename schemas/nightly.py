@@ -40,13 +40,13 @@ def _words(value: Any) -> Any:
 class Nightly(Strict):
     """Only the nightly command reads this; `embed` and `plan` pass over it.
 
-    `gone`: what becomes of rows whose source object is gone. A listing that lost more than `max_gone` of the samples is
-    taken for a mistake: nothing is deleted and nothing published. The other numbers are the gates' thresholds: a night
-    that misses one of them is not published. `sets`: whether rows that came get the sets beside the one in use too.
-    `min_misses`: of samples without a row so many before their share is judged; fewer say little about a share, and
-    pass while they are a tenth of the samples at most. `min_coverage: 1` allows none all the same.
-    `webhook` counts as a secret: an address, or `env:NAME` of a variable
-    that holds it.
+    `gone`: what becomes of rows whose source object is gone: a tar, a parquet file, a list. It is not about a picture
+    that leaves a folder, nor a line that leaves a list: its row leaves with it. A listing that lost more than
+    `max_gone` of the samples is taken for a mistake: nothing is deleted and nothing published. The other numbers are
+    the gates' thresholds: a night that misses one of them is not published. `sets`: whether rows that came get the sets
+    beside the one in use too. `min_misses`: of samples without a row so many before their share is judged; fewer say
+    little about a share, and pass while they are a tenth of the samples at most. `min_coverage: 1` allows none all the
+    same. `webhook` counts as a secret: an address, or `env:NAME` of a variable that holds it.
     """
 
     gone: Literal["keep", "delete"] = "keep"

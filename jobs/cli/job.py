@@ -14,7 +14,6 @@ from clipmill.jobs.cli.options import (
     json_option,
     log_format_option,
     metrics_option,
-    units_without_rows,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ def embed(
     from clipmill.jobs.running.summary import describe
     from clipmill.jobs.terminal.output import note, print_json, printable, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
+    from clipmill.schemas.words import units_without_rows
 
     called = program()  # before the run, which leaves this folder
     again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])

@@ -18,7 +18,6 @@ from clipmill.jobs.cli.options import (
     metrics_option,
     storage_from,
     table_options,
-    units_without_rows,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def nightly(
 
     Safe to run twice, and safe to kill: the next night goes on from there. Exit codes: 0 published, or nothing to do;
     3 published, but some units failed; 4 a gate refused, and readers see what they saw before; 5 another run holds the
-    table: later.
+    table, or no worker came in time: later.
     """
     from clipmill.jobs.planning.jobfile import load_job
 
@@ -51,6 +50,7 @@ def nightly(
     from clipmill.jobs.reporting.write import write_failed_night, write_night
     from clipmill.jobs.terminal.output import note, print_words, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
+    from clipmill.schemas.words import units_without_rows
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
     # Before the run, which leaves this folder.
@@ -118,7 +118,9 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
         return
     for gate in refused:
         note(f"error: not published, gate {gate.name}: {gate.sentence}")
-    seen = f"readers still see version {live}" if live is not None else "nothing is published yet"
+    seen = f"readers still see version {live}"
+    if live is None:
+        seen = "nothing is published yet, so readers see the newest version"
     gone = next((gate for gate in refused if gate.name == "gone"), None)
     if gone is not None:
         what = "if that much is gone on purpose, raise nightly.max_gone once"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -132,11 +132,3 @@ def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
 def version_from(text: str | None) -> int | str | None:
     """A version's number or a tag, as `open_table` takes it."""
     return int(text) if text and text.isdigit() else text
-
-
-def units_without_rows(failed: Sequence[Mapping[str, Any]]) -> str:
-    """In one sentence, the first three by name."""
-    named = "; ".join(f"{unit['uri']} ({unit['reason']})" for unit in failed[:3])
-    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-    what = "1 unit failed and has no rows" if len(failed) == 1 else f"{len(failed):,} units failed and have no rows"
-    return f"{what}: {named}{more}"

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, Committer, Hook, ids_filter, no_hook
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.maintaining.maintain import Say, leased
-from clipmill.jobs.maintaining.purge import Purged, purge, refuse_tags
+from clipmill.jobs.maintaining.purge import Purged, named_tags, purge, refuse_tags, tags_in_the_way
 from clipmill.jobs.querying.filters import check_where, filter_errors
 from clipmill.jobs.table import ledger, tombstones
 from clipmill.jobs.table.readers import readers
@@ -81,16 +81,16 @@ def delete(table: str, storage: Storage, which: Which, options: Options, *, conf
     to be purged, LeaseHeld where somebody else has the table; whatever `confirm` raises."""
     tables = Tables.at(table, storage)
     rows = tables.open()
-    seen = _described(tables, rows, which, _victims(rows, which), dry_run=options.dry_run)
+    victims = _victims(rows, which)
+    seen = _described(tables, rows, which, victims, dry_run=options.dry_run)
     if options.dry_run:
-        return seen
+        return _with_tags(tables, seen, _marked(rows, victims), options) if options.purge else seen
     if not seen.rows and not options.purge:
         return seen
     confirm(seen)
     with leased(tables, "delete", say) as (lease, _):
         rows = tables.open()
-        victims = _victims(rows, which)
-        victims = victims.append_column("everywhere", _alone(rows, victims["image_hash"]))
+        victims = _marked(rows, _victims(rows, which))
         if not options.purge:
             return _with_readers(tables, _delete(tables, lease, which, victims, options.hook))
         with no_fill_beside(lease, say):  # fragments are rewritten, and those of a fill must stay
@@ -193,6 +193,21 @@ def _delete(tables: Tables, lease: Lease, which: Which, victims: pa.Table, hook:
     version = Committer(tables, lease, hook=hook).commit(entries, [], remove_ids=ids)
     _log(tables, lease, "deleted", {"rows": seen.rows, "units": seen.units, "version": version})
     return replace(seen, version=version, run=lease.run)
+
+
+def _marked(rows: Any, victims: pa.Table) -> pa.Table:
+    """With the column that a tombstone has beside theirs."""
+    return victims.append_column("everywhere", _alone(rows, victims["image_hash"]))
+
+
+def _with_tags(tables: Tables, seen: Deleted, victims: pa.Table, options: Options) -> Deleted:
+    """What a purge would say of tags; nothing is dropped."""
+    found = tags_in_the_way(tables, Tombstones.of(tombstones.to_stones(victims)))
+    if not found:
+        return seen
+    would = "they would be dropped" if options.drop_tags else "it would be refused without --drop-tags"
+    note = f"tags keep versions that hold what is to be purged: {named_tags(found)}; {would}"
+    return replace(seen, notes=[*seen.notes, note])
 
 
 def _alone(rows: Any, hashes: pa.ChunkedArray) -> pa.Array:

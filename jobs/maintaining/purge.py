@@ -13,7 +13,7 @@ and whatever the store keeps of removed objects by itself (versioned buckets, sn
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -54,8 +54,26 @@ class Purged:
 
 
 def refuse_tags(tables: Tables, leaving: Tombstones, *, drop: bool) -> list[str]:
-    """Names of the tags that keep what was deleted before, or is `leaving`; UserError that names them unless they may
-    be dropped. Nothing is changed here."""
+    """Names of the tags in the way; UserError that names them unless they may be dropped. Nothing is changed here."""
+    found = tags_in_the_way(tables, leaving)
+    if found and not drop:
+        hint = (
+            "delete without --purge and publish; then `clipmill delete TABLE --purge --drop-tags`, after which there "
+        )
+        hint += f"is no way back to what readers saw before; or drop them now with --drop-tags, {LIVE} among them"
+        other = "drop them with --drop-tags if nobody needs these versions"
+        raise UserError(
+            f"tags keep versions that hold what is to be purged: {named_tags(found)}", hint if LIVE in found else other
+        )
+    return sorted(found)
+
+
+def named_tags(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} (version {version})" for name, version in sorted(found.items()))
+
+
+def tags_in_the_way(tables: Tables, leaving: Tombstones) -> dict[str, int]:
+    """Tags, with their versions, that keep what was deleted before, or is `leaving`."""
     rows = tables.open()
     before = tombstones.read_tombstones(tables)
     first = _first_delete(tables)
@@ -66,12 +84,7 @@ def refuse_tags(tables: Tables, leaving: Tombstones, *, drop: bool) -> list[str]
             continue
         if _keeps(tables, version, (before, leaving), first):
             found[name] = version
-    if found and not drop:
-        named = ", ".join(f"{name} (version {version})" for name, version in sorted(found.items()))
-        hint = "delete without --purge, publish, then `clipmill delete TABLE --purge`; or drop them with --drop-tags"
-        other = "drop them with --drop-tags if nobody needs these versions"
-        raise UserError(f"tags keep versions that hold what is to be purged: {named}", hint if LIVE in found else other)
-    return sorted(found)
+    return found
 
 
 def purge(tables: Tables, lease: Lease, *, drop: list[str], say: Say) -> Purged:

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.publishing.set_gates import NONE, columns_gate, sets_gate
-from clipmill.jobs.publishing.words import counted
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.few import are_few, passes
 from clipmill.jobs.table.ledger import Ledger
@@ -25,6 +24,7 @@ from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.words import counted
 
 MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4
@@ -129,8 +129,10 @@ def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate
     count, least = int(rows.count_rows()), judged.nightly.min_coverage
     share = count / samples if samples else 0.0
     failed = f" ({counted(judged.failed_units, 'unit')} failed)" if judged.failed_units else ""
-    sentence = f"{count:,} of {samples:,} samples have a row{failed}: coverage {share:.4f}, at least {least:g}"
+    sentence = f"{count:,} of {counted(samples, 'sample')} have a row{failed}: coverage {share:.4f}, at least {least:g}"
     passed, few = passes(count, samples, least, judged.nightly.min_misses)
+    if not samples:
+        passed, sentence = False, "the table has no row, and no sample that could have one: readers would find nothing"
     if few:
         sentence += f"; {samples - count} missing are too few to judge a share by"
     if share > 1:  # rows of no unit: they are there twice, or somebody else wrote them
@@ -245,7 +247,8 @@ def _golden(tables: Tables, live: Any, nightly: Nightly) -> Gate | None:
         try:
             what, now = _score(tables, int(tables.open().version), options)
         except UserError as error:
-            said = f"the golden set cannot be judged: {error.message}"
+            copy = options.labels or options.captions or ""
+            said = f"the golden set cannot be judged: {error.message.replace(copy, nightly.golden)}"
             return Gate(name="golden", passed=False, value=None, threshold=most, sentence=said)
         before = None
         if live is not None:

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from clipmill.jobs.publishing.night import Night, webhook_address
-from clipmill.jobs.publishing.words import counted
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.secrets import masked
+from clipmill.schemas.words import units_without_rows
 
 TOLD = frozenset({"refused", "units", "failed"})  # of Night.status; and whenever units failed
 TRIES = 3
@@ -54,8 +54,7 @@ def summary(night: Night, address: str = "") -> dict[str, Any]:
     name = night.table.rpartition("/")[2]
     lines = [f"clipmill nightly, {name}: {_SAYS.get(night.status, night.status)}", *said, error]
     if night.failed_units:
-        what = ("unit failed and has no rows", "units failed and have no rows")
-        lines.append(counted(len(night.failed_units), *what))
+        lines.append(clean(units_without_rows(night.failed_units)))
     if night.live_after is not None:
         lines.append(f"readers see version {night.live_after}")
     figures = asdict(night)

@@ -3,6 +3,7 @@ All of it is in the JSON; here is only what is not zero."""
 
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.running.summary import sets_in_words
+from clipmill.schemas.words import all_of, counted
 
 _HEADS = {
     "published": "published",
@@ -13,14 +14,9 @@ _HEADS = {
 }
 
 
-def counted(number: int, what: str, many: str = "") -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
 def night_in_words(night: Night) -> str:
     if night.status == "nothing":
-        lines = [f"nothing to do: all {counted(night.units, 'unit')} are in the table; {_readers(night)}"]
+        lines = [f"nothing to do: {all_of(night.units, 'unit')} in the table; {_readers(night)}"]
         lines += [_gone(night)] if night.gone else []
         lines += sets_in_words([one for one in night.sets if one["left"]], night.columns)
     else:
@@ -34,7 +30,7 @@ def night_in_words(night: Night) -> str:
 
 def _readers(night: Night) -> str:
     if night.live_after is None:
-        return f"no version is published yet; the newest has {counted(night.rows_after, 'row')}"
+        return f"no version is published yet, so readers see the newest, with {counted(night.rows_after, 'row')}"
     if night.live_after == night.versions.get("rows"):
         before = (
             f", before that version {night.live_before}" if night.live_before not in (None, night.live_after) else ""
@@ -92,7 +88,7 @@ def _files(night: Night) -> str:
     done = night.maintained
     parts = []
     if done.get("fragments_before", 0) > done.get("fragments", 0):
-        parts.append(f"{done['fragments_before']:,} fragments became {done['fragments']:,}")
+        parts.append(f"{counted(done['fragments_before'], 'fragment')} became {done['fragments']:,}")
     if done.get("versions_removed"):
         parts.append(f"{counted(done['versions_removed'], 'old version')} left")
     if done.get("orphans"):

@@ -120,6 +120,7 @@ def night_report(
 def find_night(tables: Tables, run: str) -> Night:
     """Of the last nights that of a run, or the last one for `last`: of older ones the ledger says no more what came.
     Raises UserError."""
+    tables.open()  # a table that is not there knows no night, and that is not what is wrong
     known = nights(tables, HISTORY)
     if run == "last" and known:
         return known[-1]

@@ -93,9 +93,13 @@ def _ask(table: Table, saved: Saved, came: Arrivals, before: Any) -> tuple[int, 
         ids=(saved.like,) if saved.like else (),
     )
     query = Query(positive=example, where=saved.where, min_score=saved.min_score, k=saved.k)
+    where = table.predicate(query)
+    if saved.where is not None:
+        with filter_errors(saved.where):  # alone: what is wrong with it is not told with our own part around it
+            table.snapshot.dataset.scanner(columns=["id"], filter=saved.where).explain_plan()
     vector_D = table.query_vector(query)
     matched, best = 0, list[tuple[float, str]]()
-    for batch in new_rows(table, came, before, _COLUMNS, where=table.predicate(query)):
+    for batch in new_rows(table, came, before, _COLUMNS, where=where):
         scores_B = normalise(as_rows(pa.chunked_array([batch.column("vector")]), len(vector_D))) @ vector_D
         keep_B = scores_B >= (-2.0 if saved.min_score is None else saved.min_score)
         ids = batch.column("id").to_pylist()

@@ -385,6 +385,13 @@ def test_tags_that_would_keep_it_are_named_before_anything_is_done(secret: Secre
     with pytest.raises(UserError, match=r"live \(version \d+\)") as error:
         gone(tables, by("a"), purge=True)
     assert "empty" not in error.value.message
+    told = "tags keep versions that hold what is to be purged: live (version"
+    (note,) = gone(tables, by("a"), purge=True, dry_run=True).notes
+    assert note.startswith(told)
+    assert "refused without --drop-tags" in note
+    assert "would be dropped" in gone(tables, by("a"), purge=True, drop_tags=True, dry_run=True).notes[0]
+    assert gone(tables, by("a"), dry_run=True).notes == []
+    assert "live" in tables.open().tags.list()
     assert "publish" in error.value.hint
     assert len(ids(tables)) == 5
     gone(tables, by("a"))  # without a purge it can be done, and then published

@@ -110,6 +110,23 @@ def test_publish_by_hand_says_that_a_run_had_more_to_do(tables: Tables, end: str
     assert bool(found.note) == bool(said)
 
 
+def test_a_table_without_a_row_is_not_published(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=0))
+    Tables.at(uri).ensure_side_tables()
+    found = publish(uri, Storage(), force=False, say=SAID.append)
+    assert ([gate.name for gate in found.refused], found.version) == (["coverage"], None)
+    assert "the table has no row" in found.refused[0].sentence
+    assert publish(uri, Storage(), force=True, say=SAID.append).rows == 0
+
+
+def test_a_golden_set_that_knows_no_picture_is_named_as_the_job_names_it(tables: Tables, tmp_path: Path) -> None:
+    golden = tmp_path / "my golden.csv"
+    golden.write_text("id,label\nno such picture,cat\n")
+    found = gates(tables, golden=str(golden))["golden"]
+    assert not found.passed
+    assert f"none of {golden} is in the table" in found.sentence
+
+
 def test_rows_that_vanish_are_seen(tables: Tables) -> None:
     tables.open().delete("shard = 3")
     found = gates(tables)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipmill.jobs.planning import listing
-from clipmill.jobs.publishing import webhook
+from clipmill.jobs.publishing import golden, webhook
 from clipmill.jobs.publishing.night import Gate, Night, nights
 from clipmill.jobs.publishing.nightly import nightly as one_night
 from clipmill.jobs.table.tables import Tables
@@ -86,7 +86,7 @@ def test_units_that_failed_are_told_though_the_night_is_published(server: Server
     assert webhook.notify(nightly(server.url), replace(NIGHT, status="published", gates=(), failed_units=units)) == ""
     assert server.bodies[0]["text"].splitlines()[:2] == [
         "clipmill nightly, images: published",
-        "1 unit failed and has no rows",
+        "1 unit failed and has no rows: s3://lake/1.tar (gone)",
     ]
 
 
@@ -175,19 +175,20 @@ def test_a_night_that_the_store_refuses_is_told_though_it_is_for_a_person_to_men
     assert (tmp_path / "db").exists() == is_there  # no log beside a table that was never made
 
 
-def test_a_table_whose_store_is_away_is_told_though_no_night_began(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("whose", ["the table's", "the golden set's"])
+def test_a_store_that_is_away_is_told_though_no_night_began(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
 ) -> None:
     def away(*given: object, **named: object) -> None:
         raise StoreUnavailable("the store does not answer", "")
 
-    monkeypatch.setattr(Tables, "open", away)
+    monkeypatch.setattr(*((Tables, "open") if whose == "the table's" else (golden, "get_bytes")), away)
     job = JobFile.model_validate(
         {
             "table": f"{tmp_path}/db/images",
             "source": {"format": "webdataset", "uri": f"{tmp_path}/raw/*.tar"},
             "model": {"name": "stub:4"},
-            "nightly": {"webhook": server.url},
+            "nightly": {"webhook": server.url, "golden": None if whose == "the table's" else "s3://lake/g.csv"},
         }
     )
     with pytest.raises(StoreUnavailable):

@@ -51,6 +51,8 @@ def test_a_night_is_told_in_a_few_lines() -> None:
 def test_a_night_with_nothing_new_is_one_line() -> None:
     idle = Night(run="", table="/db/images", at="", units=12, rows_after=36, live_after=9, versions={"rows": 9})
     assert night_in_words(idle) == "nothing to do: all 12 units are in the table; readers see version 9 with 36 rows"
+    one = replace(idle, units=1, rows_after=1)
+    assert night_in_words(one) == "nothing to do: the 1 unit is in the table; readers see version 9 with 1 row"
     kept = night_in_words(replace(idle, gone=1, gone_samples=3))
     assert kept.splitlines()[1:] == ["gone from the source, and kept: 1 unit with 3 samples"]
 
@@ -62,7 +64,7 @@ def test_a_night_that_a_gate_refused_says_what_readers_see() -> None:
     assert "gates: coverage refused; rejects passed" in text
     assert len(text.splitlines()) == 4
     first = replace(NIGHT, status="refused", gates=gates, live_before=None, live_after=None)
-    assert "no version is published yet; the newest has 108 rows" in night_in_words(first)
+    assert "no version is published yet, so readers see the newest, with 108 rows" in night_in_words(first)
 
 
 def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listing_by_nothing(

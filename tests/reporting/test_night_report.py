@@ -92,6 +92,8 @@ def test_the_page_shows_how_far_what_lies_beside_is(nights: tuple[str, int]) -> 
 def test_a_night_is_found_by_its_run(nights: tuple[str, int]) -> None:
     tables = Tables.at(nights[0])
     assert find_night(tables, "night3").at.startswith("2026-10-04")
+    with pytest.raises(UserError, match="there is no table"):
+        find_night(Tables.at(f"{nights[0]}-that-is-not-there"), "last")
     with pytest.raises(UserError, match="knows no night"):
         find_night(tables, "never")
 

@@ -78,9 +78,11 @@ def test_one_search_that_cannot_be_asked_keeps_no_other_from_it(nights: tuple[st
     uri, _ = nights
     table, tables = open_table(uri, engine=WordEngine()), Tables.at(uri)
     saved = {"gone": Saved(like="no such row"), "bad": Saved(text="red", where="colour = 1"), "red": Saved(text="red")}
-    gone, bad, red = watch(table, tables, saved, arrivals(tables, version=table.version), own=True)
+    saved["half"] = Saved(text="red", where="width >")
+    gone, bad, red, half = watch(table, tables, saved, arrivals(tables, version=table.version), own=True)
     assert "no such row" in gone.error
     assert "colour" in bad.error
+    assert half.error == "the filter cannot be used: Expected: an expression, found: EOF"  # nothing of our own filter
     assert (red.error, bool(red.hits)) == ("", True)
 
 

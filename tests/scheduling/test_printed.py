@@ -208,6 +208,20 @@ def test_what_argo_does_not_know_is_seen() -> None:
     assert ".spec.workflowSpec.templates[0].retryStrategy.limit is a int, not a str" in found
 
 
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("cronjob", "backoffLimit: 3 "),
+        ("argo", 'limit: "3"'),
+        ("airflow", "retries=3,"),
+        ("dagster", "max_retries=3,"),
+        ("systemd", "StartLimitBurst=4\n"),  # counts the first start too
+    ],
+)
+def test_every_kind_that_tries_again_does_so_three_times(kind: str, line: str) -> None:
+    assert line in "\n".join(files(night(kind)).values())
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
 def test_systemd_takes_its_units(tmp_path: Path) -> None:
     made = night("systemd", program=(sys.executable, "-m", "clipmill"), folder=str(tmp_path), alert="echo '100% $x'")
