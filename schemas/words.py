@@ -9,6 +9,11 @@ def counted(number: int, what: str, many: str = "") -> str:
     return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
+def part_of(part: int, whole: int, what: str, does: str, do: str) -> str:
+    """`1 of 12 rows has`, `3 of 12 rows have`: of `does` and `do` that which goes with the part."""
+    return f"{part:,} of {counted(whole, what)} {does if part == 1 else do}"
+
+
 def all_of(number: int, what: str) -> str:
     """`all 12 units are`, `the 1 unit is`."""
     return f"the 1 {what} is" if number == 1 else f"all {number:,} {what}s are"

@@ -8,6 +8,7 @@ import click
 
 from clipmill.jobs.cli.options import json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 _IDS = "The rows with these ids: one a line, or a .parquet or .csv with a column id; - is stdin, with --yes."
 
@@ -73,9 +74,8 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         raise UserError("--drop-tags goes with --purge, and --undo with neither", "`clipmill delete --help` says more")
 
     def confirm(found: Deleted) -> None:
-        rows, stones = f"{found.rows} row{'s' * (found.rows != 1)}", found.already_deleted
-        units = f"{found.units} unit{'s' * (found.units != 1)}"
-        what = f"{stones} tombstone{'s' * (stones != 1)}" if undo else f"{rows} of {units}"
+        what = f"{counted(found.rows, 'row')} of {counted(found.units, 'unit')}"
+        what = counted(found.already_deleted, "tombstone") if undo else what
         what += " and what was deleted before, for good," if purge else ""
         named = f", such as {', '.join(found.examples)}" if found.examples else ""
         question = f"{'take back' if undo else 'delete'} {what} of {found.table}{named}"

@@ -16,6 +16,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 
 @click.command(short_help="Build or update the indices that make queries fast.")
@@ -132,7 +133,8 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     # `how` is how near a row is to the one that is kept, which is no copy of itself.
     shown = [{**row, "how": None if row["keep"] else row["how"]} for row in report.groups.to_pylist()]
     print_rows(shown, as_json=False, columns=["group", "keep", "how", "id", "uri"], empty="no copies")
-    note(f"{report.rows:,} rows: {report.exact:,} exact and {report.near:,} near copies, {report.surplus:,} surplus")
+    rows = counted(report.rows, "row")
+    note(f"{rows}: {report.exact:,} exact and {report.near:,} near copies, {report.surplus:,} surplus")
 
 
 @click.command(short_help="Write selected rows, images or vectors as files.")

@@ -19,6 +19,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 
 @click.command(short_help="Fill a set of another model's vectors beside the present one.")
@@ -78,7 +79,7 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
         sys.exit(EXIT_INTERRUPTED)
     if done.left:
         why = done.failed_units[0]["reason"] if done.failed_units else "rows were added meanwhile"
-        note(f"error: {done.left:,} rows are not filled: {why}")
+        note(f"error: {counted(done.left, 'row is', 'rows are')} not filled: {why}")
         note(f"hint: to try them again: {asked.resume}")
         sys.exit(EXIT_UNITS_FAILED)
 

@@ -6,6 +6,7 @@ import click
 
 from clipmill.jobs.cli.options import NewFile, allow_source_option, json_option, storage_from, table_options
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 
 @click.command(short_help="A table as one HTML page: rates, rejects, tags, a map, copies.")
@@ -93,8 +94,8 @@ def watch(
         print_rows(hits, as_json=False, columns=["search", "score", "caption", "tags", "id"], empty="")
         for one in found:
             more = f", {len(one.hits)} of them shown" if one.matched > len(one.hits) else ""
-            note(f"{one.name}: {one.error or f'{one.matched:,} new rows{more}'}")
-        units = f"{len(came.units):,} unit{'s' * (len(came.units) != 1)}"
+            note(f"{one.name}: {one.error or counted(one.matched, 'new row') + more}")
+        units = counted(len(came.units), "unit")
         note(f"of {units} that came in {', '.join(came.runs) or 'no run'}, at version {opened.version}")
     if any(one.error for one in found):
         raise SystemExit(EXIT_UNITS_FAILED)

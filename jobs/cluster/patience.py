@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from clipmill.jobs.cluster.nodes import nodes
 from clipmill.schemas.errors import NoWorkers
+from clipmill.schemas.words import counted
 
 SAY_EVERY_S = 30.0
 _QUIET_S = 15.0  # a node that is up needs no longer to start a process
@@ -46,5 +47,5 @@ class Patience:
 def _up() -> str:
     found = nodes()
     gpus, cpus = sum(node.gpus for node in found), sum(node.cpus for node in found)
-    up = "1 node is up" if len(found) == 1 else f"{len(found)} nodes are up"
+    up = f"{counted(len(found), 'node is', 'nodes are')} up"
     return f"{up}, with {cpus:g} CPUs and {gpus:g} GPUs in all"

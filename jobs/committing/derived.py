@@ -26,6 +26,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.columns import COMPUTED, REPLACED
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 from clipmill.workers.write import ColumnFile, write_column_file
 
 Say = Callable[[str], None]
@@ -157,7 +158,7 @@ class Derivation:
         for at, fragment in enumerate(fragments):
             if number := self._fill_fragment(fragment.fragment_id, end):
                 done += number
-                self.say(f"{done:,} rows {self.derived.verb}, fragment {at + 1} of {len(fragments)}")
+                self.say(f"{counted(done, 'row')} {self.derived.verb}, fragment {at + 1} of {len(fragments)}")
         return done
 
     def _fill_fragment(self, fragment_id: int, end: str) -> int:
@@ -226,7 +227,8 @@ class Derivation:
         left = rows.count_rows(self.derived.missing(COMPUTED))
         if left:
             raise UserError(
-                f"{left} rows came while the table's rows were {self.derived.verb}", "run the command again; it goes on"
+                f"{counted(left, 'row')} came while the table's rows were {self.derived.verb}",
+                "run the command again; it goes on",
             )
         self.lease.check()
         there = [name for name in self.derived.names if name in rows.schema.names]

@@ -22,6 +22,7 @@ from clipmill.jobs.demo.searches import suggestions
 from clipmill.jobs.terminal.output import program, shown
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UnitsFailed
+from clipmill.schemas.words import counted
 
 _SHOWN_HITS = 3
 _PREFIX = "scenes/"
@@ -142,7 +143,8 @@ class _Demo:
             raise KeyboardInterrupt
         if summary.failed_units:
             names = ", ".join(unit["uri"] for unit in summary.failed_units)
-            raise UnitsFailed(f"{len(summary.failed_units)} units failed: {names}", f"to try them again: {again}")
+            units = counted(len(summary.failed_units), "unit")
+            raise UnitsFailed(f"{units} failed: {names}", f"to try them again: {again}")
         if summary.note:
             self.console.say(summary.note)
         else:

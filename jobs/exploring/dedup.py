@@ -19,6 +19,7 @@ from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 
 DEFAULT_THRESHOLD = 0.95
 EXACT_ONLY = 1.1  # more than any cosine, so nothing is near
@@ -182,7 +183,7 @@ def _near_pairs(
     for n, parts in enumerate(clusters):
         yield from _pairs_within(table, np.concatenate(parts) if parts else row_ids[:0], places, threshold)
         if n % 100 == 99:
-            tell(f"{n + 1:,} of {count:,} clusters compared")
+            tell(f"{n + 1:,} of {counted(count, 'cluster')} compared")
 
 
 def _assign(

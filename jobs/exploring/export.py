@@ -29,6 +29,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
+from clipmill.schemas.words import counted
 from clipmill.workers.decode.sniff import sniff
 
 Format = Literal["parquet", "webdataset", "clip-retrieval"]
@@ -76,7 +77,7 @@ class ExportReport:
     @property
     def left_out(self) -> str:
         """What is not there although it was asked for, in one sentence; empty where nothing is missing."""
-        parts = [f"{n:,} images are {reason}" for reason, n in self.missing_by_reason.items()]
+        parts = [f"{counted(n, 'image is', 'images are')} {reason}" for reason, n in self.missing_by_reason.items()]
         parts = [part.replace("are cannot", "cannot") for part in parts]
         if self.missing:
             parts.append(f"they are named in {self.to.rstrip('/')}/{REJECTS}")
@@ -113,7 +114,7 @@ def export(
         missing += left_out
         rows += len(part) - len(left_out)
         files += len(part) > len(left_out)
-        tell(f"{rows:,} rows in {files} files")
+        tell(f"{counted(rows, 'row')} in {counted(files, 'file')}")
     if missing:
         _put(options.to, REJECTS, "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in missing).encode(), storage)
     report = ExportReport(

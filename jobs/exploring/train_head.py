@@ -17,6 +17,7 @@ from clipmill.jobs.querying.open import Table
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import HeadFile
 from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.words import counted
 
 MAX_ROWS = 200_000
 MIN_EACH = 10
@@ -70,7 +71,7 @@ def train_head(table: Table, options: TrainOptions, *, tell: Callable[[str], Non
     part_N = _parts(table, ids, options.held_out)
     for what, here_N in (("to fit to", part_N == 0), ("to choose by", part_N == 1), ("held out", part_N == 2)):
         _enough(truth_N[here_N], what, options)
-    tell(f"fitting to {int((part_N < 2).sum()):,} rows, {int(truth_N[part_N < 2].sum()):,} of them true")
+    tell(f"fitting to {counted(int((part_N < 2).sum()), 'row')}, {int(truth_N[part_N < 2].sum()):,} of them true")
     l2 = min(L2, key=lambda l2: _loss(vectors_ND, truth_N, part_N, l2))
     model = fit(vectors_ND[part_N < 2], truth_N[part_N < 2], l2)
     held_N = part_N == 2

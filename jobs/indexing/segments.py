@@ -23,6 +23,7 @@ from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.table.tables import lance_module
 from clipmill.schemas.config import Storage
+from clipmill.schemas.words import counted
 
 Tell = Callable[[str], None]
 
@@ -151,7 +152,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     key = hashlib.sha256(json.dumps([dataclasses.asdict(plan), column, parts]).encode()).hexdigest()
     state = Checkpoint(dataset.uri, column, key, builder.storage)
     if state.centroids_PD is None:
-        builder.tell(f"{column}: training {plan.num_partitions} partitions")
+        builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
         dim = dataset.schema.field(column).type.list_size
         model = lance_module().lance.indices.build_rq_model(dim, plan.bits)
         state.begin(centroids(dataset, column, plan.num_partitions), model)

@@ -7,6 +7,7 @@ from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, Tell, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
+from clipmill.schemas.words import counted
 
 MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
 
@@ -36,7 +37,7 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
     if plan.kind == "IVF_RQ" and len(groups(dataset, builder.rows_per_segment)) > 1:
         build_in_segments(dataset, column, plan, builder)
         return "built"
-    builder.tell(f"{column}: training {plan.num_partitions} partitions")
+    builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
     if plan.kind == "IVF_RQ":
         options["num_bits"] = plan.bits
@@ -59,7 +60,7 @@ def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:
 def _extend(dataset: Any, name: str, plan: VectorPlan, unindexed_rows: int, deltas: int, *, tell: Tell) -> str:
     if unindexed_rows == 0 and deltas <= MAX_DELTAS:
         return "current"
-    tell(f"{name}: adding {unindexed_rows} rows")
+    tell(f"{name}: adding {counted(unindexed_rows, 'row')}")
     merge = deltas if deltas > MAX_DELTAS else 0
     dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
     return "extended"

@@ -27,6 +27,7 @@ from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld
+from clipmill.schemas.words import counted
 from clipmill.workers.store.sweep import remove
 
 COMPACT_S = 600.0  # of one maintenance: what is left then is for the next
@@ -182,7 +183,8 @@ def all_orphans(tables: Tables, *, now_s: float) -> list[Orphan]:
 
 def _name_all(found: list[Orphan], say: Say) -> None:
     if found:
-        say(f"removing {len(found)} files that no version names, {sum(one.size_bytes for one in found):,} bytes:")
+        size = counted(sum(one.size_bytes for one in found), "byte")
+        say(f"removing {counted(len(found), 'file')} that no version names, {size}:")
     for one in found[:MAX_NAMED]:
         say(f"  {one.uri}")
     if len(found) > MAX_NAMED:

@@ -14,6 +14,7 @@ from clipmill.jobs.maintaining.orphans import FOLDERS, Orphan, named
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
+from clipmill.schemas.words import counted
 
 MANY_VERSIONS = 10  # older than they need be: then they leave, also where that frees nothing
 MANY_SIDE_VERSIONS = 500  # of a table beside the rows: each renewal of a lease is one
@@ -35,7 +36,7 @@ def _needs(tables: Tables, found: list[Orphan], keep: timedelta) -> Iterator[str
         yield "a table beside the rows is missing"
         return
     if found:
-        yield f"{len(found):,} files that no version names"
+        yield f"{counted(len(found), 'file')} that no version names"
     if heal.needs_healing(tables, read_ledger(tables)):
         yield "commits that are not in the ledger"
     if tasks_of(rows):

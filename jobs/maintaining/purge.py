@@ -31,6 +31,7 @@ from clipmill.jobs.table.tables import MAX_CONFLICTS, SIDE_TABLES, Tables
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.tombstones import Tombstones
+from clipmill.schemas.words import counted
 from clipmill.workers.store.storage import list_objects
 from clipmill.workers.store.sweep import remove
 
@@ -268,7 +269,7 @@ def _remove_files(tables: Tables, lease: Lease) -> tuple[int, list[str]]:
         found += orphans(tables, part, now_s=now_s, folders=("_indices",))
         count += remove((one.uri for one in found), tables.storage)
     young = orphans(tables, "", now_s=now_s, older_than_s=-math.inf, folders=("_indices",))
-    left = [f"{len(young)} files of index builds that are younger than a day; purge again tomorrow"] if young else []
+    left = [f"{counted(len(young), 'file')} of index builds, younger than a day; purge again tomorrow"] if young else []
     if tables.open().branches.list():
         left.append("files that no version names, because the table has branches, which may name them")
     return count, left

@@ -20,6 +20,7 @@ from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.secrets import masked
+from clipmill.schemas.words import counted
 
 Say = Callable[[str], None]
 
@@ -60,7 +61,7 @@ def fill_sets(
         if not before.left or (found and found[-1].interrupted):
             found.append(_beside(before))
             continue
-        say(f"filling the set '{slug}': {before.left:,} rows have none of it yet")
+        say(f"filling the set '{slug}': {counted(before.left, 'row has', 'rows have')} none of it yet")
         found.append(_filled(tables, slug, how, say))
     return tuple(found)
 

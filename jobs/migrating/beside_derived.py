@@ -23,6 +23,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost, UserError
 from clipmill.schemas.secrets import masked
+from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
 
 
@@ -96,7 +97,8 @@ def _filled(tables: Tables, lease: Lease, column: str, say: Say, step: Step) -> 
 
 def _told(one: Followed, say: Say) -> Followed:
     if one.left:
-        say(f"{one.left:,} rows have no value in {one.column}: {one.note or 'they came meanwhile'}")
+        rows = counted(one.left, "row has", "rows have")
+        say(f"{rows} no value in {one.column}: {one.note or 'they came meanwhile'}")
     return one
 
 

@@ -13,6 +13,7 @@ from clipmill.jobs.exploring.pairs import read_pairs, vectors_of
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 from clipmill.workers.tag import Tagger
 
 MAX_ROWS = 50_000
@@ -80,5 +81,6 @@ def calibrate(tables: Tables, tagger: Tagger, file: str, say: Callable[[str], No
         f1=round(float(np.mean(after)), 4),
         too_few=len(truth) - len(chosen),
     )
-    say(f"{len(thresholds)} labels calibrated on {found.rows:,} pictures: F1 {found.f1_before} → {found.f1}")
+    labels, pictures = counted(len(thresholds), "label"), counted(found.rows, "picture")
+    say(f"{labels} calibrated on {pictures}: F1 {found.f1_before} → {found.f1}")
     return found

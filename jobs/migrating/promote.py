@@ -28,6 +28,7 @@ from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, GateRefused, UserError
 from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.words import counted
 
 # Named so that a test can stop the command inside each and see that the kill landed there.
 STEPS = ("before_detach", "after_detach", "after_rename", "after_attach", "after_live")
@@ -113,9 +114,11 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
         found = sets.coverage(tables, rows, slug)
         missing = found.rows - found.filled
         why = sets.missing_in_words(found.failed, found.rejects, found.left)
-        notes = [f"{missing:,} rows have no vector of it, and are found by no search: {why}"] if missing else []
+        rows_have = counted(missing, "row has", "rows have")
+        notes = [f"{rows_have} no vector of it, which no search finds: {why}"] if missing else []
         if came := unpublished(rows):
-            notes.append(f"{came:,} rows that passed no gate are seen by readers with it")
+            what = ("row that passed no gate is", "rows that passed no gate are")
+            notes.append(f"{counted(came, *what)} seen by readers with it")
         return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
 
 

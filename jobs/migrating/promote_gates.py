@@ -29,6 +29,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import MIN_MISSES
+from clipmill.schemas.words import counted, part_of
 
 K = 10
 MOST_CHANGED = 20
@@ -103,7 +104,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
         )
     index, recall = _index(rows, slug, options, blockers)
     golden = _golden(tables, rows, slug, options, blockers) if options.golden else None
-    hidden = f"{found.failed:,} rows have no vector of this model, and are found by no search"
+    hidden = f"{counted(found.failed, 'row has', 'rows have')} no vector of this model: no search finds what has none"
     hidden += ": too few to judge a share by" if few else ""
     hidden += "; `clipmill rejects TABLE --set SLUG` names them"
     return Verdict(
@@ -134,18 +135,19 @@ def _check_coverage(found: Coverage, rows: Any, options: GateOptions, blockers: 
     """Whether the rows without a vector are too few to judge a share by."""
     if found.left:
         blockers["rows_changed"] = (
-            f"{found.left:,} rows came or changed since the fill, or were never tried: run the reembed again"
+            f"{counted(found.left, 'row')} came or changed since the fill, or were never tried: run the reembed again"
         )
     passed, few = passes(found.filled, found.rows, options.min_coverage, options.min_misses)
     if not passed and found.rows:
         blockers["coverage"] = (
-            f"{found.filled:,} of {found.rows:,} rows are filled, {found.share:.4f} is less than "
+            f"{part_of(found.filled, found.rows, 'row', 'is', 'are')} filled, {found.share:.4f} is less than "
             f"{options.min_coverage:g}: {missing_in_words(found.failed, found.rejects, found.left)}"
         )
     vector, caption = set_column("vector", found.slug), set_column("caption_vector", found.slug)
     without = int(rows.count_rows(f"{vector} IS NOT NULL AND caption IS NOT NULL AND {caption} IS NULL"))
     if without:
-        blockers["captions"] = f"{without:,} rows have a caption and a vector, but no vector of the caption"
+        rows_have = counted(without, "row has", "rows have")
+        blockers["captions"] = f"{rows_have} a caption and a vector, but no vector of the caption"
     if unscored := without_scores(rows, found.slug):
         named = ", ".join(f"'{name}' {count:,}" for name, count in unscored.items())
         blockers["heads"] = f"rows have a vector and no score of the set's heads ({named}): run the reembed again"
@@ -175,7 +177,8 @@ def _norms(rows: Any, slug: str, blockers: dict[str, str]) -> dict[str, float]:
         bad += int((~(np.abs(norms_N - 1) <= _NORM_TOLERANCE)).sum())  # NaN compares as bad
         least, most = min(least, float(np.min(norms_N))), max(most, float(np.max(norms_N)))
     if bad:
-        blockers["norms"] = f"{bad:,} vectors of the set are not of unit length, or not finite"
+        vectors = counted(bad, "vector of the set is", "vectors of the set are")
+        blockers["norms"] = f"{vectors} not of unit length, or not finite"
     return {"least": round(least, 5), "most": round(most, 5), "bad": bad} if most >= 0 else {"bad": bad}
 
 
@@ -227,7 +230,8 @@ def _index(rows: Any, slug: str, options: GateOptions, blockers: dict[str, str])
     _, plan, unindexed, _ = there
     if unindexed > 0.05 * max(1, rows.count_rows()):
         blockers["index"] = (
-            f"{unindexed:,} rows are not in the index of {column}: clipmill index TABLE --column {column}"
+            f"{counted(unindexed, 'row is', 'rows are')} not in the index of {column}: "
+            f"clipmill index TABLE --column {column}"
         )
     stored = (stored_report(rows, column) or {}).get("recall")
     recall = float(stored["recall"]) if stored else measure(rows, column).recall

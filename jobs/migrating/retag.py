@@ -25,6 +25,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import COMPUTED, REPLACED, VOCABULARY_KEY, set_column, sets_in
 from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 from clipmill.workers.store.uri import split_uri
 from clipmill.workers.tag import BUILT_IN, Tagger, embed_labels, load_vocabulary
 
@@ -134,7 +135,7 @@ def _tagger(schema: pa.Schema, options: RetagOptions, storage: Storage, say: Say
     else:
         from clipmill.jobs.querying.encoder import engine_for  # loads torch and the model
 
-        say(f"embedding {len(vocabulary.labels)} labels with {fingerprint.model}")
+        say(f"embedding {counted(len(vocabulary.labels), 'label')} with {fingerprint.model}")
         vectors_LD = embed_labels(vocabulary, engine_for(fingerprint))
     return Tagger.from_vectors(vocabulary, vectors_LD, fingerprint, tags)
 

@@ -6,6 +6,7 @@ from clipmill.jobs.migrating.drop import Dropped
 from clipmill.jobs.migrating.promote import Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
 from clipmill.jobs.table.sets import missing_in_words
+from clipmill.schemas.words import counted, part_of
 
 if TYPE_CHECKING:  # whoever promotes needs nothing of what fills
     from clipmill.jobs.migrating.reembed import Reembedded
@@ -30,7 +31,7 @@ def verdict_in_words(verdict: Verdict) -> str:
 def figures(verdict: Verdict) -> list[str]:
     found = verdict.coverage
     missing = missing_in_words(found["failed"], found["rejects"], found["left"])
-    have = f"{found['filled']:,} of {found['rows']:,} rows have its vector ({found['share']:.2%})"
+    have = f"{part_of(found['filled'], found['rows'], 'row', 'has', 'have')} its vector ({found['share']:.2%})"
     lines = [f"{have}; {missing}" if missing else have]
     if verdict.overlap is not None:
         lines.append(f"of {verdict.overlap.k} nearest neighbours both models agree on {verdict.overlap.mean:.0%}")
@@ -45,7 +46,8 @@ def figures(verdict: Verdict) -> list[str]:
 def histogram(overlap: Overlap) -> list[str]:
     """A line for each number of shared neighbours that some picture has."""
     most = max(overlap.histogram, default=0)
-    lines = [f"of {overlap.rows:,} pictures, how many share so many of their {overlap.k} nearest in both models:"]
+    pictures_seen = counted(overlap.rows, "picture")
+    lines = [f"of {pictures_seen}, how many share so many of their {overlap.k} nearest in both models:"]
     for shared, pictures in enumerate(overlap.histogram):
         if pictures:
             bar = "#" * max(1, round(BAR * pictures / most))
@@ -95,7 +97,8 @@ def dropped_in_words(done: Dropped) -> str:
     freed = f"{done.bytes_freed / 1e6:,.1f} MB were freed by older versions; " if done.bytes_freed else ""
     return "\n".join(
         [
-            f"the set '{done.set}' is gone: {len(done.columns)} columns of {done.table}, version {done.version}",
+            f"the set '{done.set}' is gone: {counted(len(done.columns), 'column')} of {done.table}, "
+            f"version {done.version}",
             f"{freed}its space is freed when the versions that still have it are a week old: by the next night, or",
             f"`clipmill maintain {done.table}`",
         ]

@@ -18,6 +18,7 @@ from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged, UserError
 from clipmill.schemas.samples import BadImage, Sample
 from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
 from clipmill.workers.load import load_engine
 from clipmill.workers.read import read_unit
@@ -49,7 +50,7 @@ def from_sample(job: JobFile, units: Sequence[WorkUnit], count: int) -> Estimate
         samples_per_s=round(len(samples) / max(busy_s, seconds["read"]), 1),
         gpus=0.0 if device == "cpu" else 1.0,
         limited_by=max(seconds, key=lambda stage: seconds[stage]),
-        basis=f"measured: the first {len(samples)} samples on this machine ({device}, {threads} cores)",
+        basis=f"measured: the first {counted(len(samples), 'sample')} on this machine ({device}, {threads} cores)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from clipmill.jobs.planning.plan import Plan
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 
 
 def refuse_to_shrink(plan: Plan, limit: int | None) -> None:
@@ -14,7 +15,7 @@ def refuse_to_shrink(plan: Plan, limit: int | None) -> None:
         there = sum(plan.ledger[unit_id].seen for unit_id in group.old)
         if there > sum(sizes[unit_id] for unit_id in group.new):
             raise UserError(
-                f"source.limit is {limit:,}, but the table holds {there:,} samples of "
+                f"source.limit is {limit:,}, but the table holds {counted(there, 'sample')} of "
                 f"{plan.ledger[min(group.old)].uri} already",
                 "take source.limit out, or give the trial a table of its own",
             )

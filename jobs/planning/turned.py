@@ -10,6 +10,7 @@ from typing import Any
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, WrongFormat
 from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.words import counted
 from clipmill.workers.read.census import split_name
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Wanted
 from clipmill.workers.read.packed import unpack
@@ -34,8 +35,9 @@ def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> 
     if not lying:
         return None
     return (
-        f"{lying} of the first {pictures} pictures of {unit.uri} lie turned: their EXIF orientation is in the .json "
-        "beside them and no longer in the pictures, as img2dataset writes them; see docs/shards.md"
+        f"{lying} of the first {counted(pictures, 'picture')} of {unit.uri} {'lies' if lying == 1 else 'lie'} turned: "
+        "the EXIF orientation is in the .json beside each and no longer in the picture, as img2dataset writes them; "
+        "see docs/shards.md"
     )
 
 

@@ -24,7 +24,7 @@ from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.words import counted
+from clipmill.schemas.words import counted, part_of
 
 MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4
@@ -98,7 +98,7 @@ def _fewer_rows(tables: Tables, rows: Any, live: Any, most: float) -> Gate | Non
     asked_for = _asked_for(tables, rows, live)
     lost = max(0.0, 1 - (now + asked_for) / before) if before else 0.0
     uncounted = f", not counting {asked_for:,} that were deleted on request" if asked_for > 0 else ""
-    sentence = f"{now:,} rows where readers see {before:,}: {lost:.2%} fewer{uncounted}, at most {most:.2%}"
+    sentence = f"{counted(now, 'row')} where readers see {before:,}: {lost:.2%} fewer{uncounted}, at most {most:.2%}"
     return Gate(name="rows", passed=lost <= most, value=lost, threshold=most, before=0.0, sentence=sentence)
 
 
@@ -129,14 +129,16 @@ def _coverage(tables: Tables, rows: Any, latest: Ledger, judged: Judged) -> Gate
     count, least = int(rows.count_rows()), judged.nightly.min_coverage
     share = count / samples if samples else 0.0
     failed = f" ({counted(judged.failed_units, 'unit')} failed)" if judged.failed_units else ""
-    sentence = f"{count:,} of {counted(samples, 'sample')} have a row{failed}: coverage {share:.4f}, at least {least:g}"
+    sentence = f"{part_of(count, samples, 'sample', 'has', 'have')} a row{failed}: coverage {share:.4f}"
+    sentence += f", at least {least:g}"
     passed, few = passes(count, samples, least, judged.nightly.min_misses)
     if not samples:
         passed, sentence = False, "the table has no row, and no sample that could have one: readers would find nothing"
     if few:
         sentence += f"; {samples - count} missing are too few to judge a share by"
     if share > 1:  # rows of no unit: they are there twice, or somebody else wrote them
-        sentence = f"{count:,} rows for {samples:,} samples: more than there can be; `clipmill verify` says which"
+        sentence = f"{counted(count, 'row')} for {counted(samples, 'sample')}: more than there can be"
+        sentence += "; `clipmill verify` says which"
     return Gate(name="coverage", passed=passed and share <= 1, value=share, threshold=least, sentence=sentence)
 
 
@@ -180,7 +182,8 @@ def _vectors(rows: Any, live: Any) -> Gate:
         off_N = np.abs(np.linalg.norm(values_ND, axis=1) - 1)
         count, bad = count + len(off_N), bad + int((~(off_N <= OFF_LENGTH)).sum())
     share = bad / count if count else 0.0
-    said = f"{bad:,} of {count:,} new vectors looked at are not finite and of unit length: none may be"
+    said = part_of(bad, count, "new vector", "looked at is", "looked at are")
+    said += " not finite and of unit length: none may be"
     return Gate(name="vectors", passed=not bad, value=share, threshold=0.0, sentence=said)
 
 
@@ -232,7 +235,8 @@ def _recall(rows: Any, least: float) -> Gate | None:
     if Snapshot(rows).vector_index("vector") is None:
         return None
     found = measure(rows, "vector")
-    said = f"the index finds {found.recall:.4f} of the true {found.k} nearest ({found.queries} queries), at least"
+    queries = counted(found.queries, "query", "queries")
+    said = f"the index finds {found.recall:.4f} of the true {found.k} nearest ({queries}), at least"
     passed = found.recall >= least
     return Gate(name="recall", passed=passed, value=found.recall, threshold=least, sentence=f"{said} {least:g}")
 

@@ -19,6 +19,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.words import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,8 @@ def _was_published(tables: Tables, version: int) -> bool:
 def _seen_again(tables: Tables, version: int) -> str:
     """What whoever had rows deleted has to hear."""
     count = deleted_rows(read_ledger(tables)) - deleted_rows(ledger_at(tables, version))
-    return f"{count:,} rows that were deleted on request since are seen again by readers" if count > 0 else ""
+    what = ("row that was deleted on request since is", "rows that were deleted on request since are")
+    return f"{counted(count, *what)} seen again by readers" if count > 0 else ""
 
 
 def _wanted(rows: Any, to: str) -> int:

@@ -18,6 +18,7 @@ from clipmill.jobs.table.sets import coverage, missing_in_words
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in
 from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.words import counted
 
 NONE = "nothing is published yet to compare with"
 _MEND = "`columns` of the night says why; `clipmill reembed --head NAME=FILE` and `clipmill retag --as SLUG` fill it"
@@ -63,7 +64,7 @@ class _Kept:
             most = nightly.max_more_rejects
             said += f", {self.share_before:.2%} in what readers see: at most {most:.2%} less"
         if self.missing:
-            said += f"; of {self.rows:,} rows {self.why or f'{self.missing:,} have none'}"
+            said += f"; of {counted(self.rows, 'row')} {self.why or f'{self.missing:,} have none'}"
         if self.is_kept(nightly):
             return said + ("; too few to judge a share by" if self.fell > nightly.max_more_rejects else "")
         return f"{said}; {self.mend}"

@@ -19,6 +19,7 @@ from clipmill.jobs.table.tombstones import kept_out
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import GateRefused
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.words import part_of
 from clipmill.workers.read.fetch import ordered_map
 
 _THREADS = 16
@@ -104,13 +105,15 @@ def shrunk(plan: Plan, out: Counter[str]) -> int:
 
 def gone_gate(lost: int, of: int, most: float) -> Gate:
     share = lost / of if of else 0.0
-    said = f"{lost:,} of {of:,} samples are gone from the source: {share:.2%}, at most {most:.2%}"
+    gone = part_of(lost, of, "sample", "is", "are")
+    said = f"{gone} gone from the source: {share:.2%}, at most {most:.2%}"
     return Gate(name="gone", passed=share <= most, value=share, threshold=most, sentence=said)
 
 
 def empty_gate(of: int) -> Gate:
     """Of a listing that shows nothing at all, which is refused whatever `max_gone` is: it has no threshold."""
-    said = f"the source's listing is empty: all {of:,} samples would be gone, which no nightly.max_gone lets pass"
+    them = "the 1 sample" if of == 1 else f"all {of:,} samples"
+    said = f"the source's listing is empty: {them} would be gone, which no nightly.max_gone lets pass"
     return Gate(name="gone", passed=False, value=1.0, threshold=None, sentence=said)
 
 

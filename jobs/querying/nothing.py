@@ -8,6 +8,7 @@ from dataclasses import replace
 from clipmill.jobs.querying.request import Query
 from clipmill.jobs.querying.snapshot import Snapshot
 from clipmill.jobs.querying.table import Table
+from clipmill.schemas.words import counted
 
 _MOST_NAMED = 5
 
@@ -25,7 +26,8 @@ def why_nothing(table: Table, query: Query) -> str:
     if said := _score(table, query):
         return said
     if query.offset:
-        return f"nothing that far down: {matching:,} rows pass, and {query.offset:,} were skipped"
+        rows = counted(matching, "row passes", "rows pass")
+        return f"nothing that far down: {rows}, and {query.offset:,} were skipped"
     return "the rows that pass have no vector in this column, so they are not shown"
 
 

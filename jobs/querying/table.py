@@ -22,6 +22,7 @@ from clipmill.jobs.table.proof import warning
 from clipmill.schemas.columns import FINGERPRINT_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
 
 
@@ -40,7 +41,8 @@ class Table:
     def __repr__(self) -> str:
         models = ", ".join(f"{column} by {model}" for column, model in self.snapshot.models.items()) or "no vectors"
         columns = ", ".join(self.snapshot.default_columns())
-        return f"<table {self.uri}, version {self.version}: {self.num_rows:,} rows; {models}; columns {columns}>"
+        rows = counted(self.num_rows, "row")
+        return f"<table {self.uri}, version {self.version}: {rows}; {models}; columns {columns}>"
 
     @property
     def version(self) -> int:

@@ -11,6 +11,7 @@ from datetime import datetime
 from clipmill.jobs.reporting.changes import Commit
 from clipmill.jobs.reporting.contents import VectorMap
 from clipmill.jobs.reporting.runs import RunFigures
+from clipmill.schemas.words import counted
 
 STAGES = ("read", "decode", "embed", "tag", "write")
 
@@ -45,7 +46,7 @@ def run_bars(runs: Sequence[RunFigures]) -> list[Bar]:
             kind=run.limited_by if run.limited_by in STAGES else "none",
             title=f"{run.at[:16].replace('T', ' ')} · {run.samples_per_s:,.1f} samples/s"
             + (f", limited by {run.limited_by}" if run.limited_by else "")
-            + f" · {run.rows:,} rows",
+            + f" · {counted(run.rows, 'row')}",
         )
         for run in runs
         if run.seen

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipmill.jobs.reporting import charts
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,7 +47,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters.update(num=_num, share=_share, took=_took, money=_money, when=_when, short=_short, figure=_figure)
-    made.filters.update(gate=_gate, drifted=lambda change: abs(change[2] - change[1]))
+    made.filters.update(counted=counted, gate=_gate, drifted=lambda change: abs(change[2] - change[1]))
     return made
 
 

@@ -11,6 +11,7 @@ from clipmill.jobs.running.summary import Summary, failed_units, rate
 from clipmill.jobs.running.work import Work
 from clipmill.jobs.running.workforce import Workforce
 from clipmill.schemas.left_out import merge
+from clipmill.schemas.words import counted
 
 
 def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> Summary:
@@ -26,7 +27,7 @@ def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> 
         say=progress.phase,
         keep=options.keep_versions,
     )
-    notes = [f"stopped early; {work.left} units are left"] if interrupted else []
+    notes = [f"stopped early; {counted(work.left, 'unit is', 'units are')} left"] if interrupted else []
     notes += options.readers_notes(seen, publish=options.publish, whole=whole)
     totals, dispatcher, expected = work.totals, work.dispatcher, opened.estimate
     left_out = dict(totals.left_out)

@@ -20,6 +20,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError, WrongFormat
 from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.tasks import Task
+from clipmill.schemas.words import counted
 
 TICK_S = 0.5
 PAUSE_S, FEW = 2e-4, 100  # of each call beyond so many: a turn goes over all of them, so one takes several receipts
@@ -119,7 +120,9 @@ class Dispatcher:
             slot.leaving = True
         if units := sum(len(slot.calls) for slot in new):
             count = len({slot.node_id for slot in new})
-            self.patience.say(f"nodes that leave: {count}; {units} units in flight end there in time, or move")
+            units_fly = counted(units, "unit in flight ends", "units in flight end")
+            move = "moves" if units == 1 else "move"
+            self.patience.say(f"nodes that leave: {count}; {units_fly} there in time, or {move}")
 
     def _let_go(self) -> None:
         """Actors without a unit on nodes that leave, and all that the queue has nothing for: their nodes may go."""

@@ -32,6 +32,7 @@ from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.heads import Head
 from clipmill.schemas.installed import require
 from clipmill.schemas.left_out import merge
+from clipmill.schemas.words import all_of, counted
 from clipmill.workers.naming import names as model_names
 
 
@@ -142,8 +143,8 @@ def _idle(context: RunContext, plan: Plan) -> Summary:
             seen = finish_table(context.tables, context.lease, publish=True, say=context.progress.phase)
     finally:
         context.lease.release(context.progress.say)
-    notes = [f"nothing to do: all {len(plan.done)} units are in the table"]
-    notes += [f"{rows:,} rows scored by the head '{name}'" for name, rows in scored.items()]
+    notes = [f"nothing to do: {all_of(len(plan.done), 'unit')} in the table"]
+    notes += [f"{counted(rows, 'row')} scored by the head '{name}'" for name, rows in scored.items()]
     notes += options.readers_notes(seen, publish=publish, whole=True)
     return Summary(
         run="",

@@ -8,6 +8,7 @@ from typing import Any
 from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.jobs.terminal.signals import handled
+from clipmill.schemas.words import counted
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def draining_on_signals(dispatcher: Dispatcher, progress: Progress) -> Iterator[
             raise KeyboardInterrupt
         dispatcher.draining = True
         busy = dispatcher.attempts.in_flight
-        progress.say(f"stopping after the {busy} units in flight; once more stops at once")
+        progress.say(f"stopping after the {counted(busy, 'unit')} in flight; once more stops at once")
 
     old = _take(drain)
     try:

@@ -11,6 +11,7 @@ from clipmill.jobs.planning.estimate import GPU_CORES, Worker, estimate
 from clipmill.jobs.running.context import RunContext
 from clipmill.schemas.config import Workers
 from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.words import counted
 
 WORTH_S = 900.0  # a node takes minutes to start and a worker a minute to load: less work than this is not worth one
 
@@ -56,11 +57,12 @@ def _worth(context: RunContext, todo: Sequence[WorkUnit], one: Shape, say: Calla
     expected = estimate(context.job, context.tables, Worker(gpus=one.gpus, cores=cores))
     if None in counts or expected is None or not expected.samples_per_s:
         most = math.ceil(len(todo) / context.job.workers.units_in_flight)
-        why = f"the {len(todo):,} units are work for no more at once; how long they take is not known"
+        units = counted(len(todo), "unit is", "units are")
+        why = f"the {units} work for no more at once; how long they take is not known"
     else:
         work_s = samples / expected.samples_per_s
         most = min(len(todo), math.ceil(work_s / WORTH_S))
         why = f"{work_s / 3600:.1f} hours of work for one, {WORTH_S / 60:.0f} minutes or more for each"
         why += f" ({expected.basis})"
-    say(f"up to {most:,} workers if nodes join: {why}; workers.max sets another number")
+    say(f"up to {counted(most, 'worker')} if nodes join: {why}; workers.max sets another number")
     return most

@@ -9,6 +9,7 @@ from clipmill.jobs.running.attempts import Failed
 from clipmill.jobs.table.sets import missing_in_words
 from clipmill.schemas.left_out import hint_for, to_text
 from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +80,13 @@ def describe(s: Summary) -> str:
         )
     rejected = sum(s.rejects.values())
     reasons = f" ({', '.join(f'{reason} {n:,}' for reason, n in s.rejects.items())})" if s.rejects else ""
-    lines = [f"{s.seen:,} samples = {s.rows:,} rows + {rejected:,} rejects{reasons}"]
+    lines = [f"{counted(s.seen, 'sample')} = {counted(s.rows, 'row')} + {counted(rejected, 'reject')}{reasons}"]
     for column, count in s.unread.items():
         first = f"; the first: {s.unread_first[column]}" if column in s.unread_first else ""
         what = f"{count:,} values of {column}" if count > 1 else f"1 value of {column}"
         lines.append(f"{what} could not be read and {'are' if count > 1 else 'is'} null{first}")
     lines += [*left, *_filled(s)]
-    units = f"{s.units:,} units in {s.commits:,} commits"
+    units = f"{counted(s.units, 'unit')} in {counted(s.commits, 'commit')}"
     for count, what in (
         (s.already_done, "were in the table already"),
         (s.replaced_units, "replaced"),
@@ -97,7 +98,7 @@ def describe(s: Summary) -> str:
     ):
         units += f", {count:,} {what}" if count else ""
     lines.append(units)
-    speed = f"{s.samples_per_s:,.1f} samples/s on {s.workers} worker{'s' if s.workers != 1 else ''}"
+    speed = f"{s.samples_per_s:,.1f} samples/s on {counted(s.workers, 'worker')}"
     speed += f", limited by {s.limited_by}" if s.limited_by else ""
     first = f", first rows after {s.first_rows_s:.1f} s" if s.first_rows_s is not None else ""
     lines.append(f"{speed}; {s.seconds:.1f} s in all, {s.startup_s:.1f} s of them to start{first}")
@@ -120,11 +121,11 @@ def sets_in_words(sets: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[s
     for one in sets:
         missing = missing_in_words(one["failed"], one.get("rejects", {}), one["left"])
         why = f": {one['note']}" if one["left"] and one["note"] else ""
-        of = f"{one['filled']:,} of {one['rows']:,} rows filled ({one['new']:,} now)"
+        of = f"{one['filled']:,} of {counted(one['rows'], 'row')} filled ({one['new']:,} now)"
         found.append(f"set '{one['set']}' of {one['model']}: {of}" + (f"; {missing}{why}" if missing else ""))
     for one in columns:
         left = f", {one['left']:,} left: {one['note']}" if one["left"] else ""
-        found.append(f"{one['column']}: {one['new']:,} rows got a value{left}")
+        found.append(f"{one['column']}: {counted(one['new'], 'row')} got a value{left}")
     return found
 
 
@@ -132,15 +133,17 @@ def _filled(s: Summary) -> list[str]:
     """What matched, and what matched nothing."""
     if not s.embedded:
         if s.seen:
-            return [f"no row was added: all {s.seen:,} samples were rejected; `clipmill rejects {s.table}` names them"]
-        return [f"no sample was found in {s.units:,} units"] if s.units > s.aliases else []
+            rejected = "the 1 sample was" if s.seen == 1 else f"all {s.seen:,} samples were"
+            return [f"no row was added: {rejected} rejected; `clipmill rejects {s.table}` names what has no row"]
+        return [f"no sample was found in {counted(s.units, 'unit')}"] if s.units > s.aliases else []
     shown = {"caption": "captions", "tags": "tags"}
-    lines = [f"{shown[name]} in {s.filled[name]:,} of {s.embedded:,} rows" for name in shown if name in s.filled]
+    of = counted(s.embedded, "row")
+    lines = [f"{shown[name]} in {s.filled[name]:,} of {of}" for name in shown if name in s.filled]
     found = ["; ".join(lines)] if lines else []
     nothing = [name for name, number in s.filled.items() if not number and name != "tags"]
     if nothing:
         found.append(
-            f"nothing was found for {', '.join(nothing)}: null in all {s.embedded:,} rows; "
+            f"nothing was found for {', '.join(nothing)}: null in {'the' if s.embedded == 1 else 'all'} {of}; "
             "are the names in source.caption and source.keep the source's own?"
         )
     return found

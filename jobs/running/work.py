@@ -24,6 +24,7 @@ from clipmill.jobs.terminal.progress import Snapshot
 from clipmill.schemas.columns import table_id
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.tasks import WorkContext
+from clipmill.schemas.words import counted
 
 LOOK_EVERY_S = 10.0  # at the cluster: nodes join and leave
 
@@ -103,9 +104,10 @@ class Work:
     def say_what_stays(self) -> None:
         """Before an error ends the run: it may sound as if nothing had been written."""
         if self.totals.commits:
+            did, stay = ("was", "stays") if self.totals.rows == 1 else ("were", "stay")
             self.context.progress.say(
-                f"{self.totals.rows:,} rows of {self.totals.units:,} units were committed before this and stay; "
-                "the same command goes on from there"
+                f"{counted(self.totals.rows, 'row')} of {counted(self.totals.units, 'unit')} {did} committed before "
+                f"this and {stay}; the same command goes on from there"
             )
 
     def _received(self, receipt: Receipt) -> None:

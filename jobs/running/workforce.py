@@ -23,6 +23,7 @@ from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.tasks import WorkContext, WorkerFacts
 from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.words import counted
 
 LOADING_NOTE_S = 30.0
 
@@ -156,8 +157,8 @@ class Workforce:
         if unknown:
             shown = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
             self.say(
-                f"{self.job.model.name} was never trained on words of {len(unknown)} labels of the vocabulary "
-                f"'{self.vocabulary.name}' ({shown}): those tags mean nothing"
+                f"{self.job.model.name} was never trained on words of {counted(len(unknown), 'label')} of the "
+                f"vocabulary '{self.vocabulary.name}' ({shown}): those tags mean nothing"
             )
         self._labels = ray.put(vectors_LD)
 
@@ -211,7 +212,7 @@ def loaded_workforce(context: RunContext, todo: Sequence[WorkUnit]) -> Iterator[
     """Connected to the job's cluster, its model loaded, and nothing written. No interrupt is lost while Ray starts.
     `todo`: for these units."""
     options, progress = context.options, context.progress
-    progress.phase(f"{len(todo):,} unit{'s' * (len(todo) != 1)}; starting workers")
+    progress.phase(f"{counted(len(todo), 'unit')}; starting workers")
     with (
         noting_interrupts() as check_interrupt,
         cluster.connected(options.address, num_cpus=options.num_cpus),

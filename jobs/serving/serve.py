@@ -8,6 +8,7 @@ from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
+from clipmill.schemas.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def serve(
     from clipmill.jobs.serving.connections import server_options
 
     _check_port(settings)
-    tell(f"{table}: {opened.num_rows:,} rows at version {opened.version}")
+    tell(f"{table}: {counted(opened.num_rows, 'row')} at version {opened.version}")
     tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
     uvicorn.run(
         create_app(opened, settings, tell=tell),

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.words import counted
 
 MAX_BYTES = 2_000_000_000
 
@@ -32,8 +33,8 @@ def load_label_vectors(path: str, vocabulary: Vocabulary, dim: int) -> npt.NDArr
     labels = len(vocabulary.labels)
     if stored.shape != (labels, dim):
         raise UserError(
-            f"{path} holds {stored.shape[0]} vectors of {stored.shape[1]} numbers; the vocabulary "
-            f"'{vocabulary.name}' has {labels} labels and the table's vectors {dim} numbers",
+            f"{path} holds {counted(stored.shape[0], 'vector')} of {stored.shape[1]} numbers; the vocabulary "
+            f"'{vocabulary.name}' has {counted(labels, 'label')} and the table's vectors {dim} numbers",
             "one row for each label, in the vocabulary's order, by the model that made the table's vectors",
         )
     vectors_LD = np.asarray(stored, np.float64)

@@ -5,6 +5,8 @@ from typing import Any
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from clipmill.schemas.words import counted
+
 LIVE = "live"
 
 
@@ -23,9 +25,10 @@ class Readers:
 
     def describe(self) -> str:
         if self.live is None:
-            return f"readers see the newest version {self.newest} with {self.newest_rows:,} rows"
-        seen = f"readers see the published version {self.live} with {self.live_rows:,} rows"
-        return seen + (f", not the newest {self.newest} with {self.newest_rows:,} rows" if self.is_behind else "")
+            return f"readers see the newest version {self.newest} with {counted(self.newest_rows, 'row')}"
+        seen = f"readers see the published version {self.live} with {counted(self.live_rows or 0, 'row')}"
+        rows = counted(self.newest_rows, "row")
+        return seen + (f", not the newest {self.newest} with {rows}" if self.is_behind else "")
 
     def notes(self, *, publish: bool, whole: bool, hint: str) -> list[str]:
         """What a person has to know of it at the end of a run; nothing where there is no tag `live`. `whole`: no unit

@@ -7,6 +7,7 @@ from typing import Any
 
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import printable
+from clipmill.schemas.words import counted
 
 LINE_EVERY_S = 30.0
 
@@ -99,21 +100,21 @@ class Progress:
             self._figures.plain = text
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._line(f"{now.units_done}/{now.units_total} units  {text}", **asdict(now))
+            self._line(f"{now.units_done}/{counted(now.units_total, 'unit')}  {text}", **asdict(now))
 
     def _text(self, now: Snapshot) -> str:
         elapsed_s = time.monotonic() - self._started
         rate = now.samples / elapsed_s if elapsed_s > 0 else 0.0
-        parts = [f"{now.rows:,} rows", f"{rate:,.0f} samples/s"]
+        parts = [counted(now.rows, "row"), f"{rate:,.0f} samples/s"]
         left_s = self._left_s(now, elapsed_s, rate)
         if left_s is not None:
             parts.append(f"{_duration(left_s)} left")
-        parts.append(f"{now.rejects:,} reject{'s' if now.rejects != 1 else ''}")
+        parts.append(counted(now.rejects, "reject"))
         if now.failed:
-            parts.append(f"{now.failed} unit{'s' if now.failed != 1 else ''} failed")
+            parts.append(f"{counted(now.failed, 'unit')} failed")
         if now.limited_by:
             parts.append(f"limited by {now.limited_by}")
-        parts.append(f"{now.workers} worker{'s' if now.workers != 1 else ''}")
+        parts.append(counted(now.workers, "worker"))
         return "  ".join(parts)
 
     def _left_s(self, now: Snapshot, elapsed_s: float, rate: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from clipmill.jobs.terminal.output import cell, note, print_json, print_record
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.plain import plain
+from clipmill.schemas.words import counted
 
 _ANEW = "\x1b[H\x1b[2J"  # the cursor to the top, and the screen empty
 _sleep = time.sleep
@@ -59,9 +60,8 @@ def _show(now: dict[str, Any], more: str, as_json: bool) -> None:
     else:
         rejected = sum(now["rejects"].values())
         held = f"  held by {cell(now['held_by'], 200)}" if now["held_by"] else ""
-        line = (
-            f"{_clock()}  {now['rows']:,} rows  {now['units']:,} units  {rejected:,} rejects  version {now['version']}"
-        )
+        rows, units, rejects = counted(now["rows"], "row"), counted(now["units"], "unit"), counted(rejected, "reject")
+        line = f"{_clock()}  {rows}  {units}  {rejects}  version {now['version']}"
         sys.stdout.write(f"{line}{'  ' + more if more else ''}{held}\n")
         sys.stdout.flush()
 

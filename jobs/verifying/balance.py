@@ -8,6 +8,7 @@ from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas.receipts import LedgerEntry
 from clipmill.schemas.rejects import Reason
+from clipmill.schemas.words import counted
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
@@ -30,8 +31,10 @@ def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str
             say("balance", f"{name}: seen {entry.seen} != written {entry.written} + rejected {entry.rejected}{moved}")
         if present[unit_id] != entry.present:
             less = f" less {entry.deleted} deleted" if entry.deleted else ""
-            say("rows", f"{name}: the ledger says {entry.written} rows{less}, the table has {present[unit_id]}")
+            written = counted(entry.written, "row")
+            say("rows", f"{name}: the ledger says {written}{less}, the table has {present[unit_id]}")
         if rejected[unit_id] != entry.rejected:
-            say("rejects", f"{name}: the ledger says {entry.rejected} rejects, {rejected[unit_id]} are named")
+            said, named = counted(entry.rejected, "reject"), counted(rejected[unit_id], "is", "are")
+            say("rejects", f"{name}: the ledger says {said}, {named} named")
     for unit_id in sorted(set(present) - set(alive)):
-        say("unknown units", f"{present[unit_id]} rows of unit {unit_id}, which the ledger does not have")
+        say("unknown units", f"{counted(present[unit_id], 'row')} of unit {unit_id}, which the ledger does not have")

@@ -19,6 +19,7 @@ from clipmill.jobs.table.originals import is_local, source_storage
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas import words
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.left_out import from_json
@@ -82,7 +83,7 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     report.source_units = counts["compared"]
     report.source_new_units = counts["not in the table yet"]
     if look.unread_tars:
-        report.not_checked.append(f"what lies in {look.unread_tars:,} tars: --source reads them")
+        report.not_checked.append(f"what lies in {words.counted(look.unread_tars, 'tar')}: --source reads them")
 
 
 def _source_of(tables: Tables, report: Report) -> Source | None:
@@ -94,7 +95,9 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
         report.not_checked.append(f"the source: {why}")
         return None
     if source.limit is not None:
-        report.not_checked.append(f"the source: the last run took {source.limit:,} samples of it (source.limit)")
+        report.not_checked.append(
+            f"the source: the last run took {words.counted(source.limit, 'sample')} of it (source.limit)"
+        )
         return None
     uris = [uri if "://" in uri else os.path.join(folder, uri) for uri in source.uri]
     schemes = {split_uri(uri)[0] for uri in uris}
@@ -133,7 +136,8 @@ def _compare(uri: str, units: list[WorkUnit], known: list[LedgerEntry | None], l
         lost = counted.pictures - there
         if lost > 0 or (counted.exactly and lost):
             where = f"{uri} [{unit.start}, {unit.end}]" if unit.end else uri
-            look.say("source", f"{where} holds {counted.pictures:,} pictures, the ledger accounts for {there:,}")
+            pictures = words.counted(counted.pictures, "picture")
+            look.say("source", f"{where} holds {pictures}, the ledger accounts for {there:,}")
     return compared
 
 

@@ -21,6 +21,7 @@ from clipmill.schemas.columns import FINGERPRINT_KEY, HEAD_KEY, is_head, set_col
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import Head
 from clipmill.schemas.model import Fingerprint
+from clipmill.schemas.words import counted
 
 SCORE_TOLERANCE = 1e-3  # of a score, and of 1 where it is smaller: float32 through some layers, in another order
 _ROWS = 4096
@@ -71,7 +72,7 @@ def missing(rows: Any) -> list[str]:
     for column, vector in columns.items():
         count = int(rows.count_rows(f"{column} IS NULL AND {vector} IS NOT NULL")) if vector else 0
         if count:
-            found.append(f"{count:,} rows have a vector and nothing in {column} yet")
+            found.append(f"{counted(count, 'row has', 'rows have')} a vector and nothing in {column} yet")
     return found
 
 

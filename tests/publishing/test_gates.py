@@ -28,6 +28,7 @@ from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
 from clipmill.schemas.nightly import Nightly
+from tests.committed import make_tables
 from tests.tables import DIM, TableOptions, append, batch, ledger_entry, make_table
 
 SAID: list[str] = []
@@ -111,8 +112,7 @@ def test_publish_by_hand_says_that_a_run_had_more_to_do(tables: Tables, end: str
 
 
 def test_a_table_without_a_row_is_not_published(tmp_path: Path) -> None:
-    uri = make_table(tmp_path, TableOptions(rows=0))
-    Tables.at(uri).ensure_side_tables()
+    uri = make_tables(tmp_path).rows.removesuffix(".lance")
     found = publish(uri, Storage(), force=False, say=SAID.append)
     assert ([gate.name for gate in found.refused], found.version) == (["coverage"], None)
     assert "the table has no row" in found.refused[0].sentence
