@@ -105,7 +105,7 @@ def test_what_is_not_of_the_source_is_left_out_and_counted(table: Table, tmp_pat
         "no longer the bytes it was made from": 1,
         "cannot be read": 1,
     }
-    assert "1 images are not of this table's source" in report.left_out
+    assert "1 image is not of this table's source" in report.left_out
     allowed = ExportOptions(to=str(tmp_path / "more"), format="webdataset", allow_sources=(str(tmp_path),))
     assert export(opened, allowed).rows == 248
 

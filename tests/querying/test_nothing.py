@@ -39,7 +39,7 @@ def table(tmp_path_factory: pytest.TempPathFactory, engine: WordEngine) -> Table
         ),
         (Query(positive=SHOE, min_score=0.999), "and only hits of at least 0.999 were asked for"),
         (Query(positive=SHOE, where="id = 'row-000003'"), "have no vector"),
-        (Query(where="id = 'row-000001'", offset=5), "nothing that far down: 1 rows pass, and 5 were skipped"),
+        (Query(where="id = 'row-000001'", offset=5), "nothing that far down: 1 row passes, and 5 were skipped"),
     ],
 )
 def test_an_empty_answer_says_why(table: Table, query: Query, said: str) -> None:

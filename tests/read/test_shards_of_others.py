@@ -103,8 +103,8 @@ def test_what_is_no_sign_of_a_turned_picture_is_none(tmp_path: Path) -> None:
 def test_a_turned_picture_is_found_in_any_order_packed_or_not_and_of_the_first_members(tmp_path: Path) -> None:
     jpeg = picture(1)
     pair = [("d/a.json", exif("Rotated 90 CCW")), ("d/a.jpg", jpeg)]
-    assert "1 of the first 1 pictures" in str(told(packed(tmp_path / "a.tar.gz", pair, "w:gz")))
-    assert "1 of the first 1 pictures" in str(told(packed(tmp_path / "a.tar", pair[::-1])))
+    assert "1 of the first 1 picture of" in str(told(packed(tmp_path / "a.tar.gz", pair, "w:gz")))
+    assert "1 of the first 1 picture of" in str(told(packed(tmp_path / "a.tar", pair[::-1])))
     late = packed(tmp_path / "late.tar", [*((f"{n}.txt", b"") for n in range(LOOK_AT)), *pair])
     assert told(late) is None, "plan does not read a tar to its end"
     whole = packed(tmp_path / "whole.tar", pair).read_bytes()

@@ -42,7 +42,7 @@ def test_a_pipe_gets_a_line_a_look_with_what_came(grown: str, capsys: pytest.Cap
     first, second = capsys.readouterr().out.splitlines()
     assert "  0 rows  0 units  0 rejects  " in first
     assert "/s)" not in first
-    assert "  3 rows  1 units  " in second
+    assert "  3 rows  1 unit  " in second
     assert "+3 rows (" in second
     assert second.split("/s), ")[1].startswith("+1 units  held by ")
 
@@ -80,7 +80,7 @@ def test_a_look_that_fails_is_told_and_looked_again(
     watching.watch(read, 2.0, as_json=False)
     said = capsys.readouterr()
     assert said.err.strip().endswith("the store does not answer")
-    assert [line.split("  ")[1] for line in said.out.splitlines()] == ["1 rows", "2 rows"]
+    assert [line.split("  ")[1] for line in said.out.splitlines()] == ["1 row", "2 rows"]
     assert slept == [2.0] * 3
 
 

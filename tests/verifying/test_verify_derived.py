@@ -65,8 +65,8 @@ def test_sound_columns_have_no_problems_and_what_rows_lack_is_no_damage(made: Ma
     report = made.check()
     assert report.problems == []
     assert report.missing == [
-        "1 rows have a vector and nothing in aesthetic yet",
-        "1 rows have a vector and nothing in tags__side yet",
+        "1 row has a vector and nothing in aesthetic yet",
+        "1 row has a vector and nothing in tags__side yet",
     ]
 
 
