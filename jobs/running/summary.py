@@ -133,8 +133,8 @@ def _filled(s: Summary) -> list[str]:
     """What matched, and what matched nothing."""
     if not s.embedded:
         if s.seen:
-            rejected = "the 1 sample was" if s.seen == 1 else f"all {s.seen:,} samples were"
-            return [f"no row was added: {rejected} rejected; `clipmill rejects {s.table}` names what has no row"]
+            rejected, them = ("the 1 sample was", "it") if s.seen == 1 else (f"all {s.seen:,} samples were", "them")
+            return [f"no row was added: {rejected} rejected; `clipmill rejects {s.table}` names {them}"]
         return [f"no sample was found in {counted(s.units, 'unit')}"] if s.units > s.aliases else []
     shown = {"caption": "captions", "tags": "tags"}
     of = counted(s.embedded, "row")
