@@ -92,8 +92,8 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     few = _check_coverage(found, rows, options, blockers)
     if came := unpublished(rows):
         blockers["unpublished"] = (
-            f"{counted(came, 'row')} came since the version that readers see, and passed no gate: `clipmill publish TABLE` "
-            "judges them, and shows them if they pass"
+            f"{counted(came, 'row')} came since the version that readers see, and passed no gate: "
+            "`clipmill publish TABLE` judges them, and shows them if they pass"
         )
     norms = _norms(rows, slug, blockers)
     overlap = _overlap(rows, slug, options)
