@@ -6,6 +6,7 @@ import click
 
 from clipmill.jobs.cli.options import json_option, storage_from, table_options, version_from, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 
 def _list(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -82,7 +83,8 @@ def select(
     else:
         print_rows(found.steps, as_json=False, columns=["before", "left", "after", "without_value", "least", "does"])
     written = "nothing was written" if options["dry_run"] else f"written to {out}"
-    note(f"{found.report.selected:,} of {found.report.rows:,} rows of version {found.report.version}: {written}")
+    rows = counted(found.report.rows, "row")
+    note(f"{found.report.selected:,} of {rows} of version {found.report.version}: {written}")
     if not found.report.selected:
         emptied = next((one for one in found.steps if not one.after), None)
         note("no row is left" + (f" after step {emptied.step}, {emptied.does}" if emptied else ""))

@@ -20,6 +20,7 @@ from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.selecting.outcome import Outcome, Place, bounded, worth_first
 from clipmill.jobs.selecting.rows import Places, Rows
 from clipmill.schemas.recipe import Diverse, Duplicates, Near, PerCluster
+from clipmill.schemas.words import counted
 
 SAMPLE_BYTES = 256_000_000
 SAMPLES_PER_CLUSTER = 64
@@ -119,7 +120,7 @@ def per_cluster(rows: Rows, asked: PerCluster, place: Place) -> Outcome:
     begins = np.r_[True, cluster[1:] != cluster[:-1]] if len(cluster) else np.zeros(0, np.bool_)
     rank = np.arange(len(cluster)) - np.maximum.accumulate(np.where(begins, np.arange(len(cluster)), 0))
     sizes = np.bincount(cluster[cluster >= 0], minlength=1)
-    note = f"{int((sizes > 0).sum()):,} clusters, the largest of {int(sizes.max()):,} rows"
+    note = f"{counted(int((sizes > 0).sum()), 'cluster')}, the largest of {counted(int(sizes.max()), 'row')}"
     return Outcome(keep=order[(rank < asked.at_most) & (cluster >= 0)], without_value=found.without_value, note=note)
 
 
@@ -145,8 +146,8 @@ def diverse(rows: Rows, asked: Diverse, place: Place) -> Outcome:
             members_M = np.sort(members_M)
             kept.append(members_M[_far_apart(rows.keep(members_M), asked.column, found.centroids_KD[cluster], quota)])
         if cluster % 100 == 99:
-            place.tell(f"{cluster + 1:,} of {len(sizes_K):,} clusters drawn from")
-    note = f"of {len(sizes_K):,} clusters"
+            place.tell(f"{cluster + 1:,} of {counted(len(sizes_K), 'cluster')} drawn from")
+    note = f"of {counted(len(sizes_K), 'cluster')}"
     note += f", {by_chance:,} of them so large that their rows were drawn by chance" if by_chance else ""
     return Outcome(keep=np.concatenate(kept), without_value=found.without_value, note=note)
 

@@ -8,6 +8,7 @@ from clipmill.jobs.selecting.selection import Report, StepReport
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
+from clipmill.schemas.words import counted
 
 
 def check_card(to: str) -> str:
@@ -38,7 +39,7 @@ def card(report: Report) -> str:
         f"# {_line(report.recipe)}",
         "",
         *([_line(report.description), ""] if report.description else []),
-        f"{report.selected:,} of {report.rows:,} rows ({share:.2%}).",
+        f"{report.selected:,} of {counted(report.rows, 'row')} ({share:.2%}).",
         "",
         "| | |",
         "|---|---|",
