@@ -7,6 +7,7 @@ import click
 
 from clipmill.jobs.cli.options import json_option, log_format_option, storage_from, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+from clipmill.schemas.words import counted
 
 
 @click.command(name="import", short_help="Make a table of vectors that are there already.")
@@ -74,7 +75,7 @@ def import_(vectors: str, table: str, as_json: bool, **options: Any) -> None:
     done = import_vectors(table, asked, storage, say=note)
     print_words(done, describe, as_json=as_json)
     if done.proof.wrong:
-        note(f"error: {len(done.proof.wrong)} rows have a vector that is not their picture's")
+        note(f"error: {counted(len(done.proof.wrong), 'row has', 'rows have')} a vector that is not their picture's")
         note("hint: the rejects name those that the sample met; put vectors and metadata in one order")
         sys.exit(EXIT_UNITS_FAILED)
 

@@ -14,6 +14,7 @@ from clipmill.jobs.importing.sources import Piece
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.rejects import Reason
+from clipmill.schemas.words import counted
 
 Bad = dict[int, tuple[Reason, str]]
 # Scaled to unit length in half precision, a vector of a thousand numbers is off by less than this; what is not scaled
@@ -77,7 +78,8 @@ def look(piece: Piece, chosen: Chosen, dim: int, storage: Storage, *, normalize:
         off = [detail for reason, detail in bad if reason == Reason.NOT_UNIT]
         if len(off) * 2 > len(window):
             raise UserError(
-                f"{len(off):,} of the first {len(window):,} vectors of {piece.unit.uri} are not of unit length: "
+                f"{len(off):,} of the first {counted(len(window), 'vector')} of {piece.unit.uri} "
+                f"{'is' if len(off) == 1 else 'are'} not of unit length: "
                 f"{off[0]}",
                 "--normalize scales every vector to unit length",
             )

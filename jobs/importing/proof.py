@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipmill.jobs.table.proof import PROVEN, UNPROVEN
+from clipmill.schemas.words import counted
 
 # Of a vector to the same picture embedded again in fp32. Half precision, another decoder and another resize cost less
 # than 0.005; the vector of another picture or of another model is far below.
@@ -43,5 +44,6 @@ class Proof:
     def sentence(self) -> str:
         """As the table keeps it."""
         if self.state == PROVEN:
-            return f"{self.pictures} pictures embedded again, least cosine {self.cosine:.4f} of {self.threshold}"
+            pictures = counted(self.pictures, "picture")
+            return f"{pictures} embedded again, least cosine {self.cosine:.4f} of {self.threshold}"
         return self.why or "no picture was embedded again"

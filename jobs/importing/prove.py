@@ -21,6 +21,7 @@ from clipmill.jobs.table.proof import PROVEN
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.samples import BadImage
+from clipmill.schemas.words import counted, part_of
 from clipmill.workers.engine import Engine
 
 TRIES = 4  # rows that are looked at for each picture that is wanted: some pictures are gone by now
@@ -58,7 +59,7 @@ class Prover:
         total = sum(piece.rows for piece in pieces)
         if not wanted or not total:
             return Proof(why="no proof was asked for" if not wanted else "there are no rows")
-        self.say(f"proving the vectors: up to {wanted} pictures are embedded again")
+        self.say(f"proving the vectors: up to {counted(wanted, 'picture is', 'pictures are')} embedded again")
         rows = self._drawn(pieces, min(total, TRIES * wanted))
         captions, caption_cosine = self._captions(rows[:wanted])
         checked_rows, cosines = self._again(rows, wanted)
@@ -69,10 +70,13 @@ class Prover:
         self._refuse_most(wrong, len(checked_rows))
         enough = min(wanted, total)
         if wrong:
-            why = f"{len(wrong)} of {len(checked_rows)} rows of the sample have a vector that is not their picture's"
+            why = part_of(len(wrong), len(checked_rows), "row", "of the sample has", "of the sample have")
+            why += " a vector that is not their picture's"
         elif len(checked_rows) < enough:
             why = (
-                f"{len(checked_rows)} of {enough} pictures could be read" if checked_rows else "no picture was at hand"
+                f"{len(checked_rows)} of {counted(enough, 'picture')} could be read"
+                if checked_rows
+                else "no picture was at hand"
             )
         else:
             why = ""
@@ -189,12 +193,13 @@ class Prover:
         elsewhere = [one for one in wrong if one.of_row is not None]
         if len(elsewhere) * 2 > min(len(wrong), SEARCHED):
             raise UserError(
-                f"the vectors are in another order than the rows: of {looked_at} pictures embedded again, "
+                f"the vectors are in another order than the rows: of {counted(looked_at, 'picture')} embedded again, "
                 f"{len(wrong)} have the vector of another row, such as {elsewhere[0]}",
                 "put vectors and metadata into one order; nothing was imported",
             )
         raise UserError(
-            f"these vectors are not of model {self._model}: of {looked_at} pictures embedded again, {len(wrong)} give "
+            f"these vectors are not of model {self._model}: of {counted(looked_at, 'picture')} embedded again, "
+            f"{len(wrong)} give "
             f"another vector, such as {wrong[0]}",
             "name the model that made them: --model NAME --pretrained TAG; nothing was imported",
         )

@@ -43,6 +43,7 @@ from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
 from clipmill.schemas.units import IMPORTED
+from clipmill.schemas.words import all_of, counted
 
 COMMAND = "import"
 SAY_EVERY_S = 10.0
@@ -76,7 +77,7 @@ class _Import:
         if rows is not None:
             _check_keep(rows.schema, found)
         if rows is not None and self._nothing_to_do(rows, plan):
-            note = f"nothing to do: all {len(plan.done):,} files are in the table"
+            note = f"nothing to do: {all_of(len(plan.done), 'file')} in the table"
             return replace(done, note=note, table_version=int(rows.version), seconds=_since(began))
         model = load_model(self.tables, rows, self.options, self.say)
         new = {unit.unit_id for unit in plan.todo}
@@ -131,7 +132,7 @@ class _Import:
         others = [e for e in ledger.live(plan.ledger).values() if e.format == IMPORTED and e.unit_id not in listed]
         others = [e for e in others if e.unit_id not in plan.replaced]
         if all_of_it and others:
-            why = f"{len(others)} files that were imported before are not among these: {others[0].uri}"
+            why = f"{counted(len(others), 'file')} imported before, but not among these: {others[0].uri}"
             return replace(proof, state=Proof().state, why=why)
         return proof
 

@@ -14,6 +14,7 @@ from clipmill.jobs.table.tables import lance_module
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.units import IMPORTED, SourceObject, UnitNames, WorkUnit
+from clipmill.schemas.words import counted
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options, list_objects, open_stream
 
@@ -100,7 +101,7 @@ def _of_npy(parts: Sequence[tuple[re.Match[str], SourceObject]], options: Import
         for matrix in filter(None, (vectors, texts)):
             if matrix.rows != rows:
                 raise UserError(
-                    f"{matrix.item.uri} has {matrix.rows:,} rows, {files['metadata'].uri} has {rows:,}",
+                    f"{matrix.item.uri} has {counted(matrix.rows, 'row')}, {files['metadata'].uri} has {rows:,}",
                     "they are not of one run, or one of them was cut off: which vector is whose is not known",
                 )
         used = [files[name] for name in needed]

@@ -2,6 +2,7 @@
 
 from clipmill.jobs.importing.request import Imported
 from clipmill.jobs.table.proof import PROVEN
+from clipmill.schemas.words import counted
 
 
 def describe(done: Imported) -> str:
@@ -9,9 +10,11 @@ def describe(done: Imported) -> str:
     if done.note and not done.units:
         return done.note
     would = "would be " if done.dry_run else ""
-    lines = [f"{done.rows:,} rows {would}imported from {done.units:,} files ({done.form}), {_rejects(done)}"]
+    lines = [
+        f"{counted(done.rows, 'row')} {would}imported from {counted(done.units, 'file')} ({done.form}), {_rejects(done)}"
+    ]
     if done.already_done:
-        lines.append(f"{done.already_done:,} files were in the table already")
+        lines.append(f"{counted(done.already_done, 'file was', 'files were')} in the table already")
     if done.replaced_units:
         lines.append(f"the rows of {done.replaced_units:,} changed files were replaced")
     lines += [f"  {one}" for one in done.refused]
@@ -31,4 +34,4 @@ def _rejects(done: Imported) -> str:
     if not total:
         return "no rejects"
     by = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items(), key=lambda pair: -pair[1]))
-    return f"{total:,} rejects ({by})"
+    return f"{counted(total, 'reject')} ({by})"
