@@ -11,7 +11,8 @@ def describe(done: Imported) -> str:
         return done.note
     would = "would be " if done.dry_run else ""
     lines = [
-        f"{counted(done.rows, 'row')} {would}imported from {counted(done.units, 'file')} ({done.form}), {_rejects(done)}"
+        f"{counted(done.rows, 'row')} {would}imported from {counted(done.units, 'file')} ({done.form}), "
+        f"{_rejects(done)}"
     ]
     if done.already_done:
         lines.append(f"{counted(done.already_done, 'file was', 'files were')} in the table already")

@@ -38,6 +38,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.secrets import masked
+from clipmill.schemas.words import counted
 from clipmill.workers.naming import names as model_names
 
 
@@ -122,7 +123,7 @@ class _Fill:
             self._score(sets.fingerprint_of(self.tables.open().schema, self.slug))
             idle(self.context)
             return self._whole(self._summary(None))
-        self.progress.say(f"{found.rows:,} rows to fill, in {len(found.units):,} fragments")
+        self.progress.say(f"{counted(found.rows, 'row')} to fill, in {counted(len(found.units), 'fragment')}")
         with loaded_workforce(self.context, found.units) as force:
             self._check_model(force.fingerprint)
             force.self_check(self.tables, self.lease.run)
