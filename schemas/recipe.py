@@ -100,6 +100,10 @@ class Near(Bounds):
         return self
 
 
+class Mirror(Bounds):
+    """Of the cosine of the caption with the picture turned left to right, which reads all pictures again."""
+
+
 class Caption(Strict):
     """Words are what spaces separate. `language`: ISO 639-1 codes, of which one is the likeliest of the caption."""
 
@@ -163,7 +167,7 @@ class Sample(Strict):
         return self
 
 
-Operator = Where | Size | Tags | Score | Near | Caption | Duplicates | PerCluster | Diverse | Sample
+Operator = Where | Size | Tags | Score | Near | Mirror | Caption | Duplicates | PerCluster | Diverse | Sample
 OPERATORS: dict[str, type[Strict]] = {
     "where": Where,
     "size": Size,
@@ -171,6 +175,7 @@ OPERATORS: dict[str, type[Strict]] = {
     "caption": Caption,
     "score": Score,
     "near": Near,
+    "mirror": Mirror,
     "duplicates": Duplicates,
     "per_cluster": PerCluster,
     "diverse": Diverse,

@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from clipmill.jobs.cli.options import json_option, storage_from, table_options, version_from, without_secret
+from clipmill.jobs.cli.options import (
+    allow_source_option,
+    json_option,
+    storage_from,
+    table_options,
+    version_from,
+    without_secret,
+)
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 from clipmill.schemas.words import counted
 
@@ -42,6 +49,7 @@ def _show(ctx: click.Context, param: click.Parameter, value: str | None) -> None
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Recipes that come along."
 )
 @click.option("--show", metavar="NAME", is_eager=True, expose_value=False, callback=_show, help="Print one of them.")
+@allow_source_option
 @json_option
 def select(
     table: str, endpoint_url: str | None, region: str | None, recipe: str, as_json: bool, **options: Any
@@ -70,7 +78,7 @@ def select(
     opened = open_table(table, version=version_from(options["version"]), storage=storage)
     if tag:
         check_tag(opened, tag)
-    found = run(opened, asked, tell=note)
+    found = run(opened, asked, allow_sources=options["allow_sources"], tell=note)
     if not options["dry_run"]:
         if tag:
             set_tag(opened, tag)

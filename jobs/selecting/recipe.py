@@ -27,6 +27,7 @@ EXAMPLES = {
     "caption": "caption: {min_words: 3, min_chars: 6, language: en}",
     "score": "score: {column: caption_score, top: 0.3}",
     "near": "near: {words: a photo of a dog, at_least: 0.2}",
+    "mirror": "mirror: {top: 0.5}",
     "duplicates": "duplicates: {threshold: 0.95, keep: largest}",
     "per_cluster": "per_cluster: {clusters: 100, at_most: 50, order_by: caption_score}",
     "diverse": "diverse: {n: 1000, seed: 0}",

@@ -9,7 +9,7 @@ found.ids, found.steps
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from typing import Any
@@ -22,6 +22,7 @@ from clipmill.jobs.querying.filters import check_where
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.selecting import alike, steps
 from clipmill.jobs.selecting.language import detector
+from clipmill.jobs.selecting.mirror import mirror
 from clipmill.jobs.selecting.outcome import Outcome, Place
 from clipmill.jobs.selecting.recipe import recipe_of
 from clipmill.jobs.selecting.rows import Rows, every_row
@@ -30,7 +31,7 @@ from clipmill.schemas.columns import FINGERPRINT_KEY, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import version as clipmill_version
-from clipmill.schemas.recipe import Caption, Near, Recipe, Score, Step, Tags, Where
+from clipmill.schemas.recipe import Caption, Mirror, Near, Recipe, Score, Step, Tags, Where
 
 _RUN: Mapping[str, Callable[[Rows, Any, Place], Outcome]] = {
     "where": steps.where,
@@ -39,6 +40,7 @@ _RUN: Mapping[str, Callable[[Rows, Any, Place], Outcome]] = {
     "caption": steps.caption,
     "score": steps.score,
     "near": alike.near,
+    "mirror": mirror,
     "duplicates": alike.duplicates,
     "per_cluster": alike.per_cluster,
     "diverse": alike.diverse,
@@ -52,10 +54,12 @@ def select(
     *,
     version: int | str | None = None,
     storage: Storage | None = None,
+    allow_sources: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> Selection:
     """Run a recipe. `table`: one that is open, or where it is (`version`, `storage` as `open_table` has them).
-    `recipe`: the name of one that comes with clipmill, a YAML file, or the steps as a list.
+    `recipe`: the name of one that comes with clipmill, a YAML file, or the steps as a list. `allow_sources`: places
+    beside the table's own source that `mirror` may read pictures from.
 
     The same recipe on the same version gives the same rows. Raises UserError, for what the table lacks before anything
     is read.
@@ -70,7 +74,8 @@ def select(
     reports = []
     operators: list[str] = []
     for step in asked.steps:
-        place = Place(number=step.number, nth=operators.count(step.operator), tell=tell)
+        nth = operators.count(step.operator)
+        place = Place(number=step.number, nth=nth, allow=tuple(allow_sources), tell=tell)
         operators.append(step.operator)
         with _of_step(asked, step):
             done = _RUN[step.operator](rows, step.asked, place)
@@ -103,6 +108,8 @@ def _check(asked: Any, table: Table) -> None:
         table.snapshot.fingerprint(asked.column)
         if asked.picture is not None:
             image_bytes(asked.picture, storage=table.storage)
+    elif isinstance(asked, Mirror):
+        table.snapshot.fingerprint("caption_vector")
     elif isinstance(asked, Score):
         if asked.column is not None:
             _numbers(schema, asked.column)

@@ -38,7 +38,7 @@ ROOMS = {
     "jobs.verifying": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.planning "
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
-    "jobs.selecting": "jobs.table jobs.querying jobs.indexing jobs.planning jobs.exploring workers.store",
+    "jobs.selecting": "jobs.table jobs.querying jobs.indexing jobs.planning jobs.exploring workers workers.store",
     "jobs.maintaining": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.running jobs.verifying "
     "workers.store",
     "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "

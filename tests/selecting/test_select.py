@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from clipmill.jobs.selecting.recipe import shipped
 from clipmill.jobs.selecting.select import select
 from clipmill.jobs.selecting.write import write_ids
 from clipmill.schemas.config import Storage
-from tests.tables import TableOptions, WordEngine, batch
+from tests.tables import TableOptions, WordEngine, batch, make_table
 
 ROWS = 300
 
@@ -227,6 +228,42 @@ def test_cosines_with_words_are_those_of_a_search(table: Table) -> None:
     listed = dict(zip(found.ids, found.rows["near:red shoe"].to_pylist(), strict=True))
     assert len(set(by_id) & set(listed)) >= len(listed) - 3  # equal ones, such as the copies, are cut otherwise
     assert all(abs(by_id[name] - listed[name]) < 1e-4 for name in set(by_id) & set(listed))
+
+
+class _Readers(WordEngine):
+    """Sees the left half of a picture only, as who reads from the left."""
+
+    def encode_images(self, pixels_BCHW: Any) -> Any:
+        return super().encode_images(pixels_BCHW[:, :, :, :16])
+
+
+def test_captions_are_judged_by_the_mirrored_picture(tmp_path: Path) -> None:
+    """The captions say what is on the left; of the first three pictures the right is the same."""
+    from PIL import Image
+
+    uri = make_table(tmp_path, TableOptions(rows=12, images=tmp_path))
+    left, right = Image.open(tmp_path / "000000.png"), Image.open(tmp_path / "000002.png")  # red, blue
+    both = left.copy()
+    both.paste(right.crop((24, 0, 48, 48)), (24, 0))
+    plain = batch(TableOptions(rows=12))
+    hashes, red = [], WordEngine().encode_texts(["red"])[0].astype(np.float16)
+    for n in range(12):
+        (left if n < 3 else both).save(tmp_path / f"{n:06d}.png")
+        hashes.append(xxhash.xxh3_128_hexdigest((tmp_path / f"{n:06d}.png").read_bytes()))
+    (tmp_path / "000002.png").write_bytes(b"something else")
+    made = replaced(
+        plain,
+        uri=[str(tmp_path / f"{n:06d}.png") for n in range(12)],
+        image_hash=hashes,
+        caption_vector=[None if n == 1 else red for n in range(12)],
+    )
+    lance.write_dataset(made, f"{uri}.lance", mode="overwrite", enable_stable_row_ids=True)
+    found = select(open_table(uri, engine=_Readers()), [{"mirror": {"at_least": 0.9}}])
+    assert found.ids == ["row-000000"]
+    (step,) = found.steps
+    assert step.without_value == 2
+    assert step.note == "pictures that could not be read: 1 no longer the bytes it was made from"
+    assert select(open_table(uri, engine=_Readers()), [{"mirror": {"at_most": 0.9}}]).report.selected == 9
 
 
 def test_a_tags_score_is_that_of_the_row(table: Table, made: pa.Table) -> None:

@@ -133,7 +133,8 @@ MISTAKES = {
     "- diverse: {n: 5, column: caption}": ("line 1, step 1 (diverse): caption is no vector column", "vector"),
     "- near: {picture: nowhere.jpg, top: 0.1}": ("line 1, step 1 (near): there is no image file", "check the path"),
     "- near: {picture: 's3://me:hunter2@b/x', top: 1}": ("carries a user name and password", "AWS"),
-    "- mirror: {at_least: 0.9}": ("line 1, step 1: 'mirror' is no operator", "there is: where"),
+    "- mirror: {}": ("line 1, step 1 (mirror): takes either top, or at_least", "top: 0.5"),
+    "- colour: {at_least: 0.9}": ("line 1, step 1: 'colour' is no operator", "there is: where"),
 }
 
 
