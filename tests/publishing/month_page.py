@@ -116,9 +116,11 @@ A source of eleven shards of twelve pictures changes every day: one shard comes,
 again unchanged, one is renamed, one is deleted, on some days one is cut short; so the nights have equal work. The model
 is the stand-in of the tests, of 16 numbers a vector, and from the 24th night on another of 17. After every night the
 table is compared with one built from scratch from the same source (ids, hashes, captions, tags, vectors to 1e-3),
-`clipmill verify` has no complaint, and another call of the night commits nothing. A reader opens what is published and
-reads all of it, again and again, the whole month: no error, no id twice, no version that was not published, no vector
-of another model than the version says.
+`clipmill verify` has no complaint, and another call of the night commits nothing. The table over tars has an index of
+its vectors (HNSW, made by hand), which has every row after each night and is judged by the gate `recall`; the second
+model's set gets one like it. A reader opens what is published, reads all of it and asks for neighbours, again and
+again, the whole month: no error, no id twice, no version that was not published, no vector of another model than the
+version says.
 
 What is not the real thing: a night counts as a day for what removes old versions and files (`keep_versions_d: 1`); the
 clock that is an hour ahead is the one that clipmill's own code reads, because S3 refuses requests that are signed by
