@@ -21,6 +21,7 @@ from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge, u
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.compat import stored_fingerprint, tags_of_model
 from clipmill.jobs.table.errors import is_conflict, writing
+from clipmill.jobs.table.heads import told as heads_told
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
@@ -158,7 +159,10 @@ class _Switch:
         self.how.hook("after_attach")
         live = self._move_live(new)
         self.how.hook("after_live")
-        for head in sorted(set(heads_of(rows.schema)) - set(heads_of(rows.schema, self.slug))):
+        told_of = heads_told(rows.schema)
+        for head in sorted(set(told_of) - set(heads_of(rows.schema, self.slug))):
+            if told_of[head].get("weights_sha256") == new.weights_sha256:  # scored from the set's own vectors
+                continue
             self.notes.append(f"the scores of the head '{head}' stay those on the model before: the set has none of it")
         table = f"{self.tables.database}/{self.tables.name}"
         for beside in vocabularies_in(rows.schema):

@@ -44,7 +44,8 @@ from clipmill.workers.naming import names as model_names
 
 @dataclass(frozen=True, kw_only=True)
 class Reembedded:
-    """`filled + failed + left == table_rows`: of the set as it is now; `rows` and `rejects` are of this run."""
+    """`filled + failed + left == table_rows`: of the set as it is now, and `reasons` of the failed; `rows` and `rejects`
+    are of this run."""
 
     run: str
     table: str
@@ -55,6 +56,7 @@ class Reembedded:
     table_rows: int = 0
     filled: int = 0
     failed: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     left: int = 0
     failed_units: list[dict[str, str]] = field(default_factory=list)
     redone_fragments: int = 0
@@ -202,6 +204,7 @@ class _Fill:
             table_rows=found.rows,
             filled=found.filled,
             failed=found.failed,
+            reasons=found.rejects,
             left=found.left,
             failed_units=failed_units,
             redone_fragments=done.again,

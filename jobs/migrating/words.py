@@ -68,8 +68,7 @@ def promotion_in_words(done: Promotion) -> str:
 
 def reembedded_in_words(done: "Reembedded") -> str:
     """How far the set is, what this call did for it, and what is next."""
-    by_reason = done.rejects if sum(done.rejects.values()) == done.failed else {}  # those of earlier calls too
-    missing = missing_in_words(done.failed, by_reason, done.left)
+    missing = missing_in_words(done.failed, done.reasons, done.left)
     have = f"set '{done.set}' of {done.model}: {done.filled:,} of {counted(done.table_rows, 'row')} filled"
     lines = [f"{have} ({done.rows:,} now){f'; {missing}' if missing else ''}"]
     if done.requests:

@@ -1,5 +1,7 @@
 """What a person hears before and after a promotion: what is in the way, what will be another, what to do about it."""
 
+from dataclasses import replace
+
 import pytest
 
 from clipmill.jobs.cli import main as cli
@@ -7,6 +9,7 @@ from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.migrating.promote import back, dry_run, promote
 from clipmill.jobs.migrating.promote_gates import GateOptions
 from clipmill.jobs.migrating.retag import RetagOptions, retag
+from clipmill.jobs.migrating.score import score
 from clipmill.jobs.migrating.set_index import build_set_index
 from clipmill.jobs.migrating.words import promotion_in_words
 from clipmill.jobs.verifying.status import status
@@ -14,6 +17,7 @@ from clipmill.schemas.errors import EXIT_GATE_REFUSED, GateRefused, UserError
 from tests.build import tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_promote import LOOSE, how, world
+from tests.migrating.test_set_heads import head
 
 __all__ = ["world"]
 
@@ -66,6 +70,15 @@ def test_rows_that_passed_no_gate_are_shown_to_nobody_by_a_promotion(world: Worl
     promote(uri(world), SLUG, STORAGE, LOOSE, how())
     world.embed("e", tar(members(range(40, 42))), bench=world.new)
     assert "2 rows that passed no gate are seen by readers with it" in back(uri(world), STORAGE, how()).notes
+
+
+def test_scores_of_the_new_model_are_not_called_the_old_ones(world: World) -> None:
+    """By `score --source vector__SLUG`, before the set is in use."""
+    score(uri(world), replace(head(world.folder, 8), name="before"), STORAGE)
+    score(uri(world), replace(head(world.folder, 16), name="after"), STORAGE, source=f"vector__{SLUG}")
+    notes = "; ".join(promote(uri(world), SLUG, STORAGE, LOOSE, how()).notes)
+    assert "'before' stay those on the model before" in notes
+    assert "'after'" not in notes
 
 
 def test_a_promotion_says_that_tags_will_be_others(world: World) -> None:

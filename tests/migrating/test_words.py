@@ -53,6 +53,7 @@ def test_a_fill_is_told_in_a_few_lines_and_what_is_next() -> None:
         table_rows=100,
         filled=98,
         failed=2,
+        reasons={"not_found": 2},
         requests=3,
         bytes_read=2_300_000,
         image_bytes=1_800_000,
@@ -68,11 +69,11 @@ def test_a_fill_is_told_in_a_few_lines_and_what_is_next() -> None:
         "`clipmill rejects TABLE --set SLUG` names what could not be filled",
         "next: `clipmill promote /db/images vit_l --dry-run` says what stands in the way of its use",
     ]
-    idle = replace(done, run="", rows=0, rejects={}, failed=0, filled=100, requests=0)
+    idle = replace(done, run="", rows=0, rejects={}, failed=0, reasons={}, filled=100, requests=0)
     assert reembedded_in_words(idle).splitlines()[0] == "set 'vit_l' of ViT-L-14: 100 of 100 rows filled (0 now)"
     assert len(reembedded_in_words(idle).splitlines()) == 2
-    late = reembedded_in_words(replace(done, failed=5, filled=90, left=5))
-    assert "5 could not be filled, 5 are not done yet" in late, "the reasons of this call are not those of all"
+    late = reembedded_in_words(replace(done, failed=5, reasons={"corrupt": 5}, filled=90, left=5))
+    assert "5 could not be filled (corrupt 5), 5 are not done yet" in late, "of earlier calls too"
     assert "next:" not in late
 
 
