@@ -44,8 +44,8 @@ from clipmill.workers.naming import names as model_names
 
 @dataclass(frozen=True, kw_only=True)
 class Reembedded:
-    """`filled + failed + left == table_rows`: of the set as it is now, and `reasons` of the failed; `rows` and `rejects`
-    are of this run."""
+    """`filled + failed + left == table_rows`: of the set as it is now, with `reasons` of the failed; `rows` and
+    `rejects` are of this run."""
 
     run: str
     table: str
