@@ -32,7 +32,7 @@ from clipmill.workers.store.uri import Pattern, absolute_uri, has_magic, parse_p
 
 COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size", "image_hash")  # what `Originals.read` needs of a row
 STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
-SCHEMES = STORES | {"file", "http", "https"}
+SCHEMES = STORES | {"file", "http", "https", "hf"}
 _LISTS_KEPT = 64  # units whose links are remembered, some thousand each
 
 

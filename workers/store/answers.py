@@ -94,6 +94,8 @@ def answer_of(error: BaseException) -> tuple[str, int]:
             return _lance_answer(text)
         if type(link).__module__.startswith("aiohttp") and isinstance(status := getattr(link, "status", None), int):
             return str(status), status  # fsspec's http
+        if isinstance(status := getattr(response, "status_code", None), int):
+            return str(status), status  # the Hub's client
     return "", 0
 
 
@@ -138,5 +140,7 @@ def is_network(error: BaseException) -> bool:
             "aiohttp.ClientConnectionError",
             "aiohttp.ClientPayloadError",
             "http.IncompleteRead",
+            "httpx.TransportError",  # the Hub's client, by its age
+            "httpx2.TransportError",
         }
     )

@@ -120,8 +120,9 @@ def is_s3(fs: Any) -> bool:
 
 
 def etag_of(info: dict[str, Any]) -> str:
-    """The store's etag without quotes, or `size-mtime_ns` (local), or the size and whatever date the store shows."""
-    for name in ("ETag", "etag", "md5Hash", "content_md5"):
+    """The store's etag without quotes (on the Hugging Face Hub the hash of a file's content, or of what points to it),
+    or `size-mtime_ns` (local), or the size and whatever date the store shows."""
+    for name in ("ETag", "etag", "md5Hash", "content_md5", "blob_id"):
         if isinstance(value := info.get(name), str) and value:
             return value.strip('"')
     for name in ("mtime_ns", "mtime", "LastModified", "last_modified", "updated", "created"):
