@@ -63,7 +63,7 @@ VECTOR, TAGS = f"vector__{SLUG}", f"tags__{SLUG}"
 @pytest.mark.parametrize(
     ("step", "there"),
     [
-        (f"{VECTOR}: training 1 partitions", set[str]()),
+        (f"{VECTOR}: training 1 partition", set[str]()),
         (f"{VECTOR}: building IVF_HNSW_SQ", set[str]()),
         (f"{TAGS}: building LABEL_LIST", {VECTOR}),
     ],
