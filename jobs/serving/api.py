@@ -1,9 +1,9 @@
 """The routes. Each one: check, hand the work to a thread, shape the answer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,6 +22,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
 
+Answer = TypeVar("Answer")
 router = APIRouter()
 IdQuery = Annotated[models.Id, Query(description="The row's id.")]
 
@@ -62,6 +63,7 @@ class Services:
 
 
 LOADING = "loading"
+STEADY_TRIES = 3  # of a search beside which the table moved on; it does so every `Settings.refresh_s` at most
 
 
 class Loading(Exception):
@@ -95,7 +97,7 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
     if question.text or question.not_text:
         found.need_encoder()
 
-    def work() -> models.SearchResponse:
+    def once(version: int) -> models.SearchResponse:
         start = time.perf_counter()
         query = models.to_query(question, k=question.k, offset=question.offset, columns=_shown(found.table, columns))
         matching = found.table.count(query)  # first: it looks at the clock, and is remembered for the search
@@ -105,11 +107,21 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
             hits=[models.Row(**plain(row)) for row in rows],
             note=note or None,
             matching=matching,
-            version=found.table.version,
+            version=version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
 
-    return await found.runner.run(work)
+    return await found.runner.run(lambda: _steady(found.table, once))
+
+
+def _steady(table: Table, once: Callable[[int], Answer]) -> Answer:
+    """All of it from the version that it names: readers may be given a newer one meanwhile, of another model."""
+    for _ in range(STEADY_TRIES):
+        version = table.version
+        answer = once(version)
+        if table.version == version:
+            break
+    return answer
 
 
 def _shown(table: Table, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -130,7 +142,7 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
     if question.hits and (question.text or question.not_text):
         found.need_encoder()
 
-    def work() -> models.FacetsResponse:
+    def once(version: int) -> models.FacetsResponse:
         start = time.perf_counter()
         query = models.to_query(question)
         hits = question.hits if len(query.positive) else 0
@@ -140,11 +152,11 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
         )
         return models.FacetsResponse(
             facets=[shown for one in counted for shown in _facets_out(found, question, one)],
-            version=found.table.version,
+            version=version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
 
-    return await found.runner.run(work)
+    return await found.runner.run(lambda: _steady(found.table, once))
 
 
 def _facets_out(
