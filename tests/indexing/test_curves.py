@@ -24,7 +24,7 @@ from clipmill.jobs.querying import nearest, roads
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, curve_of
 from clipmill.jobs.querying.open import open_table
 
-ROWS, DIM, QUERIES = 4000, 64, 24
+ROWS, DIM, QUERIES = 3000, 64, 16
 ASKED = ("plain", "50 %", "tag, 8 %", "any of 60 far tags, 20 %")
 QUIET = IndexOptions(kind="ivf_rq", measure_recall=False)
 
