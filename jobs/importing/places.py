@@ -8,6 +8,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from clipmill.jobs.importing.columns import Chosen
 from clipmill.jobs.importing.read import Window
 from clipmill.jobs.importing.sources import Piece
@@ -27,18 +32,21 @@ class Pictures:
     chosen: Chosen
     folder: str = ""
 
-    def own(self, piece: Piece, places: list[int]) -> list[str]:
+    def own(self, piece: Piece, places_B: npt.NDArray[np.int64]) -> pa.Array:
         """The rows' own addresses: unique, and the same at every import of the file."""
         file = piece.metadata.uri if piece.metadata is not None else piece.unit.uri
         before = f"{file}#row={piece.unit.start}." if piece.unit.start else f"{file}#row="
-        return [f"{before}{place}" for place in places]
+        return pc.binary_join_element_wise(before, pa.array(places_B).cast(pa.string()), "")
 
-    def uris(self, window: Window, own: list[str]) -> list[str]:
+    def uris(self, window: Window, own: pa.Array) -> pa.Array:
         """The address of each row's picture; its own where none is said."""
         if not self.chosen.uri:
             return own
-        said = window.strings(self.chosen.uri).to_pylist()
-        return [self._address(name) or other for name, other in zip(said, own, strict=True)]
+        said = window.strings(self.chosen.uri)
+        if not self.folder and not pc.any(pc.match_substring_regex(said, "^/|://")).as_py():
+            return own  # keys, all of them
+        told = [self._address(name) or other for name, other in zip(said.to_pylist(), own.to_pylist(), strict=True)]
+        return pa.array(told, pa.string())
 
     def _address(self, name: str | None) -> str:
         if not name:

@@ -107,9 +107,10 @@ class Prover:
         found = []
         for window in read(piece, self.chosen, self.engine.dim, self.storage, places):
             images = checked(window.vectors, normalize=True)
+            full_BD = images.full()
             texts = checked(window.texts, normalize=True) if window.texts is not None else None
-            own = self.pictures.own(piece, window.places_B.tolist())
-            uris = self.pictures.uris(window, own)
+            addresses = self.pictures.own(piece, window.places_B)
+            uris, own = self.pictures.uris(window, addresses).to_pylist(), addresses.to_pylist()
             names = [window.strings(n).to_pylist() for n in (self.chosen.uri, self.chosen.id) if n]
             ids = window.strings(self.chosen.id).to_pylist() if self.chosen.id else own
             captions = window.strings(self.chosen.caption).to_pylist()
@@ -124,8 +125,8 @@ class Prover:
                     uri=uris[at],
                     names=[said[at] for said in names if said[at]],
                     caption=captions[at],
-                    vector_D=images.full_BD[at],
-                    text_D=texts.full_BD[at] if texts is not None and has_text else None,
+                    vector_D=full_BD[at],
+                    text_D=texts.full()[at] if texts is not None and has_text else None,
                 )
                 found.append(row)
         return found
@@ -168,7 +169,7 @@ class Prover:
         """`search`: with the row of the same file that has this picture's vector, where there is one."""
         best, of_row = PROOF_COSINE, None
         for window in read(row.piece, self.chosen, self.engine.dim, self.storage) if search else ():
-            full_BD = checked(window.vectors, normalize=True).full_BD
+            full_BD = checked(window.vectors, normalize=True).full()
             cosines_B = full_BD @ vector_D
             at = int(np.nan_to_num(cosines_B, nan=-1.0).argmax())
             if cosines_B[at] >= best:

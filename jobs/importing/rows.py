@@ -16,7 +16,7 @@ from clipmill.jobs.importing.check import Bad, checked
 from clipmill.jobs.importing.columns import Chosen
 from clipmill.jobs.importing.ids import TakenIds
 from clipmill.jobs.importing.places import Pictures
-from clipmill.jobs.importing.read import Window
+from clipmill.jobs.importing.read import WINDOW, Window
 from clipmill.jobs.importing.sources import Piece
 from clipmill.schemas.columns import KEEP_TYPES, UNSEEN_HASH
 from clipmill.schemas.rejects import Reason, Reject
@@ -37,6 +37,7 @@ class Maker:
     tagger: Tagger | None = None
     deleted: Tombstones = field(default_factory=Tombstones)
     wrong: dict[str, dict[int, str]] = field(default_factory=dict)
+    _none: dict[str, pa.Array] = field(default_factory=dict)
 
     def make(self, piece: Piece, window: Window) -> tuple[pa.RecordBatch, list[Reject]]:
         """Rows for what is right, rejects for the rest; together the window."""
@@ -52,13 +53,12 @@ class Maker:
             row = int(np.searchsorted(window.places_B, place))
             if row < len(window) and window.places_B[row] == place:
                 bad.setdefault(row, (Reason.WRONG_VECTOR, why))
-        own = self.pictures.own(piece, window.places_B.tolist())
-        ids, uris = self._names(window, own, bad)
+        ids, uris = self._names(piece, window, bad)
         hashes = [UNSEEN_HASH + xxhash.xxh3_128_hexdigest(row)[len(UNSEEN_HASH) :] for row in images.unit_BD]
         rejects = self._rejects(ids, uris, hashes, bad)
         columns: dict[str, pa.Array] = {
-            "id": pa.array(ids, pa.string()),
-            "uri": pa.array(uris, pa.string()),
+            "id": ids,
+            "uri": uris,
             "image_hash": pa.array(hashes, pa.string()),
             "caption": captions,
             "vector": _vectors(images.unit_BD, None),
@@ -66,35 +66,36 @@ class Maker:
             **{name: window.columns[name].cast(KEEP_TYPES[kind]) for name, kind in self.chosen.keep.items()},
         }
         if texts is not None:
-            scores_B = np.einsum("bd,bd->b", images.full_BD, texts.full_BD).clip(-1.0, 1.0)
+            scores_B = np.einsum("bd,bd->b", images.full(), texts.full()).clip(-1.0, 1.0)
             columns["caption_vector"] = _vectors(texts.unit_BD, ~said_B)
             columns["caption_score"] = pa.array(scores_B, pa.float32(), mask=~said_B)
         if self.tagger is not None:
-            columns["tags"], columns["tag_scores"] = self.tagger.tag(images.full_BD)
+            columns["tags"], columns["tag_scores"] = self.tagger.tag(images.unit_BD)
         return self._batch(piece, columns, len(window), bad), rejects
 
-    def _names(self, window: Window, own: list[str], bad: Bad) -> tuple[list[str], list[str]]:
+    def _names(self, piece: Piece, window: Window, bad: Bad) -> tuple[pa.Array, pa.Array]:
         """Ids and addresses; `bad` grows by rows without an id, and by those whose id is taken."""
-        uris = self.pictures.uris(window, own)
-        if not self.chosen.id:
-            ids = own
-        else:
-            said = window.strings(self.chosen.id).to_pylist()
-            for row, name in enumerate(said):
-                if not name:
-                    bad.setdefault(row, (Reason.BAD_METADATA, f"its {self.chosen.id} is null or empty"))
-            ids = [name or other for name, other in zip(said, own, strict=True)]
-        good = [row for row in range(len(ids)) if row not in bad] if bad else range(len(ids))
-        again = self.taken.add([ids[row] for row in good] if bad else ids)
-        for at in np.flatnonzero(again).tolist():
-            bad[good[at]] = (Reason.DUPLICATE_ID, "another row has this id")
-        return ids, uris
+        ids = own = self.pictures.own(piece, window.places_B)
+        if self.chosen.id:
+            said = window.strings(self.chosen.id)
+            is_said = pc.fill_null(pc.greater(pc.binary_length(said), 0), False)
+            for row in np.flatnonzero(~np.asarray(is_said)).tolist():
+                bad.setdefault(row, (Reason.BAD_METADATA, f"its {self.chosen.id} is null or empty"))
+            ids = pc.if_else(is_said, said, own)
+        good = np.setdiff1d(np.arange(len(ids)), list(bad)) if bad else np.arange(len(ids))
+        again = self.taken.add(ids.take(pa.array(good)) if bad else ids)
+        for row in good[again].tolist():
+            bad[row] = (Reason.DUPLICATE_ID, "another row has this id")
+        return ids, self.pictures.uris(window, own)
 
-    def _rejects(self, ids: list[str], uris: list[str], hashes: list[str], bad: Bad) -> list[Reject]:
+    def _rejects(self, ids: pa.Array, uris: pa.Array, hashes: list[str], bad: Bad) -> list[Reject]:
         """`bad` grows by what a person had deleted."""
-        found = [Reject(id=ids[row], uri=uris[row], reason=why, detail=text) for row, (why, text) in bad.items()]
+        found = [
+            Reject(id=ids[row].as_py(), uri=uris[row].as_py(), reason=why, detail=text)
+            for row, (why, text) in bad.items()
+        ]
         if len(self.deleted):
-            for row, (name, uri, image_hash) in enumerate(zip(ids, uris, hashes, strict=True)):
+            for row, (name, uri, image_hash) in enumerate(zip(ids.to_pylist(), uris.to_pylist(), hashes, strict=True)):
                 if row not in bad and self.deleted.holds(name, uri, image_hash):
                     found.append(deleted_reject(name, uri, image_hash))
                     bad[row] = (Reason.DELETED, "")
@@ -106,6 +107,12 @@ class Maker:
             return {}
         cast = {name: pc.fill_null(window.columns[name].cast(pa.int64()), 0) for name in self.chosen.sizes}
         return {name: pc.max_element_wise(values, 0).cast(pa.int32()) for name, values in cast.items()}
+
+    def _nulls(self, field_: pa.Field, rows: int) -> pa.Array:
+        """Made once: those of vectors take as many bytes as vectors."""
+        if len(made := self._none.get(field_.name, ())) < rows:
+            made = self._none[field_.name] = pa.nulls(max(rows, WINDOW), field_.type)
+        return made.slice(0, rows)
 
     def _batch(self, piece: Piece, known: Mapping[str, pa.Array], rows: int, bad: Bad) -> pa.RecordBatch:
         constant = {
@@ -121,7 +128,7 @@ class Maker:
             elif one.name in constant:
                 arrays.append(pa.repeat(pa.scalar(constant[one.name], one.type), rows))
             else:
-                arrays.append(pa.nulls(rows, one.type))
+                arrays.append(self._nulls(one, rows))
         batch = pa.record_batch(arrays, schema=self.schema)
         if not bad:
             return batch

@@ -31,7 +31,7 @@ from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.running.collect import Collector, Totals
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.options import new_run_id
-from clipmill.jobs.table import compat, ledger, memory
+from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.errors import check_folder, writing
 from clipmill.jobs.table.lancedb_function import embedding_functions_metadata
 from clipmill.jobs.table.proof import PROVEN, is_unproven, marked, metadata
@@ -63,7 +63,6 @@ class _Import:
 
     def run(self) -> Imported:
         began = time.monotonic()
-        memory.use_little()
         self.say(f"looking at {self.options.vectors}")
         found = find(self.options, self.storage)
         rows = self.tables.open(missing_ok=True)

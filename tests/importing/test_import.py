@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.cli.main import run as command
+from clipmill.jobs.importing.check import lengths
+from clipmill.jobs.importing.ids import TakenIds
 from clipmill.jobs.importing.request import Imported, ImportOptions, Names
 from clipmill.jobs.importing.run import import_vectors
 from clipmill.jobs.planning.plan import make_plan
@@ -373,3 +375,22 @@ def test_from_a_store_into_a_store(s3: S3, pictures: Pictures, tmp_path: Path) -
     assert (done.rows, done.proof.state, done.rejects) == (10, "proven", {})
     assert verify(table, s3.storage).problems == []
     assert "nothing to do" in import_vectors(table, options, s3.storage).note
+
+
+def test_lengths_of_half_precision_are_those_of_numpy() -> None:
+    drawn_BD = np.random.default_rng(0).standard_normal((300, DIM))
+    for scale in (1.0, 1e-3, 1e-7):  # down to denormal numbers
+        half_BD = (drawn_BD * scale).astype(np.float16)
+        assert np.allclose(lengths(half_BD), np.linalg.norm(half_BD.astype(np.float64), axis=1), rtol=1e-5)
+    half_BD = np.array([[np.nan, 0], [np.inf, 0], [0, -np.inf], [0, 0], [-1, 0]], np.float16)
+    assert (np.abs(lengths(half_BD) - 1) < 0.1).tolist() == [False, False, False, False, True]
+
+
+def test_ids_are_taken_once_whatever_the_order_they_came_in() -> None:
+    rng = np.random.default_rng(0)
+    taken, seen = TakenIds(), set[str]()
+    for _ in range(30):
+        names = [str(n) for n in rng.integers(0, 4000, int(rng.integers(0, 400)))]
+        want = [name in seen or name in names[:at] for at, name in enumerate(names)]
+        assert taken.add(pa.array(names, pa.string())).tolist() == want
+        seen |= set(names)
