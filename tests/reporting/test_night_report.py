@@ -89,6 +89,17 @@ def test_the_page_shows_how_far_what_lies_beside_is(nights: tuple[str, int]) -> 
     assert "240 231 96.2 % 119 7 source_changed 7 2 tags__side – – 12 – 0" in text
 
 
+def test_a_night_that_did_not_end_lists_nothing_and_says_where_it_is_listed(nights: tuple[str, int]) -> None:
+    tables = Tables.at(nights[0])
+    saved = NightOptions(watch={"all": Saved(like=f"row-{ROWS + 30:06d}")})
+    report = night_report(tables, replace(find_night(tables, "last"), status="interrupted"), saved)
+    assert (report.sample, report.watched, report.shown_rejects, report.listed_runs) == ((), (), (), ())
+    html = render("night.html.j2", r=report)
+    assert "What came until here is listed by the next night that ends." in html
+    assert "Rejects of this night" not in html
+    assert "Saved searches" not in html
+
+
 def test_a_night_is_found_by_its_run(nights: tuple[str, int]) -> None:
     tables = Tables.at(nights[0])
     assert find_night(tables, "night3").at.startswith("2026-10-04")
