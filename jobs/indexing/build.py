@@ -20,6 +20,7 @@ from clipmill.jobs.indexing.recall import Recall, measure
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 
 logger = logging.getLogger(__name__)
 

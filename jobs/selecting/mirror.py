@@ -25,6 +25,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.recipe import Mirror
 from clipmill.schemas.samples import BadImage
+from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
 
 THREADS = 8
@@ -56,7 +57,7 @@ def mirror(rows: Rows, asked: Mirror, place: Place) -> Outcome:
                     score_N[places[part][good]] = np.einsum("bd,bd->b", vectors_BD, captions_BD[part][good])
                 done += len(read)
                 if done // _TELL_EVERY > (done - len(read)) // _TELL_EVERY:
-                    place.tell(f"{done:,} pictures of {len(rows):,} rows mirrored")
+                    place.tell(f"{counted(done, 'picture')} of {counted(len(rows), 'row')} mirrored")
     note = ", ".join(f"{count:,} {reason}" for reason, count in sorted(failed.items()))
     return bounded("mirror", score_N, asked, note=f"pictures that could not be read: {note}" if note else "")
 

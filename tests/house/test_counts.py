@@ -34,14 +34,10 @@ def plural_after_a_number(text: ast.JoinedStr) -> Iterator[str]:
 
 
 def test_no_sentence_says_one_rows() -> None:
-    found: dict[str, list[str]] = {}
-    for name in MODULES:
-        said = [
-            one
-            for node in ast.walk(tree(name))
-            if isinstance(node, ast.JoinedStr)
-            for one in plural_after_a_number(node)
-        ]
+    found: list[str] = []
+    for name, path in MODULES.items():
+        texts = [node for node in ast.walk(tree(name)) if isinstance(node, ast.JoinedStr)]
+        said = [f"{path}:{node.lineno}: {one}" for node in texts for one in plural_after_a_number(node)]
         if len(said) != NEVER_ONE.get(name, 0):
-            found[name] = said
-    assert not found, f"use schemas.words.counted: {found}"
+            found += said
+    assert not found, "f\"{counted(n, 'row')}\" of schemas.words says 1 row and 2 rows:\n" + "\n".join(found)
