@@ -20,7 +20,6 @@ from clipmill.jobs.indexing.recall import Recall, measure
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
 
 logger = logging.getLogger(__name__)
 
