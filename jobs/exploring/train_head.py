@@ -4,6 +4,7 @@ N: labelled rows. D: dimension.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class TrainOptions:
 class Trained:
     """`rows` were fitted to. Of the `held_out` rows: `accuracy` at 0.5 beside that of always saying what most are
     (`baseline`), `auc`, and the best `f1` with the `threshold` it has. `absent`: entries of the file without a row or a
-    vector in the table."""
+    vector in the table. `note`: where chance alone gives such an `auc`."""
 
     table: str
     file: str
@@ -58,6 +59,7 @@ class Trained:
     f1: float
     threshold: float
     l2: float
+    note: str = ""
 
 
 def train_head(table: Table, options: TrainOptions, *, tell: Callable[[str], None] = lambda _: None) -> Trained:
@@ -79,6 +81,7 @@ def train_head(table: Table, options: TrainOptions, *, tell: Callable[[str], Non
     threshold, f1 = best_threshold(1 / (1 + np.exp(-logits_N)), held_truth_N)
     digest = _write(options.out, model.weight_D, model.bias, fingerprint)
     share = float(held_truth_N.mean())
+    auc = area_under_curve(logits_N, held_truth_N)
     return Trained(
         table=table.uri,
         file=options.out,
@@ -91,11 +94,20 @@ def train_head(table: Table, options: TrainOptions, *, tell: Callable[[str], Non
         absent=sum(row_id not in places for row_id, _ in pairs),
         accuracy=round(float(((logits_N > 0) == held_truth_N).mean()), 4),
         baseline=round(max(share, 1 - share), 4),
-        auc=round(area_under_curve(logits_N, held_truth_N), 4),
+        auc=round(auc, 4),
         f1=round(f1, 4),
         threshold=round(threshold, 4),
         l2=l2,
+        note=_by_chance(auc, int(held_truth_N.sum()), int((~held_truth_N).sum())),
     )
+
+
+def _by_chance(auc: float, true: int, false: int) -> str:
+    """Within two standard errors of what scores that know nothing reach (Mann and Whitney: 0.5, with a variance of
+    (m + n + 1) / 12mn)."""
+    if auc >= 0.5 + 2 * math.sqrt((true + false + 1) / (12 * true * false)):
+        return ""
+    return f"chance alone gives such an auc on {true + false} held-out rows: these vectors may not show it; label more"
 
 
 def _truth(pairs: Pairs, options: TrainOptions) -> dict[str, bool]:

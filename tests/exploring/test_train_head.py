@@ -40,12 +40,20 @@ def train(uri: str, folder: Path, file: str, **more: object) -> Trained:
     return train_head(open_table(uri), options)
 
 
+def test_a_head_that_chance_equals_is_told(uri: str, tmp_path: Path) -> None:
+    said = np.random.default_rng(3).integers(0, 2, ROWS)
+    done = train(uri, tmp_path, labels(tmp_path / "any.csv", [(f"row-{i:06d}", str(s)) for i, s in enumerate(said)]))
+    assert done.auc < 0.6
+    assert f"chance alone gives such an auc on {done.held_out} held-out rows" in done.note
+
+
 def test_a_trained_head_tells_red_from_the_rest_and_heads_take_it(uri: str, tmp_path: Path) -> None:
     done = train(uri, tmp_path, colours(tmp_path / "labels.csv"), positive="red")
     assert done.rows + done.held_out + done.absent == ROWS
     assert done.absent == 10  # rows without a vector
     assert done.auc > 0.97 > done.baseline
     assert done.accuracy > done.baseline + 0.05
+    assert done.note == ""
     head = load_head("red", HeadFile(file=done.file))
     assert (head.hash, head.output, head.weights_sha256) == (done.hash, "sigmoid", fingerprint(64).weights_sha256)
     again = train(uri, tmp_path, colours(tmp_path / "labels.csv"), positive="red")
