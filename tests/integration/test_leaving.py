@@ -10,6 +10,7 @@ from clipmill.jobs.cluster import nodes
 from clipmill.jobs.running import dispatch
 from clipmill.jobs.running.attempts import Item
 from clipmill.jobs.running.slots import Slot
+from tests.committed import wait_until
 from tests.integration import help
 
 pytestmark = pytest.mark.ray
@@ -51,3 +52,18 @@ def test_a_leaving_node_gets_no_more_units_and_its_actor_is_replaced(
     assert len({id(slot) for slot, _ in handed}) == 2, "another actor took the rest"
     assert not any(was_leaving for _, was_leaving in handed)
     assert told[0]
+
+
+def test_a_client_asks_by_a_task_and_never_waits_for_it(here: Path, tmp_path: Path) -> None:
+    """The first look knows nothing yet; a task that fails is asked again."""
+    marker = tmp_path / "asked"
+
+    def question() -> dict[str, float]:
+        if not marker.exists():
+            marker.touch()
+            raise RuntimeError("the first fails")
+        return {"a node": 7.0}
+
+    asked = nodes.ByTask(question)
+    assert asked.leaving() == {}
+    wait_until(lambda: asked.leaving() == {"a node": 7.0}, timeout_s=60)
