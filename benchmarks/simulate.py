@@ -42,6 +42,7 @@ from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.running import collect, dispatch
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.running.dispatch import Dispatcher
+from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.config import Commit, Limits, Storage
@@ -153,6 +154,7 @@ def in_simulated_time(clock: Clock, cluster: Cluster) -> Iterator[None]:
 def simulate(
     folder: Path, *, number: int, actors: int, unit_s: float, lost_an_hour: float, seed: int = 0
 ) -> dict[str, Any]:
+    memory.use_little()  # as a run does
     tables = make_tables(folder)
     writer, clock = Writer(tables), Clock()
     cluster = Cluster(clock, most=actors, unit_s=unit_s, lost_an_hour=lost_an_hour, work=writer.write, seed=seed)
