@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
         ("img2dataset files", "disk"),
         ("datasets by path", "disk"),
         pytest.param("metadata.csv", "s3", marks=pytest.mark.s3),
+        pytest.param("lance, blobs v2", "s3", marks=pytest.mark.s3),
     ],
 )
 def test_a_run_over_what_another_tool_wrote(
