@@ -3,6 +3,7 @@
 D: dimension of the model's shared space.
 """
 
+import re
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -89,6 +90,15 @@ def of_set(name: str) -> bool:
     """Whether a column's name is one of a set under way, or of a vocabulary beside; no kept column may be called so."""
     base, mark, _ = name.partition("__")
     return bool(mark) and base in _SETS
+
+
+def refused_kept_name(name: str) -> str:
+    """Why a kept column cannot be called so; empty where it can."""
+    if of_set(name):
+        return f"'{name}' is how the columns of a second model are called; write `my_{name}`"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
+        return f"'{name}' cannot be a column name: letters, digits and _ only"
+    return ""
 
 
 # Of columns that are being computed from stored vectors, until they take their names; and of what they replace, from

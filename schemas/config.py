@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from clipmill.schemas.columns import KEEP_TYPES, RESERVED, of_set
+from clipmill.schemas.columns import KEEP_TYPES, RESERVED, refused_kept_name
 from clipmill.schemas.heads import MAX_HEADS, Heads
 from clipmill.schemas.model import ModelSpec
 from clipmill.schemas.nightly import Nightly
@@ -106,10 +106,8 @@ class Source(Strict):
                 raise ValueError(
                     f"'{name}' is a column of the table already; write `my_{name}: {{type: ..., from: {name}}}`"
                 )
-            if of_set(name):
-                raise ValueError(f"'{name}' is how the columns of a second model are called; write `my_{name}`")
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", name):
-                raise ValueError(f"'{name}' cannot be a column name: letters, digits and _ only")
+            if why := refused_kept_name(name):
+                raise ValueError(why)
         return value
 
     @model_validator(mode="after")

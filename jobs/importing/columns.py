@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from clipmill.jobs.importing.request import ROW_NUMBER, Names
-from clipmill.schemas.columns import RESERVED
+from clipmill.schemas.columns import KEEP_TYPES, RESERVED, refused_kept_name
 from clipmill.schemas.errors import UserError
 
 # The usual names, the likeliest first. `image_path` is what clip-retrieval calls the key, or the path, of a picture.
@@ -45,13 +45,25 @@ class Chosen:
         return [name for name in dict.fromkeys(names) if name]
 
     def check(self, schema: pa.Schema, uri: str) -> None:
-        """Raises UserError for a file that lacks one of them."""
+        """Raises UserError for a file that lacks one of them, or holds something else in it."""
         wanted = [*self.beside, *filter(None, (self.vector, self.caption_vector))]
         if lacking := [name for name in wanted if name not in schema.names]:
             raise UserError(
                 f"{uri} has no column {', '.join(lacking)}, which the first file has",
                 f"its columns are {_listed(schema.names)}; import files of one kind at a time",
             )
+        kept = {name: KEEP_TYPES[kind] for name, kind in self.keep.items()}
+        texts = dict.fromkeys(filter(None, (self.id, self.uri, self.caption)), pa.string())
+        for name, wanted_kind in (*texts.items(), *dict.fromkeys(self.sizes, pa.int64()).items(), *kept.items()):
+            kind = schema.field(name).type
+            if not _becomes(kind, wanted_kind) or (name in kept and _mixed(kind, wanted_kind)):
+                what = "text" if wanted_kind == pa.string() else str(wanted_kind)
+                raise UserError(
+                    f"column {name} of {uri} holds {kind}, and {what} is wanted", "name another, or convert it"
+                )
+        for name in filter(None, (self.vector, self.caption_vector)):
+            if not is_vector(schema.field(name).type):
+                raise UserError(f"column {name} of {uri} holds {schema.field(name).type}", "lists of floats are wanted")
 
 
 def choose(schema: pa.Schema, names: Names, uri: str, *, vectors: bool, texts: bool) -> Chosen:
@@ -63,16 +75,35 @@ def choose(schema: pa.Schema, names: Names, uri: str, *, vectors: bool, texts: b
             raise UserError(f"{uri} has no column {asked}, which {option} names", _its(schema))
         return asked or next((name for name in usual if name in schema.names), "")
 
+    captions = [n for n in CAPTION_VECTORS if n in schema.names and is_vector(schema.field(n).type)]
     sizes = SIZES if all(n in schema.names and pa.types.is_integer(schema.field(n).type) for n in SIZES) else ()
     return Chosen(
         id="" if names.id == ROW_NUMBER else pick("--id", names.id, IDS),
         uri=pick("--uri", names.uri, URIS),
         caption=pick("--caption", names.caption, CAPTIONS),
         vector=_vector(schema, pick("--vector", names.vector, VECTORS), uri) if vectors else "",
-        caption_vector=pick("--caption-vector", names.caption_vector, CAPTION_VECTORS) if vectors and texts else "",
+        caption_vector=pick("--caption-vector", names.caption_vector, captions) if vectors and texts else "",
         sizes=sizes,
         keep={name: _kept(schema, name, uri) for name in names.keep},
     )
+
+
+def _becomes(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of this kind can be turned into the other at all; each of them may still fail. Nothing but nulls
+    is what a file without one value holds."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    try:
+        pa.nulls(0, kind).cast(wanted)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _mixed(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether one is text and the other is not: most values would fail."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(plain != pa.null() and (plain in _KEPT[0][0]) != (wanted == pa.string()))
 
 
 def _vector(schema: pa.Schema, found: str, uri: str) -> str:
@@ -95,6 +126,8 @@ def _kept(schema: pa.Schema, name: str, uri: str) -> str:
         raise UserError(f"{uri} has no column {name}, which --keep names", _its(schema))
     if name in RESERVED:
         raise UserError(f"--keep {name}: the table has a column of that name already", "it needs no --keep")
+    if why := refused_kept_name(name):
+        raise UserError(f"--keep: {why}", "call it otherwise in the files, or leave it out")
     kind = schema.field(name).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

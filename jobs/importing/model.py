@@ -30,8 +30,6 @@ def load_model(tables: Tables, rows: Any, options: ImportOptions, say: Say) -> L
     model cannot be loaded, or neither it nor the vocabulary is the table's."""
     model_names.check(options.model.spec(), here=True)
     wanted = load_vocabulary(options.vocabulary, tables.storage) if options.vocabulary else None
-    if rows is not None and wanted is not None:
-        compat.check_vocabulary(rows.schema, wanted)
     say(f"loading {options.model.name}")
     engine = load_engine(replace(options.model.spec(), precision="fp32"))
     if rows is not None:

@@ -3,6 +3,7 @@
 B: rows of a window. D: dimension.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from clipmill.jobs.importing.npy import windows
 from clipmill.jobs.importing.sources import LANCE, NPY, Piece, open_lance
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import open_stream
 
 WINDOW = 8192
@@ -49,12 +51,25 @@ class Window:
 
     def strings(self, name: str) -> pa.Array:
         """A column as text; nulls where there is no such column."""
-        if not name:
-            return pa.nulls(len(self), pa.string())
+        return self.converted(name, pa.string())[0] if name else pa.nulls(len(self), pa.string())
+
+    def converted(self, name: str, kind: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
+        """A column as another kind, and why some rows cannot be that; they are null then."""
         column = self.columns[name]
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        return column if column.type == pa.string() else column.cast(pa.string())
+        if column.type == kind:
+            return column, {}
+        with contextlib.suppress(pa.ArrowInvalid):
+            return column.cast(kind), {}
+        cells, bad = [], {}
+        for row in range(len(column)):
+            try:
+                cells.append(column.slice(row, 1).cast(kind))
+            except pa.ArrowInvalid as error:
+                cells.append(pa.nulls(1, kind))
+                bad[row] = f"its {name} cannot be {kind}: {str(error)[:100]}"
+        return pa.concat_arrays(cells), bad
 
 
 def read(
@@ -66,8 +81,10 @@ def read(
     wanted = None if picks is None else np.asarray(picks, np.int64)
     try:
         yield from reader(piece, chosen, dim, storage, wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"{piece.unit.uri} cannot be read: {str(error)[:150]}", "copy it again") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:  # OSError: pages that do not unpack
+        raise_if_the_stores(error)
+        file = piece.metadata.uri if piece.metadata is not None else piece.unit.uri
+        raise UserError(f"{file} cannot be read: {str(error)[:150]}", "it is damaged: copy it again") from None
 
 
 _Picks = npt.NDArray[np.int64] | None

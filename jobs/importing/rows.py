@@ -23,6 +23,8 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.tombstones import Tombstones, deleted_reject
 from clipmill.workers.tag import Tagger
 
+_MAX_SIZE = 2**31 - 1  # pixels that the table's column holds
+
 
 @dataclass(slots=True, kw_only=True)
 class Maker:
@@ -53,6 +55,7 @@ class Maker:
             row = int(np.searchsorted(window.places_B, place))
             if row < len(window) and window.places_B[row] == place:
                 bad.setdefault(row, (Reason.WRONG_VECTOR, why))
+        kept = self._kept(window, bad)
         ids, uris = self._names(piece, window, bad)
         hashes = [UNSEEN_HASH + xxhash.xxh3_128_hexdigest(row)[len(UNSEEN_HASH) :] for row in images.unit_BD]
         rejects = self._rejects(ids, uris, hashes, bad)
@@ -63,7 +66,7 @@ class Maker:
             "caption": captions,
             "vector": _vectors(images.unit_BD, None),
             **self._sizes(window),
-            **{name: window.columns[name].cast(KEEP_TYPES[kind]) for name, kind in self.chosen.keep.items()},
+            **kept,
         }
         if texts is not None:
             scores_B = np.einsum("bd,bd->b", images.full(), texts.full()).clip(-1.0, 1.0)
@@ -72,6 +75,18 @@ class Maker:
         if self.tagger is not None:
             columns["tags"], columns["tag_scores"] = self.tagger.tag(images.unit_BD)
         return self._batch(piece, columns, len(window), bad), rejects
+
+    def _kept(self, window: Window, bad: Bad) -> dict[str, pa.Array]:
+        """Kept columns; `bad` grows by rows whose values, in them or in a column of text, are none of their kind."""
+        found = {}
+        texts = dict.fromkeys(filter(None, (self.chosen.id, self.chosen.uri, self.chosen.caption)), "string")
+        for name, kind in (*texts.items(), *self.chosen.keep.items()):
+            column, wrong = window.converted(name, KEEP_TYPES[kind])
+            for row, why in wrong.items():
+                bad.setdefault(row, (Reason.BAD_METADATA, why))
+            if name in self.chosen.keep:
+                found[name] = column
+        return found
 
     def _names(self, piece: Piece, window: Window, bad: Bad) -> tuple[pa.Array, pa.Array]:
         """Ids and addresses; `bad` grows by rows without an id, and by those whose id is taken."""
@@ -102,11 +117,15 @@ class Maker:
         return found
 
     def _sizes(self, window: Window) -> dict[str, pa.Array]:
-        """0 where nobody said them."""
+        """0 where nobody said them, or they are none."""
         if not self.chosen.sizes:
             return {}
-        cast = {name: pc.fill_null(window.columns[name].cast(pa.int64()), 0) for name in self.chosen.sizes}
-        return {name: pc.max_element_wise(values, 0).cast(pa.int32()) for name, values in cast.items()}
+        found = {}
+        for name in self.chosen.sizes:
+            sizes = window.converted(name, pa.int64())[0]
+            right = pc.and_(pc.greater(sizes, 0), pc.less_equal(sizes, _MAX_SIZE))
+            found[name] = pc.if_else(pc.fill_null(right, False), sizes, 0).cast(pa.int32())
+        return found
 
     def _nulls(self, field_: pa.Field, rows: int) -> pa.Array:
         """Made once: those of vectors take as many bytes as vectors."""

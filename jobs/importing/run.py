@@ -44,6 +44,7 @@ from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
 from clipmill.schemas.units import IMPORTED
 from clipmill.schemas.words import all_of, counted
+from clipmill.workers.tag import load_vocabulary
 
 COMMAND = "import"
 SAY_EVERY_S = 10.0
@@ -75,6 +76,8 @@ class _Import:
         )
         if rows is not None:
             _check_keep(rows.schema, found)
+            if self.options.vocabulary:
+                compat.check_vocabulary(rows.schema, load_vocabulary(self.options.vocabulary, self.storage))
         if rows is not None and self._nothing_to_do(rows, plan):
             note = f"nothing to do: {all_of(len(plan.done), 'file')} in the table"
             return replace(done, note=note, table_version=int(rows.version), seconds=_since(began))

@@ -16,6 +16,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.units import IMPORTED, SourceObject, UnitNames, WorkUnit
 from clipmill.schemas.words import counted
 from clipmill.workers.read.fetch import ordered_map
+from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options, list_objects, open_stream
 
 NPY, PARQUET, LANCE = "clip-retrieval", "parquet", "lance"
@@ -148,7 +149,8 @@ def _footer(item: SourceObject, storage: Storage) -> tuple[Any, int]:
     with open_stream(item.uri, storage, expected_etag=item.etag) as stream:
         try:
             file = pq.ParquetFile(stream, pre_buffer=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise_if_the_stores(error)
             raise UserError(f"{item.uri} has no readable parquet footer: {str(error)[:100]}", "copy it again") from None
         return file.schema_arrow, int(file.metadata.num_rows)
 

@@ -33,16 +33,19 @@ def _passing(rows: Rows, query: Query) -> Outcome:
 
 
 def size(rows: Rows, asked: Size, place: Place) -> Outcome:
+    """A side of 0 pixels is one that nobody measured, as of imported vectors: no value."""
     keep_N = np.zeros(len(rows), np.bool_)
+    unknown = 0
     for places, found in rows.batches(["width", "height"]):
         width_B, height_B = (found[name].to_numpy().astype(np.int64) for name in ("width", "height"))
         shorter_B, longer_B = np.minimum(width_B, height_B), np.maximum(width_B, height_B)
-        keep_B = shorter_B >= (asked.min_side or 0)
+        keep_B = shorter_B >= max(asked.min_side or 0, 1)
+        unknown += int((shorter_B < 1).sum())
         keep_B &= (width_B >= (asked.min_width or 0)) & (height_B >= (asked.min_height or 0))
         if asked.max_aspect is not None:
             keep_B &= longer_B <= asked.max_aspect * shorter_B
         keep_N[places] = keep_B
-    return Outcome(keep=keep_N)
+    return Outcome(keep=keep_N, without_value=unknown)
 
 
 def score(rows: Rows, asked: Score, place: Place) -> Outcome:

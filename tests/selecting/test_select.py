@@ -79,6 +79,17 @@ def adds_up(found: Any, total: int) -> None:
     assert found.ids == sorted(found.ids)
 
 
+@pytest.mark.parametrize("size", [{"max_aspect": 3}, {"min_side": 100}, {"min_width": 100}])
+def test_sizes_that_nobody_measured_are_no_value(made: pa.Table, tmp_path: Path, size: dict[str, int]) -> None:
+    """Imported vectors have 0 pixels there: no picture with a good shape."""
+    width, height = [0, 300, 0, 50] * (ROWS // 4), [0, 200, 200, 200] * (ROWS // 4)
+    found = select(written(tmp_path, replaced(made, width=width, height=height)), [{"size": size}])
+    adds_up(found, ROWS)
+    assert found.steps[0].without_value == ROWS // 2
+    fits = [False, True, False, False] * (ROWS // 4)
+    assert set(found.ids) == {i for i, fit in zip(made["id"].to_pylist(), fits, strict=True) if fit}
+
+
 seeds = st.integers(0, 3)
 shares = st.sampled_from([0.01, 0.1, 0.29, 1 / 3, 0.5, 0.7, 1.0])
 bounds = st.one_of(shares.map(lambda s: {"top": s}), st.sampled_from([0.0, 0.25, 0.5]).map(lambda x: {"at_least": x}))
