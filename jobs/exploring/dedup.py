@@ -24,6 +24,7 @@ from clipmill.schemas.words import counted
 DEFAULT_THRESHOLD = 0.95
 EXACT_ONLY = 1.1  # more than any cosine, so nothing is near
 BATCH_ROWS = 4096
+READ_BYTES = 64_000_000  # that lance reads ahead; by default two gigabytes
 SMALL_ROWS = 20_000  # up to here every pair is compared
 ROWS_PER_CLUSTER = 2000
 CLUSTERS_PER_ROW = 2
@@ -220,7 +221,12 @@ def _pairs_within(
 
 def _vectors(table: Table, predicate: str | None) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]]:
     scanner: Any = table.snapshot.dataset.scanner(
-        columns=["vector"], filter=predicate, with_row_id=True, batch_size=BATCH_ROWS
+        columns=["vector"],
+        filter=predicate,
+        with_row_id=True,
+        batch_size=BATCH_ROWS,
+        batch_readahead=2,
+        io_buffer_size=READ_BYTES,
     )
     dim = table.snapshot.dim("vector")
     for batch in scanner.to_batches():
