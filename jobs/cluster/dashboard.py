@@ -34,8 +34,9 @@ def connect(address: str) -> Any:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    # It tells of each upload, and that the embedded model is large; the first by a logger that has a level of its own.
-    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+    # It tells of each upload, each log's end, and that the embedded model is large; the first two by loggers that have
+    # levels of their own.
+    for logger in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     with told(address):
         client = JobSubmissionClient(address)

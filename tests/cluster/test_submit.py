@@ -131,6 +131,7 @@ def test_it_embeds_there_and_ends_with_the_drivers_own_code(cluster: Head) -> No
     assert (out["exit_code"], out["status"]) == (0, "SUCCEEDED"), err
     assert "3 rows" in err, "the log of a local run"
     assert "INFO dashboard_sdk" not in err
+    assert "INFO sdk" not in err
     assert (out_bad["exit_code"], out_bad["status"]) == (3, "FAILED"), err_bad
     assert "zip.tar" in err_bad
     assert (rows(cluster, "good"), rows(cluster, "bad")) == (3, 3)
