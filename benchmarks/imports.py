@@ -91,7 +91,11 @@ def plain(folder: Path) -> dict[str, Any]:
 
 
 def _child(work: Callable[[Path], dict[str, Any]], folder: Path, answers: Any) -> None:
-    import lance.fragment  # noqa: F401 - loading libraries is neither's work
+    # Loading code and libraries is neither's work.
+    import lance.fragment  # noqa: F401
+
+    import clipmill.jobs.importing.run
+    import clipmill.workers.stub  # noqa: F401
 
     began, cpu = time.perf_counter(), time.process_time()
     found = work(folder)

@@ -157,6 +157,7 @@ def test_each_bad_row_is_a_reject_that_says_why(world: World) -> None:
     }
     assert any("length 3, not 1" in line for line in done.refused), done.refused
     assert world.problems() == []
+    assert "nothing to do" in world.run(pictures=False).note
     scaled = world.run(pictures=False, normalize=True)  # another option makes other units of the same files
     assert scaled.rejects == {name: count for name, count in want.items() if name != "not_unit"}
     assert (scaled.rows, scaled.replaced_units) == (7, 1)
