@@ -19,11 +19,11 @@ def check_card(to: str) -> str:
 
 def write_card(report: Report, to: str, storage: Storage) -> None:
     """`to` and, with the ending .json, the same for programs beside it."""
-    from clipmill.workers.store.storage import put_bytes
+    from clipmill.jobs.selecting.write import put
 
     check_card(to)
-    put_bytes(to.removesuffix(".md") + ".json", card_json(report).encode(), storage)
-    put_bytes(to, card(report).encode(), storage)
+    put(to.removesuffix(".md") + ".json", card_json(report).encode(), storage)
+    put(to, card(report).encode(), storage)
 
 
 def card_json(report: Report) -> str:

@@ -31,8 +31,6 @@ def check_out(to: str) -> str:
 
 def write_ids(found: Selection, to: str, storage: Storage) -> None:
     """Whole or not at all. Raises UserError where an id cannot stand on a line of a .txt."""
-    from clipmill.workers.store.storage import put_bytes
-
     check_out(to)
     if to.endswith(".txt"):
         data = _lines(found.rows, to)
@@ -43,7 +41,19 @@ def write_ids(found: Selection, to: str, storage: Storage) -> None:
         else:
             pq.write_table(_stamped(found), out, compression="zstd")
         data = out.getvalue()
-    put_bytes(to, data, storage)
+    put(to, data, storage)
+
+
+def put(to: str, data: bytes, storage: Storage) -> None:
+    """Raises UserError where nothing can be written there."""
+    from clipmill.workers.store.storage import put_bytes
+
+    try:
+        put_bytes(to, data, storage)
+    except OSError as error:
+        if error.errno is None:  # no file system's
+            raise
+        raise UserError(f"{to} cannot be written: {error.strerror}", "name another place") from None
 
 
 def _lines(rows: pa.Table, to: str) -> bytes:

@@ -181,6 +181,20 @@ def test_a_mistake_on_the_command_line(
     assert not list(tmp_path.glob("ids.*"))
 
 
+@pytest.mark.parametrize("typed", ["--out file/ids.csv", "--out folder.csv", "--out ids.csv --card file/card.md"])
+def test_a_place_that_takes_no_file_is_named(
+    typed: str, untouched: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("folder.csv").mkdir()
+    Path("all.yaml").write_text("- where: width > 0\n")
+    assert cli.run(["select", untouched, "all.yaml", *typed.split()]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written: " in said and "Traceback" not in said
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_without_the_extra_a_language_is_told_with_what_brings_it(
     untouched: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
