@@ -151,6 +151,7 @@ def a_page(caption: str) -> str:
     status = Status(
         table="db/scenes", rows=1, units=1, seen=2, rejects={"empty": 1}, balanced=True, model="clipmill-tiny",
         pretrained="", dim=256, precision="fp32", vocabulary="scenes", version=1, live=None, fragments=1, indices=[],
+        proof="",
         held_by=None, left_out={}, live_rows=None, readers="", deleted=0,
     )  # fmt: skip
     return render_page(

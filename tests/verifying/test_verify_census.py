@@ -187,7 +187,7 @@ def test_tars_are_read_when_they_are_small_or_asked_for(tmp_path: Path, monkeypa
     monkeypatch.setattr(census, "SMALL_BYTES", 1000)
     report = check(tables)
     assert of_source(report) == []
-    assert report.not_checked == ["what lies in 1 tars: --source reads them"]
+    assert report.not_checked == ["what lies in 1 tar: --source reads them"]
     assert len(of_source(check(tables, source=True))) == 1
 
 
