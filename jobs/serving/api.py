@@ -20,6 +20,7 @@ from clipmill.jobs.serving.runner import Runner
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.plain import plain
 
 Answer = TypeVar("Answer")
@@ -55,6 +56,9 @@ class Services:
     encoder: list[str]
     table_state: list[tuple[str, str]]
     facet_of: list[dict[str, str]]
+
+    def model(self) -> Fingerprint:
+        return self.table.snapshot.fingerprint("vector")
 
     def need_encoder(self) -> None:
         """Raises Loading rather than let a query wait in a thread that others could use."""
@@ -99,7 +103,9 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
 
     def once(version: int) -> models.SearchResponse:
         start = time.perf_counter()
-        query = models.to_query(question, k=question.k, offset=question.offset, columns=_shown(found.table, columns))
+        query = models.to_query(
+            question, found.model, k=question.k, offset=question.offset, columns=_shown(found.table, columns)
+        )
         matching = found.table.count(query)  # first: it looks at the clock, and is remembered for the search
         rows = found.table.run(query).to_pylist()
         note = caveat(found.table, query) or ("" if rows or question.offset else why_nothing(found.table, query))
@@ -144,7 +150,7 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
 
     def once(version: int) -> models.FacetsResponse:
         start = time.perf_counter()
-        query = models.to_query(question)
+        query = models.to_query(question, found.model)
         hits = question.hits if len(query.positive) else 0
         found.table.count(query)  # as for a search
         counted = facet_counts.facets(
@@ -185,8 +191,9 @@ async def encode(request: Request, image: Annotated[UploadFile, File(description
     limits = Limits(max_image_bytes=found.settings.max_image_bytes, max_pixels=found.settings.max_pixels)
 
     def work() -> models.Encoded:
-        vector_D = encode_images(found.table.engine(), (data,), limits=limits)[0]
-        return models.Encoded(vector=models.encode_vector(vector_D), dim=len(vector_D))
+        engine = found.table.engine()
+        vector_D = encode_images(engine, (data,), limits=limits)[0]
+        return models.Encoded(vector=models.encode_vector(vector_D, engine.fingerprint), dim=len(vector_D))
 
     return await found.runner.run(work)
 

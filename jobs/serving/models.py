@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import hashlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from clipmill.jobs.querying.request import Examples, Query, as_tuple
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.model import Fingerprint
 
 MAX_K = 1000
 MAX_OFFSET = 9000
@@ -56,8 +59,9 @@ class Question(Filters):
     vector: str | None = Field(
         default=None,
         max_length=24_000,
-        pattern=r"^[A-Za-z0-9_-]*$",
-        description="A query vector: little-endian float16, base64url without padding, as /api/encode gives it.",
+        pattern=r"^([0-9a-f]{16}\.)?[A-Za-z0-9_-]*$",
+        description="A query vector: little-endian float16, base64url without padding. One of /api/encode has its "
+        "model's mark and a dot before it, and is refused once the table is of another model.",
     )
     min_score: float | None = Field(default=None, ge=-1, le=1)
     hybrid: bool = False
@@ -167,9 +171,10 @@ class Problem(BaseModel):
     hint: str
 
 
-def to_query(question: Question, **page: Any) -> Query:
-    """Raises UserError for a vector that is none."""
-    vectors = (decode_vector(question.vector),) if question.vector else ()
+def to_query(question: Question, model: Callable[[], Fingerprint], **page: Any) -> Query:
+    """`model`: the one that the vectors which are searched are of; asked where the question's vector names one.
+    Raises UserError for a vector that is none, or of another model."""
+    vectors = (decode_vector(question.vector, model),) if question.vector else ()
     return Query(
         positive=Examples(texts=as_tuple(question.text), ids=as_tuple(question.like), vectors=vectors),
         negative=Examples(texts=as_tuple(question.not_text), ids=as_tuple(question.not_like)),
@@ -184,13 +189,25 @@ def to_query(question: Question, **page: Any) -> Query:
     )
 
 
-def encode_vector(vector_D: Any) -> str:
-    return base64.urlsafe_b64encode(np.asarray(vector_D, dtype="<f2").tobytes()).decode().rstrip("=")
+def encode_vector(vector_D: Any, model: Fingerprint) -> str:
+    numbers = base64.urlsafe_b64encode(np.asarray(vector_D, dtype="<f2").tobytes()).decode().rstrip("=")
+    return f"{_mark(model)}.{numbers}"
 
 
-def decode_vector(text: str) -> Any:
+def decode_vector(text: str, model: Callable[[], Fingerprint]) -> Any:
+    mark, _, numbers = text.rpartition(".")
+    if mark and mark != _mark(model()):
+        raise UserError(
+            "the vector is of another model than the one that the table is searched by now",
+            "embed the picture again: /api/encode, or choose it anew on the page",
+        )
     try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        data = base64.urlsafe_b64decode(numbers + "=" * (-len(numbers) % 4))
         return np.frombuffer(data, dtype="<f2").astype(np.float32)
     except (binascii.Error, ValueError):
         raise UserError("the vector is not base64url of float16 numbers", "take it from /api/encode") from None
+
+
+def _mark(model: Fingerprint) -> str:
+    """Vectors of the same weights have the same."""
+    return hashlib.sha256(model.weights_sha256.encode()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from tests.build import tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_promote import LOOSE, how
 from tests.served import running
+from tests.tables import picture
 
 ASKED = {"text": ["picture 3"], "k": 3, "columns": ["id"]}
 
@@ -93,3 +94,24 @@ def test_an_answer_beside_which_the_model_changed_is_given_again(uri: str, monke
     assert before < body["version"] == moved[0]
     assert told(body) == expected(uri, body["version"])
     assert told(body) != expected(uri, before)
+
+
+def test_a_picture_embedded_before_another_model_took_over_is_not_compared_with_its_vectors(uri: str) -> None:
+    table = open_table(uri)
+    with running(table, Settings(refresh_s=600)) as base, httpx.Client(base_url=base, timeout=60) as client:
+        image = {"image": ("a.png", picture("red"), "image/png")}
+        asked = {"vector": client.post("/api/encode", files=image).json()["vector"], "k": 3}
+        plain = {**asked, "vector": asked["vector"].rpartition(".")[2]}
+        first = told(client.post("/api/search", json=asked).json())
+        assert first == told(client.post("/api/search", json=plain).json())
+        promote(uri, SLUG, STORAGE, LOOSE, how())
+        assert table.refresh()
+        for route in ("search", "facets"):
+            answer = client.post(
+                f"/api/{route}",
+                json={"vector": asked["vector"], "columns_counted": ["tags"]} if route == "facets" else asked,
+            )
+            assert answer.status_code == 400, answer.text
+            assert "of another model" in answer.json()["error"]
+        again = {"vector": client.post("/api/encode", files=image).json()["vector"], "k": 3}
+        assert len(told(client.post("/api/search", json=again).json())) == 3
