@@ -69,6 +69,8 @@ class Bounds(Strict):
         between = self.at_least is not None or self.at_most is not None
         if between == (self.top is not None):
             raise ValueError("takes either top, or at_least and at_most or one of them")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"asks for at least {self.at_least:g} and at most {self.at_most:g}, which nothing is")
         return self
 
 
@@ -115,6 +117,8 @@ class Caption(Strict):
     @model_validator(mode="after")
     def _something(self) -> "Caption":
         _at_least_one(self, "min_words", "max_words", "min_chars", "language")
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise ValueError(f"asks for {self.min_words} words and more, and {self.max_words} at most: nothing is both")
         return self
 
 

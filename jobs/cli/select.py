@@ -76,7 +76,7 @@ def select(
     if card:
         check_card(card)
     opened = open_table(table, version=version_from(options["version"]), storage=storage)
-    if tag:
+    if tag is not None:
         check_tag(opened, tag)
     found = run(opened, asked, allow_sources=options["allow_sources"], tell=note)
     if not options["dry_run"]:

@@ -23,7 +23,7 @@ from clipmill.jobs.importing.model import Loaded, load_model
 from clipmill.jobs.importing.places import Pictures
 from clipmill.jobs.importing.proof import Proof
 from clipmill.jobs.importing.prove import Prover
-from clipmill.jobs.importing.request import Imported, ImportOptions, Say
+from clipmill.jobs.importing.request import ROW_NUMBER, Imported, ImportOptions, Say
 from clipmill.jobs.importing.rows import Maker
 from clipmill.jobs.importing.sources import Found, find
 from clipmill.jobs.importing.work import Importer, Tally
@@ -66,6 +66,10 @@ class _Import:
         began = time.monotonic()
         self.say(f"looking at {self.options.vectors}")
         found = find(self.options, self.storage)
+        if any(piece.unit.uri == self.tables.rows for piece in found.pieces):
+            raise UserError(f"{self.options.vectors} is the table to be filled", "name other vectors, or another --to")
+        if not found.chosen.id and self.options.names.id != ROW_NUMBER:
+            self.say("no column of ids is known there: a row is called by its file and its number; --id names a column")
         rows = self.tables.open(missing_ok=True)
         plan = self._plan(found, ledger.read_ledger(self.tables))
         done = Imported(

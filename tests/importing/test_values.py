@@ -112,3 +112,26 @@ def test_a_vocabulary_that_the_table_has_not_is_not_passed_over(tmp_path: Path) 
     with pytest.raises(UserError, match="made with no vocabulary, the job names vocabulary 'scenes'") as told:
         bring(tmp_path, vocabulary="scenes")
     assert "clipmill retag" in told.value.hint
+
+
+def test_a_table_is_not_imported_into_itself(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    assert bring(tmp_path).rows == 4
+    table = str(tmp_path / "db" / "images")
+    for name in (table, f"{table}.lance"):
+        with pytest.raises(UserError, match="is the table to be filled"):
+            import_vectors(table, ImportOptions(vectors=name, model=MODEL, prove=0), Storage())
+    assert len(rows_of(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(("names", "told"), [(Names(), True), (Names(id="#row"), False), (Names(id="key"), False)])
+def test_rows_without_a_column_of_ids_are_said_to_be_called_by_their_place(
+    tmp_path: Path, names: Names, told: bool
+) -> None:
+    path = write(tmp_path / "out")
+    table = pq.read_table(path).rename_columns({"id": "key"})
+    pq.write_table(table, path)
+    said: list[str] = []
+    options = ImportOptions(vectors=str(tmp_path / "out"), model=MODEL, prove=0, names=names, dry_run=True)
+    import_vectors(str(tmp_path / "db" / "images"), options, Storage(), say=said.append)
+    assert told == any("--id names a column" in text for text in said)

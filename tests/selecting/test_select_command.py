@@ -124,6 +124,8 @@ MISTAKES = {
     "- score: {column: caption_scor, top: 0.3}": ("line 1, step 1 (score): caption_scor is no column", "caption_score"),
     "- score: {column: caption, top: 0.3}": ("line 1, step 1 (score): the column caption holds no", "caption_score"),
     "- score: {column: views}": ("line 1, step 1 (score): takes either top, or at_least", "top: 0.3"),
+    "- score: {column: views, at_least: 2, at_most: 1}": ("(score): asks for at least 2 and at most 1,", "top: 0.3"),
+    "- caption: {min_words: 5, max_words: 2}": ("(caption): asks for 5 words and more, and 2 at most", "min_words"),
     "- score: {column: views, at_least: .nan}": ("line 1, step 1 (score): 'at_least' must be", "top: 0.3"),
     "- score: {tag: dog, tags: tags__no, top: 1}": ("line 1, step 1 (score): tags__no is no column of tags", "tags"),
     "- tags: {any: dog, column: caption}": ("line 1, step 1 (tags): caption is no column of tags", "tags"),
