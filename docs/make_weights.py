@@ -12,8 +12,10 @@ INTRO = """# What each model expects
 
 Weights that are fed pictures resized, normalised or activated in another way than in their training give vectors that
 are worse and look fine. This is what open_clip {version} says of each; `clipmill models` prints it of the one that
-is installed, a line for a tag, with dimension and GFLOPs (`--json`: with the figures of mean and std). `make docs`
-writes this page.
+is installed, a line for a tag, with dimension and GFLOPs (`--json`: with the figures of mean and std). Beside that it
+says how many parameters there are, the zero-shot accuracy on ImageNet that open_clip published of the weights, whether
+the architecture was tried, and pictures a second by the arithmetic of `plan` (`--price 2.5`: dollars for a million, at
+2.50 for a GPU-hour). `make docs` writes this page.
 
 - **resize**: `shortest` resizes the shorter side to the pixels and cuts the middle out; `squash` resizes both sides
   and keeps no proportions. **mean, std** of RGB between 0 and 1: OpenAI's are 0.481, 0.458, 0.408 and 0.269, 0.261,
@@ -28,7 +30,7 @@ writes this page.
 - What one would not guess: ViT-L-14 of laion2b_s32b_b82k is normalised by 0.5, unlike every other ViT-L-14 here;
   DFN's ViT-H-14 squash, MetaCLIP's do not; ViT-SO400M-14-SigLIP reads 16 tokens, its larger pictures 64; ViTamin-XL-384
   is given 256 pixels; ViT-H-14-worldwide is QuickGELU's at 224 pixels and not at 378.
-- How far the vectors agree with reference open_clip, and how many parameters there are: [models.md](models.md).
+- How far the vectors agree with reference open_clip: [models.md](models.md).
   open_clip's lists know no licences: those are on each model's page.
 
 ## By tag

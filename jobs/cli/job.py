@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,19 +118,29 @@ def what_next(called: str, table: str, storage: "Storage") -> str:
 @click.command(short_help="What a job can take as its model, and what each expects.")
 @click.argument("word", required=False, default="")
 @click.option("--files", is_flag=True, help="Instead: what a checkpoint file with nothing beside it is taken for.")
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DOLLARS",
+    help="Of a GPU-hour: what a million pictures cost on GPUs.",
+)
 @json_option
-def models(word: str, files: bool, as_json: bool) -> None:
+def models(word: str, files: bool, price: float | None, as_json: bool) -> None:
     """The weights that open_clip knows, or those with WORD in name or tag: pixels, resizing, mean and std, activation,
-    tokenizer, context length, dimension, GFLOPs of a picture. From its own lists: no weights, no network.
+    tokenizer, context length, dimension, GFLOPs of a picture. From its own lists: no weights, no network. Beside them
+    millions of parameters, the published zero-shot accuracy on ImageNet, the precision in which the architecture agreed
+    with open_clip when it was tried (docs/models.md), and pictures a second of one worker by the arithmetic of `plan`:
+    of this machine, or of a GPU where it has one or --price is given.
 
     Of names that differ in the activation the one to write is shown; with --json both, one of them saying `use`. With
     --files a dash stands for what the job file has to say itself."""
     from clipmill.jobs.planning.models import by_file, by_tag
     from clipmill.jobs.terminal.output import print_json, print_rows
 
-    found = by_file(word) if files else by_tag(word)
+    found = (by_file if files else by_tag)(word, gpu=price is not None)
+    dollars = [None if price is None else one.dollars_per_million(price) for one in found]
     if as_json:
-        print_json(found)
+        print_json([{**asdict(one), "dollars_per_million": cost} for one, cost in zip(found, dollars, strict=True)])
         return
     rows = {
         (one.use or one.name, one.pretrained): {
@@ -141,11 +152,16 @@ def models(word: str, files: bool, as_json: bool) -> None:
             "mean, std": one.mean_std,
             "activation": one.activation,
             "dim": str(one.dim),
+            "M params": one.millions,
             "GFLOPs": one.gflops,
+            "ImageNet": one.imagenet,
+            "tried": one.tried,
+            "pictures/s": one.pictures_per_s,
+            **({} if price is None else {"$/million": cost}),
             "context": str(one.context_length),
             "tokenizer": one.tokenizer,
         }
-        for one in found
+        for one, cost in zip(found, dollars, strict=True)
     }
     print_rows(list(rows.values()), as_json=False)
 

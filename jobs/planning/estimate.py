@@ -47,6 +47,13 @@ class Worker:
             cores = GPU_CORES if gpus else float(os.cpu_count() or 1)
         return Worker(gpus=gpus, cores=cores)
 
+    @staticmethod
+    def here(*, gpu: bool) -> "Worker":
+        """This machine as one worker; `gpu`: a GPU with eight cores, also where it has none."""
+        if gpu or _has_gpu():
+            return Worker(gpus=1.0, cores=GPU_CORES)
+        return Worker(gpus=0.0, cores=float(os.cpu_count() or 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -116,30 +123,38 @@ def from_arithmetic(job: JobFile, worker: Worker) -> Estimate | None:
     if cost is None:
         return None
     flops = flops_per_sample(cost, captions=job.source.caption is not None)
-    decode_s = DECODE_CORE_S / worker.cores
+    kind = core_kind(job.model.precision)
+    embed_s, decode_s = _seconds(flops, worker, kind)
     if worker.gpus:
-        embed_s = flops / (GPU_FLOPS * worker.gpus)
-        sample_s = max(embed_s, decode_s)
         basis = f"{GPU_SOURCE}; {worker.cores:g} cores beside a GPU"
     else:
-        kind = core_kind(job)
-        embed_s = flops / (CORE_FLOPS[kind] * worker.cores)
-        sample_s = embed_s + decode_s  # they share the cores
         basis = (
             f"arithmetic, from idle cores that compute in {kind} (docs/speed.md), as this machine's do; busy ones are "
             f"slower; {worker.cores:g} cores a worker"
         )
     return Estimate(
-        samples_per_s=round(1 / sample_s, 1),
+        samples_per_s=rate(flops, worker, kind),
         gpus=worker.gpus,
         limited_by="embed" if embed_s > decode_s else "decode",
         basis=basis,
     )
 
 
-def core_kind(job: JobFile, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def rate(flops: float, worker: Worker, kind: str) -> float:
+    """Samples a second of a worker, whose cores compute in `kind` where it has no GPU."""
+    embed_s, decode_s = _seconds(flops, worker, kind)
+    return round(1 / (max(embed_s, decode_s) if worker.gpus else embed_s + decode_s), 1)  # or they share the cores
+
+
+def _seconds(flops: float, worker: Worker, kind: str) -> tuple[float, float]:
+    """Of a worker, for the towers and for decoding of one sample."""
+    device = GPU_FLOPS * worker.gpus if worker.gpus else CORE_FLOPS[kind] * worker.cores
+    return flops / device, DECODE_CORE_S / worker.cores
+
+
+def core_kind(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Which of CORE_FLOPS this machine's cores are; fp32 where the job says so, or where nothing is known."""
-    if job.model.precision not in ("auto", "bf16"):
+    if precision not in ("auto", "bf16"):
         return "fp32"
     with contextlib.suppress(OSError):
         flags = set(cpuinfo.read_text("utf-8", "replace").split())

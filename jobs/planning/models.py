@@ -3,10 +3,14 @@ docs/weights.md print it. From open_clip's own lists, without torch, weights or 
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from clipmill import schemas
 from clipmill.jobs.planning.arithmetic import model_cost
+from clipmill.jobs.planning.estimate import Worker, core_kind, rate
 from clipmill.schemas.errors import UserError
 from clipmill.workers.naming import catalog, said
 from clipmill.workers.naming.names import CONFIG, MODELS, TINY, read_config
@@ -32,9 +36,13 @@ class Weights:
     """One architecture with one of its pretrained tags, or with a checkpoint file (`pretrained` is empty).
 
     `pixels`: height and width of the input. `dim`: of the shared space. `gflops`: of one picture's tower, 2 per
-    multiply-add; None where the architecture is not understood. `mean`, `std`: of RGB between 0 and 1. `activation`:
-    gelu or quickgelu. `use`: the name to use instead, because `name` is built with the other activation. With a file
-    None stands where nothing says it, and the job file is asked.
+    multiply-add; by `arithmetic`, else as open_clip publishes it, else None. `mean`, `std`: of RGB between 0 and 1.
+    `activation`: gelu or quickgelu. `use`: the name to use instead, because `name` is built with the other activation.
+    With a file None stands where nothing says it, and the job file is asked.
+
+    `millions`: of parameters, both towers. `tried`: the precision in which the architecture agreed with reference
+    open_clip (docs/models.md); None where it was not tried. `imagenet`: zero-shot accuracy on ImageNet, as open_clip
+    publishes it of these weights. `pictures_per_s`: of one worker by `clipmill plan`'s arithmetic, without captions.
     """
 
     name: str
@@ -50,6 +58,14 @@ class Weights:
     tokenizer: str
     context_length: int
     use: str = ""
+    millions: float | None = None
+    tried: str | None = None
+    imagenet: float | None = None
+    pictures_per_s: float | None = None
+
+    def dollars_per_million(self, price: float) -> float | None:
+        """Of pictures, at `price` dollars an hour for such a worker."""
+        return None if not self.pictures_per_s else round(price * 1e6 / self.pictures_per_s / 3600, 2)
 
     @property
     def mean_std(self) -> str | None:
@@ -61,21 +77,45 @@ class Weights:
         )
 
 
-def by_tag(word: str = "") -> list[Weights]:
-    """All that open_clip has a tag for, and clipmill-tiny; with `word` those with it in `name/pretrained`."""
-    return _asked([_tiny(), *(one for name in catalog.architectures() for one in _tags(name))], word)
+def by_tag(word: str = "", *, gpu: bool = False) -> list[Weights]:
+    """All that open_clip has a tag for, and clipmill-tiny; with `word` those with it in `name/pretrained`. `gpu`: the
+    rates are those of a GPU, also where this machine has none."""
+    return _asked([_tiny(), *(one for name in catalog.architectures() for one in _tags(name))], word, gpu)
 
 
-def by_file(word: str = "") -> list[Weights]:
+def by_file(word: str = "", *, gpu: bool = False) -> list[Weights]:
     """What a checkpoint file of each architecture is taken for that has no open_clip_config.json beside it."""
-    return _asked([_file(name) for name in catalog.architectures()], word)
+    return _asked([_file(name) for name in catalog.architectures()], word, gpu)
 
 
-def _asked(found: list[Weights], word: str) -> list[Weights]:
+def _asked(found: list[Weights], word: str, gpu: bool) -> list[Weights]:
     kept = [one for one in found if word.lower().replace("/", "-") in f"{one.name}-{one.pretrained}".lower()]
     if not kept:
         raise UserError(f"no model has '{word}' in its name", "`clipmill models` without a word lists all of them")
-    return kept
+    worker = Worker.here(gpu=gpu)
+    return [_with_figures(one, worker) for one in kept]
+
+
+def _with_figures(one: Weights, worker: Worker) -> Weights:
+    built = one.use or one.name
+    entry = _known()["architectures"].get(built) or _known()["architectures"].get(one.name) or {}
+    published = _known()["imagenet"]
+    plain = built.removesuffix("-quickgelu")
+    gflops = one.gflops if one.gflops is not None else entry.get("gflops")
+    return replace(
+        one,
+        gflops=gflops,
+        millions=entry.get("millions"),
+        tried=entry.get("tried"),
+        imagenet=published.get(f"{built}/{one.pretrained}", published.get(f"{plain}/{one.pretrained}")),
+        pictures_per_s=None if gflops is None else rate(gflops * 1e9, worker, core_kind(entry.get("tried") or "auto")),
+    )
+
+
+@cache
+def _known() -> Any:
+    """By `benchmarks.known_models`."""
+    return json.loads((Path(str(schemas.__file__)).parent / "models" / "known.json").read_text("utf-8"))
 
 
 def _tags(name: str) -> Iterator[Weights]:

@@ -97,7 +97,7 @@ def test_a_processor_is_taken_for_what_it_multiplies(tmp_path, flags, precision,
     if flags is not None:
         cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
     made = job(tmp_path, model={"name": "ViT-L-14", "precision": precision})
-    assert core_kind(made, cpuinfo) == kind
+    assert core_kind(made.model.precision, cpuinfo) == kind
 
 
 def test_the_last_run_on_such_a_worker_goes_before_arithmetic(tmp_path):

@@ -126,3 +126,41 @@ def test_the_page_is_what_open_clip_says() -> None:
         [sys.executable, "docs/make_weights.py"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert (ROOT / "docs" / "weights.md").read_text() == made.stdout, "run `make docs`"
+
+
+def tried() -> dict[str, tuple[str, str | None]]:
+    """Of docs/models.md: (millions of parameters, the precision in which it agreed) of each architecture."""
+    found = {}
+    for line in (ROOT / "docs/models.md").read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 6 and cells[1].replace(".", "").isdigit():
+            found[cells[0]] = (cells[1], cells[2] if cells[5].startswith("as reference") else None)
+    return found
+
+
+def test_sizes_and_what_was_tried_are_those_of_the_page() -> None:
+    page = tried()
+    assert len(page) > 70
+    listed = {one.use or one.name: one for one in [*by_tag(), *by_file()]}
+    for name in page.keys() & listed.keys():
+        assert (f"{listed[name].millions:g}", listed[name].tried) == page[name], name
+    assert not [name for name, one in listed.items() if one.tried and name not in page]
+
+
+def test_what_was_published_is_found_under_the_name_that_is_written() -> None:
+    figures = {(one.use or one.name, one.pretrained): one.imagenet for one in by_tag()}
+    assert figures["ViT-L-14", "datacomp_xl_s13b_b90k"] == pytest.approx(0.792, abs=1e-3)
+    assert figures["ViT-B-32-quickgelu", "openai"] == pytest.approx(0.633, abs=1e-3)
+    assert figures["RN50x4-quickgelu", "openai"] == pytest.approx(0.663, abs=1e-3)
+    assert sum(figure is not None for figure in figures.values()) > 100
+
+
+def test_rates_are_those_of_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: False)
+    (on_gpu,) = by_tag("ViT-L-14/openai", gpu=True)[:1]
+    assert on_gpu.pictures_per_s == pytest.approx(312, rel=0.02)  # what the arithmetic is from
+    assert on_gpu.dollars_per_million(3.6) == pytest.approx(1e6 / 312 * 0.001, rel=0.02)
+    here = {one.name: one.pictures_per_s for one in by_tag() if one.pretrained != "x"}
+    assert here["ViT-B-32"] > here["ViT-L-14"]  # type: ignore[operator]
+    # MobileCLIP agrees in fp32 alone, and nobody counted its operations.
+    assert [(one.tried, one.pictures_per_s) for one in by_file("MobileCLIP-S1")] == [("fp32", None)]
