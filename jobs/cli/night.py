@@ -127,6 +127,8 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
         if gone.threshold is None:
             what = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
         note(f"hint: nothing was deleted, and {seen}; {what}")
+    elif all(gate.name == "held" for gate in refused):
+        note(f"hint: {seen}; `clipmill publish TABLE` looks at the other gates, and lets them on")
     else:
         note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)

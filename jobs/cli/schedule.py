@@ -51,7 +51,7 @@ def schedule(  # one parameter for each option
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)
-    from clipmill.jobs.cluster.parcel import refuse_secrets
+    from clipmill.jobs.cluster.parcel import named_on_disk, refuse_secrets
     from clipmill.jobs.scheduling.night import Night, caveats, files
     from clipmill.jobs.terminal.output import note, print_json
 
@@ -67,6 +67,7 @@ def schedule(  # one parameter for each option
         folder=str(Path.cwd()),
         program=_program(),
         alert=alert,
+        on_disk=tuple(named_on_disk(job, sent=True)),
     )
     made = files(night)
     for caveat in caveats(night):

@@ -52,7 +52,16 @@ def pack(job: JobFile, folder: Path) -> list[str]:
             shutil.copyfile(head.file, folder / sent)
             values["heads"][name]["file"] = sent
     (folder / JOB_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "utf-8")
-    return [path for path in (job.table, *job.source.uri, job.model.pretrained or "") if path.startswith("/")]
+    return named_on_disk(job)
+
+
+def named_on_disk(job: JobFile, *, sent: bool = False) -> list[str]:
+    """What the job names on this machine's disk, but for its vocabulary and heads; `sent`: these too."""
+    named = [job.table, *job.source.uri, job.model.pretrained or "", job.nightly.golden or ""]
+    named += [search.image or "" for search in job.nightly.watch.values()]
+    if sent:
+        named += [job.tags.vocabulary or "", *(head.file for head in job.heads.values())]
+    return [path for path in dict.fromkeys(named) if path.startswith("/")]
 
 
 def _without_secrets(values: dict[str, Any], job: JobFile) -> None:

@@ -105,9 +105,9 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
         lease.take(on_wait=say)
         lease.keep(say)
         try:
-            move_live(tables, lease, version, ROLLED_BACK, {})
             on = f"version {version} is newer than {before}: readers go on to what they saw before"
-            note = on if version > before else _seen_again(tables, version)
+            note = on if version > before else _of_going_back(tables, version)
+            move_live(tables, lease, version, ROLLED_BACK, {})
         finally:
             lease.release(say)
     return Published(table=table, version=version, before=before, rows=readers(tables.open()).live_rows, note=note)
@@ -118,11 +118,14 @@ def _was_published(tables: Tables, version: int) -> bool:
     return any(version in (move.get("version"), move.get("before")) for _, move in moves(tables))
 
 
-def _seen_again(tables: Tables, version: int) -> str:
-    """What whoever had rows deleted has to hear."""
+def _of_going_back(tables: Tables, version: int) -> str:
+    """What whoever had rows deleted has to hear, and that a version may be one in the middle of a run."""
     count = deleted_rows(read_ledger(tables)) - deleted_rows(ledger_at(tables, version))
     what = ("row that was deleted on request since is", "rows that were deleted on request since are")
-    return f"{counted(count, *what)} seen again by readers" if count > 0 else ""
+    said = [f"{counted(count, *what)} seen again by readers"] if count > 0 else []
+    if not _was_published(tables, version):
+        said.append(f"version {version} was not published before: a run may have been in the middle of it")
+    return "; ".join(said)
 
 
 def _wanted(rows: Any, to: str) -> int:
@@ -146,7 +149,7 @@ def _there(rows: Any) -> list[int]:
 def _shown(rows: Any, before: int | None = None) -> str:
     """The newest few versions; `before`: older than that one."""
     found = [one for one in _there(rows) if before is None or one < before]
-    return ", ".join(map(str, found[-10:])) or "none is left"
+    return ("… " if len(found) > 10 else "") + (", ".join(map(str, found[-10:])) or "none is left")
 
 
 def held_back(tables: Tables) -> tuple[int, int] | None:

@@ -31,7 +31,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 class Night:
     """`job_file`: absolute, or a URI. `address`: of Ray's dashboard, where nights are submitted to; None: they run
     where the scheduler starts them. `folder`: the one that relative paths in the job file start from. `program`: the
-    words that start clipmill on this machine. `alert`: a shell command."""
+    words that start clipmill on this machine. `alert`: a shell command.
+    `on_disk`: what the job names on this machine's disk."""
 
     kind: str
     job_file: str
@@ -42,6 +43,7 @@ class Night:
     folder: str
     program: tuple[str, ...]
     alert: str | None = None
+    on_disk: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -162,6 +164,11 @@ def caveats(night: Night) -> list[str]:
         said.append(
             f"the pod reads the job file from a ConfigMap: kubectl create configmap {night.name} "
             f"--from-file=job.yaml={quoting.shell(night.job_file)}"
+        )
+    if night.kind in PODS and night.on_disk:
+        said.append(
+            f"the job names what lies on this machine's disk, and the pod has none of it: {', '.join(night.on_disk)}; "
+            "put it into the store, or mount it under the same name"
         )
     if night.kind in PODS and night.kind != "raycronjob" and not night.address:
         said.append("without --address the night runs in the pod itself, with what its requests give it")

@@ -150,6 +150,6 @@ def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None, column: str = "
         changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
         raise UserError(
             f"the table's tags were made with {was}, the job names {now}{changed}",
-            "keep the vocabulary, or give the job another table name"
+            "put the table's vocabulary into the job file, or give the job another table name"
             + ("; `clipmill retag TABLE --vocabulary FILE` gives the rows that are there the new tags" if mine else ""),
         )

@@ -259,6 +259,20 @@ def test_publish_rollback_and_what_readers_see(tables: Tables) -> None:
     assert told == [first, forced.version, first, forced.version]
 
 
+def test_going_back_to_a_version_of_the_middle_of_a_run_is_told(tables: Tables) -> None:
+    uri = tables.rows.removesuffix(".lance")
+    for start in (20_000, 30_000):
+        append(uri, TableOptions(rows=50, start=start))
+    newest = publish(uri, Storage(), force=True, say=SAID.append)
+    between = newest.version - 1
+    back = rollback(uri, Storage(), to=str(between), say=SAID.append)
+    assert (back.version, back.note) == (
+        between,
+        f"version {between} was not published before: a run may have been in the middle of it",
+    )
+    assert rollback(uri, Storage(), to=str(newest.before), say=SAID.append).note == ""
+
+
 def test_killed_between_the_two_tags_the_next_publish_still_keeps_what_was_seen(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hypothesis import given, settings
 
 from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
+from clipmill.jobs.cluster.parcel import named_on_disk
+from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.scheduling.night import KINDS, Night, caveats, files
 from clipmill.schemas.errors import UserError
 from tests.scheduling.argo import CRON_WORKFLOW, mistakes
@@ -136,6 +139,26 @@ def test_a_job_file_on_disk_comes_to_a_pod_from_a_configmap_that_is_named() -> N
         assert "/jobs/job.yaml" in words_of(made)
         assert f"configMap: {{name: {made.name}}}" in text(files(made))
         assert any(shlex.quote(f"{made.job_file}") in said and made.name in said for said in caveats(made))
+
+
+def test_what_a_job_names_on_this_disk_is_said_not_to_be_in_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    watch = {"shoe": {"image": "shoe.jpg"}, "word": {"text": "red"}}
+    job = {
+        "table": "s3://lake/db/images",
+        "source": {"format": "webdataset", "uri": ["raw/*.tar", "s3://lake/raw/*.tar"]},
+        "nightly": {"golden": "golden.csv", "watch": watch},
+    }
+    for name in ("shoe.jpg", "golden.csv"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    named = named_on_disk(load_job("job.yaml"), sent=True)
+    assert [Path(path).name for path in named] == ["*.tar", "golden.csv", "shoe.jpg"]
+    for kind in KINDS:
+        told = [said for said in caveats(replace(night(kind), on_disk=tuple(named))) if named[1] in said]
+        assert bool(told) == (kind in PODS), kind
 
 
 @pytest.mark.parametrize(("kind", "address"), [("cronjob", ADDRESS), ("cronjob", None), ("raycronjob", None)])
