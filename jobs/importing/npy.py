@@ -69,7 +69,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 class Windows:
     """Rows of a matrix as they are asked for, (B, D) of its dtype; made by `windows`."""
 
-    def __init__(self, matrix: Matrix, storage: Storage, stream: BinaryIO | None) -> None:
+    def __init__(self, matrix: Matrix, stream: BinaryIO | None) -> None:
         self._matrix, self._stream = matrix, stream
         self._path = split_uri(matrix.item.uri)[1]
 
@@ -89,4 +89,4 @@ def windows(matrix: Matrix, storage: Storage) -> Iterator[Windows]:
     """Raises SourceChanged where the file is no longer the one whose header was read."""
     with open_stream(matrix.item.uri, storage, expected_etag=matrix.item.etag) as stream:
         local = split_uri(matrix.item.uri)[0] == "file"
-        yield Windows(matrix, storage, None if local else stream)
+        yield Windows(matrix, None if local else stream)

@@ -28,7 +28,7 @@ class Tally:
     rejects: dict[str, int] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
-    def add(self, piece: Piece, rows: int, rejects: list[Reject]) -> None:
+    def add(self, rows: int, rejects: list[Reject]) -> None:
         self.seen += rows + len(rejects)
         self.rows += rows
         for one in rejects:
@@ -66,7 +66,7 @@ class Importer:
                 if not len(window):
                     continue
                 batch, rejects = self.maker.make(piece, window)
-                self.tally.add(piece, batch.num_rows, rejects)
+                self.tally.add(batch.num_rows, rejects)
                 written += batch.num_rows
                 for one in rejects:
                     counts[one.reason] = counts.get(one.reason, 0) + 1

@@ -138,7 +138,7 @@ def test_a_share_is_exact_and_equal_scores_stay_by_their_id(table: Table, made: 
     assert step.least == (-ranked[count - 1][0] if count else None)
 
 
-def test_scores_are_compared_as_the_column_holds_them(table: Table, tmp_path: Path, made: pa.Table) -> None:
+def test_scores_are_compared_as_the_column_holds_them(tmp_path: Path, made: pa.Table) -> None:
     """0.7 as a float32 is less than 0.7."""
     whole = written(tmp_path, replaced(made, caption_score=[0.7, 0.1, float("nan"), None] * (ROWS // 4)))
     (step,) = select(whole, [{"score": {"column": "caption_score", "at_least": 0.7}}]).steps
