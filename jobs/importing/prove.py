@@ -17,7 +17,7 @@ from clipmill.jobs.importing.proof import PROOF_COSINE, Proof, Wrong
 from clipmill.jobs.importing.read import read
 from clipmill.jobs.importing.request import Say
 from clipmill.jobs.importing.sources import Piece
-from clipmill.jobs.table.proof import PROVEN
+from clipmill.jobs.table.proof import PROVEN, UNPROVEN
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.samples import BadImage
@@ -81,7 +81,7 @@ class Prover:
         else:
             why = ""
         return Proof(
-            state=Proof().state if why else PROVEN,
+            state=UNPROVEN if why else PROVEN,
             pictures=len(checked_rows),
             cosine=round(min(cosines), 6) if cosines else None,
             captions=captions,

@@ -34,7 +34,7 @@ from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.errors import check_folder, writing
 from clipmill.jobs.table.lancedb_function import embedding_functions_metadata
-from clipmill.jobs.table.proof import PROVEN, is_unproven, marked, metadata
+from clipmill.jobs.table.proof import PROVEN, UNPROVEN, is_unproven, marked, metadata
 from clipmill.jobs.table.tables import Tables, new_id
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.schemas import columns
@@ -139,7 +139,7 @@ class _Import:
         others = [e for e in others if e.unit_id not in plan.replaced]
         if all_of_it and others:
             why = f"{counted(len(others), 'file')} imported before, but not among these: {others[0].uri}"
-            return replace(proof, state=Proof().state, why=why)
+            return replace(proof, state=UNPROVEN, why=why)
         return proof
 
     def _maker(self, found: Found, plan: Plan, rows: Any, schema: pa.Schema, model: Loaded, proof: Proof) -> Maker:

@@ -5,6 +5,7 @@ import json
 import shlex
 
 from clipmill.jobs.selecting.selection import Report, StepReport
+from clipmill.jobs.selecting.write import put
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
@@ -19,8 +20,6 @@ def check_card(to: str) -> str:
 
 def write_card(report: Report, to: str, storage: Storage) -> None:
     """`to` and, with the ending .json, the same for programs beside it."""
-    from clipmill.jobs.selecting.write import put
-
     check_card(to)
     put(to.removesuffix(".md") + ".json", card_json(report).encode(), storage)
     put(to, card(report).encode(), storage)
