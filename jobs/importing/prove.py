@@ -159,8 +159,8 @@ class Prover:
         cosines_S = np.array([float(new_D @ old_D) for new_D, (_, old_D) in zip(vectors_SD, there, strict=True)])
         if (wrong := int((~(cosines_S >= PROOF_COSINE)).sum())) * 2 > len(there):
             raise UserError(
-                f"the caption vectors are not of model {self._model}: of {len(there)} captions embedded again, {wrong} "
-                f"give another vector (cosines {cosines_S.min():.3f} to {cosines_S.max():.3f})",
+                f"the caption vectors are not of model {self._model}: of {counted(len(there), 'caption')} embedded "
+                f"again, {wrong} give another vector (cosines {cosines_S.min():.3f} to {cosines_S.max():.3f})",
                 "name the model that made them, or leave them out: --no-caption-vectors",
             )
         return len(there), round(float(cosines_S.min()), 6)

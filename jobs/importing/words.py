@@ -17,14 +17,15 @@ def describe(done: Imported) -> str:
     if done.already_done:
         lines.append(f"{counted(done.already_done, 'file was', 'files were')} in the table already")
     if done.replaced_units:
-        lines.append(f"the rows of {done.replaced_units:,} changed files were replaced")
+        lines.append(f"the rows of {counted(done.replaced_units, 'changed file')} were replaced")
     lines += [f"  {one}" for one in done.refused]
     more = sum(done.rejects.values()) - len(done.refused)
     lines += [f"  … and {more:,} more: clipmill rejects {done.table}"] if more > 0 else []
     lines.append(f"{done.proof.state}: {done.proof.sentence}")
     lines += [f"  {one}" for one in done.proof.wrong]
     if done.proof.captions:
-        lines.append(f"{done.proof.captions} captions embedded again, least cosine {done.proof.caption_cosine:.4f}")
+        captions = counted(done.proof.captions, "caption")
+        lines.append(f"{captions} embedded again, least cosine {done.proof.caption_cosine:.4f}")
     if done.proof.state != PROVEN and not done.dry_run:
         lines.append("`verify`, `status` and `search` will say so; --pictures FOLDER proves it")
     return "\n".join(lines)

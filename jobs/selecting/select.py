@@ -135,7 +135,7 @@ def _numbers(schema: pa.Schema, name: str) -> None:
     hint = f"did you mean {near[0]}?" if near else f"there is: {', '.join(numeric)}"
     if name in schema.names:
         raise UserError(f"the column {name} holds no numbers", hint)
-    raise UserError(f"{name} is no column of the table", f"{hint} A head's column is made by `clipmill score`")
+    raise UserError(f"{name} is no column of the table", f"{hint} (a head's column is made by `clipmill score`)")
 
 
 @contextmanager

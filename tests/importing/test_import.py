@@ -19,6 +19,7 @@ from clipmill.jobs.importing.check import lengths
 from clipmill.jobs.importing.ids import TakenIds
 from clipmill.jobs.importing.request import Imported, ImportOptions, Names
 from clipmill.jobs.importing.run import import_vectors
+from clipmill.jobs.importing.words import describe
 from clipmill.jobs.planning.plan import make_plan
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.tables import Tables
@@ -122,6 +123,7 @@ def test_a_second_import_does_nothing_and_what_changed_is_replaced(world: World)
     world.pictures.clip_retrieval(world.vectors, "2", slice(6, 8))  # two of them are in another file now
     done = world.run()
     assert (done.rows, done.rejects, done.replaced_units, done.already_done) == (8, {}, 1, 1)
+    assert "the rows of 1 changed file were replaced" in describe(done).splitlines()
     assert world.ids() == sorted([*world.pictures.names[:8], *world.pictures.names[10:20]])
     assert world.problems() == []
     (world.vectors / "img_emb" / "img_emb_1.npy").unlink()

@@ -122,6 +122,7 @@ MISTAKES = {
     "- sample: {n: true}": ("line 1, step 1 (sample): 'n' must be a whole number, not 'true'", "share"),
     "- score: {column: caption_score, topp: 0.3}": ("line 1, step 1 (score): 'topp' is not", "did you mean `top`"),
     "- score: {column: caption_scor, top: 0.3}": ("line 1, step 1 (score): caption_scor is no column", "caption_score"),
+    "- score: {column: qqq, top: 0.3}": ("line 1, step 1 (score): qqq is no column", "shard (a head's column is"),
     "- score: {column: caption, top: 0.3}": ("line 1, step 1 (score): the column caption holds no", "caption_score"),
     "- score: {column: views}": ("line 1, step 1 (score): takes either top, or at_least", "top: 0.3"),
     "- score: {column: views, at_least: 2, at_most: 1}": ("(score): asks for at least 2 and at most 1,", "top: 0.3"),
