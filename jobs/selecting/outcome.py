@@ -30,7 +30,6 @@ class Place:
     """Of a step in its recipe. `nth`: how many steps with the same operator stand before it. `allow`: places beside the
     table's own source that pictures may be read from, see `jobs.table.originals`."""
 
-    number: int
     nth: int
     allow: tuple[str, ...]
     tell: Callable[[str], None]

@@ -75,7 +75,7 @@ def select(
     operators: list[str] = []
     for step in asked.steps:
         nth = operators.count(step.operator)
-        place = Place(number=step.number, nth=nth, allow=tuple(allow_sources), tell=tell)
+        place = Place(nth=nth, allow=tuple(allow_sources), tell=tell)
         operators.append(step.operator)
         with _of_step(asked, step):
             done = _RUN[step.operator](rows, step.asked, place)
