@@ -175,9 +175,8 @@ def _near_pairs(
     clusters: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(count)]
     centres_PD = centroids(table.snapshot.dataset, "vector", count) if count > 1 else None
     for ids_B, vectors_BD in _vectors(table, predicate):
-        asked_B = row_ids[order[np.minimum(np.searchsorted(row_ids, ids_B, sorter=order), len(order) - 1)]] == ids_B
-        ids_B, vectors_BD = ids_B[asked_B], vectors_BD[asked_B]
-        alone_B = first[places(ids_B)]
+        places_B = order[np.minimum(np.searchsorted(row_ids, ids_B, sorter=order), len(order) - 1)]
+        alone_B = (row_ids[places_B] == ids_B) & first[places_B]  # others than `facts` are read too
         ids_B, vectors_BD = ids_B[alone_B], vectors_BD[alone_B]
         for cluster, member_B in _assign(vectors_BD, centres_PD):
             clusters[cluster].append(ids_B[member_B])
