@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.planning.survey import survey
@@ -34,8 +36,8 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeS3]:
         yield running
 
 
-def read(storage: Storage, uri: str = "s3://b/raw/") -> list[Any]:
-    source = Source(format="webdataset", uri=uri)
+def read(storage: Storage, uri: str = "s3://b/raw/", form: str = "webdataset") -> list[Any]:
+    source = Source(format=form, uri=uri)
     return [item for unit in survey(source, storage, Limits()) for item in read_unit(unit, source, storage, Limits())]
 
 
@@ -62,6 +64,22 @@ def test_every_request_offers_to_pay_where_the_job_says_so(store: FakeS3, monkey
     assert store.said["x-amz-request-payer"] == store.said["authorization"] == len(store.requests) >= 3
 
 
+@pytest.mark.parametrize("how", ["anonymous", "requester_pays"])
+def test_a_lance_table_of_others_is_read_as_other_sources_are(
+    store: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """Lance has a client of its own, which is told in words of its own."""
+    for name in _KEYS[:2] if how == "requester_pays" else ():
+        monkeypatch.setenv(name, "testing")
+    lance.write_dataset(pa.table({"image": [picture(1), picture(2)]}), tmp_path / "p.lance")
+    files = [path for path in (tmp_path / "p.lance").rglob("*") if path.is_file()]
+    store.objects = {f"raw/{path.relative_to(tmp_path)}": path.read_bytes() for path in files}
+    found = read(Storage(endpoint_url=store.endpoint, region="us-east-1", **{how: True}), "s3://b/raw/p", "lance")
+    assert [item.image for item in found if isinstance(item, Sample)] == [picture(1), picture(2)]
+    paid = len(store.requests) if how == "requester_pays" else 0
+    assert (store.said["authorization"], store.said["x-amz-request-payer"]) == (paid, paid)
+
+
 @pytest.mark.parametrize("addressing", ["auto", "path", "virtual"])
 def test_the_bucket_is_in_the_path_or_in_the_hosts_name(
     store: FakeS3, monkeypatch: pytest.MonkeyPatch, addressing: str
@@ -84,6 +102,7 @@ def test_a_table_is_reached_with_credentials_whatever_its_source_is() -> None:
     storage = Storage(endpoint_url="https://store.example", region="x", anonymous=True)
     tables = Tables.at("s3://lake/db/images", storage)
     assert tables.storage == Storage(endpoint_url="https://store.example", region="x")
+    assert "aws_skip_signature" not in tables.options
 
 
 def test_lance_addresses_the_bucket_as_the_readers_do() -> None:
