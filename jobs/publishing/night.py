@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from clipmill.jobs.table.runs import NIGHT, events
+from clipmill.jobs.table.runs import NIGHT, events_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import of_table
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 
@@ -110,11 +109,7 @@ def remember(tables: Tables, night: Night) -> None:
 
 def nights(tables: Tables, last: int = 30) -> list[Night]:
     """The newest `last` nights of the table that is there now, oldest first. Unknown fields are left out."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return []
-    only = f"event = '{NIGHT}' AND {of_table(runs.schema, mine)}"
-    return [from_json(line["detail"]) for line in events(runs, ["detail"], only)[-last:]]
+    return [from_json(line["detail"]) for line in events_of(tables, ["detail"], f"event = '{NIGHT}'")[-last:]]
 
 
 def from_json(text: str) -> Night:

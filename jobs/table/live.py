@@ -4,9 +4,8 @@ import json
 from typing import Any, Protocol
 
 from clipmill.jobs.table.readers import LIVE, tags_of
-from clipmill.jobs.table.runs import events
+from clipmill.jobs.table.runs import events_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import of_table
 
 PREVIOUS = "live-previous"  # keeps from cleanup what readers saw before
 PUBLISHED, ROLLED_BACK = "published", "rolled_back"
@@ -37,8 +36,5 @@ def move_live(tables: Tables, lease: Holder, version: int, event: str, detail: d
 
 def moves(tables: Tables) -> list[tuple[str, dict[str, Any]]]:
     """(event, detail) of each line of the log that says that `live` moved, the earliest first."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return []
-    where = f"event IN ('{PUBLISHED}', '{ROLLED_BACK}') AND {of_table(runs.schema, mine)}"
-    return [(line["event"], json.loads(line["detail"])) for line in events(runs, ["event", "detail"], where)]
+    found = events_of(tables, ["event", "detail"], f"event IN ('{PUBLISHED}', '{ROLLED_BACK}')")
+    return [(line["event"], json.loads(line["detail"])) for line in found]

@@ -18,6 +18,14 @@ def events(runs: Any, columns: list[str], where: str) -> list[dict[str, Any]]:
     return lines
 
 
+def events_of(tables: Tables, columns: list[str], where: str) -> list[dict[str, Any]]:
+    """`events` of the table that is there now alone; none where no run is known."""
+    runs, mine = tables.open("runs", missing_ok=True), tables.id()
+    if runs is None or mine is None:
+        return []
+    return events(runs, columns, f"{where} AND {of_table(runs.schema, mine)}")
+
+
 def last_job(tables: Tables) -> dict[str, Any]:
     """The job file of the run that started last, as plain values; empty where no run is known."""
     runs = tables.open("runs", missing_ok=True)
@@ -35,11 +43,7 @@ def last_job(tables: Tables) -> dict[str, Any]:
 
 def last_failed(tables: Tables) -> set[str]:
     """Ids of the units that failed in the run of this table that ended last; empty where no run is known."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return set()
-    where = f"event IN ('finished', 'drained') AND {of_table(runs.schema, mine)}"
-    for ended in reversed(events(runs, ["detail"], where)):
+    for ended in reversed(events_of(tables, ["detail"], "event IN ('finished', 'drained')")):
         try:
             return {str(unit["unit_id"]) for unit in json.loads(ended["detail"])["failed_units"]}
         except (ValueError, KeyError, TypeError):  # of another release, or another kind of run
@@ -50,22 +54,14 @@ def last_failed(tables: Tables) -> set[str]:
 def how_last_run_ended(tables: Tables) -> tuple[str, str]:
     """(run, event) of the run of this table that began last: finished, drained (it was interrupted), failed, or started
     where it has no end: it was killed, or is under way. Empty where no run is known."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return "", ""
-    where = f"event IN ('started', 'finished', 'drained', 'failed') AND {of_table(runs.schema, mine)}"
-    lines = events(runs, ["run", "event"], where)
+    lines = events_of(tables, ["run", "event"], "event IN ('started', 'finished', 'drained', 'failed')")
     last = next((line["run"] for line in reversed(lines) if line["event"] == "started"), "")
     return last, next((line["event"] for line in reversed(lines) if line["run"] == last), "")
 
 
 def nights_begun(tables: Tables) -> set[str]:
     """Runs of this table that nights began, whatever became of them."""
-    runs, mine = tables.open("runs", missing_ok=True), tables.id()
-    if runs is None or mine is None:
-        return set()
-    where = f"event = 'started' AND command = 'nightly' AND {of_table(runs.schema, mine)}"
-    return {line["run"] for line in events(runs, ["run"], where)}
+    return {line["run"] for line in events_of(tables, ["run"], "event = 'started' AND command = 'nightly'")}
 
 
 def last_source(tables: Tables) -> Source | None:
