@@ -45,7 +45,7 @@ class Census:
         elif is_dotted(extension, wanted):
             self.pictures += 1
             self.dotted += 1
-        elif not (extension == wanted.caption or (extension == "json" and wanted.json)):
+        elif not wanted.is_text(extension):
             count(self.left_out, ending_of(name))
 
     def entries(self, entries: Iterable[tuple[str, int]], span: range, wanted: Wanted) -> None:
@@ -63,8 +63,7 @@ class Census:
     @staticmethod
     def is_text(name: str, wanted: Wanted) -> bool:
         """Whether a name is that of a text which the source asks for."""
-        extension = ending_of(name)
-        return extension == wanted.caption or (extension == "json" and wanted.json)
+        return wanted.is_text(ending_of(name))
 
     def leave_out(self, what: str) -> None:
         count(self.left_out, what)

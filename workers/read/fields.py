@@ -55,6 +55,10 @@ class Wanted:
         needs_json = field is not None or kept or source.id.startswith("column:")
         return Wanted(image, text, field, needs_json)
 
+    def is_text(self, extension: str) -> bool:
+        """Whether the caption or the json has this extension."""
+        return extension == self.caption or (extension == "json" and self.json)
+
 
 def lookup(record: Mapping[str, Any], path: str) -> Any:
     """`a` or, where there is no such field, `a.b.0` through objects and lists; None where it is missing."""

@@ -35,7 +35,7 @@ def text_of(image: str, extension: str, texts: Mapping[tuple[str, str], T]) -> T
 
 
 def is_wanted(extension: str, wanted: Wanted) -> bool:
-    return extension in wanted.image or extension == wanted.caption or (extension == "json" and wanted.json)
+    return extension in wanted.image or wanted.is_text(extension)
 
 
 def pattern_of(uri: str) -> Pattern:

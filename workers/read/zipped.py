@@ -81,9 +81,7 @@ def _items(archive: Archive, span: range, wanted: Wanted, census: Census) -> Ite
         stem, extension = split_key(name_of(info))
         if _is_image(info, wanted):
             images.append(info)
-        elif ending_of(info.filename) != HIDDEN and (
-            extension == wanted.caption or (extension == "json" and wanted.json)
-        ):
+        elif ending_of(info.filename) != HIDDEN and wanted.is_text(extension):
             texts.setdefault((stem, extension), info)
     names: set[str] = set()
     used: set[int] = set()
