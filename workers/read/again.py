@@ -2,9 +2,9 @@
 
 Rows that lie near each other in one object are read by one ranged GET, up to PIECE_BYTES at once: a shard of which most
 rows are wanted is streamed in large pieces, one of which few are costs a request for each picture. What lies between
-two wanted pictures is read over where that is cheaper than another request. Compressed tars and parquet files are read
-from their beginning, deflated members of a zip by its directory. Whether a place may be read at all is not decided
-here, see `jobs.table.originals`.
+two wanted pictures is read over where that is cheaper than another request. Compressed tars are read from their
+beginning, parquet files by row groups, deflated members of a zip by its directory, Lance tables by runs of rows.
+Whether a place may be read at all is not decided here, see `jobs.table.originals`.
 """
 
 import threading

@@ -31,6 +31,11 @@ def said_of(record: dict[str, Any]) -> str:
     return f"img2dataset says {': '.join(words)}"[:200] if words else ""
 
 
+def usual_rank(name: str) -> int:
+    """For sorting: columns of pictures by how usual their name is, all others behind them."""
+    return IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES)
+
+
 def image_column(names: Sequence[str], source: Source, candidates: Sequence[str]) -> str | None:
     """The column that the job file names, else the first of `candidates` that is there, however it is written."""
     if source.image:

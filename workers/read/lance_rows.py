@@ -20,7 +20,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, recognised, rows_of
+from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, recognised, rows_of, usual_rank
 from clipmill.workers.read.fetch import memory_share
 from clipmill.workers.read.labels import Features
 from clipmill.workers.read.lance_table import (
@@ -181,7 +181,7 @@ def row_values(
 
 def _byte_fields(schema: Any) -> list[Any]:
     found = [field for field in schema if is_blob(field) or holds_bytes(field.type)]
-    return sorted(found, key=lambda f: IMAGE_NAMES.index(f.name) if f.name in IMAGE_NAMES else len(IMAGE_NAMES))
+    return sorted(found, key=lambda field: usual_rank(field.name))
 
 
 def _runs(live: npt.NDArray[np.uint32], addresses: list[int]) -> Iterator[dict[int, int]]:

@@ -18,7 +18,7 @@ import xxhash
 
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes
+from clipmill.workers.read.columns import holds_bytes, usual_rank
 from clipmill.workers.read.lance_table import address_of
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.parquet import raise_if_the_stores
@@ -188,8 +188,7 @@ def _too_many(num_bytes: int, max_bytes: int) -> TooManyBytes | None:
 
 def _byte_columns(schema: pa.Schema) -> list[str]:
     """Columns that may hold encoded images, those with a usual name first."""
-    names = [field.name for field in schema if holds_bytes(field.type)]
-    return sorted(names, key=lambda name: IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES))
+    return sorted((field.name for field in schema if holds_bytes(field.type)), key=usual_rank)
 
 
 def _values(file: Any, group: int, column: str, rows: list[int]) -> Iterator[tuple[int, bytes]]:
