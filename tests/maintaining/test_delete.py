@@ -28,13 +28,9 @@ from clipmill.schemas.receipts import LedgerState
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.tombstones import Tombstone, Tombstones
 from clipmill.workers.write import reject_table, write_reject_fragments
-from tests.committed import DIM, entry, fragments, ids, make_tables, rows_table, take_lease
+from tests.committed import DIM, Killed, entry, fragments, ids, killer, make_tables, rows_table, take_lease
 
 STEPS = ("before_rejects", "before_rows", "after_rows", "after_ledger")
-
-
-class Killed(BaseException):
-    """kill -9: nothing in the protocol catches it."""
 
 
 def silent(text: str) -> None:
@@ -143,12 +139,8 @@ def test_tombstones_are_16_bytes_a_key_and_pickle() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_all_or_nothing_happened(tables: Tables, step: str) -> None:
-    def die(at: str) -> None:
-        if at == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        gone(tables, by("a", "d"), hook=die)
+        gone(tables, by("a", "d"), hook=killer(step))
     happened = step in ("after_rows", "after_ledger")
     assert ids(tables) == (["b", "c", "e"] if happened else ["a", "b", "c", "d", "e"])
     # Whoever comes next heals it: nobody's tombstones count, or all do.

@@ -198,16 +198,10 @@ def test_a_fill_cannot_begin_while_fragments_are_merged(tables: Tables, monkeypa
 def test_by_hand_it_heals_first_and_a_dry_run_changes_nothing(tables: Tables, tmp_path: Path) -> None:
     lease = take_lease(tables, "a")
     commit(tables, lease, "u1", "u2")
-
-    class Killed(BaseException):
-        pass
-
-    def die(step: str) -> None:
-        if step == "after_rows":
-            raise Killed
-
     with pytest.raises(Killed):
-        Committer(tables, lease, hook=die).commit([entry("u3", "a", 1)], fragments(tables, "u3", ["u3"]))
+        Committer(tables, lease, hook=killer("after_rows")).commit(
+            [entry("u3", "a", 1)], fragments(tables, "u3", ["u3"])
+        )
     lease.release()
     table = f"{tables.database}/{tables.name}"
     before = files(tables)

@@ -19,13 +19,10 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.again import GAP_BYTES, Read, Row, pieces, read_again
 from tests.build import noise, picture, tar
+from tests.committed import Killed, killer
 from tests.migrating.filling import SLUG, World, members
 
 VECTOR = f"vector__{SLUG}"
-
-
-class Killed(BaseException):
-    """kill -9: nothing in the protocol catches it."""
 
 
 @pytest.fixture
@@ -55,16 +52,8 @@ def test_a_kill_at_any_step_loses_no_more_than_what_was_not_committed(world: Wor
     world.embed("a", tar(members(range(0, 4))))
     world.embed("b", tar([*members(range(4, 6)), ("00006.jpg", picture(6))]))
     (world.folder / "b.tar").write_bytes(tar([*members(range(4, 6)), ("00006.jpg", picture(7))]))
-    reached: list[str] = []
-
-    def hook(at: str) -> None:
-        reached.append(at)
-        if at == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        world.fill(hook=hook, each=True)
-    assert reached[-1] == step
+        world.fill(hook=killer(step), each=True)
     done_before = world.coverage().filled if step not in ("before_columns",) else 0
     assert done_before == (4 if step == "after_fill" else 0)
     later = world.fill(run="second")

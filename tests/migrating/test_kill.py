@@ -21,16 +21,13 @@ from clipmill.jobs.table import compat, sets
 from clipmill.schemas.config import Model
 from clipmill.schemas.errors import UserError
 from tests.build import tar
+from tests.committed import Killed, killer
 from tests.integration.help import job, problems, run, tables, write_tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOSE = GateOptions(min_overlap=0.0, min_coverage=0.5)
 HOW = How(say=lambda _: None, settle_s=0.0)
-
-
-class Killed(BaseException):
-    """kill -9."""
 
 
 @pytest.fixture
@@ -70,16 +67,8 @@ VECTOR, TAGS = f"vector__{SLUG}", f"tags__{SLUG}"
 )
 def test_a_kill_while_the_sets_indices_are_built(world: World, indexed: None, step: str, there: set[str]) -> None:
     build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
-    heard: list[str] = []
-
-    def tell(text: str) -> None:
-        heard.append(text)
-        if text == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        build_set_index(world.tables, SLUG, tell=tell)
-    assert heard[-1] == step
+        build_set_index(world.tables, SLUG, tell=killer(step))
     assert indices(world) & {VECTOR, TAGS} == there
     assert ("index" in dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers) == (VECTOR not in there)
     assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ, recall@10")
@@ -91,19 +80,12 @@ def test_a_kill_while_the_sets_indices_are_built(world: World, indexed: None, st
 @pytest.mark.parametrize("step", dropping.STEPS)
 def test_a_kill_while_a_set_with_indices_is_dropped(world: World, indexed: None, step: str) -> None:
     build_set_index(world.tables, SLUG)
-    reached: list[str] = []
-
-    def hook(at: str) -> None:
-        reached.append(at)
-        if at == step:
-            raise Killed
 
     def reports() -> list[str]:
         return [key for key in world.tables.open().config() if key.startswith(CONFIG_KEY + VECTOR)]
 
     with pytest.raises(Killed):
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None, hook=hook)
-    assert reached[-1] == step
+        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None, hook=killer(step))
     assert bool(reports()) == (step != "after_cleanup")
     if step != "after_cleanup":
         dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)

@@ -23,14 +23,11 @@ from clipmill.jobs.table import compat
 from clipmill.jobs.table.lancedb_function import KEY
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, GateRefused, LeaseHeld, UserError
 from tests.build import picture, tar
+from tests.committed import Killed, killer
 from tests.migrating.filling import SLUG, STORAGE, World, members
 
 LOOSE = GateOptions(min_overlap=0.0, min_coverage=0.5)
 OLD = "stub_8"
-
-
-class Killed(BaseException):
-    """kill -9."""
 
 
 def how(hook: Callable[[str], None] = promoting.no_hook, settle_s: float = 0.0) -> How:
@@ -118,17 +115,9 @@ def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: s
         else:
             back(uri(world), STORAGE, how(hook))
 
-    reached: list[str] = []
-
-    def hook(at: str) -> None:
-        reached.append(at)
-        if at == step:
-            raise Killed
-
     first = int(world.tables.open().version)
     with pytest.raises(Killed):
-        go(hook)
-    assert reached[-1] == step
+        go(killer(step))
     for version in range(first, int(world.tables.open().version) + 1):
         model, entry = state(world.tables.open(version=version))
         assert entry in (None, model)
@@ -139,12 +128,8 @@ def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: s
 
 
 def test_a_promotion_killed_before_the_rename_can_be_called_off(world: World, entries: None) -> None:
-    def hook(at: str) -> None:
-        if at == "after_detach":
-            raise Killed
-
     with pytest.raises(Killed):
-        promote(uri(world), SLUG, STORAGE, LOOSE, how(hook))
+        promote(uri(world), SLUG, STORAGE, LOOSE, how(killer("after_detach")))
     assert state(world.tables.open()) == ("stub:8", None)
     assert back(uri(world), STORAGE, how()).notes == ["the last promotion had not happened"]
     assert state(world.tables.open()) == ("stub:8", "stub:8")
@@ -206,12 +191,8 @@ def test_a_set_is_dropped_and_its_space_with_it(world: World, step: str) -> None
     with pytest.raises(UserError, match="in use"):
         dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)
 
-    def hook(at: str) -> None:
-        if at == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None, hook=hook)
+        dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None, hook=killer(step))
     if step != "after_cleanup":
         done = dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
         assert (done.set, bool(done.columns)) == (OLD, step == "before_drop")

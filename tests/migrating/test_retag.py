@@ -22,15 +22,11 @@ from clipmill.schemas.columns import VOCABULARY_KEY
 from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import LeaseHeld, UserError
 from clipmill.workers.tag import Tagger, embed_labels, load_vocabulary
-from tests.committed import take_lease
+from tests.committed import Killed, killer, take_lease
 from tests.tables import COLOURS, THINGS, TableOptions, WordEngine, append, make_table
 
 THINGS_FILE = "name: things\nlabels: [" + ", ".join(THINGS) + "]\ntemplates: ['{label}']\n"
 LABELS_FILE = "facets:\n  colour: [" + ", ".join(COLOURS) + "]\n  thing: [" + ", ".join(THINGS) + "]\n"
-
-
-class Killed(BaseException):
-    pass
 
 
 class Place:
@@ -151,12 +147,8 @@ def test_killed_at_each_commit_the_next_call_goes_on(place: Place, at: int) -> N
 
 
 def test_killed_for_one_vocabulary_begun_for_another(place: Place) -> None:
-    def kill(name: str) -> None:
-        if name == "switch":
-            raise Killed
-
     with pytest.raises(Killed):
-        place.retag(place.things, step=kill)
+        place.retag(place.things, step=killer("switch"))
     place.tables.open().optimize.compact_files()  # the columns are in one wide file now
     assert place.retag(place.labels).tagged == 246
     assert place.stored() == place.expected(place.labels)

@@ -12,6 +12,7 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat
 from clipmill.schemas.config import Limits
 from tests.build import picture, tar
+from tests.committed import Killed, killer
 from tests.conftest import S3
 from tests.migrating.filling import SLUG, World, members
 
@@ -19,17 +20,8 @@ pytestmark = pytest.mark.s3
 LOOSE = GateOptions(min_overlap=0.0, min_coverage=0.5)
 
 
-class Killed(BaseException):
-    """kill -9."""
-
-
-def kill_at(step: str, reached: list[str]) -> How:
-    def hook(at: str) -> None:
-        reached.append(at)
-        if at == step:
-            raise Killed
-
-    return How(say=lambda _: None, hook=hook, settle_s=0.0)
+def kill_at(step: str) -> How:
+    return How(say=lambda _: None, hook=killer(step), settle_s=0.0)
 
 
 def in_use(world: World) -> tuple[str, str]:
@@ -44,16 +36,9 @@ def test_a_set_is_filled_promoted_taken_back_and_dropped(s3_by_options: S3, caps
     uri, storage = f"{s3_by_options.uri}/db/images", s3_by_options.storage
     world.embed("a", tar(members(range(0, 5))))
     world.embed("b", tar(members(range(5, 9))))
-    reached: list[str] = []
-
-    def die(at: str) -> None:
-        reached.append(at)
-        if at == "after_fill":
-            raise Killed
-
     with pytest.raises(Killed):
-        world.fill(hook=die, each=True)
-    assert (reached[-1], world.coverage().filled) == ("after_fill", 5)
+        world.fill(hook=killer("after_fill"), each=True)
+    assert world.coverage().filled == 5
     receipts = world.fill(run="second")
     assert [(one.written, one.filled["requests"]) for one in receipts] == [(4, 1)]
     for name, row in world.rows().items():
@@ -67,15 +52,15 @@ def test_a_set_is_filled_promoted_taken_back_and_dropped(s3_by_options: S3, caps
     assert cli.run(["promote", *asked, "--dry-run", "--min-overlap", "0"]) == 0
     assert "nothing stands in the way" in capsys.readouterr().out
     with pytest.raises(Killed):
-        promote(uri, SLUG, storage, LOOSE, kill_at("after_rename", reached))
-    assert (reached[-1], in_use(world)) == ("after_rename", ("stub", "stub:8"))
+        promote(uri, SLUG, storage, LOOSE, kill_at("after_rename"))
+    assert in_use(world) == ("stub", "stub:8")
     done = promote(uri, SLUG, storage, LOOSE, How(say=lambda _: None, settle_s=0.0))
     assert (done.live, in_use(world)) == (done.version, ("stub", "stub"))
     assert len(open_table(uri, storage=storage).search("picture 3", k=3)) == 3
 
     with pytest.raises(Killed):
-        back(uri, storage, kill_at("after_attach", reached))
-    assert (reached[-1], in_use(world)) == ("after_attach", ("stub:8", "stub"))
+        back(uri, storage, kill_at("after_attach"))
+    assert in_use(world) == ("stub:8", "stub")
     back(uri, storage, How(say=lambda _: None, settle_s=0.0))
     assert in_use(world) == ("stub:8", "stub:8")
     files = len(s3_by_options.keys("db/images.lance/data/"))

@@ -21,13 +21,9 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Commit, JobFile
 from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
 from clipmill.schemas.units import WorkUnit
-from tests.committed import ids, make_tables, receipt, take_lease, unit
+from tests.committed import Killed, ids, make_tables, receipt, take_lease, unit
 
 OFTEN = Commit.model_validate({"every_rows": 4, "every_s": 3600})
-
-
-class Killed(BaseException):
-    pass
 
 
 @dataclass
