@@ -74,6 +74,11 @@ class World:
         return Bench(engine=engine, tagger=None, pool=ThreadPoolExecutor(2), samples_at_once=4)
 
     @property
+    def uri(self) -> str:
+        """Of the table."""
+        return f"{self.tables.database}/images"
+
+    @property
     def fingerprint(self) -> Fingerprint:
         return self.new.engine.fingerprint
 

@@ -31,7 +31,7 @@ def follow(tables: Tables) -> tuple[Followed, ...]:
 
 
 def left_of(world: World) -> int:
-    (one,) = status(f"{world.tables.database}/images", STORAGE).sets
+    (one,) = status(world.uri, STORAGE).sets
     return int(one["heads"]["aesthetic"])
 
 

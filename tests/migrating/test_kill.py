@@ -38,10 +38,6 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def uri(world: World) -> str:
-    return f"{world.tables.database}/images"
-
-
 @pytest.fixture
 def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few rows get indices."""
@@ -66,14 +62,14 @@ VECTOR, TAGS = f"vector__{SLUG}", f"tags__{SLUG}"
     ],
 )
 def test_a_kill_while_the_sets_indices_are_built(world: World, indexed: None, step: str, there: set[str]) -> None:
-    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
+    build_index(world.uri, IndexOptions(kind="hnsw_sq", columns=("vector",)))
     with pytest.raises(Killed):
         build_set_index(world.tables, SLUG, tell=killer(step))
     assert indices(world) & {VECTOR, TAGS} == there
-    assert ("index" in dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers) == (VECTOR not in there)
+    assert ("index" in dry_run(world.uri, SLUG, STORAGE, LOOSE).blockers) == (VECTOR not in there)
     assert build_set_index(world.tables, SLUG).startswith("IVF_HNSW_SQ, recall@10")
     assert indices(world) >= {VECTOR, TAGS}
-    promote(uri(world), SLUG, STORAGE, LOOSE, HOW)
+    promote(world.uri, SLUG, STORAGE, LOOSE, HOW)
     assert indices(world) >= {"vector", "tags"}, "an index moves with its column"
 
 
@@ -85,12 +81,12 @@ def test_a_kill_while_a_set_with_indices_is_dropped(world: World, indexed: None,
         return [key for key in world.tables.open().config() if key.startswith(CONFIG_KEY + VECTOR)]
 
     with pytest.raises(Killed):
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None, hook=killer(step))
+        dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None, hook=killer(step))
     assert bool(reports()) == (step != "after_cleanup")
     if step != "after_cleanup":
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)
+        dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None)
     with pytest.raises(UserError, match="no set"):
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)
+        dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None)
     assert not reports()
     assert not indices(world) & {VECTOR, TAGS}
     world.fill(run="again")  # under the same name
@@ -111,23 +107,23 @@ def test_promote_back_and_drop_killed_by_sigkill(world: World) -> None:
 
     rows = world.tables.open()
     rows.tags.create("live", rows.version)
-    kill("promote", uri(world), SLUG, "after_detach")
+    kill("promote", world.uri, SLUG, "after_detach")
     assert model() == "stub:8"
-    kill("promote", uri(world), SLUG, "after_rename")
+    kill("promote", world.uri, SLUG, "after_rename")
     assert model() == "stub"
     assert compat.stored_fingerprint(world.tables.open(version="live").schema).model == "stub:8"
-    promote(uri(world), SLUG, STORAGE, LOOSE, HOW)
+    promote(world.uri, SLUG, STORAGE, LOOSE, HOW)
     assert compat.stored_fingerprint(world.tables.open(version="live").schema).model == "stub"
-    kill("back", uri(world), SLUG, "after_rename")
+    kill("back", world.uri, SLUG, "after_rename")
     assert model() == "stub:8"
-    back(uri(world), STORAGE, HOW)
+    back(world.uri, STORAGE, HOW)
     assert compat.stored_fingerprint(world.tables.open(version="live").schema).model == "stub:8"
-    kill("drop", uri(world), SLUG, "before_drop")
+    kill("drop", world.uri, SLUG, "before_drop")
     assert sets.coverage(world.tables, world.tables.open(), SLUG).left == 0
-    kill("drop", uri(world), SLUG, "after_drop")
-    assert dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None).columns == []
+    kill("drop", world.uri, SLUG, "after_drop")
+    assert dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None).columns == []
     with pytest.raises(UserError, match="no set"):
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)
+        dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None)
     assert world.tables.open().count_rows("vector IS NOT NULL") == 12
 
 

@@ -19,7 +19,7 @@ from clipmill.workers.tag import load_vocabulary
 from tests.build import tar
 from tests.committed import Killed, take_lease
 from tests.migrating.filling import SLUG, STORAGE, World, members
-from tests.migrating.test_kill import HOW, LOOSE, kill, uri
+from tests.migrating.test_kill import HOW, LOOSE, kill
 from tests.migrating.test_retag import Place
 from tests.migrating.test_set_heads import head
 from tests.migrating.test_vocabularies import column
@@ -137,14 +137,14 @@ def test_a_head_of_a_set_is_killed_at_each_commit(tmp_path: Path, at: int) -> No
     with pytest.raises(Killed):
         fill(new, "killed", killer(at, heard))
     assert heard == [f"drop_columns {name}", f"add_columns {name}", f"fill {name} 0", f"fill {name} 1"][: at + 1]
-    assert ("heads" in dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers) is (at > 1)
+    assert ("heads" in dry_run(world.uri, SLUG, STORAGE, LOOSE).blockers) is (at > 1)
     assert fill(new, "again") == (3 if at == 3 else 6)
     found = world.tables.open()
     weight = new.layers[0].weight_OI[0]
     for row in found.to_table(columns=[f"vector__{SLUG}", name]).to_pylist():
         stored = np.asarray(row[f"vector__{SLUG}"], np.float64)
         assert row[name] == pytest.approx(stored @ weight / np.linalg.norm(stored), abs=1e-4)
-    promote(uri(world), SLUG, STORAGE, LOOSE, HOW)
+    promote(world.uri, SLUG, STORAGE, LOOSE, HOW)
     assert HEAD_KEY in world.tables.open().schema.field("aesthetic").metadata
 
 

@@ -55,10 +55,6 @@ def entries(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     world.tables.open().update_schema_metadata({KEY.decode(): entry})
 
 
-def uri(world: World) -> str:
-    return f"{world.tables.database}/images"
-
-
 def publish(world: World) -> None:
     rows = world.tables.open()
     rows.tags.create("live", rows.version)
@@ -76,7 +72,7 @@ def state(rows: Any) -> tuple[str, str | None]:
 def test_all_columns_change_names_at_once_and_come_back(world: World, entries: None) -> None:
     publish(world)
     before = world.rows()
-    done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    done = promote(world.uri, SLUG, STORAGE, LOOSE, how())
     assert (done.set, done.beside, done.model, done.live) == (SLUG, OLD, "stub", done.version)
     assert done.notes == ["in the job file `model:` has to name stub from now on, or the next run refuses"]
     rows = world.tables.open()
@@ -86,16 +82,16 @@ def test_all_columns_change_names_at_once_and_come_back(world: World, entries: N
         for base in ("vector", "caption_vector", "caption_score", "tags", "tag_scores"):
             assert after[name][base] == row[f"{base}__{SLUG}"]
             assert after[name][f"{base}__{OLD}"] == row[base]
-    assert open_table(uri(world)).schema.field("vector").type.list_size == 16
+    assert open_table(world.uri).schema.field("vector").type.list_size == 16
     world.embed("c", tar(members(range(24, 26))), bench=world.new)  # the new model is the table's
-    assert promote(uri(world), SLUG, STORAGE, LOOSE, how()).notes == ["it is in use already"]
+    assert promote(world.uri, SLUG, STORAGE, LOOSE, how()).notes == ["it is in use already"]
 
-    returned = back(uri(world), STORAGE, how())
+    returned = back(world.uri, STORAGE, how())
     assert (returned.set, returned.beside) == (OLD, SLUG)
     assert "2 rows have no vector" in returned.notes[0]
     assert state(world.tables.open()) == ("stub:8", "stub:8")
     assert state(world.tables.open(version="live")) == ("stub:8", "stub:8")
-    assert back(uri(world), STORAGE, how()).notes == ["the last promotion was taken back already"]
+    assert back(world.uri, STORAGE, how()).notes == ["the last promotion was taken back already"]
     found = world.rows()
     for name, row in before.items():
         assert found[name]["vector"] == row["vector"]
@@ -106,14 +102,14 @@ def test_all_columns_change_names_at_once_and_come_back(world: World, entries: N
 def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: str, direction: str) -> None:
     publish(world)
     if direction == "back":
-        promote(uri(world), SLUG, STORAGE, LOOSE, how())
+        promote(world.uri, SLUG, STORAGE, LOOSE, how())
     goal = {"promote": "stub", "back": "stub:8"}[direction]
 
     def go(hook: Callable[[str], None] = promoting.no_hook) -> None:
         if direction == "promote":
-            promote(uri(world), SLUG, STORAGE, LOOSE, how(hook))
+            promote(world.uri, SLUG, STORAGE, LOOSE, how(hook))
         else:
-            back(uri(world), STORAGE, how(hook))
+            back(world.uri, STORAGE, how(hook))
 
     first = int(world.tables.open().version)
     with pytest.raises(Killed):
@@ -129,9 +125,9 @@ def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: s
 
 def test_a_promotion_killed_before_the_rename_can_be_called_off(world: World, entries: None) -> None:
     with pytest.raises(Killed):
-        promote(uri(world), SLUG, STORAGE, LOOSE, how(killer("after_detach")))
+        promote(world.uri, SLUG, STORAGE, LOOSE, how(killer("after_detach")))
     assert state(world.tables.open()) == ("stub:8", None)
-    assert back(uri(world), STORAGE, how()).notes == ["the last promotion had not happened"]
+    assert back(world.uri, STORAGE, how()).notes == ["the last promotion had not happened"]
     assert state(world.tables.open()) == ("stub:8", "stub:8")
 
 
@@ -141,7 +137,7 @@ def test_every_blocker_is_named(world: World, tmp_path: Path, capsys: pytest.Cap
     labels = tmp_path / "golden.csv"
     ids = [row["id"] for row in world.rows().values()]
     labels.write_text("id,label\n" + "".join(f"{one},picture {n % 3}\n" for n, one in enumerate(ids)))
-    verdict = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.99, min_misses=1, golden=str(labels)))
+    verdict = dry_run(world.uri, SLUG, STORAGE, GateOptions(min_overlap=0.99, min_misses=1, golden=str(labels)))
     assert {"rows_changed", "coverage", "overlap"} <= set(verdict.blockers)
     assert "2 rows" in verdict.blockers["rows_changed"]
     assert verdict.overlap is not None
@@ -151,22 +147,22 @@ def test_every_blocker_is_named(world: World, tmp_path: Path, capsys: pytest.Cap
     assert set(verdict.golden) == {"in_use", "new"}
     assert verdict.norms["bad"] == 0
     with pytest.raises(GateRefused, match="2 rows came or changed"):
-        promote(uri(world), SLUG, STORAGE, GateOptions(), how())
+        promote(world.uri, SLUG, STORAGE, GateOptions(), how())
     assert compat.stored_fingerprint(world.tables.open().schema).model == "stub:8"
-    assert cli.run(["promote", uri(world), SLUG, "--dry-run", "--json"]) == EXIT_GATE_REFUSED
+    assert cli.run(["promote", world.uri, SLUG, "--dry-run", "--json"]) == EXIT_GATE_REFUSED
     said = capsys.readouterr()
     assert "rows_changed" in json.loads(said.out)["blockers"]
     assert "rows_changed" in said.err
 
     world.fill()
     world.tables.open().create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=1)
-    verdict = dry_run(uri(world), SLUG, STORAGE, LOOSE)
+    verdict = dry_run(world.uri, SLUG, STORAGE, LOOSE)
     assert list(verdict.blockers) == ["index"]
     world.tables.open().create_index(column, "IVF_FLAT", metric="cosine", num_partitions=1)
-    assert dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers == {}
+    assert dry_run(world.uri, SLUG, STORAGE, LOOSE).blockers == {}
     broken = world.tables.open()
     broken.update({column: f"[{', '.join(['0.5'] * 16)}]"}, where="id LIKE '%00003.jpg'")
-    assert "norms" in dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers
+    assert "norms" in dry_run(world.uri, SLUG, STORAGE, LOOSE).blockers
 
 
 def test_nobody_promotes_beside_a_fill_or_what_is_not_there(world: World) -> None:
@@ -175,34 +171,34 @@ def test_nobody_promotes_beside_a_fill_or_what_is_not_there(world: World) -> Non
     fill.keep()
     try:
         with pytest.raises(LeaseHeld):
-            promote(uri(world), SLUG, STORAGE, LOOSE, how())
+            promote(world.uri, SLUG, STORAGE, LOOSE, how())
     finally:
         fill.release()
     with pytest.raises(UserError, match="no set 'other'"):
-        promote(uri(world), "other", STORAGE, LOOSE, how())
+        promote(world.uri, "other", STORAGE, LOOSE, how())
     with pytest.raises(UserError, match="can be taken back"):
-        back(uri(world), STORAGE, how())
+        back(world.uri, STORAGE, how())
 
 
 @pytest.mark.parametrize("step", dropping.STEPS)
 def test_a_set_is_dropped_and_its_space_with_it(world: World, step: str) -> None:
     publish(world)
-    promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    promote(world.uri, SLUG, STORAGE, LOOSE, how())
     with pytest.raises(UserError, match="in use"):
-        dropping.drop(uri(world), SLUG, STORAGE, say=lambda _: None)
+        dropping.drop(world.uri, SLUG, STORAGE, say=lambda _: None)
 
     with pytest.raises(Killed):
-        dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None, hook=killer(step))
+        dropping.drop(world.uri, OLD, STORAGE, say=lambda _: None, hook=killer(step))
     if step != "after_cleanup":
-        done = dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
+        done = dropping.drop(world.uri, OLD, STORAGE, say=lambda _: None)
         assert (done.set, bool(done.columns)) == (OLD, step == "before_drop")
     with pytest.raises(UserError, match="no set"):
-        dropping.drop(uri(world), OLD, STORAGE, say=lambda _: None)
+        dropping.drop(world.uri, OLD, STORAGE, say=lambda _: None)
     rows = world.tables.open()
     assert not [key for key in rows.config() if key.startswith(dropping.DROPPING_KEY)]
     assert not [name for name in rows.schema.names if "__" in name]
     with pytest.raises(UserError, match="can be taken back"):
-        back(uri(world), STORAGE, how())
+        back(world.uri, STORAGE, how())
     assert len(world.rows()) == 24
     assert rows.count_rows("vector IS NOT NULL") == 24
 
@@ -221,8 +217,8 @@ class Reading:
         rows = world.rows()
         self.truth = {model: {n: row[column] for n, row in rows.items()} for model, column in columns}
         self.database = lancedb.connect(world.tables.database.removeprefix("file://"))
-        self.following = open_table(uri(world))
-        self.fixed = open_table(uri(world), version=int(world.tables.open().version))
+        self.following = open_table(world.uri)
+        self.fixed = open_table(world.uri, version=int(world.tables.open().version))
         self.counts: dict[str, int] = {}
         self.wrong: list[str] = []
         self._stop = threading.Event()
@@ -281,9 +277,9 @@ def reading(world: World, entries: None) -> Iterator[Reading]:
 def test_readers_see_one_model_or_the_other(world: World, reading: Reading) -> None:
     publish(world)
     for _ in range(2):
-        promote(uri(world), SLUG, STORAGE, LOOSE, how(settle_s=0.2))
+        promote(world.uri, SLUG, STORAGE, LOOSE, how(settle_s=0.2))
         time.sleep(0.3)
-        back(uri(world), STORAGE, how(settle_s=0.2))
+        back(world.uri, STORAGE, how(settle_s=0.2))
         time.sleep(0.3)
     assert reading.wrong == []
     assert len(reading.counts) == 3
@@ -294,13 +290,13 @@ def test_a_query_keeps_to_its_version_while_another_thread_refreshes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its words are encoded by the model of the vectors that it searches, though a newer version has come meanwhile."""
-    table = open_table(uri(world))
+    table = open_table(world.uri)
     encode = querying.encode_texts
 
     def late(engine: Any, texts: tuple[str, ...]) -> Any:
         if not ran:
             ran.append(engine.dim)
-            promote(uri(world), SLUG, STORAGE, LOOSE, how())
+            promote(world.uri, SLUG, STORAGE, LOOSE, how())
             assert table.refresh()
         return encode(engine, texts)
 
@@ -317,10 +313,10 @@ def test_a_picture_without_a_vector_is_found_by_no_search(world: World) -> None:
     (world.folder / "d.tar").write_bytes(tar([("00030.jpg", picture(99))]))
     world.fill()
     assert world.coverage().failed == 2
-    done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    done = promote(world.uri, SLUG, STORAGE, LOOSE, how())
     assert done.verdict is not None
     assert "2 rows have no vector" in done.verdict.notes[0]
-    found = open_table(uri(world)).search("picture 30", k=100)
+    found = open_table(world.uri).search("picture 30", k=100)
     assert len(found) == 24
 
 
@@ -330,25 +326,25 @@ def test_few_pictures_without_a_vector_are_no_share(world: World) -> None:
     (world.folder / "d.tar").write_bytes(tar([("00030.jpg", picture(99))]))
     world.fill()
     for section, refused in (({}, False), ({"min_misses": 1}, True), ({"min_coverage": 1.0}, True)):
-        verdict = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.0, **section))  # type: ignore[arg-type]
+        verdict = dry_run(world.uri, SLUG, STORAGE, GateOptions(min_overlap=0.0, **section))  # type: ignore[arg-type]
         assert ("coverage" in verdict.blockers) is refused, section
         assert ("too few to judge" in verdict.notes[0]) is not refused
     world.embed("e", tar(members(range(31, 34))))
     (world.folder / "e.tar").write_bytes(tar([("00031.jpg", picture(98))]))
     world.fill()
-    few = dry_run(uri(world), SLUG, STORAGE, GateOptions(min_overlap=0.0))
+    few = dry_run(world.uri, SLUG, STORAGE, GateOptions(min_overlap=0.0))
     assert "24 of 28 rows are filled" in few.blockers["coverage"]  # four are more than a tenth
 
 
 def test_indices_are_built_after_a_promotion_though_their_names_are_taken(world: World) -> None:
-    build_index(uri(world))
-    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=("vector",)))
-    build_index(uri(world), IndexOptions(kind="hnsw_sq", columns=(f"vector__{SLUG}",)))
-    promote(uri(world), SLUG, STORAGE, LOOSE, how())
-    assert build_index(uri(world)).scalar["tags"] == "built"
-    assert build_index(uri(world), IndexOptions(kind="hnsw_sq", rebuild=True, columns=("vector",))).vectors[0].kind
+    build_index(world.uri)
+    build_index(world.uri, IndexOptions(kind="hnsw_sq", columns=("vector",)))
+    build_index(world.uri, IndexOptions(kind="hnsw_sq", columns=(f"vector__{SLUG}",)))
+    promote(world.uri, SLUG, STORAGE, LOOSE, how())
+    assert build_index(world.uri).scalar["tags"] == "built"
+    assert build_index(world.uri, IndexOptions(kind="hnsw_sq", rebuild=True, columns=("vector",))).vectors[0].kind
     fields = [tuple(index.field_names) for index in world.tables.open().describe_indices()]
     assert len(fields) == len(set(fields))
     assert {("tags",), (f"tags__{OLD}",), ("vector",), (f"vector__{OLD}",)} <= set(fields)
-    back(uri(world), STORAGE, how())
-    assert build_index(uri(world)).scalar["tags"] == "current"
+    back(world.uri, STORAGE, how())
+    assert build_index(world.uri).scalar["tags"] == "current"

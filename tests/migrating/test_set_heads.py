@@ -18,7 +18,7 @@ from clipmill.schemas.heads import Head, HeadFile
 from clipmill.workers.heads import load_head
 from tests.build import tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
-from tests.migrating.test_promote import LOOSE, OLD, how, uri
+from tests.migrating.test_promote import LOOSE, OLD, how
 
 
 def head(folder: Path, dim: int, seed: int = 0) -> Head:
@@ -48,23 +48,23 @@ def test_scores_of_a_set_go_with_it(tmp_path: Path) -> None:
     world.embed("a", tar(members(range(0, 6))))
     world.fill()
     old, new = head(tmp_path, 8), head(tmp_path, 16)
-    score(uri(world), old, STORAGE)
+    score(world.uri, old, STORAGE)
     assert fill(world, head(tmp_path, 16, seed=1)) == 6
     assert fill(world, new) == 6  # another head: all anew
     assert fill(world, new) == 0
     check(world, new, f"vector__{SLUG}", f"aesthetic__{SLUG}")
-    shown = open_table(uri(world)).search(where="aesthetic IS NOT NULL", k=10)
+    shown = open_table(world.uri).search(where="aesthetic IS NOT NULL", k=10)
     assert "aesthetic" in shown.column_names
     assert f"aesthetic__{SLUG}" not in shown.column_names
 
     # Rows that come later have vectors of the set after the next fill, and scores after that.
     world.embed("b", tar(members(range(6, 9))))
     world.fill(run="fill2")
-    assert "'aesthetic' 3" in dry_run(uri(world), SLUG, STORAGE, LOOSE).blockers["heads"]
+    assert "'aesthetic' 3" in dry_run(world.uri, SLUG, STORAGE, LOOSE).blockers["heads"]
     assert fill(world, new) == 3
-    score(uri(world), old, STORAGE)
+    score(world.uri, old, STORAGE)
 
-    promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    promote(world.uri, SLUG, STORAGE, LOOSE, how())
     check(world, new, "vector", "aesthetic")
     check(world, old, f"vector__{OLD}", f"aesthetic__{OLD}")
     schema = world.tables.open().schema
@@ -72,10 +72,10 @@ def test_scores_of_a_set_go_with_it(tmp_path: Path) -> None:
         table_heads.check_table(schema, [old])
     table_heads.check_table(schema, [new])
     compat.check_columns(schema, _job(world))
-    back(uri(world), STORAGE, how())
+    back(world.uri, STORAGE, how())
     check(world, old, "vector", "aesthetic")
     check(world, new, f"vector__{SLUG}", f"aesthetic__{SLUG}")
-    drop(uri(world), SLUG, STORAGE, say=lambda _: None)
+    drop(world.uri, SLUG, STORAGE, say=lambda _: None)
     assert not [name for name in world.tables.open().schema.names if name.endswith(SLUG)]
 
 
@@ -84,8 +84,8 @@ def test_a_head_that_the_set_has_not_stays_and_is_told(tmp_path: Path) -> None:
     world.embed("a", tar(members(range(0, 4))))
     world.fill()
     old = head(tmp_path, 8)
-    score(uri(world), old, STORAGE)
-    done = promote(uri(world), SLUG, STORAGE, LOOSE, how())
+    score(world.uri, old, STORAGE)
+    done = promote(world.uri, SLUG, STORAGE, LOOSE, how())
     assert "'aesthetic' stay those on the model before" in done.notes[0]
     check(world, old, f"vector__{OLD}", "aesthetic")
     with pytest.raises(UserError, match="'uri' is a column"):

@@ -100,20 +100,18 @@ def test_what_could_not_be_filled_is_told_apart_from_what_is_not_done_yet(tmp_pa
     assert line in night_in_words(night).splitlines()
     assert line not in night_in_words(replace(night, status="nothing", sets=[{**beside, "left": 0}]))
 
-    named = rejects(f"{world.tables.database}/images", STORAGE, slug=SLUG, limit=5)
+    named = rejects(world.uri, STORAGE, slug=SLUG, limit=5)
     assert (named.num_rows, set(named["reason"].to_pylist())) == (5, {"source_changed"})
     assert named["id"][0].as_py().endswith("b.tar#00030.jpg")
-    assert rejects(f"{world.tables.database}/images", STORAGE, slug=SLUG, reason="corrupt").num_rows == 0
-    assert rejects(f"{world.tables.database}/images", STORAGE).num_rows == 0, "no sample was rejected"
+    assert rejects(world.uri, STORAGE, slug=SLUG, reason="corrupt").num_rows == 0
+    assert rejects(world.uri, STORAGE).num_rows == 0, "no sample was rejected"
 
-    promotion = dry_run(f"{world.tables.database}/images", SLUG, STORAGE, GateOptions(min_overlap=0.0))
+    promotion = dry_run(world.uri, SLUG, STORAGE, GateOptions(min_overlap=0.0))
     assert promotion.blockers["coverage"] == f"43 of 52 rows are filled, 0.8269 is less than 0.999: {why}"
     assert "2 rows came or changed" in promotion.blockers["rows_changed"]
     assert f"43 of 52 rows have its vector (82.69%); {why}" in verdict_in_words(promotion).splitlines()
     world.fill(run="last")  # what is left now has been tried, and a share is all that stands in the way
-    assert set(dry_run(f"{world.tables.database}/images", SLUG, STORAGE, GateOptions(min_overlap=0.0)).blockers) == {
-        "coverage"
-    }
+    assert set(dry_run(world.uri, SLUG, STORAGE, GateOptions(min_overlap=0.0)).blockers) == {"coverage"}
 
 
 def test_two_sets_that_fell_are_both_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
