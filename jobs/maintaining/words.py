@@ -33,4 +33,4 @@ def maintained_in_words(done: Maintained) -> str:
 
 
 def _bytes(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB" if number >= 100_000 else f"{counted(number, 'byte')}"
+    return f"{number / 1e6:,.1f} MB" if number >= 100_000 else counted(number, "byte")

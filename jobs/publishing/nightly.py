@@ -46,7 +46,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     tables = Tables.at(job.table, job.storage)
     night, history = _begun(job, tables, say)
     sync = Sync(job, tables, gone_at_last(history))
-    hook = options.get("hook", lambda _: None)
+    hook = options.get("hook", lambda _: None)  # that of Options by itself knows the steps of a commit alone
     chosen = Options(
         address=address,
         command="nightly",
