@@ -54,8 +54,8 @@ losses: install
 # Thirty nights over a bucket that changes every day (CI does seven), for each kind of source; writes a dated result.
 month: install
 	rm -rf .month
-	MONTH_NIGHTS=30 MONTH_RESULTS="$(CURDIR)/.month" $(BIN)/python -m pytest -m slow tests/publishing/test_seven_nights.py; \
-	status=$$?; $(BIN)/python -m tests.publishing.month_page .month docs/month.md && exit $$status
+	MONTH_NIGHTS=30 MONTH_RESULTS="$(CURDIR)/.month" $(BIN)/python -m pytest -m slow tests/publishing/month/test_seven_nights.py; \
+	status=$$?; $(BIN)/python -m tests.publishing.month.month_page .month docs/month.md && exit $$status
 
 # The command line's reference, from --help, and what models expect, from open_clip's lists; tests compare.
 docs: install

@@ -1,4 +1,4 @@
-"""What the nights of `make month` took, kept as JSON, and the page of it: `python -m tests.publishing.month_page
+"""What the nights of `make month` took, kept as JSON, and the page of it: `python -m tests.publishing.month.month_page
 RESULTS PAGE.md`."""
 
 import json
@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clipmill.jobs.publishing.night import Night
-from tests.publishing.program import SAME_WORK
-from tests.publishing.shards import SOURCES
+from tests.publishing.month.program import SAME_WORK
+from tests.publishing.month.shards import SOURCES
 
 GROWTH = 1.2  # what the last nights may take more than the first, of equal work
 LAST = max(SAME_WORK[1])

@@ -15,8 +15,8 @@ from clipmill.schemas.config import Model
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, LeaseHeld
 from tests.integration import help
 from tests.publishing.driver import ANY_OVERLAP
-from tests.publishing.month import Month
-from tests.publishing.onlookers import onlookers
+from tests.publishing.month.month import Month
+from tests.publishing.month.onlookers import onlookers
 from tests.throttling import Throttle
 
 # Of another dimension, and of nearly the same size: the last nights' bytes are compared with those of the first.

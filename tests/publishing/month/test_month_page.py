@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tests.publishing.month_page import LAST, Kept, Row, main, read
-from tests.publishing.program import SAME_WORK
+from tests.publishing.month.month_page import LAST, Kept, Row, main, read
+from tests.publishing.month.program import SAME_WORK
 
 NONE = dict.fromkeys(("came", "changed", "aliased", "moved", "gone", "rejects", "looks", "log_bytes"), 0)
 SIZE = {"versions": 10, "rows_versions": 5, "files": 20, "bytes": 3_000}

@@ -6,8 +6,8 @@ from functools import partial
 
 from clipmill.jobs.committing.commit import STEPS
 from clipmill.jobs.publishing.night import Night
-from tests.publishing import troubles
-from tests.publishing.month import Month
+from tests.publishing.month import troubles
+from tests.publishing.month.month import Month
 
 Trouble = Callable[[Month], Night]
 

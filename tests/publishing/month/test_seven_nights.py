@@ -17,12 +17,12 @@ from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.table.readers import readers
 from tests.conftest import S3
 from tests.integration import help
-from tests.publishing.calendar import Calendar
-from tests.publishing.month import Month
-from tests.publishing.month_page import GROWTH, LAST, Kept, Row, growth
-from tests.publishing.onlookers import onlookers
-from tests.publishing.program import DAYS, MONTH, WEEK, Evening
-from tests.publishing.shards import SIZE, SOURCES, Shards, day, first_day
+from tests.publishing.month.calendar import Calendar
+from tests.publishing.month.month import Month
+from tests.publishing.month.month_page import GROWTH, LAST, Kept, Row, growth
+from tests.publishing.month.onlookers import onlookers
+from tests.publishing.month.program import DAYS, MONTH, WEEK, Evening
+from tests.publishing.month.shards import SIZE, SOURCES, Shards, day, first_day
 
 NIGHTS = int(os.environ.get("MONTH_NIGHTS", "7"))
 RESULTS = os.environ.get("MONTH_RESULTS", "")

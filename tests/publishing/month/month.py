@@ -28,9 +28,9 @@ from clipmill.workers.tag import embed_labels
 from tests.build import picture
 from tests.integration import help
 from tests.integration.conftest import write_job
-from tests.publishing.shards import GOLDEN, SIZE, Shards
+from tests.publishing.month.shards import GOLDEN, SIZE, Shards
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COLUMNS = ["id", "uri", "image_hash", "caption", "tags", "vector"]
 PARTS = ("", "__units", "__rejects", "__runs")
 LABELS = ("red", "green", "blue", "black", "white", "grey")
