@@ -41,7 +41,7 @@ def _needs(tables: Tables, found: list[Orphan], keep: timedelta) -> Iterator[str
         yield "commits that are not in the ledger"
     if tasks_of(rows):
         yield "fragments to merge"
-    if rows.describe_indices() and is_behind(rows):
+    if index_is_behind(rows):
         yield "rows that are in no index"
     if _holds_old_files(tables, rows, keep):
         yield "versions that nobody needs"
@@ -60,6 +60,11 @@ def _holds_old_files(tables: Tables, rows: Any, keep: timedelta) -> bool:
         return True
     needed = named(rows, FOLDERS) if old else set()
     return any(named(tables.open(version=one, cache_bytes=CACHE_BYTES), FOLDERS) - needed for one in old)
+
+
+def index_is_behind(rows: Any) -> bool:
+    """Whether an index lacks rows; a table without one needs none."""
+    return bool(rows.describe_indices()) and is_behind(rows)
 
 
 def old_versions(dataset: Any, keep: timedelta) -> list[int]:

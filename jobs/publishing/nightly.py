@@ -13,6 +13,7 @@ from typing import Any
 
 from clipmill.jobs.committing.commit import Hook
 from clipmill.jobs.maintaining.maintain import Say, leased, maintain
+from clipmill.jobs.maintaining.needed import index_is_behind
 from clipmill.jobs.migrating.beside import fill_sets
 from clipmill.jobs.migrating.beside_derived import fill_columns
 from clipmill.jobs.publishing.arrived import arrived, is_unlisted, listed_until
@@ -202,7 +203,7 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
     live = seen.live
     with leased(tables, "nightly", say) as (lease, _):
         came = summary.run or any(one["new"] for one in (*night.sets, *night.columns))
-        if came or _index_is_behind(tables):  # the latter: a night before was killed once its rows were there
+        if came or index_is_behind(tables.open()):  # the latter: a night before was killed once its rows were there
             keep = timedelta(days=job.nightly.keep_versions_d)
             maintained = plain(maintain(tables, lease, say=say, keep=keep))
         failed = {unit["unit_id"] for unit in summary.failed_units}
@@ -215,15 +216,6 @@ def _judged(night: Night, job: JobFile, tables: Tables, summary: Summary, is_new
             status = "refused"
         run = night.run or lease.run
     return replace(night, run=run, status=status, gates=gates, live_after=live, maintained=maintained)
-
-
-def _index_is_behind(tables: Tables) -> bool:
-    rows = tables.open()
-    if not rows.describe_indices():
-        return False
-    from clipmill.jobs.indexing.build import is_behind
-
-    return is_behind(rows)
 
 
 def _ended(night: Night, tables: Tables, history: list[Night], began_s: float) -> Night:
