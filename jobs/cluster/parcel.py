@@ -14,6 +14,7 @@ import yaml
 import clipmill
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
+from clipmill.workers.naming import names as model_names
 
 JOB_FILE = "job.yaml"
 
@@ -57,7 +58,7 @@ def pack(job: JobFile, folder: Path) -> list[str]:
 
 def named_on_disk(job: JobFile, *, sent: bool = False) -> list[str]:
     """What the job names on this machine's disk, but for its vocabulary and heads; `sent`: these too."""
-    named = [job.table, *job.source.uri, job.model.pretrained or "", job.nightly.golden or ""]
+    named = [job.table, *job.source.uri, *model_names.on_disk(job.model), job.nightly.golden or ""]
     named += [search.image or "" for search in job.nightly.watch.values()]
     if sent:
         named += [job.tags.vocabulary or "", *(head.file for head in job.heads.values())]

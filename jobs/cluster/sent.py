@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clipmill.jobs.cluster.parcel import JOB_FILE, vocabulary_sent
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
+from clipmill.workers.naming import names as model_names
 
 # The option as it is typed -> the commands that take it. They mean there what they mean here.
 PASSED_ON = {
@@ -44,7 +45,7 @@ KEPT_BACK = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """`words`: after `clipmill`. `files`: name there -> path here of what is sent beside the job file; `paths`: of this
-    machine, which are named and not sent."""
+    machine, which are named and not sent, because a checkpoint or its folder may be gigabytes."""
 
     words: tuple[str, ...]
     files: Mapping[str, str]
@@ -86,13 +87,11 @@ def _reembed(job: JobFile, asked: dict[str, Any]) -> Line:
         name, _, file = pair.partition("=")
         heads.append(f"{name}={_file(files, '--head', file, f'given_head_{name}')}" if file else pair)
     asked["--head"] = heads
-    paths = []
-    for option in ("--model", "--pretrained"):
-        asked[option], path = _whole(asked.get(option, ""))
-        paths += [path] if path else []
+    model = model_names.absolute(Model(name=asked["--model"], pretrained=asked.get("--pretrained")))
+    asked |= {"--model": model.name, "--pretrained": model.pretrained}
     asked |= {"--endpoint-url": job.storage.endpoint_url, "--region": job.storage.region}
     words = ("reembed", job.table, *_words(asked), "--address", "auto")
-    return Line(words=words, files=files, paths=tuple(paths))
+    return Line(words=words, files=files, paths=tuple(model_names.on_disk(model)))
 
 
 def _words(asked: Mapping[str, Any]) -> list[str]:
@@ -114,14 +113,3 @@ def _file(files: dict[str, str], option: str, given: str, name: str) -> str:
         raise UserError(f"{option}: there is no file {given}", "check its name, or give a URI that nodes can read")
     files[f"{name}{path.suffix}"] = str(path.absolute())
     return f"{name}{path.suffix}"
-
-
-def _whole(given: str) -> tuple[str, str]:
-    """(as the cluster gets it, its path here): a checkpoint or its folder may be gigabytes, and is not sent."""
-    prefix = "local-dir:" if given.startswith("local-dir:") else ""
-    name = given.removeprefix(prefix)
-    is_path = bool(prefix) or ("://" not in name and ("/" in name or "." in name) and Path(name).expanduser().exists())
-    if not is_path:
-        return given, ""
-    path = str(Path(name).expanduser().absolute())
-    return prefix + path, path

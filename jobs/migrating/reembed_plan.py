@@ -80,19 +80,8 @@ def job_for(tables: Tables, options: ReembedOptions) -> JobFile:
     except ValueError as error:
         raise UserError(f"the table's last job cannot be read: {error}", "run `clipmill embed` once more") from None
     plan = job.plan.model_copy(update={"price_per_gpu_hour": options.price_per_gpu_hour})
-    return job.model_copy(update={"model": _absolute(options.model), "storage": source_storage(tables), "plan": plan})
-
-
-def _absolute(model: Model) -> Model:
-    """Files named from here: actors run in another folder."""
-
-    def if_file(text: str | None) -> str | None:
-        is_path = text and "://" not in text and ("/" in text or "." in text) and Path(text).expanduser().exists()
-        return str(Path(text).expanduser().absolute()) if text and is_path else text
-
-    return model.model_copy(
-        update={"name": model_names.absolute_name(model.name), "pretrained": if_file(model.pretrained)}
-    )
+    model = model_names.absolute(options.model)
+    return job.model_copy(update={"model": model, "storage": source_storage(tables), "plan": plan})
 
 
 def _tags_column(schema: Any, options: ReembedOptions) -> str:

@@ -16,7 +16,7 @@ from clipmill.schemas.config import JobFile, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.secrets import CHAIN_HINT, masked, secret_in
 from clipmill.schemas.strict_yaml import Lines, load_yaml
-from clipmill.workers.naming.names import absolute_name
+from clipmill.workers.naming import names as model_names
 from clipmill.workers.tag import load_vocabulary
 
 _MAX_BYTES = 1_000_000
@@ -149,12 +149,10 @@ def _absolute(job: JobFile) -> JobFile:
         return str(Path(uri).expanduser().absolute()) + end
 
     def if_file(text: str | None) -> str | None:
-        """Names of built-ins and of hub models stay; what exists here is a path."""
+        """Names of built-ins stay; what exists here is a path."""
         return local(text) if text and Path(text).expanduser().exists() and ("/" in text or "." in text) else text
 
     source = job.source.model_copy(update={"uri": tuple(local(uri) for uri in job.source.uri)})
-    pretrained = if_file(job.model.pretrained)
-    model = job.model.model_copy(update={"name": absolute_name(job.model.name), "pretrained": pretrained})
     tags = job.tags.model_copy(update={"vocabulary": if_file(job.tags.vocabulary)})
     its_heads = {name: head.model_copy(update={"file": if_file(head.file)}) for name, head in job.heads.items()}
     golden = job.nightly.golden
@@ -167,7 +165,7 @@ def _absolute(job: JobFile) -> JobFile:
         update={
             "table": local(job.table),
             "source": source,
-            "model": model,
+            "model": model_names.absolute(job.model),
             "tags": tags,
             "heads": its_heads,
             "nightly": nightly,

@@ -7,6 +7,7 @@ import pytest
 
 from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
+from clipmill.jobs.cluster.parcel import named_on_disk
 from clipmill.jobs.cluster.sent import KEPT_BACK, PASSED_ON, line
 from clipmill.jobs.planning.jobfile import load_job
 
@@ -69,6 +70,21 @@ def test_what_is_asked_for_is_the_same_command_line_there(job_file: str, tmp_pat
     for command, also in (("embed", {"--publish": True, "--leave-sets": True}), ("nightly", {})):
         words = line(load_job(job_file), command, {"--log-format": "json", **also}).words
         assert words == (command, "job.yaml", "--log-format", "json", *also, "--address", "auto")
+
+
+def test_a_model_of_this_disk_is_named_by_its_whole_path_and_without_weights_nothing_is_said_of_them(
+    job_file: str, tmp_path: Path
+):
+    Path("mine").mkdir()
+    Path("w.pt").write_bytes(b"w")
+    for asked, named in {"mine": f"{tmp_path}/mine", "local-dir:mine": f"local-dir:{tmp_path}/mine"}.items():
+        made = line(load_job(job_file), "reembed", {"--model": asked})
+        assert made.words[made.words.index("--model") + 1] == named
+        assert made.paths == (f"{tmp_path}/mine",)
+        assert "--pretrained" not in made.words
+    for model, path in (("{name: 'local-dir:mine'}", "mine"), ("{name: ViT-B-32, pretrained: w.pt}", "w.pt")):
+        Path("its.yaml").write_text(Path(job_file).read_text() + f"model: {model}\n")
+        assert named_on_disk(load_job("its.yaml")) == [f"{tmp_path}/{path}"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ ROOMS = {
     "jobs.observing": "",
     "jobs.table": "workers workers.store workers.read",
     "jobs.committing": "jobs.table workers workers.store workers.read",
-    "jobs.cluster": "jobs.terminal workers",
+    "jobs.cluster": "jobs.terminal workers workers.naming",
     "jobs.querying": "jobs.table workers workers.store",
     "jobs.indexing": "jobs.table jobs.cluster jobs.querying workers.store",
     "jobs.planning": "jobs.table jobs.committing workers workers.store workers.read workers.naming",

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipmill.schemas.config import Model
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.naming import catalog as model_catalog
@@ -87,9 +88,21 @@ def resolve(spec: ModelSpec, *, here: bool = True) -> Resolved | None:
     return _from_architecture(spec, here)
 
 
-def absolute_name(name: str) -> str:
-    """A model folder on this disk by its whole path, because actors and later nights run in another one; every other
-    name as it is."""
+def absolute(model: Model) -> Model:
+    """A model folder and a checkpoint on this disk by their whole paths, because actors and later nights run in another
+    folder; every other name and tag as it is."""
+    file = model.pretrained
+    if file and "://" not in file and ("/" in file or "." in file) and Path(file).expanduser().exists():
+        file = str(Path(file).expanduser().absolute())
+    return model.model_copy(update={"name": _absolute_name(model.name), "pretrained": file})
+
+
+def on_disk(model: Model) -> list[str]:
+    """What it names there, once it is `absolute`."""
+    return [path for path in (model.name.removeprefix(LOCAL_DIR_PREFIX), model.pretrained or "") if path[:1] == "/"]
+
+
+def _absolute_name(name: str) -> str:
     if name == TINY or name.startswith(HF_HUB_PREFIX):
         return name
     prefix = LOCAL_DIR_PREFIX if name.startswith(LOCAL_DIR_PREFIX) else ""
