@@ -91,8 +91,10 @@ class Order:
 
     @property
     def digest(self) -> str:
-        """Of the job file's values and the options."""
-        return hashlib.sha256(repr((self.job.model_dump_json(), self.line.words)).encode()).hexdigest()[:16]
+        """Of the job file's values, the options and the paths of files that these name: whatever a file is called here,
+        the words name it as it is called there."""
+        asked = (self.job.model_dump_json(), self.line.words, sorted(self.line.files.items()))
+        return hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
 
 
 def submit(client: Any, order: Order, say: Say) -> tuple[Job, bool]:

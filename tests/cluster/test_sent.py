@@ -9,6 +9,7 @@ from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
 from clipmill.jobs.cluster.parcel import named_on_disk
 from clipmill.jobs.cluster.sent import KEPT_BACK, PASSED_ON, line
+from clipmill.jobs.cluster.submit import Order
 from clipmill.jobs.planning.jobfile import load_job
 
 HERE = {"--json", "--address", "--help"}  # mean the same, of `submit` itself
@@ -85,6 +86,16 @@ def test_a_model_of_this_disk_is_named_by_its_whole_path_and_without_weights_not
     for model, path in (("{name: 'local-dir:mine'}", "mine"), ("{name: ViT-B-32, pretrained: w.pt}", "w.pt")):
         Path("its.yaml").write_text(Path(job_file).read_text() + f"model: {model}\n")
         assert named_on_disk(load_job("its.yaml")) == [f"{tmp_path}/{path}"]
+
+
+def test_another_file_is_another_order(job_file: str):
+    """Or whoever submits it while the first runs would be told that it joins the same."""
+    job, seen = load_job(job_file), []
+    for file in ("mine.csv", "other.csv", "mine.csv"):
+        Path(file).write_text("label\na dog\na cat\n")
+        made = line(job, "reembed", {"--model": "ViT-B-32", "--vocabulary": file})
+        seen.append(Order(job=job, address=NOWHERE[1], command="reembed", line=made, wait_s=1).digest)
+    assert seen[0] == seen[2] != seen[1]
 
 
 @pytest.mark.parametrize(
