@@ -67,7 +67,7 @@ class Writer:
         self.first = replace(units(1)[0], unit_id="5f" * 12, uri="file:///simulated/first__.tar")
         row = rows_table(tables, self.first.unit_id, [self.first.unit_id], of=self.first)
         (made,) = write_row_fragments(row.to_batches(), tables.open(), tables.options)
-        self.fragment = json.dumps(json.loads(fragment_json(made)))
+        self.fragment = fragment_json(made)
         self.name = str(json.loads(self.fragment)["files"][0]["path"])
         self.bytes = (self.data / self.name).read_bytes()
         (self.data / self.name).unlink()
