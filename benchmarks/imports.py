@@ -18,6 +18,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -90,7 +91,7 @@ def plain(folder: Path) -> dict[str, Any]:
     return {"rows": lance.dataset(str(folder / "plain.lance")).count_rows()}
 
 
-def _child(work: Callable[[Path], dict[str, Any]], folder: Path, answers: Any) -> None:
+def _child(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
     # Loading code and libraries is neither's work.
     import lance.fragment  # noqa: F401
 
@@ -100,18 +101,13 @@ def _child(work: Callable[[Path], dict[str, Any]], folder: Path, answers: Any) -
     began, cpu = time.perf_counter(), time.process_time()
     found = work(folder)
     found |= {"wall_s": round(time.perf_counter() - began, 2), "cpu_s": round(time.process_time() - cpu, 2)}
-    answers.put({**found, "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)})
+    return {**found, "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)}
 
 
 def alone(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """In a process of its own, with its peak memory."""
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    process = context.Process(target=_child, args=(work, folder, answers))
-    process.start()
-    found: dict[str, Any] = answers.get()
-    process.join()
-    return found
+    """In a process of its own, with its peak memory. Raises what it raised, or that it died."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_child, work, folder).result()
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
