@@ -206,6 +206,9 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 @click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1, 50_000), help="More are sampled.")
 @click.option("--column", default="vector", show_default=True, help="The vectors to judge.")
 @click.option("--plot", "plot_file", metavar="FILE.svg", type=NewFile(), help="Also draw it.")
+@click.option(
+    "--version", metavar="TAG|N", help="Judge this version; default: live where there is one, else the newest."
+)
 @json_option
 def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """How well the vectors of TABLE tell labels apart, or find captions and are found by them."""
@@ -218,7 +221,10 @@ def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: 
 
     plot_file = options.pop("plot_file")
     options["templates"] = options["templates"] or TEMPLATES
-    found = judge(open_table(table, storage=storage_from(endpoint_url, region)), EvaluateOptions(**options))
+    version = version_from(options.pop("version"))
+    found = judge(
+        open_table(table, version=version, storage=storage_from(endpoint_url, region)), EvaluateOptions(**options)
+    )
     if plot_file:
         Path(plot_file).write_text(plot(found), "utf-8")
     print_record(found if as_json else _without_matrix(found), as_json=as_json)

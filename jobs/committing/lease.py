@@ -18,14 +18,13 @@ from typing import Any
 
 from clipmill.jobs.committing.holder import TTL_S, Holder, boot_id, pid_namespace, process_start
 from clipmill.jobs.table.errors import is_conflict, one_line, writing
-from clipmill.jobs.table.readers import tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, tags_of
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.workers.store.storage import retry_transient
 
 KEY = "clipmill.lease"
 FILL_KEY = "clipmill.fill"  # of a long column fill, beside the first: its fragments must stay where they are
-FENCE_TAG = "clipmill-fence"
 FENCE_FRAGMENT = 2**32 - 1  # an id no table reaches
 RENEWALS = 3  # per term
 

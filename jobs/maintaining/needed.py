@@ -8,11 +8,10 @@ from typing import Any
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.compaction import CACHE_BYTES, tasks_of
 from clipmill.jobs.committing.compaction import KEEP as SIDE_KEEP
-from clipmill.jobs.committing.lease import FENCE_TAG
 from clipmill.jobs.indexing.build import is_behind
 from clipmill.jobs.maintaining.orphans import FOLDERS, Orphan, named
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.jobs.table.readers import tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.words import counted
 

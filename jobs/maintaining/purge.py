@@ -20,13 +20,13 @@ from typing import Any
 
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.committing.compaction import CACHE_BYTES, compaction, tasks_of
-from clipmill.jobs.committing.lease import FENCE_TAG, Lease
+from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.maintain import Say
 from clipmill.jobs.maintaining.needed import same_rows
 from clipmill.jobs.maintaining.orphans import orphans, store_clock_s
 from clipmill.jobs.table import tombstones
 from clipmill.jobs.table.errors import is_conflict
-from clipmill.jobs.table.readers import LIVE, tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, SIDE_TABLES, Tables
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.rejects import Reason

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from clipmill.schemas.config import Source, Storage
-from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.columns import IMAGE_NAMES, image_column, link_names, recognised
 from clipmill.workers.read.lance_table import open_table
@@ -36,7 +36,7 @@ def said_of_columns(unit: WorkUnit, source: Source, storage: Storage) -> str | N
     cannot be read, which `embed` will say."""
     try:
         names = _names(unit, source, storage)
-    except (OSError, ValueError, UserError, SourceChanged):
+    except (OSError, ValueError, ClipmillError):
         return None
     told = []
     candidates = link_names(unit.uri) if unit.format == "manifest" else IMAGE_NAMES

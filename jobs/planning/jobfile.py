@@ -90,13 +90,23 @@ def _read(name: str) -> str:
         ) from None
 
 
+def _names_a_table(path: str) -> bool:
+    """Vocabularies, recipes and other people's YAML lie beside job files."""
+    try:
+        with open(path, "rb") as file:
+            return re.search(rb"^[\"']?table[\"']?\s*:", file.read(_MAX_BYTES), re.MULTILINE) is not None
+    except OSError:
+        return False
+
+
 def _read_local(name: str) -> bytes:
     try:
         with open(name, "rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        there = sorted(str(p) for p in Path(name).parent.glob("*.y*ml"))
-        near = difflib.get_close_matches(name, there, n=5, cutoff=0.0)  # the likeliest first
+        there = sorted(str(path) for path in Path(name).parent.glob("*.y*ml"))
+        near = difflib.get_close_matches(name, there, n=20, cutoff=0.0)  # the likeliest first
+        near = [path for path in near if _names_a_table(path)][:5]
         hint = f"job files there: {', '.join(near)}" if near else "check the path; examples are in deploy/jobs"
         raise UserError(f"the job file {name} does not exist", hint) from None
     except IsADirectoryError:

@@ -14,7 +14,7 @@ from clipmill.jobs.reporting.contents import Histogram, TagCount, VectorMap, eve
 from clipmill.jobs.reporting.runs import RunFigures, read_runs
 from clipmill.jobs.reporting.samples import Pictures, Shown, reject_rows
 from clipmill.jobs.table.originals import is_local
-from clipmill.jobs.table.readers import readers, tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, readers, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import Status
 from clipmill.jobs.verifying.status import status as read_status
@@ -119,12 +119,14 @@ def _fingerprint(table: Table) -> dict[str, Any]:
 
 
 def versions(table: Table, *, last: int = 12) -> tuple[dict[str, Any], ...]:
-    """The last ones that are kept, newest first: version, at, rows, tags. Those with a tag are always among them."""
+    """The last ones that are kept, newest first: version, at, rows, tags. Those with a tag are always among them; the
+    fence, which commits put there for themselves, is no tag of a reader."""
     dataset = table.snapshot.dataset
     kept = {int(v["version"]): v for v in dataset.versions()}
     named: dict[int, list[str]] = {}
     for tag, about in tags_of(dataset).items():
-        named.setdefault(int(about["version"]), []).append(tag)
+        if tag != FENCE_TAG:
+            named.setdefault(int(about["version"]), []).append(tag)
     newest = readers(Tables.at(table.uri, table.storage).open()).newest
     chosen = sorted({*sorted(kept)[-last:], *(v for v in named if v in kept)}, reverse=True)
     return tuple(

@@ -8,6 +8,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from clipmill.schemas.words import counted
 
 LIVE = "live"
+FENCE_TAG = "clipmill-fence"  # what commits keep there for themselves: docs/decisions/fence.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

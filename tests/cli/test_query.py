@@ -39,6 +39,11 @@ def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_pa
     judged = ask(capsys, "evaluate", uri, "--plot", str(tmp_path / "plot.svg"))
     assert judged["retrieval"]["text_to_image"]["recall"]["10"] > 0.9
     assert (tmp_path / "plot.svg").read_text().startswith("<svg")
+    lance.dataset(f"{uri}.lance").delete("id > 'row-000200'")
+    now, before = (ask(capsys, "evaluate", uri, *more) for more in ((), ("--version", str(judged["version"]))))
+    assert now["rows"] < judged["rows"]
+    assert before == judged
+    lance.dataset(f"{uri}.lance").checkout_version(judged["version"]).restore()
     np.savez(tmp_path / "head.npz", weight=np.ones((1, 64), np.float32))
     scored = ask(capsys, "score", uri, "--head", str(tmp_path / "head.npz"), "--column", "beauty")
     assert scored["rows"] == 237

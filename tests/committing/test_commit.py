@@ -11,8 +11,9 @@ import pytest
 
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.commit import STEPS, Committer
-from clipmill.jobs.committing.lease import FENCE_TAG, KEY, Lease
+from clipmill.jobs.committing.lease import KEY, Lease
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.schemas.receipts import LedgerState

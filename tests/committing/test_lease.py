@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.committing.holder import Holder, boot_id, pid_namespace, process_start
-from clipmill.jobs.committing.lease import FENCE_TAG, KEY, Lease
+from clipmill.jobs.committing.lease import KEY, Lease
 from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
+from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError

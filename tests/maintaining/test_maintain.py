@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from clipmill.jobs.cli.main import build
 from clipmill.jobs.committing.commit import Committer
-from clipmill.jobs.committing.lease import FENCE_TAG, FILL_KEY, Lease, fill_holder
+from clipmill.jobs.committing.lease import FILL_KEY, Lease, fill_holder
 from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.maintaining.maintain import all_orphans, maintain, maintain_table
 from clipmill.jobs.maintaining.needed import SIDE_EVERY
 from clipmill.jobs.maintaining.orphans import DAY_S
 from clipmill.jobs.maintaining.words import maintained_in_words
-from clipmill.jobs.table.readers import readers
+from clipmill.jobs.table.readers import FENCE_TAG, readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.config import Storage

@@ -158,3 +158,10 @@ def test_the_likeliest_neighbour_of_a_missing_job_file_comes_first(capsys, tmp_p
         (tmp_path / name).write_text("table: x/y")
     _, hint = refused(capsys, "plan", str(tmp_path / "images.yaml"))
     assert hint.startswith(f"hint: job files there: {tmp_path}/images.yml")
+
+
+def test_what_is_no_job_file_is_no_neighbour(capsys, tmp_path):
+    (tmp_path / "labels.yaml").write_text("labels: [a table, a chair]")
+    (tmp_path / "night.yaml").write_text('# a job\n"table": x/y\n')
+    _, hint = refused(capsys, "plan", str(tmp_path / "labelz.yaml"))
+    assert hint == f"hint: job files there: {tmp_path}/night.yaml"

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipmill.jobs.planning import column_names
 from clipmill.jobs.planning.column_names import said_of_columns
 from clipmill.jobs.planning.survey import survey
 from clipmill.schemas.config import Limits, Source, Storage
@@ -17,6 +18,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read import read_unit
+from clipmill.workers.store.storage import StoreUnavailable
 from tests.build import picture
 
 LOCAL = Storage()
@@ -113,3 +115,15 @@ def test_cocos_annotations_are_told_and_the_page_turns_them_into_a_list(
         (picture(0), "a shoe", {"captions": ["a shoe", "one shoe"], "coco_id": 100}),
         (picture(1), None, {"captions": [], "coco_id": 101}),
     ]
+
+
+def test_a_store_that_is_silent_keeps_no_plan_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path, "csv", LAION)
+    unit = next(iter(survey(source, LOCAL, Limits())))
+
+    def silent(*_: object) -> None:
+        raise StoreUnavailable("the store did not answer", "")
+
+    assert said_of_columns(unit, source, LOCAL)
+    monkeypatch.setattr(column_names, "open_rows", silent)
+    assert said_of_columns(unit, source, LOCAL) is None

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 
@@ -15,8 +16,9 @@ from clipmill.jobs.reporting.changes import Commit, read_changes
 from clipmill.jobs.reporting.contents import _plane, drift, vector_map
 from clipmill.jobs.reporting.page import render
 from clipmill.jobs.reporting.runs import _dollars, read_runs
-from clipmill.jobs.reporting.table import TableReport, table_report
+from clipmill.jobs.reporting.table import TableReport, table_report, versions
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerState
@@ -52,6 +54,13 @@ def test_figures_are_those_of_the_table(found: TableReport, reported_uri: str) -
     assert sum(len(group.points) for group in found.map.groups) == found.map.rows
     assert found.copies.exact == 294  # six colours
     assert found.fingerprint["weights sha256"] == open_table(reported_uri).snapshot.fingerprint("vector").weights_sha256
+
+
+def test_tags_of_a_version_are_those_that_readers_know(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=8))
+    for tag in ("live", FENCE_TAG):
+        lance.dataset(f"{uri}.lance").tags.create(tag, 1)
+    assert [one["tags"] for one in versions(open_table(uri, version=1))] == [["live", "newest"]]
 
 
 def test_what_a_run_cost_is_gpus_times_hours_times_price(found: TableReport, reported_uri: str) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from clipmill.jobs.committing.cleanup import KEEP, clean
 from clipmill.jobs.committing.commit import Committer
-from clipmill.jobs.committing.lease import FENCE_TAG, Lease
+from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.table.live import PREVIOUS, PUBLISHED
-from clipmill.jobs.table.readers import LIVE, readers, tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, LIVE, readers, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
 from tests.committed import entry, fragments, ids, make_tables, take_lease
