@@ -1,8 +1,9 @@
 """Search at a million: times, recall and memory of clipmill beside brute force and LanceDB's defaults.
 
-    python -m benchmarks.query [--rows 1000000] [--folder DIR] [--queries 60] [--no-peers] [--out benchmarks/results]
+    python -m benchmarks.query [--rows 1000000] [--kind clustered|one-domain] [--folder DIR] [--queries 60] [--no-peers]
     python -m benchmarks.query --folder DIR --prepare clipmill   (or lancedb: the two builds, one at a time)
     python -m benchmarks.query --folder DIR --reuse              (the queries alone, over what was built)
+    python -m benchmarks.query --folder DIR --reuse --paired     (only what measuring costs a search, or saves)
 
 Recall@10 is against exact cosines of the stored float16 vectors under the same filter. One query at a time.
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.query_cases import CASES
-from benchmarks.query_data import write
+from benchmarks.query_data import KINDS, write
 from benchmarks.query_steps import STEPS
 from clipmill.jobs.indexing.plan import SMALL_BYTES
 
@@ -33,7 +34,7 @@ def main() -> None:
         print(json.dumps(STEPS[options.step](options.uri, options.queries, options.dim)))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    uri = write(options.folder, options.rows, options.dim)
+    uri = write(options.folder, options.rows, options.dim, options.kind)
     wanted = (
         [options.prepare] if options.prepare else [] if options.reuse else ["clipmill", *_peers(options, "lancedb")]
     )
@@ -43,6 +44,11 @@ def main() -> None:
             _note(uri, step).write_text(json.dumps(built))
     if options.prepare:
         return
+    if options.paired:
+        results = {"paired": in_process("paired", uri, options)}
+        print(json.dumps(results, indent=1))
+        _save(options, results, f"query-paired-{options.kind}-{options.rows}")
+        return
     notes = {step: _note(uri, step) for step in ("build", *_peers(options, "build LanceDB"))}
     results = {step: json.loads(note.read_text()) for step, note in notes.items() if note.exists()}
     peers = [step for step in QUERIES[1:] if step != "LanceDB defaults" or "build LanceDB" in results]
@@ -50,15 +56,20 @@ def main() -> None:
         results[step] = in_process(step, uri, options)
     put_recall(results, in_process("truth", uri, options))
     print(as_markdown(results))
-    if options.out:
-        report = {
-            "machine": machine.machine(("pylance", "lancedb")),
-            "rows": options.rows,
-            "dim": options.dim,
-            "queries": options.queries,
-        }
-        path = machine.dated(options.out, f"query-{options.rows}")
-        machine.save(path, report | {"results": results})
+    _save(options, results, f"query-{options.kind}-{options.rows}")
+
+
+def _save(options: argparse.Namespace, results: dict[str, Any], name: str) -> None:
+    if not options.out:
+        return
+    report = {
+        "machine": machine.machine(("pylance", "lancedb")),
+        "rows": options.rows,
+        "kind": options.kind,
+        "dim": options.dim,
+        "queries": options.queries,
+    }
+    machine.save(machine.dated(options.out, name), report | {"results": results})
 
 
 def _arguments() -> argparse.Namespace:
@@ -66,10 +77,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0], help="of vectors; benchmarks/query_data.py")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "clipmill-bench")
     parser.add_argument("--prepare", choices=list(BUILDS), help="only build, once more, what the queries need")
     parser.add_argument("--reuse", action="store_true", help="build nothing; take what the folder has")
     parser.add_argument("--no-peers", action="store_true", help="without brute force and LanceDB's defaults")
+    parser.add_argument("--paired", action="store_true", help="with what was measured beside the constants, in turns")
     parser.add_argument("--out", type=Path, help="folder for the dated JSON")
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     parser.add_argument("--uri", help=argparse.SUPPRESS)
@@ -105,13 +118,15 @@ def put_recall(results: dict[str, Any], truths: dict[str, list[list[str]]]) -> N
             entry = results[step][name]
             for timing in [entry] if "answers" in entry else [e for e in entry.values() if isinstance(e, dict)]:
                 if (answers := timing.pop("answers", None)) is not None:
-                    shares = [len(set(a) & set(t)) / len(t) for a, t in zip(answers, truths[name], strict=False)]
+                    pairs = [(a, t) for a, t in zip(answers, truths[name], strict=False) if t]  # some tags no row has
+                    shares = [len(set(a) & set(t)) / len(t) for a, t in pairs]
                     timing["recall"] = float(np.mean(shares))
 
 
 def as_markdown(results: dict[str, Any]) -> str:
     lines = [
-        f"{step}: {built['kind']}, {built['seconds']:.0f} s, peak {built['peak_mb']:.0f} MB ({built['at']})"
+        f"{step}: {built['kind']}, {built['seconds']:.0f} s, {built.get('cpu_s', 0):.0f} s of CPU, "
+        f"peak {built['peak_mb']:.0f} MB ({built['at']})"
         for step, built in results.items()
         if step not in QUERIES
     ]

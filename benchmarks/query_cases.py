@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.query_data import ADJECTIVES, NOUNS, Mixture
+from benchmarks.query_data import ADJECTIVES, NOUNS, kind_of, vectors_of
 
 K = 10
 WARM_UP = 10  # queries before the clock starts, with filters of their own
@@ -50,9 +50,9 @@ CASES: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-def query_vectors(queries: int, dim: int) -> npt.NDArray[np.float32]:
-    """(queries + WARM_UP, D), from the table's mixture by another seed."""
-    return Mixture(dim).draw(queries + WARM_UP, seed=77)[0]
+def query_vectors(queries: int, dim: int, kind: str) -> npt.NDArray[np.float32]:
+    """(queries + WARM_UP, D), of the table's kind by another seed."""
+    return vectors_of(kind, dim).draw(queries + WARM_UP, seed=77)[0]
 
 
 def predicate_of(case: dict[str, Any]) -> str | None:
@@ -71,7 +71,7 @@ def true_answers(uri: str, queries: int, dim: int) -> dict[str, list[list[str]]]
     from clipmill.jobs.querying.open import open_table
 
     snapshot = open_table(uri).snapshot
-    queries_QD = query_vectors(queries, dim)[:queries]
+    queries_QD = query_vectors(queries, dim, kind_of(uri))[:queries]
     cosine_QN = np.empty((queries, snapshot.num_rows), dtype=np.float32)
     row_N = np.empty(snapshot.num_rows, dtype=np.uint64)
     start = 0
@@ -102,6 +102,15 @@ def _nearest(snapshot: Any, case: dict[str, Any], words: str, cosine_N: Any, row
     best = places[np.argpartition(-cosine_N[places], min(depth, len(places) - 1))[:depth]]
     ranked: list[int] = row_N[best[np.argsort(-cosine_N[best])]].tolist()
     if case.get("hybrid"):
-        scores = fuse(ranked, full_text(snapshot, words, depth, predicate)["_rowid"].to_pylist(), 0.5)
-        ranked = sorted(scores, key=lambda row: (-scores[row], row))[:K]
+
+        def near(rows: Any) -> Any:
+            return cosine_N[order[np.searchsorted(row_N, rows, sorter=order)]]
+
+        text = full_text(snapshot, words, depth, predicate)
+        ids = text["_rowid"].to_numpy()
+        # Captions with the same words, by how near they are, as `jobs.querying.hybrid` ranks them.
+        scores = fuse(ranked, ids[np.lexsort((ids, -near(ids), -text["bm25"].to_numpy()))].tolist(), 0.5)
+        fused = np.array(list(scores), dtype=np.uint64)
+        best = np.lexsort((fused, -near(fused), -np.array(list(scores.values()))))
+        ranked = fused[best][:K].tolist()
     return ranked

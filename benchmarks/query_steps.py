@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.query_cases import CASES, WARM_UP, WORDS, K, predicate_of, query_vectors, true_answers
-from benchmarks.query_data import bench_fingerprint
+from benchmarks.query_data import bench_fingerprint, kind_of
 
+PAIRED_ROUNDS = 5
 BRUTE_QUERIES = 10  # a third of a second and more each
 
 
@@ -25,8 +27,10 @@ def build(uri: str, queries: int, dim: int) -> dict[str, Any]:
     assert vectors.recall is not None
     return {
         "seconds": time.perf_counter() - start,
+        "cpu_s": time.process_time(),  # of all threads, imports as well: comparable where others use the machine
         "kind": f"{vectors.kind} {vectors.bits} bits, {vectors.num_partitions} partitions",
         "reported_recall": vectors.recall.recall,
+        "curve": asdict(vectors.curve) if vectors.curve else None,
         "peak_mb": _peak_mb(),
     }
 
@@ -41,7 +45,8 @@ def build_lancedb(uri: str, queries: int, dim: int) -> dict[str, Any]:
     table.create_index("vector", config=IvfPq(distance_type="cosine"))
     table.create_index("bucket", config=BTree())
     table.create_index("tags", config=LabelList())
-    return {"seconds": time.perf_counter() - start, "kind": "IVF_PQ as it comes", "peak_mb": _peak_mb()}
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "cpu_s": time.process_time(), "kind": "IVF_PQ as it comes", "peak_mb": _peak_mb()}
 
 
 def copy(uri: str, queries: int, dim: int) -> dict[str, Any]:
@@ -56,8 +61,8 @@ def clipmill(uri: str, queries: int, dim: int) -> dict[str, Any]:
     """Every case without vectors in memory, as a script has it, and with them, as a server has it."""
     from clipmill.jobs.querying.open import Query, open_table
 
-    queries_QD = query_vectors(queries, dim)
-    engine = _TextEngine(queries_QD)
+    queries_QD = query_vectors(queries, dim, kind_of(uri))
+    engine = TextEngine(queries_QD)
     table = open_table(uri, engine=engine)  # type: ignore[arg-type]
     result: dict[str, Any] = {}
     for place in ("script", "server"):
@@ -84,12 +89,59 @@ def clipmill(uri: str, queries: int, dim: int) -> dict[str, Any]:
     return {**result, "peak_mb": _peak_mb()}
 
 
+def paired(uri: str, queries: int, dim: int) -> dict[str, Any]:
+    """p50 of each case by what was measured of the index over p50 by the constants that stand in where nothing was, and
+    both p50 in milliseconds: the median of rounds in which both ran, one after the other, on tables newly opened."""
+    from clipmill.jobs.querying.open import open_table
+    from clipmill.jobs.querying.snapshot import with_curve
+
+    queries_QD = query_vectors(queries, dim, kind_of(uri))
+    engine = TextEngine(queries_QD)
+    warm = open_table(uri)
+    warm.warm()
+    p50_ms: dict[tuple[str, str, str], list[float]] = {}
+    for turn in range(PAIRED_ROUNDS):
+        for place in ("script", "server"):
+            tables = {}
+            for how in ("measured", "constants"):
+                table = tables[how] = open_table(uri, engine=engine)  # type: ignore[arg-type]
+                table.snapshot.warm = warm.snapshot.warm if place == "server" else {}
+                index = table.snapshot.vector_index("vector")
+                assert index is not None
+                table.snapshot.assume("vector", index if how == "measured" else with_curve(index, None))
+            for name in CASES:
+                for how in sorted(tables, reverse=bool(turn % 2)):
+                    found = timed(_asker(tables[how], engine, queries_QD, name), queries)
+                    p50_ms.setdefault((name, place, how), []).append(found["p50_ms"])
+    result: dict[str, Any] = {}
+    for (name, place, how), values in p50_ms.items():
+        result.setdefault(name, {}).setdefault(place, {})[how] = float(np.median(values))
+        if how == "measured":
+            ratios = np.divide(values, p50_ms[name, place, "constants"])
+            result[name][place]["ratio"] = [float(x) for x in np.percentile(ratios, (50, 0, 100))]
+    return result
+
+
+def _asker(table: Any, engine: "TextEngine", queries_QD: npt.NDArray[np.float32], name: str) -> Callable[[int], Any]:
+    def ask(n: int) -> list[str]:
+        engine.n = n
+        filters = CASES[name](n)
+        found = (
+            table.search(WORDS[n % len(WORDS)], k=K, **filters)
+            if filters.get("hybrid")
+            else table.search(vector=queries_QD[n], k=K, **filters)
+        )
+        return found["id"].to_pylist()  # type: ignore[no-any-return]
+
+    return ask
+
+
 def lancedb_defaults(uri: str, queries: int, dim: int) -> dict[str, Any]:
-    return _lancedb(_copy_of(uri), queries, query_vectors(queries, dim), brute=False)
+    return _lancedb(_copy_of(uri), queries, query_vectors(queries, dim, kind_of(uri)), brute=False)
 
 
 def brute_force(uri: str, queries: int, dim: int) -> dict[str, Any]:
-    return _lancedb(uri, min(queries, BRUTE_QUERIES), query_vectors(queries, dim), brute=True)
+    return _lancedb(uri, min(queries, BRUTE_QUERIES), query_vectors(queries, dim, kind_of(uri)), brute=True)
 
 
 def _lancedb(uri: str, queries: int, queries_QD: npt.NDArray[np.float32], *, brute: bool) -> dict[str, Any]:
@@ -126,7 +178,7 @@ def timed(ask: Callable[[int], Any], queries: int, warm_up: int = WARM_UP) -> di
     return {"p50_ms": p50_ms, "p95_ms": p95_ms, "answers": answers}
 
 
-class _TextEngine:
+class TextEngine:
     """Turns the n-th "text" into the n-th query vector, so that hybrid queries can be asked without a model."""
 
     def __init__(self, queries_QD: npt.NDArray[np.float32]) -> None:
@@ -153,6 +205,7 @@ STEPS: dict[str, Callable[[str, int, int], dict[str, Any]]] = {
     "copy": copy,
     "build LanceDB": build_lancedb,
     "clipmill": clipmill,
+    "paired": paired,
     "LanceDB defaults": lancedb_defaults,
     "brute force": brute_force,
     "truth": true_answers,

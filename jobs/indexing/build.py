@@ -8,22 +8,24 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from clipmill.jobs.indexing import scalar, segments, vector
+from clipmill.jobs.indexing.curves import measure_curve, up_to_date
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, ROWS_PER_SEGMENT, Kind, VectorPlan, kept_plan, plan_vector_index
 from clipmill.jobs.indexing.recall import Recall, measure
+from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
+from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
+from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-CONFIG_KEY = "clipmill.index."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ class IndexOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorReport:
     """`done`: none, current, extended or built. `recall` is None without an index, and where rows were added without
-    measuring. `asked`: the kind that somebody chose. `newest_fragment`: of the rows at that time."""
+    measuring. `asked`: the kind that somebody chose. `newest_fragment`: of the rows at that time. `curve`: how far
+    searches look."""
 
     column: str
     kind: str
@@ -58,6 +61,7 @@ class VectorReport:
     at: str = ""
     asked: Kind = "auto"
     newest_fragment: int = -1
+    curve: Curve | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +146,14 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
     plan, asked = _plan(dataset, column, options)
     done = vector.build(dataset, column, plan, retrain=options.rebuild, builder=builder)
     dataset.checkout_latest()
-    if (built := vector.existing_plan(dataset, column)) is not None:
-        plan = built[1]
+    index = _index(dataset, column)
+    if index is not None:
+        plan = VectorPlan(kind=index.kind, num_partitions=index.num_partitions, bits=index.bits)
     stored = stored_report(dataset, column) or {}
-    known = stored.get("recall") and (stored["rows"], stored.get("newest_fragment")) == (rows, newest)
-    measured = built is not None and options.measure_recall and (done != "current" or not known)
+    searched, looked = _look(dataset, column, index, built=done == "built", tell=builder.tell)
+    recall = _stored_recall(stored) if (stored.get("rows"), stored.get("newest_fragment")) == (rows, newest) else None
+    current = done == "current" and recall is not None
+    measured = index is not None and options.measure_recall and (looked or not current)
     report = VectorReport(
         column=column,
         kind=plan.kind,
@@ -154,17 +161,45 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
         bits=plan.bits,
         rows=rows,
         done=done,
-        recall=measure(dataset, column) if measured else None,
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        recall=measure(dataset, column, index=searched) if measured else recall if current else None,
+        at=str(stored.get("at", "")) if current and not measured else datetime.now(UTC).isoformat(timespec="seconds"),
         asked=asked,
         newest_fragment=newest,
+        curve=searched.curve if searched else None,
     )
-    if measured or done in ("built", "extended") or asked != stored.get("asked", "auto"):
+    if measured or looked or done in ("built", "extended") or asked != stored.get("asked", "auto"):
         # A key per column: the compare-and-swap is per key, so builds of two columns never get in each other's way.
         dataset.update_config({CONFIG_KEY + column: json.dumps(asdict(report))})
-    elif done == "current" and known:
-        return replace(report, recall=Recall(**stored["recall"]), at=stored["at"])
     return report
+
+
+def _index(dataset: Any, column: str) -> VectorIndex | None:
+    found = vector.existing_plan(dataset, column)
+    return read_vector_index(dataset, found[0]) if found is not None else None
+
+
+def _look(
+    dataset: Any, column: str, index: VectorIndex | None, *, built: bool, tell: Callable[[str], None]
+) -> tuple[VectorIndex | None, bool]:
+    """The index with its curve, and whether that was measured now: of an index `built` now, where there is none, and
+    where the rows are others."""
+    if index is None:
+        return None, False
+    curve = stored_curve(dataset, column)
+    if not built and up_to_date(curve, index, dataset.count_rows()):
+        return with_curve(index, curve), False
+    memory.give_back()
+    curve = measure_curve(dataset, column, index)
+    if curve is not None:
+        tell(f"{column}: the nearest ten lie in {curve.probes[0]} of {index.num_partitions} partitions")
+    return with_curve(index, curve), curve is not None
+
+
+def _stored_recall(stored: dict[str, Any]) -> Recall | None:
+    try:
+        return Recall(**stored["recall"]) if stored.get("recall") else None
+    except TypeError:  # somebody's else
+        return None
 
 
 def is_behind(dataset: Any) -> bool:
@@ -176,9 +211,3 @@ def is_behind(dataset: Any) -> bool:
         if vector.is_behind(dataset, column, plan):
             return True
     return False
-
-
-def stored_report(dataset: Any, column: str = "vector") -> dict[str, Any] | None:
-    """The report of the last build or extension of a column's index, as JSON values; None before the first."""
-    text = dataset.config().get(CONFIG_KEY + column)
-    return json.loads(text) if text else None

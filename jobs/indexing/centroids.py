@@ -10,6 +10,7 @@ from clipmill.jobs.querying.vectors import as_rows, normalise
 
 SAMPLES_PER_PARTITION = 64
 MAX_SAMPLE_BYTES = 512_000_000
+FEW = 256  # rows that are cheap to read one by one: neighbours are often pictures of one kind
 
 
 def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
@@ -19,12 +20,12 @@ def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.
 
 
 def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Unit vectors (S, D) of random rows that have one, S <= wanted. Reads in runs of neighbours, which costs a
-    fraction of single rows; the runs are spread over the whole table."""
+    """Unit vectors (S, D) of random rows that have one, S <= wanted or a few more. Many are read in runs of neighbours,
+    which costs a fraction of single rows; the runs are spread over the whole table."""
     dim = dataset.schema.field(column).type.list_size
     wanted = min(wanted, MAX_SAMPLE_BYTES // (dim * 4))
     total = dataset.count_rows()
-    run = 1 if total <= 4 * wanted else 16
+    run = 1 if total <= 4 * wanted or wanted <= FEW else 16
     rng = np.random.default_rng(seed)
     starts = rng.choice(max(1, total // run), min(max(1, total // run), -(-wanted // run)), replace=False) * run
     offsets = (np.sort(starts)[:, None] + np.arange(run)).reshape(-1)

@@ -7,6 +7,7 @@ from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, Tell, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
+from clipmill.jobs.table import memory
 from clipmill.schemas.words import counted
 
 MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
@@ -43,6 +44,7 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
         options["num_bits"] = plan.bits
     if plan.num_partitions > 1:
         options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
+    memory.give_back()  # what training took is not added to what building takes
     builder.tell(f"{column}: building {plan.kind}")
     dataset.create_index(column, plan.kind, name=index_name(dataset, column), metric="cosine", replace=True, **options)
     return "built"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from clipmill.jobs.committing.cleanup import clean
 from clipmill.jobs.committing.lease import no_fill_beside
-from clipmill.jobs.indexing.build import CONFIG_KEY
 from clipmill.jobs.maintaining.maintain import leased
+from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables

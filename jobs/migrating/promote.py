@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
-from clipmill.jobs.indexing.build import CONFIG_KEY
 from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge, unpublished
+from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.compat import stored_fingerprint, tags_of_model
 from clipmill.jobs.table.errors import is_conflict, writing

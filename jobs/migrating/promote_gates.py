@@ -3,7 +3,6 @@
 Q: sampled rows. D: dimension of a set.
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.jobs.exploring.evaluate import EvaluateOptions, evaluate
-from clipmill.jobs.indexing.build import stored_report
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, plan_vector_index
 from clipmill.jobs.indexing.recall import brute_force, measure
 from clipmill.jobs.indexing.vector import existing_plan
 from clipmill.jobs.migrating.set_index import kind_in_use
+from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
@@ -220,7 +219,7 @@ def _index(rows: Any, slug: str, options: GateOptions, blockers: dict[str, str])
     there = existing_plan(rows, column)
     if there is None:
         size = rows.schema.field(column).type.list_size
-        asked = json.loads(rows.config().get("clipmill.index.vector", "{}")).get("asked", "auto")
+        asked = (stored_report(rows) or {}).get("asked", "auto")
         by_size = asked != "none" and plan_vector_index(rows.count_rows(), size, "auto", MEMORY_BYTES).kind
         kind = kind_in_use(rows)
         if kind is not None or by_size:

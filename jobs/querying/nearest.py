@@ -38,11 +38,10 @@ def nearest(
         found = _proposed(snapshot, column, vector_D, depth, predicate, road)
         if found is not None:
             return found
-        # What is near does not pass: look through everything that does.
-        if warm is not None and matches is not None and matches <= EXACT_ROWS_FAR and predicate:
-            return _best(*warm.cosines(vector_D, passing(snapshot, predicate)), depth)
         assert index is not None
-        road = widest(index)
+        road = widest(index)  # what is near does not pass: look through everything that does
+    if predicate and warm is not None and matches is not None and road.filter_first and matches <= EXACT_ROWS_FAR:
+        return _best(*warm.cosines(vector_D, passing(snapshot, predicate)), depth)
     return _by_lance(snapshot, column, vector_D, depth, predicate, road)
 
 

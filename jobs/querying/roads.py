@@ -1,8 +1,9 @@
 """Which road a vector search takes. Pure: numbers in, a frozen road out.
 
-Measured at a million rows (docs/querying.md): of an indexed search with Lance's own re-ranking three quarters of the
-time is the re-ranking. So where it can be done here, the index only proposes rows, by its estimates; which of them
-pass the filter and how near they truly are is settled afterwards.
+How far the index is searched was measured when it was built (`jobs.querying.curve`); the constants here stand in where
+nobody did. Measured at a million rows (docs/querying.md): of an indexed search with Lance's own re-ranking three
+quarters of the time is the re-ranking. So where it can be done here, the index only proposes rows, by its estimates;
+which of them pass the filter and how near they truly are is settled afterwards.
 """
 
 import math
@@ -38,34 +39,55 @@ class Road:
     proposed: int = 0
     least: int = 0
 
+    @property
+    def filter_first(self) -> bool:
+        """Through an index of partitions, nothing proposed: all that pass are looked for, wherever they lie."""
+        return self.use_index and not self.proposed and self.ef is None
+
 
 def choose_road(index: VectorIndex | None, *, matches: int | None, total: int, depth: int, exact: bool) -> Road:
     """`matches`: rows that pass the filter, None without one. `depth`: rows wanted.
 
     A filter that has nothing to do with the vectors thins out every partition alike, so the nearest `depth` matches
-    lie as deep as the nearest depth / selectivity rows: probes grow with the square root of that. Depths beyond 100
-    widen it the same way.
+    lie as deep as the nearest depth / selectivity rows.
     """
     if exact or index is None or (matches is not None and matches <= max(EXACT_MATCHES, depth)):
         return Road(use_index=False)
-    refine = REFINE.get(index.bits, 4)
+    refine = _refine(index)
     if index.kind.startswith("IVF_HNSW"):
         return Road(use_index=True, probes=index.num_partitions, refine=refine, ef=max(128, 2 * depth * refine))
     selectivity = 1.0 if matches is None else max(matches / max(total, 1), 1e-6)
-    widening = min(MAX_WIDENING, selectivity**-0.5) * max(1.0, depth / 100) ** 0.5
-    probes = min(math.ceil(BASE_PROBES * widening), index.num_partitions)
+    probes = _probes(index, selectivity, depth, filtered=matches is not None)
     if index.unindexed_rows:  # their true distances cannot be ranked together with the index's estimates
-        after = matches is not None and selectivity >= POSTFILTER_SELECTIVITY
-        proposed = depth * math.ceil(2 / selectivity + 2) if after else 0
-        return Road(use_index=True, probes=probes, refine=refine, proposed=proposed, least=depth if after else 0)
+        if matches is not None and selectivity < POSTFILTER_SELECTIVITY:
+            return widest(index)
+        proposed = depth * math.ceil(2 / selectivity + 2) if matches is not None else 0
+        least = depth if matches is not None else 0
+        return Road(use_index=True, probes=probes, refine=refine, proposed=proposed, least=least)
     proposed = math.ceil(depth * refine / selectivity)
     if matches is not None and proposed > MAX_PROPOSED:
-        return Road(use_index=True, probes=probes, refine=refine)
+        return widest(index)
     # Half of what passes of a filter that has nothing to do with the query.
     least = 0 if matches is None else depth * refine // 2
     return Road(use_index=True, probes=probes, proposed=proposed, least=least)
 
 
 def widest(index: VectorIndex) -> Road:
-    """Every partition, the filter first: for a filter whose rows lie far from the query, in any partition."""
-    return Road(use_index=True, probes=index.num_partitions, refine=REFINE.get(index.bits, 4))
+    """Every partition, the filter first: for a filter whose rows lie far from the query, in any partition, and where
+    nothing is proposed that would show whether they do."""
+    return Road(use_index=True, probes=index.num_partitions, refine=_refine(index))
+
+
+def _refine(index: VectorIndex) -> int:
+    return index.curve.refine if index.curve is not None else REFINE.get(index.bits, 4)
+
+
+def _probes(index: VectorIndex, selectivity: float, depth: int, *, filtered: bool) -> int:
+    """By the curve where there is one. A filter is trusted as long as half of what it lets through by chance is near
+    (`least`), so with one the index is searched as deep as that half may lie."""
+    if index.curve is not None:
+        rank = depth / selectivity * (2 if filtered else 1)
+        return min(index.curve.probes_for(rank), index.num_partitions)
+    # Not measured: the square root of the selectivity, and of depths beyond 100.
+    widening: float = min(MAX_WIDENING, selectivity**-0.5) * max(1.0, depth / 100) ** 0.5
+    return min(math.ceil(BASE_PROBES * widening), index.num_partitions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.vectors import WarmVectors
 from clipmill.jobs.table.readers import LIVE, tags_of
@@ -32,7 +33,7 @@ _PIECE_S = 0.5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorIndex:
     """`kind`: IVF_RQ, IVF_HNSW_SQ, ... `unindexed_rows` are searched beside it, exactly. `deltas`: parts that were
-    added one after another, each searched on its own."""
+    added one after another, each searched on its own. `curve`: how far it must be searched, where that was measured."""
 
     name: str
     kind: str
@@ -40,6 +41,7 @@ class VectorIndex:
     bits: int  # of IVF_RQ, per dimension; 0 for other kinds
     unindexed_rows: int
     deltas: int = 1
+    curve: Curve | None = None
 
 
 def read_vector_index(dataset: Any, name: str) -> VectorIndex:
@@ -58,6 +60,12 @@ def read_vector_index(dataset: Any, name: str) -> VectorIndex:
         unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
         deltas=len(parts),
     )
+
+
+def with_curve(index: VectorIndex, curve: Curve | None) -> VectorIndex:
+    """The curve is left out where it was measured on an index of another shape, which somebody has replaced."""
+    fits = curve is not None and curve.is_of(index.kind, index.num_partitions, index.bits)
+    return replace(index, curve=curve if fits else None)
 
 
 class Snapshot:
@@ -185,8 +193,13 @@ class Snapshot:
     def vector_index(self, column: str) -> VectorIndex | None:
         if column not in self._vector_indices:
             name = next(iter(self.index_names(column)), None)
-            self._vector_indices[column] = read_vector_index(self.dataset, name) if name is not None else None
+            index = read_vector_index(self.dataset, name) if name is not None else None
+            self._vector_indices[column] = with_curve(index, stored_curve(self.dataset, column)) if index else None
         return self._vector_indices[column]
+
+    def assume(self, column: str, index: VectorIndex) -> None:
+        """Search the column by another description of its index than the table has: to try one."""
+        self._vector_indices[column] = index
 
     def default_columns(self) -> tuple[str, ...]:
         """Everything a person reads: no vectors, no thumbnails, none of a set under way."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from clipmill.jobs.exploring import facets as facet_counts
-from clipmill.jobs.indexing.build import stored_report
+from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.encoder import encode_images
 from clipmill.jobs.querying.nothing import caveat, why_nothing
 from clipmill.jobs.querying.open import Table

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipmill.jobs.indexing.build import stored_report
 from clipmill.jobs.indexing.recall import measure
+from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.files import index_bytes, readable

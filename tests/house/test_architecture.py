@@ -48,7 +48,7 @@ ROOMS = {
     "jobs.scheduling": "",
     "jobs.reporting": "jobs.table jobs.querying jobs.verifying jobs.exploring jobs.publishing "
     "workers.store workers.decode",
-    "jobs.serving": "jobs.table jobs.querying jobs.indexing jobs.exploring workers workers.store workers.decode",
+    "jobs.serving": "jobs.table jobs.querying jobs.exploring workers workers.store workers.decode",
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
     "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.importing "

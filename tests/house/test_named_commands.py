@@ -21,7 +21,13 @@ TEXTS = sorted(
     if path.suffix in (".py", ".md", ".yaml", ".html", ".js", ".j2")
 )
 PAGES = [*TEXTS, "CHANGELOG.md", "CONTRIBUTING.md"]
-OTHERS = {"--help", "--verbose", "--folder", "--reuse"}  # of every command, of clipmill itself, of benchmarks
+OTHERS = {
+    "--help",
+    "--verbose",
+    "--folder",
+    "--reuse",
+    "--paired",
+}  # of every command, of clipmill itself, of benchmarks
 # In a code block, behind the `#` of a file's head, or as what a cluster runs; `exec head` is compose's.
 TYPED = re.compile(
     r"^ *(?:\$ |# +|# .*, then: | *entrypoint: |# +docker compose .* exec head )?(clipmill [a-z]+(?: .*)?)$", re.M

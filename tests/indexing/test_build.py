@@ -11,12 +11,13 @@ import pytest
 
 import clipmill.jobs.indexing.segments as segments
 from clipmill.jobs.indexing import plan
-from clipmill.jobs.indexing.build import IndexOptions, build_index, stored_report
+from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.indexing.kmeans import train
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.recall import brute_force
 from clipmill.jobs.indexing.vector import existing_plan
+from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.vectors import normalise
 from clipmill.schemas.config import Storage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipmill.jobs.indexing import build
-from clipmill.jobs.indexing.build import CONFIG_KEY, IndexOptions, build_index
+from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.migrating import drop as dropping
 from clipmill.jobs.migrating import set_index
@@ -17,6 +17,7 @@ from clipmill.jobs.migrating.promote_gates import GateOptions
 from clipmill.jobs.migrating.reembed import reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.migrating.set_index import build_set_index
+from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import compat, sets
 from clipmill.schemas.config import Model
 from clipmill.schemas.errors import UserError

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from clipmill.jobs.querying.curve import Curve
 from clipmill.jobs.querying.roads import Road, choose_road, widest
 from clipmill.jobs.querying.snapshot import VectorIndex
 from clipmill.jobs.querying.vectors import WarmVectors, to_float32
@@ -73,7 +74,7 @@ def test_probes_grow_with_the_question_and_no_further() -> None:
     assert [probes(m) for m in (None, 10**6, 250_000, 10_000)] == [24, 24, 48, 240]
     assert probes(6_001) == 310
     assert probes(6_001, index=replace(RQ, num_partitions=65_536)) == 310
-    assert choose_road(RQ, matches=6_001, total=10**9, depth=10, exact=False).probes == 24 * 16
+    assert choose_road(RQ, matches=6_001, total=10**9, depth=10, exact=False) == widest(RQ)
     assert [probes(None, depth) for depth in (1, 100, 400, 10_000)] == [24, 24, 48, 240]
     assert probes(10_000, index=replace(RQ, num_partitions=100)) == 100
 
@@ -88,14 +89,14 @@ def test_what_is_proposed_holds_enough_that_passes() -> None:
     assert (road(250_000).proposed, road(250_000).least, road(250_000).refine) == (160, 20, None)
     assert (road(250_000, bits=1).proposed, road(250_000, bits=1).least) == (640, 80)
     assert road(10_000, 25).proposed == 10_000
-    deep = road(10_000, 26)  # too many to propose: the filter comes first
-    assert (deep.proposed, deep.least, deep.refine) == (0, 0, 4)
+    # Too many to propose: the filter comes first, and nothing shows whether it is at odds with the query.
+    assert road(10_000, 26) == widest(RQ)
     # Beside rows that no index holds Lance ranks; of many matches it ranks first and the filter follows.
     assert (road(None, unindexed=1).proposed, road(None, unindexed=1).least) == (0, 0)
     beside = road(250_000, unindexed=1)
     assert (beside.proposed, beside.least, beside.refine) == (100, 10, 4)
     assert road(200_000, unindexed=1).proposed == 120
-    assert (road(199_999, unindexed=1).proposed, road(199_999, unindexed=1).least) == (0, 0)
+    assert road(199_999, unindexed=1) == widest(RQ)
 
 
 def test_few_matches_and_exact_leave_the_index_alone() -> None:
@@ -105,3 +106,20 @@ def test_few_matches_and_exact_leave_the_index_alone() -> None:
     assert choose_road(RQ, matches=6001, total=10**6, depth=10, exact=False).use_index
     assert not choose_road(RQ, matches=9000, total=10**6, depth=9000, exact=False).use_index
     assert not choose_road(None, matches=None, total=10**6, depth=10, exact=False).use_index
+
+
+def test_what_was_measured_of_the_index_is_what_it_is_asked() -> None:
+    """As deep as the nearest matches lie, and with a filter as deep as half of what it should let through."""
+    curve = Curve(
+        ranks=(10, 100, 1000), probes=(5, 50, 500), refine=6, kind="IVF_RQ", num_partitions=1000, bits=5, rows=1
+    )
+    index = replace(RQ, curve=curve)
+
+    def road(matches: int | None, depth: int = 10) -> Road:
+        return choose_road(index, matches=matches, total=10**6, depth=depth, exact=False)
+
+    assert road(None) == Road(use_index=True, probes=5, proposed=60)
+    assert road(None, 100).probes == 50
+    assert road(20_000) == Road(use_index=True, probes=500, proposed=3000, least=30)
+    assert road(200_000).probes == 50
+    assert widest(index) == Road(use_index=True, probes=1000, refine=6)
