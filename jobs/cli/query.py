@@ -144,10 +144,10 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["parquet", "webdataset", "clip-retrieval"]),
+    type=click.Choice(["parquet", "webdataset", "clip-retrieval", "embedding-atlas", "fiftyone", "coco"]),
     default="parquet",
     show_default=True,
-    help="webdataset holds the images themselves.",
+    help="webdataset, fiftyone and coco hold the images themselves, embedding-atlas small ones.",
 )
 @click.option(
     "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: all of them."

@@ -1,43 +1,55 @@
-"""`clipmill export TABLE --to DIR`: what a query selects, as files that other programs read.
-
-parquet         part-00000.parquet ...                                     every column asked for
-webdataset      00000.tar ... with KEY.jpg, KEY.txt, KEY.json              the images themselves
-clip-retrieval  img_emb/img_emb_0.npy, text_emb/..., metadata/...parquet   as `clip-retrieval index` expects it
+"""`clipmill export TABLE --to DIR`: what a query selects, as files that other programs read; `export_files` and
+`export_json` write them.
 
 Every file is written whole or not at all, and `_export.json` last: where it is, the export is complete. Memory is one
-file's rows. Images that could not be read are left out, counted by reason and named in `_rejects.jsonl`.
+file's rows. What was asked for and is not there is counted by reason and named in `_rejects.jsonl`.
 """
 
-import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from clipmill.jobs.exploring.export_files import ClipRetrieval, EmbeddingAtlas, Files, Out, Parquet, WebDataset
+from clipmill.jobs.exploring.export_json import Coco, FiftyOne
 from clipmill.jobs.querying.filters import conjunction, filter_errors, ids_predicate
 from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.table.errors import check_folder
-from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.originals import COLUMNS, Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.plain import plain
 from clipmill.schemas.words import counted
-from clipmill.workers.decode.sniff import sniff
 
-Format = Literal["parquet", "webdataset", "clip-retrieval"]
+Format = Literal["parquet", "webdataset", "clip-retrieval", "embedding-atlas", "fiftyone", "coco"]
 MARKER = "_export.json"
 REJECTS = "_rejects.jsonl"
-ROWS_PER_FILE = {"parquet": 20_000, "webdataset": 1_000, "clip-retrieval": 100_000}
-FETCH_THREADS = 8
-_SUFFIXES = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"}
+ROWS_PER_FILE: dict[Format, int] = {
+    "parquet": 20_000,
+    "webdataset": 1_000,
+    "clip-retrieval": 100_000,
+    "embedding-atlas": 10_000,
+    "fiftyone": 1_000,
+    "coco": 1_000,
+}
+_FILES: dict[Format, type[Files]] = {
+    "parquet": Parquet,
+    "webdataset": WebDataset,
+    "clip-retrieval": ClipRetrieval,
+    "embedding-atlas": EmbeddingAtlas,
+    "fiftyone": FiftyOne,
+    "coco": Coco,
+}
+_VECTORS: dict[Format, tuple[str, ...]] = {
+    "clip-retrieval": ("vector", "caption_vector"),
+    "embedding-atlas": ("vector",),
+    "fiftyone": ("vector", "caption_vector"),
+}
+_IN_NO_ROW = "in no row"
 _IDS_AT_A_TIME = 5_000
 
 
@@ -45,7 +57,8 @@ _IDS_AT_A_TIME = 5_000
 class ExportOptions:
     """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: of those that pass,
     only these; not with an example. `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None:
-    by format. `float32`: vectors in it instead of the table's float16, which some programs refuse or add up in.
+    by format. `float32`: vectors in it instead of the table's float16, which some programs refuse or add up in; for
+    embedding-atlas and FiftyOne they are so without it.
     `allow_sources`: places beside the table's own source that images may be read from, see
     `jobs.table.originals`."""
 
@@ -61,8 +74,8 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """`missing`: images that could not be read (webdataset only), by reason in `missing_by_reason`. `unknown_ids`: of
-    the ids asked for, those that no row has."""
+    """`missing`: rows that are not there because their picture could not be read, or because they have no vector where
+    one is needed, by reason in `missing_by_reason`. `unknown_ids`: of the ids asked for, those that no row has."""
 
     table: str
     version: int
@@ -78,11 +91,11 @@ class ExportReport:
     def left_out(self) -> str:
         """What is not there although it was asked for, in one sentence; empty where nothing is missing."""
         parts = [f"{counted(n, 'image is', 'images are')} {reason}" for reason, n in self.missing_by_reason.items()]
-        parts = [part.replace("are cannot", "cannot") for part in parts]
-        if self.missing:
-            parts.append(f"they are named in {self.to.rstrip('/')}/{REJECTS}")
+        parts = [part.replace("is cannot", "cannot").replace("are cannot", "cannot") for part in parts]
         if self.unknown_ids:
             parts.append(f"{self.unknown_ids:,} of the ids asked for are in no row")
+        if parts:
+            parts.append(f"they are named in {self.to.rstrip('/')}/{REJECTS}")
         if not self.rows and not parts:
             parts.append("no row passes, so nothing was written")
         return "; ".join(parts)
@@ -102,52 +115,51 @@ def export(
         raise UserError(
             "--float32 is of vectors, and none is exported", "name them, such as --column id --column vector"
         )
-    storage = storage or table.storage
-    _check_empty(options.to, storage)
-    rows, files = 0, 0
-    missing: list[dict[str, str]] = []
-    write = {"parquet": _parquet, "webdataset": _webdataset, "clip-retrieval": _clip_retrieval}[options.format]
-    originals = Originals(Tables.at(table.uri, table.storage), options.allow_sources)
-    for part in _parts(table, options):
-        part = _widened(part) if options.float32 else part
-        left_out = write(_Part(table, part, originals), files, options.to, storage)
-        missing += left_out
-        rows += len(part) - len(left_out)
-        files += len(part) > len(left_out)
-        tell(f"{counted(rows, 'row')} in {counted(files, 'file')}")
-    if missing:
-        _put(options.to, REJECTS, "".join(json.dumps(m, ensure_ascii=False) + "\n" for m in missing).encode(), storage)
+    out = Out(options.to, storage or table.storage)
+    _check_empty(out)
+    dims = {name: table.snapshot.dim(name) for name in _VECTORS.get(options.format, ()) if name in table.schema.names}
+    files = _FILES[options.format](out, Originals(Tables.at(table.uri, table.storage), options.allow_sources), dims)
+    with closing(files):
+        rows = _write(table, options, files, tell)
+    unknown = _unknown_ids(table, options)
     report = ExportReport(
         table=table.uri,
         version=table.version,
         to=options.to,
         format=options.format,
         rows=rows,
-        files=files,
-        missing=len(missing),
-        missing_by_reason=dict(Counter(one["reason"] for one in missing)),
-        unknown_ids=_unknown_ids(table, options),
+        files=out.files,
+        missing=len(files.left_out),
+        missing_by_reason=dict(Counter(one["reason"] for one in files.left_out)),
+        unknown_ids=len(unknown),
     )
-    _put(options.to, MARKER, json.dumps(asdict(report), indent=1).encode(), storage)
+    named = [*files.left_out, *({"id": one, "uri": "", "reason": _IN_NO_ROW, "detail": ""} for one in unknown)]
+    if named:
+        out.put(REJECTS, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in named).encode())
+    out.put(MARKER, json.dumps(asdict(report), indent=1).encode())
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The rows of one file, of which table, and where their images are."""
+def _write(table: Table, options: ExportOptions, files: Files, tell: Callable[[str], None]) -> int:
+    rows, number = 0, 0
+    for part in _parts(table, options):
+        already = files.out.files
+        files.write(_widened(part) if options.float32 or options.format == "embedding-atlas" else part, number)
+        rows += len(part)
+        number += files.out.files > already
+        tell(f"{counted(rows - len(files.left_out), 'row')} in {counted(files.out.files, 'file')}")
+    if rows > len(files.left_out):
+        files.end()
+    return rows - len(files.left_out)
 
-    table: Table
-    rows: pa.Table
-    originals: Originals
 
-
-def _check_empty(to: str, storage: Storage) -> None:
+def _check_empty(out: Out) -> None:
     from clipmill.workers.store.storage import list_objects
 
-    check_folder(to)
-    found = next(iter(list_objects(to.rstrip("/") + "/", storage)), None) if _exists(to) else None
+    check_folder(out.to)
+    found = next(iter(list_objects(out.uri(""), out.storage)), None) if _exists(out.to) else None
     if found is not None:
-        raise UserError(f"{to} already holds files, such as {found.uri}", "choose an empty --to")
+        raise UserError(f"{out.to} already holds files, such as {found.uri}", "choose an empty --to")
 
 
 def _exists(to: str) -> bool:
@@ -156,19 +168,13 @@ def _exists(to: str) -> bool:
     return "://" in to or Path(to).exists()
 
 
-def _put(to: str, name: str, data: bytes, storage: Storage) -> None:
-    from clipmill.workers.store.storage import put_bytes
-
-    put_bytes(f"{to.rstrip('/')}/{name}", data, storage)
-
-
 def _columns(table: Table, options: ExportOptions) -> list[str]:
-    if options.format == "webdataset":
-        return list(dict.fromkeys((*table.snapshot.default_columns(), *COLUMNS)))
-    if options.format == "clip-retrieval":
-        vectors = [name for name in ("vector", "caption_vector") if name in table.schema.names]
-        return [*table.snapshot.default_columns(), *vectors]
-    return list(table.snapshot.check_columns(options.columns or table.snapshot.default_columns()))
+    if options.format == "parquet":
+        return list(table.snapshot.check_columns(options.columns or table.snapshot.default_columns()))
+    there = set(table.schema.names)
+    wanted = [*table.snapshot.default_columns(), *COLUMNS, *_VECTORS.get(options.format, ())]
+    thumbnail = ["thumbnail"] if options.format == "embedding-atlas" else []
+    return [name for name in dict.fromkeys([*wanted, *thumbnail]) if name in there]
 
 
 def _parts(table: Table, options: ExportOptions) -> Iterator[pa.Table]:
@@ -199,10 +205,14 @@ def _id_predicates(options: ExportOptions) -> list[str]:
     return [ids_predicate(ids[n : n + _IDS_AT_A_TIME]) for n in range(0, len(ids), _IDS_AT_A_TIME)]
 
 
-def _unknown_ids(table: Table, options: ExportOptions) -> int:
-    """Those that no row has. Whom the query's filters leave out is known."""
-    known = sum(int(table.snapshot.dataset.count_rows(one)) for one in _id_predicates(options))
-    return len(set(options.ids or ())) - known
+def _unknown_ids(table: Table, options: ExportOptions) -> list[str]:
+    """Those that no row has, in their order. Whom the query's filters leave out is known."""
+    left = dict.fromkeys(options.ids or ())
+    for one in _id_predicates(options):
+        for batch in table.snapshot.dataset.scanner(columns=["id"], filter=one).to_batches():
+            for known in batch["id"].to_pylist():
+                left.pop(known, None)
+    return list(left)
 
 
 def _batches(table: Table, options: ExportOptions, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
@@ -228,75 +238,3 @@ def _widened(rows: pa.Table) -> pa.Table:
         for field in rows.schema
     ]
     return rows.cast(pa.schema(fields, metadata=rows.schema.metadata))
-
-
-def _parquet(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
-    out = io.BytesIO()
-    pq.write_table(part.rows.replace_schema_metadata(None), out, compression="zstd")
-    _put(to, f"part-{number:05d}.parquet", out.getvalue(), storage)
-    return []
-
-
-def _clip_retrieval(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
-    """Vectors as (N, D) and the rest beside them, row by row. A row without a vector is a row of zeros,
-    which is near nothing, because clip-retrieval matches its files by position."""
-    names = {"vector": "img_emb", "caption_vector": "text_emb"}
-    for column, folder in names.items():
-        if column in part.rows.column_names:
-            vectors = _npy(part.rows[column], part.table.snapshot.dim(column))
-            _put(to, f"{folder}/{folder}_{number}.npy", vectors, storage)
-    metadata = part.rows.drop_columns([c for c in names if c in part.rows.column_names])
-    metadata = metadata.append_column("image_path", metadata["uri"])
-    out = io.BytesIO()
-    pq.write_table(metadata.replace_schema_metadata(None), out, compression="zstd")
-    _put(to, f"metadata/metadata_{number}.parquet", out.getvalue(), storage)
-    return []
-
-
-def _npy(column: pa.ChunkedArray, dim: int) -> bytes:
-    array = np.zeros((len(column), dim), dtype=column.type.value_type.to_pandas_dtype())
-    valid = np.asarray(column.is_valid())
-    if valid.any():
-        array[valid] = np.asarray(column.drop_null().combine_chunks().flatten()).reshape(-1, dim)
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    return out.getvalue()
-
-
-def _webdataset(part: _Part, number: int, to: str, storage: Storage) -> list[dict[str, str]]:
-    """One tar. Keys are running numbers, because ids may hold dots and slashes, which mean something in a tar; the
-    id is in the JSON."""
-    rows = part.rows.to_pylist()
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        images = list(pool.map(lambda row: _image(row, part.originals), rows))
-    missing = []
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for place, (row, image) in enumerate(zip(rows, images, strict=True)):
-            if not isinstance(image, bytes):
-                missing.append(
-                    {"id": row["id"], "uri": row["uri"], "reason": why(image), "detail": image.message[:200]}
-                )
-                continue
-            key = f"{number:05d}{place:05d}"
-            _member(tar, f"{key}.{_SUFFIXES.get(sniff(image) or '', 'img')}", image)
-            if row.get("caption") is not None:
-                _member(tar, f"{key}.txt", str(row["caption"]).encode("utf-8", "replace"))
-            _member(tar, f"{key}.json", json.dumps(plain(row), ensure_ascii=False).encode("utf-8", "replace"))
-    if len(missing) < len(rows):
-        _put(to, f"{number:05d}.tar", out.getvalue(), storage)
-    return missing
-
-
-def _image(row: dict[str, Any], originals: Originals) -> bytes | UserError:
-    """The encoded image, or why there is none."""
-    try:
-        return originals.read(row)
-    except UserError as error:
-        return error
-
-
-def _member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))

@@ -27,7 +27,9 @@ OTHERS = {
     "--folder",
     "--reuse",
     "--paired",
-}  # of every command, of clipmill itself, of benchmarks
+    "--text",
+    "--vector",
+}  # of every command, of clipmill itself, of benchmarks, of embedding-atlas
 # In a code block, behind the `#` of a file's head, or as what a cluster runs; `exec head` is compose's.
 TYPED = re.compile(
     r"^ *(?:\$ |# +|# .*, then: | *entrypoint: |# +docker compose .* exec head )?(clipmill [a-z]+(?: .*)?)$", re.M

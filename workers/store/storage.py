@@ -6,8 +6,10 @@ no message.
 """
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay
@@ -49,6 +51,7 @@ __all__ = [
     "open_fs",
     "open_stream",
     "put_bytes",
+    "put_file",
     "quote",
     "retry_transient",
     "unquote",
@@ -137,11 +140,27 @@ def put_bytes(uri: str, data: bytes, storage: Storage) -> None:
     if split_uri(uri)[0] != "file":
         call(uri, lambda: fs.pipe_file(path, data))
         return
+    with _published(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+
+
+def put_file(uri: str, local: str, storage: Storage) -> None:
+    """Store a local file in the same way, a piece at a time."""
+    fs, path = open_fs(uri, storage)
+    if split_uri(uri)[0] != "file":
+        call(uri, lambda: fs.put_file(local, path))
+        return
+    with _published(path) as temporary:
+        shutil.copyfile(local, temporary)
+
+
+@contextmanager
+def _published(path: str) -> Iterator[str]:
+    """A name to write to, which is renamed to `path` once it is whole."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
+        yield temporary
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
