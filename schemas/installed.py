@@ -18,6 +18,7 @@ _JOB = ("", "Ray, which runs jobs,")
 _BRINGS = {
     **dict.fromkeys(("torch", "torchvision", "open_clip", "safetensors", "simplejpeg", "PIL"), _MODEL),
     **dict.fromkeys(("fastapi", "uvicorn", "multipart", "python_multipart", "prometheus_client"), _SERVE),
+    "huggingface_hub": ("words", "huggingface_hub, which talks to the Hub,"),
     "ray": _JOB,
     "rich": ("", "rich, which draws the progress of a job,"),
     "jinja2": ("words", "jinja2, which fills in pages and plots,"),

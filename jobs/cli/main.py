@@ -32,6 +32,7 @@ COMMAND_MODULES = (
     "table",
     "query",
     "select",
+    "push",
     "maintain",
     "reembed",
     "report",
@@ -43,7 +44,7 @@ SECTIONS = {
     "Search and look": ("search", "serve", "tags", "status", "rejects", "report", "verify"),
     "Every night": ("nightly", "schedule", "watch", "publish", "rollback"),
     "Keep it": ("index", "maintain", "delete", "retag"),
-    "Use it": ("export", "dedup", "select", "evaluate", "score", "train-head"),
+    "Use it": ("export", "push", "dedup", "select", "evaluate", "score", "train-head"),
     "Another model": ("reembed", "promote", "drop"),
     "Jobs on a Ray cluster": ("submit", "jobs", "stop"),
 }

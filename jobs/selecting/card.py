@@ -8,6 +8,7 @@ from clipmill.jobs.selecting.selection import Report, StepReport
 from clipmill.jobs.selecting.write import put
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.markdown import cell, fence, line
 from clipmill.schemas.plain import plain
 from clipmill.schemas.words import counted
 
@@ -33,19 +34,19 @@ def card(report: Report) -> str:
     """In markdown."""
     share = report.selected / report.rows if report.rows else 0.0
     version = f"{report.version}, kept by the tag `{report.tag}`" if report.tag else f"{report.version}"
-    fence = _fence(report.recipe_text)
+    fenced = fence(report.recipe_text)
     lines = [
-        f"# {_line(report.recipe)}",
+        f"# {line(report.recipe)}",
         "",
-        *([_line(report.description), ""] if report.description else []),
+        *([line(report.description), ""] if report.description else []),
         f"{report.selected:,} of {counted(report.rows, 'row')} ({share:.2%}).",
         "",
         "| | |",
         "|---|---|",
-        f"| table | {_cell(report.table)} |",
+        f"| table | {cell(report.table)} |",
         f"| version | {version} |",
         f"| id of the table | {report.table_id or 'none'} |",
-        f"| model | {_cell(report.model) or 'unknown'} |",
+        f"| model | {cell(report.model) or 'unknown'} |",
         f"| its weights | sha256 {report.weights_sha256 or 'unknown'} |",
         f"| recipe | sha256 {report.recipe_hash} |",
         f"| made by | clipmill {report.clipmill} |",
@@ -56,9 +57,9 @@ def card(report: Report) -> str:
         "",
         "## The recipe",
         "",
-        f"{fence}yaml",
+        f"{fenced}yaml",
         report.recipe_text.rstrip("\n"),
-        fence,
+        fenced,
         "",
         "The same again, byte for byte, with this recipe in a file, on the same kind of machine:",
         "",
@@ -75,23 +76,5 @@ def _row(step: StepReport) -> str:
     missing = "" if step.without_value is None else f"{step.without_value:,}"
     least = "" if step.least is None else f"{step.least:.6g}"
     note = "; ".join([*([f"seed {step.seed}"] if step.seed is not None else []), *([step.note] if step.note else [])])
-    cells = (f"{step.before:,}", f"{step.left:,}", f"{step.after:,}", missing, least, _cell(note))
-    return f"| {step.step} | {_cell(step.does)} | {' | '.join(cells)} |"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cell(text: str) -> str:
-    """Of a table: one line, and no bar that would begin another cell."""
-    return _line(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
-def _fence(text: str) -> str:
-    """Longer than any that the text holds."""
-    longest = run = 0
-    for char in text:
-        run = run + 1 if char == "`" else 0
-        longest = max(longest, run)
-    return "`" * max(3, longest + 1)
+    cells = (f"{step.before:,}", f"{step.left:,}", f"{step.after:,}", missing, least, cell(note))
+    return f"| {step.step} | {cell(step.does)} | {' | '.join(cells)} |"

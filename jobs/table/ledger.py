@@ -62,13 +62,14 @@ def left_out(latest: Ledger) -> LeftOut:
     return found
 
 
-def read_ledger(tables: Tables) -> Ledger:
-    """Fold what `__units` says of the rows table that is there now; empty where either is missing. About 1 kB of memory
-    per unit."""
+def read_ledger(tables: Tables, *, up_to: int | None = None) -> Ledger:
+    """Fold what `__units` says of the rows table that is there now, or said when it was at version `up_to`; empty where
+    either is missing. About 1 kB of memory per unit."""
     dataset, table_id = tables.open("units", missing_ok=True), tables.id()
     if dataset is None or table_id is None:
         return {}
-    batches = dataset.to_batches(filter=of_table(dataset.schema, table_id))
+    where = of_table(dataset.schema, table_id) + (f" AND table_version <= {up_to}" if up_to is not None else "")
+    batches = dataset.to_batches(filter=where)
     with memory.no_cycles():
         return fold(entry for batch in batches for entry in from_batch(batch))
 

@@ -84,7 +84,7 @@ def status(table: str, storage: Storage) -> Status:
         seen=seen,
         deleted=deleted,
         rejects=dict(sorted(count_rejects(tables).items())),
-        left_out=_left_out(tables, latest, table_id(rows.schema)),
+        left_out=left_out(tables, latest, table_id(rows.schema)),
         balanced=seen == count + rejected + deleted,
         model=fingerprint.model,
         pretrained=fingerprint.pretrained,
@@ -121,7 +121,7 @@ def _head(rows: Any, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, "left": int(rows.count_rows(lacking))}
 
 
-def _left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
+def left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
     """Within the live units, and in the source's listing when the last run looked."""
     found = ledger.left_out(latest)
     runs = tables.open("runs", missing_ok=True)
@@ -162,12 +162,14 @@ def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     return [{**event, "at": event["at"].isoformat(timespec="seconds")} for event in list(latest.values())[-LAST_RUNS:]]
 
 
-def counted_rejects(tables: Tables, columns: list[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
-    """Rejects whose (unit, run, attempt) is in the ledger: the only ones that count."""
+def counted_rejects(
+    tables: Tables, columns: list[str], where: str | None = None, *, latest: ledger.Ledger | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Rejects whose (unit, run, attempt) is in the ledger (`latest`; None: as it is now): the only ones that count."""
     dataset = tables.open("rejects", missing_ok=True)
     if dataset is None:
         return
-    alive = ledger.live(ledger.read_ledger(tables)).values()
+    alive = ledger.live(ledger.read_ledger(tables) if latest is None else latest).values()
     valid = {(e.unit_id, e.run, e.attempt) for e in alive if e.state == LedgerState.COMMITTED}
     key = ["unit_id", "run", "attempt"]
     scanner = dataset.scanner(columns=sorted({*columns, *key}), filter=where, batch_size=4096)

@@ -39,6 +39,7 @@ ROOMS = {
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
     "jobs.selecting": "jobs.table jobs.querying jobs.indexing jobs.planning jobs.exploring workers workers.store",
+    "jobs.pushing": "jobs.table jobs.querying jobs.verifying workers.store workers.read",
     "jobs.maintaining": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.running jobs.verifying "
     "workers.store",
     "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "
@@ -52,9 +53,8 @@ ROOMS = {
     "jobs.demo": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.verifying "
     "jobs.exploring workers.store",
     "jobs.cli": "jobs.terminal jobs.table jobs.querying jobs.indexing jobs.planning jobs.running jobs.importing "
-    "jobs.verifying jobs.exploring jobs.selecting jobs.maintaining jobs.migrating jobs.publishing jobs.cluster "
-    "jobs.scheduling "
-    "jobs.reporting jobs.serving jobs.demo workers.store",
+    "jobs.verifying jobs.exploring jobs.selecting jobs.pushing jobs.maintaining jobs.migrating jobs.publishing "
+    "jobs.cluster jobs.scheduling jobs.reporting jobs.serving jobs.demo workers.store",
 }
 # The one arrow that points back up the road: an engine is declared beside the loop that calls it, and CLIP is one.
 BACK = {("workers.clip", "workers")}

@@ -1,0 +1,142 @@
+"""The files of the data set: rows and rejects, in parquet or Lance, the same bytes for the same version (but for the
+names that Lance gives its files). Memory is one row group."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipmill.jobs.pushing.places import Places
+from clipmill.jobs.pushing.request import PushOptions
+from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.table.ledger import Ledger
+from clipmill.jobs.table.tables import Tables, lance_module
+from clipmill.jobs.verifying.status import counted_rejects
+
+DATA, REJECTS = "data", "rejects"
+ROWS_PER_GROUP = 10_000  # what a reader of a parquet file has to take at least
+REJECT_COLUMNS = ("id", "uri", "reason", "detail")
+
+
+@dataclass(kw_only=True)
+class Written:
+    rows: int = 0
+    files: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # by licence, or by reason
+
+
+def output_schema(table: Table, options: PushOptions) -> pa.Schema:
+    """Of the table, not yet cleaned: the columns that are pushed, in its order, as wide as was asked."""
+    schema, hidden = table.schema, {"thumbnail", "source_etag"}
+    readable = set(table.snapshot.default_columns())
+    names = options.columns or [n for n in schema.names if n not in hidden and (n in readable or _is_vector(schema, n))]
+    return pa.schema([_field(schema.field(name), options) for name in table.snapshot.check_columns(tuple(names))])
+
+
+def _is_vector(schema: pa.Schema, name: str) -> bool:
+    return pa.types.is_fixed_size_list(schema.field(name).type) and "__" not in name
+
+
+def _field(column: pa.Field, options: PushOptions) -> pa.Field:
+    kind = column.type
+    if options.float32 and pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type):
+        return column.with_type(pa.list_(pa.float32(), kind.list_size))
+    return column
+
+
+def write_rows(table: Table, schema: pa.Schema, places: Places, options: PushOptions, folder: Path) -> Written:
+    """Into `data/`. `license_column`: counted on the way."""
+    done = Written()
+    predicate = table.predicate(Query(where=options.where))
+    total = table.snapshot.count(predicate)
+    scanner = table.snapshot.dataset.scanner(
+        columns=schema.names, filter=predicate, batch_size=4096, scan_in_order=True
+    )
+
+    def batches() -> Iterator[pa.Table]:
+        with filter_errors(predicate):
+            for batch in scanner.to_batches():
+                rows = places.of_rows(pa.Table.from_batches([batch]).cast(schema))
+                if options.license_column:
+                    done.counts.update(text or "" for text in rows[options.license_column].to_pylist())
+                yield rows
+
+    done.rows, done.files = _write(batches(), schema, total, options, folder / DATA)
+    return done
+
+
+def write_rejects(tables: Tables, latest: Ledger, places: Places, options: PushOptions, folder: Path) -> Written:
+    """Into `rejects/`; nothing where there are none."""
+    done = Written()
+    schema = pa.schema([(name, pa.string()) for name in REJECT_COLUMNS])
+    names = list(REJECT_COLUMNS)
+    total = sum(len(one) for one in counted_rejects(tables, ["reason"], latest=latest))
+
+    def batches() -> Iterator[pa.Table]:
+        for batch in counted_rejects(tables, names, latest=latest):
+            found = pa.Table.from_batches([batch]).cast(schema)
+            done.counts.update(found["reason"].to_pylist())
+            yield places.of_rejects(found)
+
+    if total:
+        done.rows, done.files = _write(batches(), schema, total, options, folder / REJECTS)
+    return done
+
+
+def _write(
+    batches: Iterable[pa.Table], schema: pa.Schema, total: int, options: PushOptions, folder: Path
+) -> tuple[int, int]:
+    """(rows, files). Whatever the sizes of `batches`, the files are the same."""
+    folder.mkdir(parents=True)
+    groups = _groups(batches, min(ROWS_PER_GROUP, options.shard_rows), options.shard_rows)
+    files = -(-total // options.shard_rows)
+    if options.form == "lance":
+        return _write_lance(groups, schema, options, folder), files
+    rows = 0
+    with ExitStack() as stack:
+        for group in groups:
+            if rows % options.shard_rows == 0:
+                stack.close()
+                name = f"train-{rows // options.shard_rows:05d}-of-{files:05d}.parquet"
+                # Pages are cut by content, so that of the next version only what changed is uploaded.
+                writer = pq.ParquetWriter(folder / name, schema, compression="zstd", use_content_defined_chunking=True)
+                stack.enter_context(writer)
+            writer.write_table(group, row_group_size=len(group))
+            rows += len(group)
+    return rows, files
+
+
+def _write_lance(groups: Iterator[pa.Table], schema: pa.Schema, options: PushOptions, folder: Path) -> int:
+    batches = (batch for group in groups for batch in group.combine_chunks().to_batches())
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    made: Any = lance_module().write_dataset(
+        reader, str(folder / "train.lance"), max_rows_per_file=options.shard_rows, data_storage_version="stable"
+    )
+    return int(made.count_rows())
+
+
+def _groups(batches: Iterable[pa.Table], size: int, shard: int) -> Iterator[pa.Table]:
+    """Tables of `size` rows; fewer at the end of a shard."""
+    held: list[pa.Table] = []
+    count = done = 0
+
+    def wanted() -> int:
+        return min(size, shard - done % shard)
+
+    for batch in batches:
+        while count + len(batch) >= wanted():
+            head = batch.slice(0, wanted() - count)
+            yield pa.concat_tables([*held, head]).combine_chunks()
+            done += count + len(head)
+            batch, held, count = batch.slice(len(head)), [], 0
+        if len(batch):
+            held.append(batch)
+            count += len(batch)
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
