@@ -15,6 +15,11 @@ HEAD_KEY = b"clipmill.head"  # on a head's column: JSON {hash, file, vector, out
 TABLE_ID_KEY = b"clipmill.table_id"  # metadata of the schema itself: made with the table, never changed
 PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 
+# EXIF 1..8 where the source says how a picture lies and its bytes do not. Its type tells it from a kept column of the
+# same name, which tables without the option may have.
+ORIENTATION = "orientation"
+ORIENTATION_FIELD = pa.field(ORIENTATION, pa.int8())
+
 # An image_hash that begins so is not of the picture's bytes, which nobody saw, but of the imported vector: equal ones
 # count as copies. A picture's own hash begins so once in four thousand millions.
 UNSEEN_HASH = "0" * 8
@@ -29,6 +34,15 @@ KEEP_TYPES: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", tz="UTC"),
     "list<string>": pa.list_(pa.string()),
 }
+
+
+def has_orientation(schema: pa.Schema) -> bool:
+    """Whether rows may say how their pictures lie."""
+    return any(is_orientation(field) for field in schema)
+
+
+def is_orientation(field: pa.Field) -> bool:
+    return bool(field.equals(ORIENTATION_FIELD))
 
 
 def rows_schema(

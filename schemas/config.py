@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from clipmill.schemas.columns import KEEP_TYPES, RESERVED, refused_kept_name
+from clipmill.schemas.columns import KEEP_TYPES, ORIENTATION, RESERVED, refused_kept_name
 from clipmill.schemas.heads import MAX_HEADS, Heads
 from clipmill.schemas.model import ModelSpec
 from clipmill.schemas.nightly import Nightly
@@ -57,6 +57,7 @@ class Keep(Strict):
         return (self.source or name).removeprefix("json:")
 
 
+_TAKEN = f"'{ORIENTATION}' is the column of source.orientation"
 FOLDER = "path:folder"  # as a field of `keep`: the name of the folder in which a picture lies
 
 
@@ -69,6 +70,7 @@ class Source(Strict):
     caption: str | None = None
     keep: dict[str, Keep] = Field(default_factory=dict)
     id: str = "uri"
+    orientation: str | None = None  # the field that says how a picture lies whose bytes no longer do
     limit: Annotated[int, Field(gt=0)] | None = None  # samples, for a first trial
 
     @field_validator("uri")
@@ -84,6 +86,13 @@ class Source(Strict):
         if value in ("uri", "key", "content") or (value.startswith("column:") and value != "column:"):
             return value
         raise ValueError(f"'{value}' is none of uri, key, content, column:NAME")
+
+    @field_validator("orientation")
+    @classmethod
+    def _named_field(cls, value: str | None) -> str | None:
+        if value is not None and not value.removeprefix("json:").strip():
+            raise ValueError("name the field that says it, such as json:exif")
+        return value
 
     @field_validator("keep", mode="before")
     @classmethod
@@ -114,6 +123,8 @@ class Source(Strict):
     def _columns(self) -> "Source":
         if self.format in ("parquet", "lance", "manifest") and len(self.image) > 1:
             raise ValueError("image names one column in parquet, lance and manifest sources")
+        if self.orientation is not None and ORIENTATION in self.keep:
+            raise ValueError(f"{_TAKEN}; write `keep: {{my_{ORIENTATION}: {{type: ..., from: ...}}}}`")
         for name, keep in self.keep.items():
             if keep.source == FOLDER and self.format not in ("files", "zip"):
                 raise ValueError(f"keep.{name} is from {FOLDER}, which only sources of format files and zip have")
@@ -138,6 +149,7 @@ class Source(Strict):
                 name: [k.type, k.source, *(["required"] if k.required else [])] for name, k in sorted(self.keep.items())
             },
             "id": self.id,
+            **({"orientation": self.orientation} if self.orientation else {}),
         }
 
 
@@ -301,6 +313,8 @@ class JobFile(Strict):
     def _one_column_each(self) -> "JobFile":
         if both := sorted(set(self.heads) & set(self.source.keep)):
             raise ValueError(f"'{both[0]}' is a head and a kept column; call one of them otherwise")
+        if self.source.orientation is not None and ORIENTATION in self.heads:
+            raise ValueError(f"{_TAKEN}; call the head otherwise")
         return self
 
 

@@ -20,7 +20,8 @@ class Sample:
     `id` follows the job file's `source.id`; for `content` the reader leaves it empty and the unit loop sets it
     from the hash of the bytes. `image_offset` and `image_size` give the byte range inside the object that `uri`
     points into, null where the bytes are not stored as they are (gzip, parquet). `unread`: for each column whose value
-    could not be read as its type, and is null for that, one sentence that says so.
+    could not be read as its type, and is null for that, one sentence that says so. `orientation`: EXIF 1..8 where the
+    source says it and the bytes do not.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Sample:
     image_offset: int | None = None
     image_size: int | None = None
     unread: dict[str, str] = field(default_factory=dict)
+    orientation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipmill.schemas.columns import FILL_ATTEMPT, SET_COLUMNS, set_column
+from clipmill.schemas.columns import FILL_ATTEMPT, ORIENTATION, SET_COLUMNS, has_orientation, set_column
 from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.tasks import Task, WorkContext
@@ -95,7 +95,8 @@ class Fragment(SetColumns):
         left_out = frozenset(json.loads(self.unit.end or "[]"))
         left = self.unit.limit if self.unit.limit is not None else -1
         where = f"{set_column('vector', self.slug)} IS NULL"
-        for batch in self._scan(NAMES, filter=where):
+        names = (*NAMES, ORIENTATION) if has_orientation(self.dataset.schema) else NAMES
+        for batch in self._scan(names, filter=where):
             for row in self._of_part(batch).to_pylist():
                 place = int(row["_rowaddr"]) & 0xFFFFFFFF
                 if place in left_out:
@@ -111,6 +112,7 @@ class Fragment(SetColumns):
                     size=row["image_size"],
                     image_hash=row["image_hash"],
                     caption=row["caption"],
+                    orientation=row.get(ORIENTATION),
                 )
 
     def _of_part(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -24,6 +24,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import BadImage, Sample
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.orientation import stamped
 
 STARTED = -1  # the child's first line, once its model is loaded
 START_S = 600.0
@@ -116,7 +117,9 @@ def main() -> None:
             continue
         say(ordinal)
         try:
-            picture = engine.prepare(sample.image, limits, thumbnail=bool(job["thumbnails"]))
+            picture = engine.prepare(
+                stamped(sample.image, sample.orientation), limits, thumbnail=bool(job["thumbnails"])
+            )
         except BadImage:
             continue
         engine.encode_images(picture.pixels_CHW[None])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.schemas.columns import ORIENTATION, has_orientation
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Picture, Sample
 from clipmill.workers.write import Embedded
@@ -20,25 +21,29 @@ _COLUMNS = ["image_hash", "caption", "vector", "caption_vector", "tags", "tag_sc
 class Remembered:
     """Rows of one unit by picture and caption, as the pinned version of the table has them.
 
-    The table has one model and one vocabulary, so what was computed from equal bytes and an equal caption is what would
-    be computed again, to the rounding of float16.
+    The table has one model and one vocabulary, so what was computed from equal bytes that lie equally, and an
+    equal caption, is what would be computed again, to the rounding of float16.
     """
 
     def __init__(self, dataset: Any, unit_id: str) -> None:
+        columns = [*_COLUMNS, *([ORIENTATION] if has_orientation(dataset.schema) else [])]
         batches: list[pa.RecordBatch] = []
         size = 0
-        for batch in dataset.scanner(columns=_COLUMNS, filter=f"unit_id = '{unit_id}'").to_batches():
+        for batch in dataset.scanner(columns=columns, filter=f"unit_id = '{unit_id}'").to_batches():
             size += batch.nbytes
             if size > MAX_BYTES:
                 break
             batches.append(batch)
-        self._rows = pa.Table.from_batches(batches, schema=dataset.schema.empty_table().select(_COLUMNS).schema)
+        self._rows = pa.Table.from_batches(batches, schema=dataset.schema.empty_table().select(columns).schema)
         usable = self._rows["vector"].is_valid().to_pylist()
-        names = zip(self._rows["image_hash"].to_pylist(), self._rows["caption"].to_pylist(), usable, strict=True)
-        self._row_of = {(image_hash, caption): row for row, (image_hash, caption, ok) in enumerate(names) if ok}
+        turned = self._rows[ORIENTATION].to_pylist() if ORIENTATION in columns else [None] * len(usable)
+        hashes, captions = (self._rows[name].to_pylist() for name in ("image_hash", "caption"))
+        self._row_of = {
+            (h, c, t): row for row, (h, c, t, ok) in enumerate(zip(hashes, captions, turned, usable, strict=True)) if ok
+        }
 
-    def rows_of(self, pictures: list[tuple[str, str | None]]) -> list[int] | None:
-        """Row numbers for (image hash, caption) of a batch; None unless every one is known."""
+    def rows_of(self, pictures: list[tuple[str, str | None, int | None]]) -> list[int] | None:
+        """Row numbers for (image hash, caption, orientation) of a batch; None unless every one is known."""
         found = [self._row_of.get(picture) for picture in pictures]
         known = [row for row in found if row is not None]
         return known if len(known) == len(found) else None

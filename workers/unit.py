@@ -30,6 +30,7 @@ from clipmill.workers.heads import head_values
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.keys import folder_of
+from clipmill.workers.read.orientation import stamped
 from clipmill.workers.reuse import Remembered, Unseen
 from clipmill.workers.tag import Tagger
 from clipmill.workers.write import Embedded, RejectWriter, RowWriter, count_filled
@@ -156,7 +157,7 @@ class UnitRun:
             return decoded
         try:
             decoded.picture = self.bench.engine.prepare(
-                sample.image, self.context.limits, thumbnail=self.context.thumbnails
+                stamped(sample.image, sample.orientation), self.context.limits, thumbnail=self.context.thumbnails
             )
         except BadImage as bad:
             decoded.reject = Reject(id=sample.id, uri=sample.uri, reason=Reason(bad.reason), detail=bad.detail)
@@ -177,7 +178,7 @@ class UnitRun:
     def _embedded(self, batch: list[Decoded]) -> Embedded | None:
         """Run the model and the tagger; rows that come back as NaN become rejects. None where none is left."""
         if self._remembered is not None:
-            rows = self._remembered.rows_of([(d.image_hash, d.sample.caption) for d in batch])
+            rows = self._remembered.rows_of([(d.image_hash, d.sample.caption, d.sample.orientation) for d in batch])
             if rows is not None:
                 return self._remembered.embedded(rows, *described(batch))
         vectors_BD, caption_vectors_BD, has_caption_B = self._encode(batch)

@@ -46,10 +46,12 @@ class RowWriter:
         with table_errors(context.rows_uri):
             self.dataset = open_version(context.rows_uri, context.rows_version, context.options)
         self.schema: pa.Schema = self.dataset.schema
+        self._may_turn = columns.has_orientation(self.schema)
 
     def record_batch(self, batch: Embedded) -> pa.RecordBatch:
         """Raises KeyError for a kept column that no sample knows: an invariant of the readers."""
         samples, unit, n = batch.samples, self.task.unit, len(batch.samples)
+        turned = {columns.ORIENTATION: [s.orientation for s in samples]} if self._may_turn else {}
         known: dict[str, Any] = {
             "id": [s.id for s in samples],
             "uri": [s.uri for s in samples],
@@ -62,6 +64,7 @@ class RowWriter:
             "width": [p.width for p in batch.pictures],
             "height": [p.height for p in batch.pictures],
             "thumbnail": [p.thumbnail for p in batch.pictures],
+            **turned,
             **set_values(batch),
             **batch.heads,
         }

@@ -19,7 +19,7 @@ from clipmill.jobs.exploring.export_json import Coco, FiftyOne
 from clipmill.jobs.querying.filters import conjunction, filter_errors, ids_predicate
 from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.table.errors import check_folder
-from clipmill.jobs.table.originals import COLUMNS, Originals
+from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
@@ -172,7 +172,7 @@ def _columns(table: Table, options: ExportOptions) -> list[str]:
     if options.format == "parquet":
         return list(table.snapshot.check_columns(options.columns or table.snapshot.default_columns()))
     there = set(table.schema.names)
-    wanted = [*table.snapshot.default_columns(), *COLUMNS, *_VECTORS.get(options.format, ())]
+    wanted = [*table.snapshot.default_columns(), *place_columns(table.schema), *_VECTORS.get(options.format, ())]
     thumbnail = ["thumbnail"] if options.format == "embedding-atlas" else []
     return [name for name in dict.fromkeys([*wanted, *thumbnail]) if name in there]
 

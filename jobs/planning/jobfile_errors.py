@@ -23,6 +23,7 @@ _EXAMPLES = {
     "source.caption": "txt",
     "source.keep": "{license: string}",
     "source.id": "uri",
+    "source.orientation": "json:exif",
     "model": "{name: ViT-B-32, pretrained: laion2b_s34b_b79k}",
     "model.name": "ViT-B-32",
     "model.pretrained": "laion2b_s34b_b79k",

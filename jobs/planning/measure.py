@@ -22,6 +22,7 @@ from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
 from clipmill.workers.load import load_engine
 from clipmill.workers.read import read_unit
+from clipmill.workers.read.orientation import stamped
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def _samples(job: JobFile, units: Sequence[WorkUnit]) -> Iterator[Sample]:
 def _pixels(engine: Engine, job: JobFile, samples: Sequence[Sample], threads: int) -> list[Any]:
     def prepare(sample: Sample) -> Any:
         try:
-            return engine.prepare(sample.image, job.limits).pixels_CHW
+            return engine.prepare(stamped(sample.image, sample.orientation), job.limits).pixels_CHW
         except BadImage:
             return None
 

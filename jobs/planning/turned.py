@@ -24,9 +24,9 @@ _EXIF = (b"Exif\0\0", b"eXIf")
 
 
 def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> str | None:
-    """A sentence, where pictures at the beginning of a tar lie turned; None where none is, or the tar cannot be read,
-    which `embed` will say."""
-    if source.format != "webdataset" or unit.start not in ("", "0"):
+    """A sentence, where pictures at the beginning of a tar lie turned; None where none is, the job says what
+    turns them, or the tar cannot be read, which `embed` will say."""
+    if source.format != "webdataset" or source.orientation is not None or unit.start not in ("", "0"):
         return None
     try:
         pictures, lying = _look(unit, source, storage, limits)
@@ -37,7 +37,7 @@ def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> 
     return (
         f"{lying} of the first {counted(pictures, 'picture')} of {unit.uri} {'lies' if lying == 1 else 'lie'} turned: "
         "the EXIF orientation is in the .json beside each and no longer in the picture, as img2dataset writes them; "
-        "see docs/shards.md"
+        "`source.orientation: json:exif` turns them by it; see docs/shards.md"
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.querying.open import Table
-from clipmill.jobs.table.originals import COLUMNS, Originals, is_local, why
+from clipmill.jobs.table.originals import Originals, is_local, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas.config import Limits
@@ -62,7 +62,7 @@ class Pictures:
     def rows(self, ids: Sequence[str], scores: Mapping[str, float | None] | None = None) -> tuple[Shown, ...]:
         """In the order of the ids; those that are not there are left out."""
         stored = ["thumbnail"] if "thumbnail" in self._table.schema.names else []
-        wanted = list(dict.fromkeys([*COLUMNS, "caption", "tags", *stored]))
+        wanted = list(dict.fromkeys([*place_columns(self._table.schema), "caption", "tags", *stored]))
         return tuple(
             self._shown(row, said=row["caption"] or "", score=(scores or {}).get(row["id"]), proved=True)
             for row in (self._table.get(list(ids), wanted).to_pylist() if ids else [])

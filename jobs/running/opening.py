@@ -75,5 +75,7 @@ def _schema(context: RunContext, force: Workforce, table_id: str) -> Any:
         thumbnails=context.job.thumbnails,
         heads=heads.fields(context.heads, force.fingerprint),
     )
+    if context.job.source.orientation is not None:
+        schema = schema.append(columns.ORIENTATION_FIELD)
     mine = {columns.TABLE_ID_KEY: table_id.encode()}
     return schema.with_metadata({**embedding_functions_metadata(force.fingerprint), **mine})

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.selecting.outcome import Outcome, Place, bounded
 from clipmill.jobs.selecting.rows import Rows
-from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
@@ -38,14 +38,15 @@ def mirror(rows: Rows, asked: Mirror, place: Place) -> Outcome:
     table = rows.table
     engine = table.engine("caption_vector")
     originals = Originals(Tables.at(table.uri, table.storage), place.allow)
+    names = list(place_columns(table.schema))
     score_N = np.full(len(rows), np.nan, np.float32)
     failed: Counter[str] = Counter()
     done = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        for places, found in rows.batches([*COLUMNS, "caption_vector"]):
+        for places, found in rows.batches([*names, "caption_vector"]):
             there = found["caption_vector"].is_valid()
             captions_BD = normalise(as_rows(found["caption_vector"], engine.dim))
-            places, named = places[np.asarray(there)], found.filter(pc.fill_null(there, False)).select(list(COLUMNS))
+            places, named = places[np.asarray(there)], found.filter(pc.fill_null(there, False)).select(names)
             for start in range(0, len(places), engine.batch_size):
                 part = slice(start, start + engine.batch_size)
                 asked_rows = named.slice(start, engine.batch_size).to_pylist()

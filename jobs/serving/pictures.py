@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.serving.settings import Settings
-from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
@@ -54,7 +54,7 @@ class Pictures:
         return Encoded(data, media_type)
 
     def _fetched(self, row_id: str) -> bytes:
-        found = self._table.get([row_id], COLUMNS).to_pylist()
+        found = self._table.get([row_id], place_columns(self._table.schema)).to_pylist()
         if not found:
             raise NoPicture("there is no such row")
         try:

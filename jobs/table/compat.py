@@ -14,7 +14,9 @@ from clipmill.schemas.columns import (
     KEEP_TYPES,
     RESERVED,
     VOCABULARY_KEY,
+    has_orientation,
     is_head,
+    is_orientation,
     of_set,
 )
 from clipmill.schemas.config import JobFile
@@ -104,7 +106,7 @@ def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
 def check_columns(schema: pa.Schema, job: JobFile) -> None:
     """Kept columns and thumbnails: what the job file alone can tell."""
     stored_fingerprint(schema)
-    ours = {field.name for field in schema if field.name in RESERVED or of_set(field.name) or is_head(field)}
+    ours = {field.name for field in schema if _is_ours(field)}
     kept = {field.name: field.type for field in schema if field.name not in ours}
     wanted = {name: KEEP_TYPES[kind] for name, kind in job.source.keep_types.items()}
     missing = sorted(set(wanted) - set(kept))
@@ -125,8 +127,17 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
             f"column {', '.join(strict)} of the table allows no null, and a job has not a value of it for every row",
             f"make it nullable: lance.dataset(...).alter_columns({{'path': '{strict[0]}', 'nullable': True}})",
         )
+    if job.source.orientation is not None and not has_orientation(schema):
+        raise UserError(
+            "source.orientation is set, but the table was made without it and has no column for how a picture lies",
+            "use a new table",
+        )
     if job.thumbnails and "thumbnail" not in schema.names:
         raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
+
+
+def _is_ours(field: pa.Field) -> bool:
+    return field.name in RESERVED or of_set(field.name) or is_head(field) or is_orientation(field)
 
 
 def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:

@@ -20,20 +20,26 @@ from typing import Any
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import UNSEEN_HASH
+from clipmill.schemas.columns import ORIENTATION, UNSEEN_HASH, has_orientation
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.keys import pattern_of
 from clipmill.workers.read.links import linked_uris
+from clipmill.workers.read.orientation import stamped
 from clipmill.workers.read.original import MAX_BYTES, NotTheBytes, Place, fetch_any, fetch_image
 from clipmill.workers.read.remote import BadUri, refuse_private
 from clipmill.workers.store.uri import Pattern, absolute_uri, has_magic, parse_pattern, split_uri
 
-COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size", "image_hash")  # what `Originals.read` needs of a row
+_COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size", "image_hash")
 STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 SCHEMES = STORES | {"file", "http", "https", "hf"}
 _LISTS_KEPT = 64  # units whose links are remembered, some thousand each
+
+
+def place_columns(schema: Any) -> tuple[str, ...]:
+    """What `Originals.read` needs of a row of such a table."""
+    return (*_COLUMNS, ORIENTATION) if has_orientation(schema) else _COLUMNS
 
 
 class NotOfSource(UserError):
@@ -65,7 +71,8 @@ class Originals:
         self._lock = threading.Lock()
 
     def read(self, row: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) -> bytes:
-        """The encoded bytes that the row was made from; `row` has COLUMNS.
+        """The encoded bytes that the row was made from, with the orientation that its source says; `row` has
+        `place_columns`.
 
         Raises NotOfSource, NotTheBytes, and UserError for whatever else cannot be read.
         """
@@ -75,7 +82,8 @@ class Originals:
         place = Place(
             uri=str(row["uri"]), offset=row["image_offset"], size=row["image_size"], image_hash=str(row["image_hash"])
         )
-        return _told(place.uri, lambda: fetch_image(place, self._storage, max_bytes=max_bytes))
+        image = _told(place.uri, lambda: fetch_image(place, self._storage, max_bytes=max_bytes))
+        return stamped(image, row.get(ORIENTATION))
 
     def read_unproved(self, row: Mapping[str, Any], *, max_bytes: int = MAX_BYTES) -> bytes:
         """What lies at the `uri` of a reject, which has neither place nor hash; of several parquet columns the first.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.report import Problems, Report
@@ -107,6 +107,6 @@ def _drawn(rows: Any, drawn: Sample) -> Iterator[dict[str, Any]]:
     total = rows.count_rows()
     picks = np.random.default_rng(drawn.seed).choice(total, size=min(drawn.size, total), replace=False)
     picks.sort()
-    names = [*COLUMNS, "caption", "vector", "caption_vector", "width", "height"]
+    names = [*place_columns(rows.schema), "caption", "vector", "caption_vector", "width", "height"]
     for start in range(0, len(picks), _ROWS_AT_ONCE):
         yield from rows.take(picks[start : start + _ROWS_AT_ONCE].tolist(), columns=names).to_pylist()

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.table.originals import is_of_unit
 from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.tags import TagCheck
+from clipmill.schemas.columns import ORIENTATION, is_orientation
 from clipmill.schemas.config import Source
 from clipmill.schemas.receipts import LedgerEntry
 from clipmill.schemas.units import IMPORTED
@@ -39,6 +40,7 @@ COLUMNS = (
     "caption_score",
     "tags",
     "tag_scores",
+    ORIENTATION,
 )
 _BATCH_ROWS = 4096
 
@@ -58,6 +60,7 @@ def check_values(
         partial(_check_captions, imported=imported),
         *tags,
         partial(_check_picture, imported=imported),
+        _check_turn,
         _PlaceCheck(alive, source),
     ]
     beside = [name for check in tags for name in (check.column, check.scores)]
@@ -116,6 +119,14 @@ def _check_picture(batch: pa.RecordBatch, say: Problems, imported: frozenset[str
             say("ranges", f"row {row_id}: image_offset {offset} with image_size {size} is no byte range")
         if not HASH.fullmatch(image_hash):
             say("image_hash", f"row {row_id}: image_hash '{image_hash[:40]}' is no xxh3-128")
+
+
+def _check_turn(batch: pa.RecordBatch, say: Problems) -> None:
+    if not any(map(is_orientation, batch.schema)):
+        return
+    for row_id, orientation in zip(batch["id"].to_pylist(), batch[ORIENTATION].to_pylist(), strict=True):
+        if orientation is not None and not 1 <= orientation <= 8:
+            say("orientation", f"row {row_id}: orientation {orientation} is none of EXIF's, 1 to 8")
 
 
 class _PlaceCheck:

@@ -12,7 +12,7 @@ from clipmill.jobs.migrating.fill_plan import FillPlan, plan_fill
 from clipmill.jobs.table import ledger, sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import set_fields, table_id
+from clipmill.schemas.columns import ORIENTATION_FIELD, rows_schema, set_fields, table_id
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.receipts import LedgerEntry, LedgerState, Receipt
@@ -44,27 +44,21 @@ def members(seeds: range, *, pad: int = 0) -> list[tuple[str, bytes]]:
 class World:
     """Tars, a table of `stub:8`, and a set of `stub:16` beside it: in a folder, or in a bucket."""
 
-    def __init__(self, place: Path | S3) -> None:
+    def __init__(self, place: Path | S3, **source: Any) -> None:
         self.place = place
         self.folder, root, self.storage = (
             (place, str(place), STORAGE) if isinstance(place, Path) else (Path(), place.uri, place.storage)
         )
         self.tables = Tables.at(f"{root}/db/images", self.storage)
         self.tables.ensure_side_tables()
-        self.source = Source.model_validate({"format": "webdataset", "uri": f"{root}/*.tar", "caption": "txt"})
-        old = StubEngine.from_name("stub:8")
-        from clipmill.schemas.columns import rows_schema
-
-        self.tables.create(
-            "",
-            rows_schema(
-                dim=8,
-                keep={},
-                fingerprint_json=old.fingerprint.to_json(),
-                vocabulary_json=None,
-                thumbnails=False,
-            ),
+        self.source = Source.model_validate(
+            {"format": "webdataset", "uri": f"{root}/*.tar", "caption": "txt", **source}
         )
+        old = StubEngine.from_name("stub:8")
+        schema = rows_schema(
+            dim=8, keep={}, fingerprint_json=old.fingerprint.to_json(), vocabulary_json=None, thumbnails=False
+        )
+        self.tables.create("", schema if self.source.orientation is None else schema.append(ORIENTATION_FIELD))
         self.table_id = table_id(self.tables.open().schema)
         self.old, self.new = self._bench(old), self._bench(StubEngine.from_name("stub:16"))
         self.runs = 0

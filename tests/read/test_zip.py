@@ -123,7 +123,7 @@ def test_the_picture_of_a_row_is_read_again_from_its_archive_alone(tmp_path: Pat
         for n in range(3):
             archive.writestr(f"{n}.jpg", picture(n))
     tables = embed(tmp_path, {"format": "zip", "uri": f"{tmp_path}/raw/"})
-    rows = tables.open().to_table(columns=list(originals.COLUMNS)).to_pylist()
+    rows = tables.open().to_table(columns=list(originals.place_columns(tables.open().schema))).to_pylist()
     assert {originals.Originals(tables).read(row) for row in rows} == {picture(n) for n in range(3)}
     packed(tmp_path / "raw" / "b.zip", [("0.jpg", picture(0))])
     with pytest.raises(originals.NotOfSource):

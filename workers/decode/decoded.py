@@ -45,9 +45,10 @@ def with_id(sample: Sample, image_hash: str) -> Sample:
 
 
 def hash_sample(hasher: Any, sample: Sample, image_hash: str, folder: str) -> None:
-    """Key, bytes, caption and metadata: what makes two readings of an object, wherever it is, the same content."""
+    """Key, bytes, how they lie, caption, metadata: what makes two readings of an object, wherever it is, the same."""
     key = sample.uri.rpartition("#")[2].removeprefix(folder)
-    text = json.dumps([key, image_hash, sample.caption, sample.metadata], default=str, sort_keys=True)
+    turned = [] if sample.orientation is None else [sample.orientation]
+    text = json.dumps([key, image_hash, sample.caption, sample.metadata, *turned], default=str, sort_keys=True)
     hasher.update(text.encode())
 
 

@@ -43,6 +43,7 @@ class Row:
     size: int | None
     image_hash: str = ""
     caption: str | None = None
+    orientation: int | None = None
 
     def reject(self, reason: Reason, detail: str = "") -> Reject:
         return Reject(id=self.id, uri=self.uri, reason=reason, detail=detail)
@@ -142,7 +143,14 @@ def read_again(
 
 
 def _sample(row: Row, data: bytes) -> Sample:
-    return Sample(id=row.id, uri=row.uri, image=data, caption=row.caption, metadata={PLACE: row.place})
+    return Sample(
+        id=row.id,
+        uri=row.uri,
+        image=data,
+        caption=row.caption,
+        metadata={PLACE: row.place},
+        orientation=row.orientation,
+    )
 
 
 def _fetch(piece: Piece, storage: Storage, limits: Limits, read: Read) -> bytes | tuple[Reason, str]:

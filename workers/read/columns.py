@@ -5,6 +5,7 @@ from typing import Any
 
 from clipmill.schemas.config import Source
 from clipmill.schemas.errors import UserError
+from clipmill.workers.read.orientation import path_of
 
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")
 IMAGE_NAMES = ("image", "img", "jpg", "png", "webp", "image_bytes", "bytes", *LINK_NAMES[:4], "path", "file")
@@ -72,6 +73,7 @@ def needed_columns(names: Sequence[str], source: Source, uri: str, candidates: S
     asked = [("source.caption", (source.caption or "").removeprefix("json:"))]
     asked += [(f"source.keep.{name}", keep.field(name)) for name, keep in source.keep.items()]
     asked.append(("source.id", source.id_field))
+    asked.append(("source.orientation", path_of(source)))
     for option, path in asked:
         if not path:
             continue

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from clipmill.schemas.columns import ORIENTATION
 from clipmill.schemas.config import FOLDER, Source
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
+from clipmill.workers.read import orientation
 from clipmill.workers.read.labels import Label
 from clipmill.workers.store.uri import quote
 
@@ -52,7 +54,7 @@ class Wanted:
         if text == "json":
             text, field = None, "caption"
         kept = any(keep.source != FOLDER for keep in source.keep.values())
-        needs_json = field is not None or kept or source.id.startswith("column:")
+        needs_json = field is not None or kept or source.id.startswith("column:") or source.orientation is not None
         return Wanted(image, text, field, needs_json)
 
     def is_text(self, extension: str) -> bool:
@@ -178,11 +180,16 @@ _COERCE: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What a record says about its image. `unread` as in `Sample`."""
+    """What a record says about its image. `unread` as in `Sample`; `stated`: how it lies, EXIF 1..8."""
 
     caption: str | None
     metadata: dict[str, Any]
     unread: dict[str, str]
+    stated: int | None = None
+
+    def orientation_of(self, image: bytes) -> int | None:
+        """Where the picture's own bytes say it, that is None."""
+        return self.stated if self.stated is not None and orientation.lacking(image) else None
 
 
 def values_of(record: Mapping[str, Any], source: Source, caption: Any) -> Values:
@@ -203,7 +210,13 @@ def values_of(record: Mapping[str, Any], source: Source, caption: Any) -> Values
         metadata[name] = typed(name, lookup(record, keep.field(name)), keep.type)
         if keep.required and metadata[name] is None:
             raise BadField(unread.get(name, f"{name} is missing") + f", and source.keep.{name} is required")
-    return Values((text.strip() or None) if text is not None else None, metadata, unread)
+    stated = None
+    if source.orientation is not None:
+        try:
+            stated = orientation.stated(lookup(record, orientation.path_of(source)))
+        except (ValueError, RecursionError) as error:
+            unread[ORIENTATION] = f"{source.orientation}: {error}"[:200]
+    return Values((text.strip() or None) if text is not None else None, metadata, unread, stated)
 
 
 def _first_text(value: Any) -> Any:
@@ -287,6 +300,7 @@ def assemble(parts: Parts, source: Source, wanted: Wanted) -> Sample | Reject:
             caption=values.caption,
             metadata=values.metadata,
             unread=values.unread,
+            orientation=values.orientation_of(parts.image),
             image_offset=parts.offset,
             image_size=None if parts.offset is None else len(parts.image),
         )

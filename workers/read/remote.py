@@ -151,6 +151,7 @@ def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits
             caption=values.caption,
             metadata=values.metadata,
             unread=values.unread,
+            orientation=values.orientation_of(image),
             image_offset=0,
             image_size=len(image),
         )

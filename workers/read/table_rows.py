@@ -71,6 +71,7 @@ def sample_of(place: str, record: dict[str, Any] | str, column: str, source: Sou
             caption=values.caption,
             metadata=values.metadata,
             unread=values.unread,
+            orientation=values.orientation_of(value),
         )
     except BadField as error:
         return reject(Reason.BAD_METADATA, str(error))

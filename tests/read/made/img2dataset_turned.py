@@ -1,10 +1,12 @@
-"""Writes `img2dataset-turned.tar` and `img2dataset-kept.tar` with img2dataset itself, from a web server of its own.
+"""Writes `img2dataset-turned.tar`, `.parquet` and the folder `img2dataset-turned`, and `img2dataset-kept.tar`, with
+img2dataset itself, from a web server of its own.
 
     python -m venv /tmp/i2d && /tmp/i2d/bin/pip install img2dataset==1.47.0 pillow
     /tmp/i2d/bin/python tests/read/made/img2dataset_turned.py
 
-One scene four times over: stored upright, turned with EXIF orientations 6 and 3, and upright without EXIF. The first
-tar is by img2dataset's default, which writes pictures anew; the second by `disable_all_reencoding`.
+One scene four times over: stored upright, turned with EXIF orientations 6 and 3, and upright without EXIF. `turned` is
+by img2dataset's default, which writes pictures anew, as JPEG (tar), PNG (files) and WebP (parquet); `kept` by
+`disable_all_reencoding`.
 """
 
 import io
@@ -50,21 +52,29 @@ def main() -> None:
         web = f"http://127.0.0.1:{server.server_port}"
         lines = [f"{web}/{name}.jpg,{name}" for name in ("one", "six", "three", "none")]
         Path(folder, "list.csv").write_text("\n".join(["url,caption", *lines]))
-        for name, how in (("turned", {"image_size": 64}), ("kept", {"disable_all_reencoding": True})):
+        keep_ratio = {"image_size": 64, "resize_mode": "keep_ratio"}
+        for name, form, how in (
+            ("turned", "webdataset", keep_ratio),
+            ("kept", "webdataset", {"disable_all_reencoding": True, "resize_mode": "keep_ratio"}),
+            ("turned", "files", {**keep_ratio, "encode_format": "png", "encode_quality": 9}),
+            ("turned", "parquet", {**keep_ratio, "encode_format": "webp"}),
+        ):
+            out = Path(folder, f"{name}-{form}")
             download(
                 url_list=f"{folder}/list.csv",
                 input_format="csv",
                 url_col="url",
                 caption_col="caption",
-                output_folder=f"{folder}/{name}",
-                output_format="webdataset",
-                resize_mode="keep_ratio",
+                output_folder=str(out),
+                output_format=form,
                 processes_count=1,
                 thread_count=1,
                 disallowed_header_directives=[],
                 **how,
             )
-            shutil.copy(f"{folder}/{name}/00000.tar", HERE / f"img2dataset-{name}.tar")
+            ending = {"webdataset": ".tar", "files": "", "parquet": ".parquet"}[form]
+            copy = shutil.copytree if form == "files" else shutil.copy
+            copy(f"{out}/00000{ending}", HERE / f"img2dataset-{name}{ending}")
         server.shutdown()
 
 

@@ -1,0 +1,152 @@
+"""`source.orientation`: pictures that another tool left lying on their side are turned by what it wrote beside them."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.errors import UserError
+from clipmill.schemas.samples import Sample
+from clipmill.workers.decode.picture import decode
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.orientation import lacking, stamped, stated
+from tests.build import picture, tar
+from tests.read.help import read_tar, samples, unit_of
+
+MADE = Path(__file__).parent / "made"
+EXIF = 0x0112
+
+
+def encoded(kind: str, *, orientation: int | None = None, **options: Any) -> bytes:
+    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8))
+    if options.pop("alpha", False):
+        drawn.putalpha(200)
+    exif, out = Image.Exif(), io.BytesIO()
+    if orientation is not None:
+        exif[EXIF] = orientation
+        options["exif"] = exif
+    drawn.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"lossless": True, "alpha": True}),
+        ("WEBP", {"icc_profile": b"odd"}),  # extended already
+    ],
+)
+def test_bytes_carry_an_orientation_as_pillow_and_the_decoder_read_it(kind: str, options: dict[str, Any]) -> None:
+    image = encoded(kind, **options)
+    stored_HWC = decode(image, Limits(), target_px=None).pixels_HWC
+    assert lacking(image)
+    assert stamped(image, None) is image
+    for orientation in range(1, 9):
+        made = stamped(image, orientation)
+        assert Image.open(io.BytesIO(made)).getexif()[EXIF] == orientation
+        turned = Image.fromarray(stored_HWC)
+        turned.getexif()[EXIF] = orientation
+        wanted_HWC = np.asarray(ImageOps.exif_transpose(turned))
+        np.testing.assert_array_equal(decode(made, Limits(), target_px=None).pixels_HWC, wanted_HWC)
+        assert stamped(made, 3) is made, "it says it itself now"
+    own = encoded(kind, orientation=6, **options)
+    assert not lacking(own)
+    assert stamped(own, 3) is own
+
+
+def test_what_cannot_carry_it_stays_as_it_is() -> None:
+    for image in (b"", b"GIF89a" + bytes(20), b"RIFF\x0c\0\0\0WEBPVP8X", b"RIFF\x0c\0\0\0WEBPVP8 ", encoded("BMP")):
+        assert stamped(image, 6) == image
+
+
+def test_the_words_for_it() -> None:
+    words = "Mirrored horizontal then rotated 90 CCW"
+    said = {
+        json.dumps({"Image Orientation": "Rotated 90 CW", "Image Make": "x"}): 6,
+        words: 5,
+        "8": 8,
+        "Rotated 180": 3,
+    }
+    for value, orientation in [*said.items(), (6, 6), (6.0, 6), ({"Image Orientation": "Rotated 90 CCW"}, 8)]:
+        assert stated(value) == orientation, value
+    for nothing in (None, "", "{}", {}, 0, "0", float("nan"), '{"Image Make": "x"}'):
+        assert stated(nothing) is None, nothing
+    for wrong in ("{", 9, -1, True, "sideways", [6], 2.5):
+        with pytest.raises(ValueError):
+            stated(wrong)
+
+
+def corner(sample: Sample) -> str:
+    """Where the red corner of img2dataset_turned.py's scene is, which is drawn at the top left."""
+    image = stamped(sample.image, sample.orientation)
+    pixels_HWC = decode(image, Limits(), target_px=None).pixels_HWC.astype(int)
+    height, width = pixels_HWC.shape[:2]
+    y, x = np.unravel_index(np.argmax(pixels_HWC[..., 0] - pixels_HWC[..., 2]), (height, width))
+    return f"{'top' if y < height / 2 else 'bottom'} {'left' if x < width / 2 else 'right'}"
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("webdataset", "img2dataset-turned.tar"),
+        ("files", "img2dataset-turned/"),
+        ("parquet", "img2dataset-turned.parquet"),
+    ],
+)
+def test_what_img2dataset_turned_comes_upright_in_each_of_its_layouts(form: str, name: str) -> None:
+    caption, field = ("caption", "exif") if form == "parquet" else ("txt", "json:exif")
+    uri = str(MADE / name)
+    source = Source.model_validate({"format": form, "uri": uri, "caption": caption, "orientation": field})
+    if form == "files":
+        from clipmill.jobs.planning.survey import survey
+
+        (unit,) = survey(source, Storage(), Limits())
+    else:
+        unit = unit_of(uri, form)
+    found = [item for item in read_unit(unit, source, Storage(), Limits()) if isinstance(item, Sample)]
+    assert {item.caption: corner(item) for item in found} == dict.fromkeys(("one", "six", "three", "none"), "top left")
+    said = {item.caption: item.orientation for item in found}
+    assert said == {"one": 1, "six": 6, "three": 3, "none": None}
+
+
+def test_a_picture_that_says_it_itself_is_turned_once() -> None:
+    """`disable_all_reencoding`: the bytes are the originals, and the .json says the same."""
+    found = samples(read_tar(str(MADE / "img2dataset-kept.tar"), caption="txt", orientation="json:exif")).values()
+    assert {item.caption: corner(item) for item in found} == dict.fromkeys(("one", "six", "three", "none"), "top left")
+    assert {item.orientation for item in found} == {None}
+
+
+def test_what_is_said_and_is_no_orientation_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar([("a.jpg", picture(1)), ("a.json", b'{"exif": "upside down"}'), ("b.jpg", picture(2))]))
+    found = samples(read_tar(str(path), orientation="json:exif"))
+    assert found["a.jpg"].orientation is None
+    assert "'upside down' is no EXIF orientation" in found["a.jpg"].unread["orientation"]
+    assert found["b.jpg"].unread == {}
+
+
+def test_a_table_without_the_column_and_a_kept_column_of_its_name_are_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"'orientation' is the column of source\.orientation"):
+        Source.model_validate(
+            {"format": "files", "uri": "x/", "orientation": "json:exif", "keep": {"orientation": "string"}}
+        )
+    assert "orientation" not in Source.model_validate({"format": "files", "uri": "x/"}).reader_options()
+    with pytest.raises(UserError, match="has no column exif"):
+        list(
+            read_unit(
+                unit_of(str(MADE / "datasets-embedded.parquet"), "parquet"),
+                Source.model_validate({"format": "parquet", "uri": "x", "orientation": "exif"}),
+                Storage(),
+                Limits(),
+            )
+        )
