@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmill.jobs.table.originals import COLUMNS, Originals, why
+from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
@@ -149,7 +149,8 @@ class EmbeddingAtlas(Files):
 
     def write(self, rows: pa.Table, number: int) -> None:
         rows = self._with_vector(rows)
-        listed = rows.select([n for n in (*COLUMNS, "thumbnail") if n in rows.column_names]).to_pylist()
+        names = (*place_columns(rows.schema), "thumbnail")
+        listed = rows.select([name for name in names if name in rows.column_names]).to_pylist()
         images = {place: row["thumbnail"] for place, row in enumerate(listed) if row.get("thumbnail")}
         others = [place for place in range(len(listed)) if place not in images]
         made = self.pictures([listed[place] for place in others], lambda image, place: _small(image))

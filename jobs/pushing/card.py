@@ -32,6 +32,7 @@ _MEANINGS = {
     "tags": "zero-shot labels, best first",
     "tag_scores": "their probabilities, parallel to `tags`",
     "thumbnail": "the picture made smaller, as WebP",
+    "orientation": "EXIF 1 to 8: how the picture must be turned whose own bytes do not say it",
 }
 
 
