@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.tasks import Task, WorkContext
@@ -63,6 +65,7 @@ class Road:
             fingerprint_json=engine.fingerprint.to_json(),
             vocabulary_json=tagger.metadata_json if tagger else None,
             thumbnails=job.thumbnails,
+            more=pa.schema([columns.PHASH] if job.phash else []),
         )
         rows = tables.create("", schema)
         context = WorkContext(
@@ -73,6 +76,7 @@ class Road:
             source=job.source,
             storage=job.storage,
             limits=job.limits,
+            phash=job.phash,
             units_in_flight=job.workers.units_in_flight,
             options=tables.options,
         )

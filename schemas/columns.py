@@ -19,6 +19,16 @@ PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 # same name, which tables without the option may have.
 ORIENTATION = "orientation"
 ORIENTATION_FIELD = pa.field(ORIENTATION, pa.int8())
+# 64 bits of what the picture looks like (`workers.decode.phash`), where the job asks for them. A signed number: Lance
+# indexes it, DuckDB, polars and Spark have exclusive-or and a count of bits for it; Spark and Java know no unsigned
+# ones, and polars has no exclusive-or of a fixed_size_binary.
+PHASH = pa.field("phash", pa.int64())
+
+
+def has_phash(schema: pa.Schema) -> bool:
+    """Whether rows have a perceptual hash; an older table may keep something else under that name."""
+    return PHASH.name in schema.names and bool(schema.field(PHASH.name).type == PHASH.type)
+
 
 # An image_hash that begins so is not of the picture's bytes, which nobody saw, but of the imported vector: equal ones
 # count as copies. A picture's own hash begins so once in four thousand millions.
@@ -52,10 +62,10 @@ def rows_schema(
     fingerprint_json: str,
     vocabulary_json: str | None,
     thumbnails: bool,
-    heads: pa.Schema | None = None,
+    more: pa.Schema | None = None,
 ) -> pa.Schema:
-    """Schema of the main table. `keep` maps a kept column to a key of KEEP_TYPES; `heads`: the columns of the job's
-    heads (`head_field`)."""
+    """Schema of the main table. `keep` maps a kept column to a key of KEEP_TYPES; `more`: what else the job asks for,
+    PHASH and the columns of its heads (`head_field`)."""
     vector = pa.list_(pa.float16(), dim)
     model_meta = {FINGERPRINT_KEY: fingerprint_json.encode()}
     tags_meta = {VOCABULARY_KEY: vocabulary_json.encode()} if vocabulary_json else {}
@@ -78,12 +88,14 @@ def rows_schema(
     ]
     if thumbnails:
         fields.append(pa.field("thumbnail", pa.binary()))
-    fields += list(heads or ())
+    fields += list(more or ())
     fields += [pa.field(name, KEEP_TYPES[kind]) for name, kind in keep.items()]
     return pa.schema(fields)
 
 
-_OURS = rows_schema(dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True)
+_OURS = rows_schema(
+    dim=1, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True, more=pa.schema([PHASH])
+)
 RESERVED = frozenset(_OURS.names)
 ALWAYS_FILLED = frozenset(field.name for field in _OURS if not field.nullable)
 

@@ -288,6 +288,7 @@ class JobFile(Strict):
     limits: Limits = Limits()
     commit: Commit = Commit()
     thumbnails: bool = False
+    phash: bool = False
     plan: PlanOptions = PlanOptions()
     nightly: Nightly = Nightly()
 

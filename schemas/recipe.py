@@ -124,10 +124,12 @@ class Caption(Strict):
 
 class Duplicates(Strict):
     """Of pictures with the same bytes, or with a cosine of `threshold` and more, one stays: the largest, that with the
-    lowest id, or with `best` that with the greatest `order_by`. `exact`: the same bytes only."""
+    lowest id, or with `best` that with the greatest `order_by`. `exact`: the same bytes only. `phash`: instead of the
+    cosine, perceptual hashes that differ in at most so many bits."""
 
     threshold: float = Field(default=0.95, ge=0.5, le=1)
     exact: bool = False
+    phash: int | None = Field(default=None, ge=0, le=10)
     keep: Literal["largest", "lowest_id", "best"] = "largest"
     order_by: str | None = None
 
@@ -135,6 +137,8 @@ class Duplicates(Strict):
     def _ordered(self) -> "Duplicates":
         if (self.keep == "best") != (self.order_by is not None):
             raise ValueError("takes order_by where keep is best, and only there")
+        if self.phash is not None and (self.exact or "threshold" in self.model_fields_set):
+            raise ValueError("takes one of threshold, exact and phash")
         return self
 
 

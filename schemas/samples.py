@@ -44,6 +44,7 @@ class Picture:
     width: int
     height: int
     thumbnail: bytes | None = None  # WebP, longest side 256 pixels, where the job asks for it
+    phash: int | None = None  # a perceptual hash, where the job asks for it
 
 
 class BadImage(Exception):

@@ -25,6 +25,7 @@ class WorkContext:
     storage: Storage
     limits: Limits
     thumbnails: bool = False
+    phash: bool = False
     units_in_flight: int = 3
     table_id: str = ""  # of the rows table
     fill: str = ""

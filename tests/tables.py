@@ -63,7 +63,7 @@ class WordEngine:
         self.fingerprint = fingerprint(dim, weights=weights)
         self.texts_seen = 0
 
-    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         from PIL import Image
 
         from clipmill.workers.decode.picture import decode

@@ -59,8 +59,8 @@ class Engine(Protocol):
         """This many callers, at most `callers`, are at work from now on: a CPU's threads are divided among them."""
         ...
 
-    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
-        """Decode and preprocess one image on the calling thread.
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
+        """Decode and preprocess one image on the calling thread; with `phash` its perceptual hash too.
 
         Raises `schemas.samples.BadImage`.
         """

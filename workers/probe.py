@@ -88,6 +88,7 @@ def _encode(task: Task, context: WorkContext, spec: ModelSpec) -> str:
             "storage": context.storage.model_dump(mode="json"),
             "limits": context.limits.model_dump(mode="json"),
             "thumbnails": context.thumbnails,
+            "phash": context.phash,
             "spec": asdict(spec),
             "fill": context.fill,
             "options": context.options,
@@ -117,9 +118,8 @@ def main() -> None:
             continue
         say(ordinal)
         try:
-            picture = engine.prepare(
-                stamped(sample.image, sample.orientation), limits, thumbnail=bool(job["thumbnails"])
-            )
+            stamped_image = stamped(sample.image, sample.orientation)
+            picture = engine.prepare(stamped_image, limits, thumbnail=bool(job["thumbnails"]), phash=bool(job["phash"]))
         except BadImage:
             continue
         engine.encode_images(picture.pixels_CHW[None])

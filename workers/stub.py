@@ -29,6 +29,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, Preprocess
 from clipmill.schemas.samples import Picture
+from clipmill.workers.decode.phash import phash as make_phash
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.decode.picture import thumbnail as make_thumbnail
 from clipmill.workers.engine import OutOfMemory, Text
@@ -85,7 +86,7 @@ class StubEngine:
     def share(self, callers: int) -> None:
         """It computes on the calling thread."""
 
-    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
         if sleep_ms := os.environ.get("CLIPMILL_STUB_SLEEP_MS"):
             time.sleep(float(sleep_ms) / 1000)
@@ -103,6 +104,7 @@ class StubEngine:
             width=decoded.width,
             height=decoded.height,
             thumbnail=make_thumbnail(decoded.pixels_HWC) if thumbnail else None,
+            phash=make_phash(decoded) if phash else None,
         )
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

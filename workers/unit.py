@@ -157,7 +157,10 @@ class UnitRun:
             return decoded
         try:
             decoded.picture = self.bench.engine.prepare(
-                stamped(sample.image, sample.orientation), self.context.limits, thumbnail=self.context.thumbnails
+                stamped(sample.image, sample.orientation),
+                self.context.limits,
+                thumbnail=self.context.thumbnails,
+                phash=self.context.phash,
             )
         except BadImage as bad:
             decoded.reject = Reject(id=sample.id, uri=sample.uri, reason=Reason(bad.reason), detail=bad.detail)

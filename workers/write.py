@@ -65,6 +65,7 @@ class RowWriter:
             "height": [p.height for p in batch.pictures],
             "thumbnail": [p.thumbnail for p in batch.pictures],
             **turned,
+            "phash": [p.phash for p in batch.pictures],
             **set_values(batch),
             **batch.heads,
         }

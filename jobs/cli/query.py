@@ -110,6 +110,12 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
 @click.option("--threshold", default=0.95, show_default=True, type=float, help="Least cosine of a near copy.")
 @click.option("--exact", is_flag=True, help="Only equal bytes.")
 @click.option(
+    "--phash",
+    metavar="BITS",
+    type=click.IntRange(0, 10),
+    help="Instead of vectors: perceptual hashes that differ in at most so many bits; 4 is near.",
+)
+@click.option(
     "--prefer", type=click.Choice(["largest", "first"]), default="largest", show_default=True, help="Which to keep."
 )
 @click.option("--keep-list", metavar="FILE", type=NewFile(), help="Write the ids to keep, a line each.")
@@ -121,9 +127,12 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import note, print_record, print_rows
 
+    if options["phash"] is not None and options["exact"]:
+        raise click.UsageError("--exact and --phash exclude each other")
     opened = open_table(table, storage=storage_from(endpoint_url, region))
     threshold = EXACT_ONLY if options["exact"] else options["threshold"]
-    report = find_copies(opened, threshold=threshold, where=options["where"], prefer=options["prefer"], tell=note)
+    asked = {name: options[name] for name in ("phash", "where", "prefer")}
+    report = find_copies(opened, threshold=threshold, tell=note, **asked)
     if options["keep_list"]:
         with open(options["keep_list"], "w", encoding="utf-8") as file:
             file.writelines(f"{row_id}\n" for row_id in keep_list(opened, report, options["where"]))

@@ -1,6 +1,6 @@
 """The commands that look into a table: search, status, rejects, verify."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
+
+if TYPE_CHECKING:
+    from clipmill.schemas.config import Storage
 
 
 class _Picture(click.Path):
@@ -50,6 +53,15 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 @click.option("--no-tag", "no_tags", metavar="LABEL", multiple=True, help="Only rows with none of these.")
 @click.option("--tags-column", default="tags", show_default=True, help="Whose tags: tags, or tags__SLUG.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), metavar="COSINE", help="Only hits at least so near.")
+@click.option(
+    "--phash-of",
+    metavar="FILE|ID",
+    callback=without_secret,
+    help="Instead: what looks the same, by perceptual hash, as this picture, row or 16 hex digits.",
+)
+@click.option(
+    "--max-distance", type=click.IntRange(0, 64), metavar="BITS", help="Of --phash-of. Default: 8; 0 is the same hash."
+)
 @click.option("--hybrid", is_flag=True, help="Also match the words against the captions.")
 @click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
@@ -65,6 +77,12 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     With a filter alone it lists the rows that pass. A --hybrid search is ordered by `rank_score`, which fuses the two
     rankings. Where nothing is found, it says why.
     """
+    if options["phash_of"] is not None:
+        _search_phash(table, storage_from(endpoint_url, region), as_json, options)
+        return
+    if options.pop("max_distance") is not None:
+        raise click.UsageError("--max-distance is of --phash-of: give that too")
+    del options["phash_of"]
     from clipmill.jobs.querying.nothing import caveat, why_nothing
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import note, print_rows
@@ -91,6 +109,36 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     for said in (unproven, caveat(opened, query), "" if len(found) else f"nothing found: {why_nothing(opened, query)}"):
         if said:
             note(said)
+
+
+_FILTERS = ("where", "all_tags", "any_tags", "no_tags", "tags_column", "k", "offset")
+
+
+def _search_phash(table: str, storage: "Storage", as_json: bool, options: dict[str, Any]) -> None:
+    from clipmill.jobs.querying.open import open_table
+    from clipmill.jobs.terminal.output import note, print_rows
+    from clipmill.schemas.errors import UserError
+
+    taken = {*_FILTERS, "phash_of", "max_distance", "columns", "version"}
+    context = click.get_current_context()
+    for name in options.keys() - taken:
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise UserError(
+                f"--phash-of compares hashes, and {name.replace('_', '-')} is of a search by vectors", "leave one out"
+            )
+    columns = [name.strip() for names in options["columns"] for name in names.split(",") if name.strip()]
+    opened = open_table(table, version=version_from(options["version"]), storage=storage)
+    distance = options["max_distance"]
+    found = opened.search_phash(
+        options["phash_of"],
+        **({} if distance is None else {"max_distance": distance}),
+        columns=tuple(columns) or None,
+        **{name: options[name] for name in _FILTERS},
+    )
+    shown = ["phash_distance", *(columns or [name for name in _SHOWN if name in found.column_names])]
+    print_rows(found, as_json=as_json, columns=shown, empty="")
+    if not len(found):
+        note("nothing found: no other row that passes is so near; --max-distance looks further")
 
 
 @click.command(short_help="What is in the table, and how fresh it is.")

@@ -1,4 +1,5 @@
-"""`clipmill dedup TABLE`: groups of pictures that are the same, by bytes or nearly so by vector, and whom to keep.
+"""`clipmill dedup TABLE`: groups of pictures that are the same, by bytes, or nearly so by vector or by
+perceptual hash, and whom to keep.
 
 Small tables compare every pair. Larger ones are first cut into clusters, and pairs are sought within each (Abbas et
 al., "SemDeDup", 2023, section 3); each row is in its two nearest clusters, so that a pair on a border is not missed.
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.exploring import dedup_phash
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.querying.phash import check_hashes
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
@@ -47,10 +50,11 @@ GROUPS = pa.schema(
 class DedupReport:
     """`groups`: a table of `GROUPS`, largest group first, the row to keep first in each. `rows`: looked at.
     `exact`: rows that are byte for byte another one. `near`: further rows within the threshold. `surplus`: rows that
-    are not kept."""
+    are not kept. `phash`: most bits of a near pair, where vectors were not asked; `threshold` is null then."""
 
     table: str
-    threshold: float
+    threshold: float | None
+    phash: int | None
     rows: int
     exact: int
     near: int
@@ -90,26 +94,34 @@ def dedup(
     table: Table,
     *,
     threshold: float = DEFAULT_THRESHOLD,
+    phash: int | None = None,
     where: str | None = None,
     prefer: Prefer = "largest",
     tell: Callable[[str], None] = lambda _: None,
 ) -> DedupReport:
-    """Groups among the rows that pass `where`. `threshold`: least cosine of a near pair; above 1: exact only.
+    """Groups among the rows that pass `where`. `threshold`: least cosine of a near pair; above 1: exact only. `phash`:
+    instead of vectors the perceptual hashes tell, and this is the most bits that a near pair differs in.
 
     `prefer`: which of a group to keep, the picture with most pixels or the first in the table. Raises UserError.
     """
     if not 0.5 <= threshold <= 1.5:
         raise UserError(f"the threshold {threshold} is no cosine that means alike", "try 0.95; 1 finds exact copies")
     predicate = table.predicate(Query(where=where))
-    facts = table.snapshot.dataset.scanner(
-        columns=["id", "image_hash", "width", "height"], filter=predicate, with_row_id=True
-    ).to_table()
-    found = copies(table, facts, threshold, predicate=predicate, tell=tell)
+    names = ["id", "image_hash", "width", "height"]
+    if phash is not None:
+        check_distance(table, phash)
+        names.append("phash")
+    facts = table.snapshot.dataset.scanner(columns=names, filter=predicate, with_row_id=True).to_table()
+    if phash is not None:
+        found = hash_copies(facts, phash, tell=tell)
+    else:
+        found = copies(table, facts, threshold, predicate=predicate, tell=tell)
     groups = _groups(table, found.roots_N, facts, prefer)
     surplus = len(groups) - len(set(groups["group"].to_pylist()))
     return DedupReport(
         table=table.uri,
-        threshold=threshold,
+        threshold=threshold if phash is None else None,
+        phash=phash,
         rows=len(facts),
         exact=found.exact,
         near=found.near,
@@ -144,6 +156,24 @@ def copies(
     if threshold <= 1 and len(facts):
         for one, other in _near_pairs(table, predicate, facts, forest, threshold, tell):
             near += forest.join(one, other)
+    return Copies(roots_N=forest.roots(), exact=exact, near=near)
+
+
+def check_distance(table: Table, bits: int) -> None:
+    """Raises UserError where hashes cannot be compared so."""
+    check_hashes(table.snapshot)
+    if not 0 <= bits <= dedup_phash.MAX_DISTANCE:
+        most = dedup_phash.MAX_DISTANCE
+        raise UserError(
+            f"{bits} bits are no distance of copies", f"0 to {most}; {dedup_phash.DEFAULT_DISTANCE} is near"
+        )
+
+
+def hash_copies(facts: pa.Table, bits: int, *, tell: Callable[[str], None] = lambda _: None) -> Copies:
+    """`copies` by perceptual hash: `facts` has `image_hash` and `phash` of each row."""
+    forest = _Forest(len(facts))
+    exact = _join_equal(forest, facts["image_hash"])
+    near = sum(forest.join(one, other) for one, other in dedup_phash.near_pairs(facts["phash"], bits, tell))
     return Copies(roots_N=forest.roots(), exact=exact, near=near)
 
 

@@ -87,11 +87,12 @@ def encode_images(
         try:
             pictures.append(engine.prepare(image_bytes(image, limits=limits, storage=storage), limits).pixels_CHW)
         except BadImage as bad:
-            raise _unusable(bad, limits) from None
+            raise unusable(bad, limits) from None
     return _finite(engine.encode_images(np.stack(pictures)), "image")
 
 
-def _unusable(bad: BadImage, limits: Limits) -> UserError:
+def unusable(bad: BadImage, limits: Limits) -> UserError:
+    """What is wrong with a query image."""
     if bad.reason == Reason.TOO_MANY_PIXELS:
         return UserError(
             f"the query image has more than {limits.max_pixels:,} pixels",

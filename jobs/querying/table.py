@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.querying import filters, values
+from clipmill.jobs.querying import filters, phash, values
 from clipmill.jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
 from clipmill.jobs.querying.hybrid import hybrid
 from clipmill.jobs.querying.nearest import nearest
@@ -24,6 +24,8 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
+
+_OF_PHASH_SEARCH = frozenset({"where", "any_tags", "all_tags", "no_tags", "tags_column", "k", "offset", "columns"})
 
 
 class Table:
@@ -128,6 +130,25 @@ class Table:
         if not len(query.positive):
             return self._browse(snapshot, query, predicate, columns)
         hits = self._hits(snapshot, query, predicate)
+        return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
+
+    def search_phash(
+        self, picture: Any, *, max_distance: int = phash.DEFAULT_DISTANCE, **options: Unpack[QueryFields]
+    ) -> pa.Table:
+        """The rows that look the same, by perceptual hash, nearest first, with `phash_distance` in bits, 0..64.
+
+        `picture`: the id of a row, which is not in the answer; a path, URI, bytes or PIL image; or a hash, as a number
+        or 16 hex digits. Every row that passes is compared; nothing is embedded. Options: where, any_tags, all_tags,
+        no_tags, tags_column, k, offset, columns. Raises UserError.
+        """
+        query = Query(**values.options(options, _OF_PHASH_SEARCH))
+        snapshot = self.snapshot
+        columns = snapshot.check_columns(query.columns or snapshot.default_columns())
+        wanted = phash.hash_of(snapshot, picture, self.storage)
+        predicate = self.predicate(query)
+        if isinstance(picture, str):
+            predicate = filters.conjunction([predicate, f"NOT ({filters.ids_predicate([picture])})"])
+        hits = phash.nearest(snapshot, wanted, values.whole("max_distance", max_distance), query.depth, predicate)
         return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 
     def predicate(self, query: Query) -> str | None:

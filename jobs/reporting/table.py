@@ -145,14 +145,15 @@ def copies(table: Table, album: Pictures, *, pictures: bool, tell: Tell) -> Copi
     if looked == "no":
         return Copies(looked=looked, threshold=DEFAULT_THRESHOLD)
     tell("copies")
-    found = dedup(table, threshold=DEFAULT_THRESHOLD if looked == "near" else EXACT_ONLY, tell=tell)
+    threshold = DEFAULT_THRESHOLD if looked == "near" else EXACT_ONLY
+    found = dedup(table, threshold=threshold, tell=tell)
     grouped: dict[int, list[str]] = {}
     for row in found.groups.select(["group", "id"]).to_pylist():
         grouped.setdefault(row["group"], []).append(row["id"])
     largest = list(grouped.values())[:GROUPS]
     return Copies(
         looked=looked,
-        threshold=found.threshold,
+        threshold=threshold,
         exact=found.exact,
         near=found.near,
         surplus=found.surplus,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.planning.estimate import Estimate, Worker, estimate
@@ -67,13 +69,14 @@ def open_table(context: RunContext, force: Workforce, table_id: str) -> Opened:
 def _schema(context: RunContext, force: Workforce, table_id: str) -> Any:
     from clipmill.jobs.table.lancedb_function import embedding_functions_metadata
 
+    hashes = [columns.PHASH] if context.job.phash else []
     schema = columns.rows_schema(
         dim=force.fingerprint.dim,
         keep=context.job.source.keep_types,
         fingerprint_json=force.fingerprint.to_json(),
         vocabulary_json=force.vocabulary_json,
         thumbnails=context.job.thumbnails,
-        heads=heads.fields(context.heads, force.fingerprint),
+        more=pa.schema([*hashes, *heads.fields(context.heads, force.fingerprint)]),
     )
     if context.job.source.orientation is not None:
         schema = schema.append(columns.ORIENTATION_FIELD)

@@ -21,7 +21,7 @@ from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.jobs.terminal.progress import Snapshot
-from clipmill.schemas.columns import table_id
+from clipmill.schemas.columns import has_phash, table_id
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.tasks import WorkContext
 from clipmill.schemas.words import counted
@@ -157,6 +157,7 @@ def _work_context(context: RunContext, rows: Any) -> WorkContext:
         storage=job.storage,
         limits=job.limits,
         thumbnails=job.thumbnails,
+        phash=has_phash(rows.schema),  # whoever asked for it: no night leaves a gap in the column
         units_in_flight=job.workers.units_in_flight,
         table_id=table_id(rows.schema),
         heads=context.heads,

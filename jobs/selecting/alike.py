@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.exploring.dedup import EXACT_ONLY, copies
+from clipmill.jobs.exploring.dedup import EXACT_ONLY, check_distance, copies, hash_copies
 from clipmill.jobs.indexing.kmeans import train
 from clipmill.jobs.querying.encoder import image_bytes
 from clipmill.jobs.querying.open import Examples, Query
@@ -51,16 +51,26 @@ def duplicates(rows: Rows, asked: Duplicates, place: Place) -> Outcome:
     hashes: list[pa.Array] = []
     order: list[Places] = []
     pixels_N = np.zeros(len(rows), np.int64)
-    for places, found in rows.batches(["image_hash", "width", "height"]):
+    phashes: list[pa.Array] = []
+    names = ["image_hash", "width", "height"]
+    if asked.phash is not None:
+        check_distance(rows.table, asked.phash)
+        names.append("phash")
+    for places, found in rows.batches(names):
         hashes += found["image_hash"].chunks
+        phashes += found["phash"].chunks if asked.phash is not None else ()
         order.append(places)
         pixels_N[places] = found["width"].to_numpy().astype(np.int64) * found["height"].to_numpy()
     if not len(rows):
         return Outcome(keep=np.zeros(0, np.bool_))
-    in_order = pa.chunked_array(hashes).take(pa.array(np.argsort(np.concatenate(order))))
-    facts = pa.table({"image_hash": in_order, ROW_ID: rows.row_ids_N})
-    threshold = EXACT_ONLY if asked.exact else asked.threshold
-    found = copies(rows.table, facts, threshold, tell=place.tell)
+    in_order = pa.array(np.argsort(np.concatenate(order)))
+    facts = pa.table({"image_hash": pa.chunked_array(hashes).take(in_order), ROW_ID: rows.row_ids_N})
+    if asked.phash is not None:
+        facts = facts.append_column("phash", pa.chunked_array(phashes).take(in_order))
+        found, by = hash_copies(facts, asked.phash, tell=place.tell), "perceptual hashes"
+    else:
+        threshold = EXACT_ONLY if asked.exact else asked.threshold
+        found, by = copies(rows.table, facts, threshold, tell=place.tell), "vectors"
     worth_N: npt.NDArray[np.float64] = np.zeros(len(rows))
     if asked.order_by is not None:
         worth_N = worth_first(rows.numbers(asked.order_by))
@@ -69,7 +79,7 @@ def duplicates(rows: Rows, asked: Duplicates, place: Place) -> Outcome:
     best = np.lexsort((worth_N, found.roots_N))  # stable: of equal ones the lowest id
     roots = found.roots_N[best]
     first = np.r_[True, roots[1:] != roots[:-1]]
-    return Outcome(keep=best[first], note=f"{found.exact:,} by their bytes, {found.near:,} by their vectors")
+    return Outcome(keep=best[first], note=f"{found.exact:,} by their bytes, {found.near:,} by their {by}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from clipmill.schemas.columns import (
     RESERVED,
     VOCABULARY_KEY,
     has_orientation,
+    has_phash,
     is_head,
     is_orientation,
     of_set,
@@ -104,7 +105,7 @@ def has_model_of(schema: pa.Schema, job: JobFile) -> bool:
 
 
 def check_columns(schema: pa.Schema, job: JobFile) -> None:
-    """Kept columns and thumbnails: what the job file alone can tell."""
+    """Kept columns, thumbnails and perceptual hashes: what the job file alone can tell."""
     stored_fingerprint(schema)
     ours = {field.name for field in schema if _is_ours(field)}
     kept = {field.name: field.type for field in schema if field.name not in ours}
@@ -134,6 +135,8 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
         )
     if job.thumbnails and "thumbnail" not in schema.names:
         raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
+    if job.phash and not has_phash(schema):
+        raise UserError("phash: true, but the table was made without perceptual hashes", "use a new table")
 
 
 def _is_ours(field: pa.Field) -> bool:

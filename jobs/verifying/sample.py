@@ -12,14 +12,16 @@ from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.schemas.columns import PHASH, has_phash
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.samples import BadImage, Picture
 from clipmill.workers.engine import Engine
 from clipmill.workers.read.original import NotTheBytes
 
 MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the same picture or text in fp32
+MAX_PHASH_BITS = 2  # another release of a decoder may give a level more or less, and with it a pair of bits
 UNMEASURED = (0, 0)  # of an imported row; `verifying.values` finds one in any other
 _ROWS_AT_ONCE = 1000
 
@@ -50,7 +52,7 @@ def check_sample(
         _check_caption(row, engine, say)
         try:
             image = originals.read(row)
-            picture = engine.prepare(image, Limits())
+            picture = engine.prepare(image, Limits(), phash=row.get(PHASH.name) is not None)
         except NotTheBytes as error:
             say("bytes", f"row {row['id']}: {error.message}")
             continue
@@ -63,6 +65,7 @@ def check_sample(
             first.setdefault("does not decode here", f"{row['uri']} ({bad.reason})")
             continue
         report.sampled += 1
+        _check_phash(row, picture, say)
         if row["vector"] is None:
             continue  # named already
         cosine = float(engine.encode_images(picture.pixels_CHW[None])[0] @ np.asarray(row["vector"], np.float32))
@@ -103,10 +106,19 @@ def _check_caption(row: dict[str, Any], engine: Engine, say: Problems) -> None:
         say("captions", f"row {row['id']}: embedding its caption again gives cosine {cosine:.5f}")
 
 
+def _check_phash(row: dict[str, Any], picture: Picture, say: Problems) -> None:
+    if picture.phash is None:
+        return
+    bits = ((picture.phash ^ row[PHASH.name]) & (2**64 - 1)).bit_count()
+    if bits > MAX_PHASH_BITS:
+        say("phash", f"row {row['id']}: hashing its picture again gives {bits} other bits")
+
+
 def _drawn(rows: Any, drawn: Sample) -> Iterator[dict[str, Any]]:
     total = rows.count_rows()
     picks = np.random.default_rng(drawn.seed).choice(total, size=min(drawn.size, total), replace=False)
     picks.sort()
     names = [*place_columns(rows.schema), "caption", "vector", "caption_vector", "width", "height"]
+    names += [PHASH.name] if has_phash(rows.schema) else []
     for start in range(0, len(picks), _ROWS_AT_ONCE):
         yield from rows.take(picks[start : start + _ROWS_AT_ONCE].tolist(), columns=names).to_pylist()

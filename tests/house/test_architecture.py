@@ -28,7 +28,7 @@ ROOMS = {
     "jobs.table": "workers workers.store workers.read",
     "jobs.committing": "jobs.table workers workers.store workers.read",
     "jobs.cluster": "jobs.terminal workers workers.naming",
-    "jobs.querying": "jobs.table workers workers.store",
+    "jobs.querying": "jobs.table workers workers.store workers.decode",
     "jobs.indexing": "jobs.table jobs.cluster jobs.querying workers.store",
     "jobs.planning": "jobs.table jobs.committing workers workers.store workers.read workers.naming",
     "jobs.running": "jobs.terminal jobs.observing jobs.table jobs.committing jobs.cluster jobs.indexing jobs.planning "

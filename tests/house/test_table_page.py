@@ -12,9 +12,8 @@ from clipmill.schemas.rejects import Reason
 PAGE = (Path(__file__).parents[2] / "docs" / "table.md").read_text()
 SECTIONS = dict(zip(re.findall(r"^## `(.*?)`", PAGE, re.M), re.split(r"^## ", PAGE, flags=re.M)[1:], strict=True))
 
-ROWS = columns.rows_schema(dim=512, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True).append(
-    columns.ORIENTATION_FIELD
-)
+MORE = pa.schema([columns.ORIENTATION_FIELD, columns.PHASH])
+ROWS = columns.rows_schema(dim=512, keep={}, fingerprint_json="{}", vocabulary_json=None, thumbnails=True, more=MORE)
 TABLES = {
     "<name>": ROWS,
     "<name>__units": columns.UNITS,

@@ -106,7 +106,9 @@ def as_manifest(s3: S3, pictures: list[Picture]) -> dict[str, Any]:
 def by_hash(made: JobFile) -> dict[str, list[dict[str, Any]]]:
     """image_hash -> its rows, ordered by caption. Equal pictures may come more than once."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows(made, "image_hash", "caption", "vector", "caption_vector", "caption_score", "width", "height"):
+    for row in rows(
+        made, "image_hash", "caption", "vector", "caption_vector", "caption_score", "width", "height", "phash"
+    ):
         found[row["image_hash"]].append(row)
     return {key: sorted(group, key=lambda row: row["caption"] or "") for key, group in found.items()}
 
@@ -118,7 +120,8 @@ def compare(one: JobFile, other: JobFile) -> tuple[float, float]:
     pairs = []
     for key, group in left.items():
         for a, b in zip(group, right[key], strict=True):
-            assert (a["caption"], a["width"], a["height"]) == (b["caption"], b["width"], b["height"])
+            assert all(a[name] == b[name] for name in ("caption", "width", "height", "phash"))
+            assert a["phash"] is not None
             assert (a["caption_vector"] is None) == (b["caption_vector"] is None) == (a["caption"] is None)
             pairs += [(a[name], b[name]) for name in ("vector", "caption_vector") if a[name] is not None]
     left_ND, right_ND = (np.asarray([pair[side] for pair in pairs], np.float32) for side in (0, 1))
@@ -127,7 +130,13 @@ def compare(one: JobFile, other: JobFile) -> tuple[float, float]:
 
 def embed(s3: S3, name: str, source: dict[str, Any], precision: str, count: int) -> JobFile:
     """Run the job; every sample is a row, the table balances, and a sample of it embeds again to the same."""
-    made = job(f"{s3.uri}/{name}-{precision}", source, model={"precision": precision}, storage=s3.storage.model_dump())
+    made = job(
+        f"{s3.uri}/{name}-{precision}",
+        source,
+        model={"precision": precision},
+        storage=s3.storage.model_dump(),
+        phash=True,
+    )
     summary = run(made)
     print(f"{name}: {summary.units} units, {summary.seconds} s, of them {summary.startup_s} before the first unit")
     assert (summary.seen, summary.rows, summary.rejects) == (count, count, {})

@@ -49,7 +49,7 @@ def expected(seeds: range, dim: int) -> Any:
 
 
 def test_every_row_is_filled_with_the_other_models_vectors_and_tags(here: Path) -> None:
-    made = bucket(here)
+    made = bucket(here, phash=True)
     run(made)
     before = rows(made)
     done = fill(made)
@@ -67,6 +67,10 @@ def test_every_row_is_filled_with_the_other_models_vectors_and_tags(here: Path) 
     assert problems(made) == []
     again = fill(made)
     assert (again.run, again.filled, again.left) == ("", 6, 0)
+    write_tar(here / "raw" / "2.tar", range(6, 9))
+    run(bucket(here, 2))  # its job file does not ask for hashes; the table has them
+    assert [row["phash"] for row in rows(made, "phash")].count(None) == 0
+    assert len({row["phash"] for row in rows(made, "phash")}) == 9
 
 
 def test_what_a_person_sees(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.table import compat
-from clipmill.schemas.columns import rows_schema
+from clipmill.schemas.columns import PHASH, rows_schema
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary, parse_vocabulary
@@ -66,6 +66,14 @@ def test_a_kept_column_of_another_type() -> None:
 def test_thumbnails_that_the_table_has_no_column_for() -> None:
     with pytest.raises(UserError, match="made without thumbnails"):
         compat.check_columns(schema(), job(thumbnails=True))
+
+
+def test_hashes_that_the_table_has_no_column_for() -> None:
+    asked = JobFile.model_validate({"table": "db/t", "source": {"format": "webdataset", "uri": "x"}, "phash": True})
+    with pytest.raises(UserError, match="phash: true, but the table was made without perceptual hashes"):
+        compat.check_columns(schema(), asked)
+    compat.check_columns(schema().append(PHASH), asked)
+    compat.check_columns(schema().append(PHASH), job())  # and goes on hashing: the table says so
 
 
 def test_a_second_models_columns_are_no_kept_ones() -> None:

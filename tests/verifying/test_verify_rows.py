@@ -83,6 +83,7 @@ def make(folder: Path) -> Made:
         fingerprint_json=engine.fingerprint.to_json(),
         vocabulary_json=tagger.metadata_json,
         thumbnails=False,
+        more=pa.schema([columns.PHASH]),
     )
     version = int(tables.create("", schema).version)
     source = Source.model_validate({"format": "webdataset", "uri": str(packed), "caption": "txt"})
@@ -98,6 +99,7 @@ def make(folder: Path) -> Made:
         source=source,
         storage=Storage(),
         limits=Limits(),
+        phash=True,
     )
     done = UnitRun(Task(unit=unit, attempt=1), context, Bench(engine=engine, tagger=tagger, pool=None)).run()
     one = replace(entry("u1", "a", done.written, uri=found.uri), etag=found.etag)
@@ -355,6 +357,10 @@ def size_of_another(made: Made) -> None:
     made.change(3, width=made.rows[3]["width"] + 1)
 
 
+def phash_of_another(made: Made) -> None:
+    made.change(3, phash=made.rows[4]["phash"])
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -365,6 +371,7 @@ def size_of_another(made: Made) -> None:
         (tag_score_moved, "0.06 is stored"),
         (tags_emptied, "which is not among its tags"),
         (size_of_another, "3.jpg: it is said to be"),
+        (phash_of_another, "3.jpg: hashing its picture again gives"),
     ],
 )
 def test_what_only_the_model_or_the_picture_tells_is_seen_by_a_sample(

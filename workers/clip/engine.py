@@ -28,6 +28,7 @@ from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.batch_size import CPU_SIZES, GPU_SIZES, best_batch_size
 from clipmill.workers.clip.load import Tokenizer
 from clipmill.workers.clip.towers import ImageTower, IntraOpThreads, TextTower
+from clipmill.workers.decode.phash import phash as make_phash
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.decode.picture import thumbnail as make_thumbnail
 from clipmill.workers.decode.preprocess import preprocess
@@ -103,7 +104,7 @@ class ClipEngine:
         """See `workers.engine.Engine.share`."""
         self._threads.callers = min(max(1, callers), self.callers)
 
-    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
         decoded = decode(image, limits, target_px=self._target_px)
         pixels_CHW = preprocess(
@@ -114,7 +115,13 @@ class ClipEngine:
             exact=self._exact,
         )
         small = make_thumbnail(decoded.pixels_HWC) if thumbnail else None
-        return Picture(pixels_CHW=pixels_CHW, width=decoded.width, height=decoded.height, thumbnail=small)
+        return Picture(
+            pixels_CHW=pixels_CHW,
+            width=decoded.width,
+            height=decoded.height,
+            thumbnail=small,
+            phash=make_phash(decoded) if phash else None,
+        )
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_images`."""
