@@ -62,8 +62,8 @@ def make_shards(folder: Path, count: int, kind: Kind = Kind(), photos: list[Path
             for number in range(first, min(first + kind.samples_per_shard, count)):
                 jpeg = cut(photos[int(random.integers(len(photos)))], kind, random)
                 sizes.append(len(jpeg))
-                _add(archive, f"{number:06d}.jpg", jpeg)
-                _add(archive, f"{number:06d}.txt", caption(number, random).encode())
+                add(archive, f"{number:06d}.jpg", jpeg)
+                add(archive, f"{number:06d}.txt", caption(number, random).encode())
     facts = {**wanted, "mean_jpeg_bytes": round(float(np.mean(sizes))), "photographs": len(photos)}
     facts_path.write_text(json.dumps(facts))
     return facts
@@ -103,7 +103,7 @@ def cut(photo: Path, kind: Kind, random: np.random.Generator) -> bytes:
     return best
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     archive.addfile(info, io.BytesIO(data))

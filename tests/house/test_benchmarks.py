@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import decode, gpu, machine, pictures, stages
+from benchmarks import decode, machine, pictures, stages
 from benchmarks.peers import compare
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.tools import HERE, OURS, TOOLS
@@ -139,29 +139,6 @@ def test_results_go_into_a_dated_file_that_names_the_machine(tmp_path):
     found = machine.load(path)
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["torch"] != "absent"
-
-
-def test_the_gpu_benchmark_runs_its_whole_road_on_a_cpu(tmp_path, monkeypatch, capsys):
-    (tmp_path / "photos" / "clothing").mkdir(parents=True)
-    some_photos(tmp_path / "photos" / "clothing")
-    monkeypatch.setenv("CLIPMILL_TEST_DATA", str(tmp_path / "photos"))
-    sizes = ["--shards-256", "3", "--shards-1920", "0", "--samples-per-shard", "8", "--matmul", "64"]
-    arguments = ["--folder", str(tmp_path), "--device", "cpu", "--models", "tiny", "--seconds", "0.1", *sizes]
-    assert gpu.main([*arguments, "--threads", "2", "--out", str(tmp_path / "results")]) == 0
-    result = json.loads(capsys.readouterr().out)
-    (case,) = result["cases"]
-    assert case["samples_per_s"] > 0
-    assert case["share_of_matmul_peak"] > 0
-    assert case["limited_by"] in ("read", "decode", "embed", "tag", "write")
-    assert case["gflops_per_sample"] == pytest.approx(0.147 + 20 * 0.0158 / 32, abs=0.01)  # the picture, and 20 tokens
-    assert len(list((tmp_path / "results").glob("*-gpu-code-on-cpu.json"))) == 1
-
-
-def test_without_a_gpu_the_gpu_benchmark_says_so_in_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert gpu.main(["--folder", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: torch sees no GPU here; --device cpu tries the code without one\n"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_stage_is_measured_alone_over_a_store(tmp_path, s3):
