@@ -3,12 +3,12 @@
 import itertools
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from clipmill.jobs.table.originals import NotOfSource, Originals
-from clipmill.schemas.columns import set_column
+from clipmill.schemas.columns import UNSEEN_HASH, set_column
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.again import GAP_BYTES, PIECE_BYTES, Row, pieces
@@ -18,7 +18,7 @@ from clipmill.workers.read.again import GAP_BYTES, PIECE_BYTES, Row, pieces
 UNITS = 24
 LEAST_ROWS = 1_000
 ROWS_PER_TASK = 20_000  # of one fragment: what a kill can lose, and what a worker holds of vectors
-_COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size")
+_COLUMNS = ("id", "uri", "unit_id", "image_offset", "image_size", "image_hash")
 Failures = Mapping[tuple[str, str], str]
 
 
@@ -160,14 +160,20 @@ class _Allowed:
         self._known: tuple[tuple[str, str, bool], str] | None = None
 
     def refusal(self, row: Mapping[str, Any]) -> str:
+        if str(row["image_hash"]).startswith(UNSEEN_HASH):
+            return self._refusal_of(row, self._originals.check_imported)
         whole, _, part = str(row["uri"]).partition("#")
         key = (str(row["unit_id"]), whole, part.startswith("row="))
         if part and self._known is not None and self._known[0] == key:
             return self._known[1]
-        try:
-            self._originals.check(row)
-            said = ""
-        except NotOfSource as error:
-            said = error.message
+        said = self._refusal_of(row, self._originals.check)
         self._known = (key, said)
         return said
+
+    @staticmethod
+    def _refusal_of(row: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]) -> str:
+        try:
+            check(row)
+        except NotOfSource as error:
+            return error.message
+        return ""

@@ -33,7 +33,7 @@ from clipmill.jobs.table import compat, heads, memory, sets
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
-from clipmill.schemas.columns import set_fields, sets_in, table_id
+from clipmill.schemas.columns import UNSEEN_HASH, set_column, set_fields, sets_in, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
@@ -45,7 +45,8 @@ from clipmill.workers.naming import names as model_names
 @dataclass(frozen=True, kw_only=True)
 class Reembedded:
     """`filled + failed + left == table_rows`: of the set as it is now, with `reasons` of the failed; `rows` and
-    `rejects` are of this run."""
+    `rejects` are of this run. `imported`: of the failed, rows that were imported and whose pictures nobody vouched
+    for."""
 
     run: str
     table: str
@@ -58,6 +59,7 @@ class Reembedded:
     failed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     left: int = 0
+    imported: int = 0
     failed_units: list[dict[str, str]] = field(default_factory=list)
     redone_fragments: int = 0
     commits: int = 0
@@ -187,6 +189,10 @@ class _Fill:
 
         return replace(summary, index=build_set_index(self.tables, self.slug, tell=self.progress.phase))
 
+    def _imported(self) -> int:
+        where = f"{set_column('vector', self.slug)} IS NULL AND starts_with(image_hash, '{UNSEEN_HASH}')"
+        return int(self.tables.open().count_rows(where))
+
     def _summary(self, passes: Passes | None) -> Reembedded:
         """None: there was nothing to fill."""
         done = passes.filler.done if passes else Filled()
@@ -206,6 +212,7 @@ class _Fill:
             failed=found.failed,
             reasons=found.rejects,
             left=found.left,
+            imported=self._imported(),
             failed_units=failed_units,
             redone_fragments=done.again,
             commits=done.commits,

@@ -83,6 +83,11 @@ def reembedded_in_words(done: "Reembedded") -> str:
     lines += [f"index: {done.index}"] if done.index else []
     if done.failed:
         lines.append("`clipmill rejects TABLE --set SLUG` names what could not be filled")
+    if done.imported:
+        lines.append(
+            f"{counted(done.imported, 'imported row')} cannot be filled: which bytes their pictures were is not known; "
+            "where their uri names them: --allow-source FOLDER --again"
+        )
     if not done.left:
         lines.append(
             f"next: `clipmill promote {done.table} {done.set} --dry-run` says what stands in the way of its use"

@@ -66,6 +66,9 @@ class Services:
             raise Loading
 
 
+UNPROVEN_VECTORS = (
+    "unproven: these vectors were imported, and it was not shown that they are of the model that looks for them"
+)
 LOADING = "loading"
 STEADY_TRIES = 3  # of a search beside which the table moved on; it does so every `Settings.refresh_s` at most
 
@@ -112,6 +115,7 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
         return models.SearchResponse(
             hits=[models.Row(**plain(row)) for row in rows],
             note=note or None,
+            unproven=_unproven(found.table),
             matching=matching,
             version=version,
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
@@ -249,7 +253,13 @@ def _table_info(table: Table) -> models.TableInfo:
         facets=_facet_columns(snapshot),
         full_text=bool(snapshot.index_names("caption")),
         index=stored_report(snapshot.dataset),
+        unproven=_unproven(table),
     )
+
+
+def _unproven(table: Table) -> str | None:
+    """Neither the proof's words nor the model's whole name, which may be of a folder, are for whoever asks."""
+    return UNPROVEN_VECTORS if table.unproven() else None
 
 
 def _facet_columns(snapshot: Any) -> list[str]:

@@ -97,10 +97,11 @@ class Row(BaseModel):
 
 class SearchResponse(BaseModel):
     """`matching`: rows that pass the filters. `version`: of the table. `note`: why there are no hits, or what the words
-    of a hybrid search cannot find; null where there is nothing to say."""
+    of a hybrid search cannot find; null where there is nothing to say. `unproven`: as in `TableInfo`."""
 
     hits: list[Row]
     note: str | None = None
+    unproven: str | None = None
     matching: int
     version: int
     took_ms: float
@@ -139,6 +140,8 @@ class ColumnInfo(BaseModel):
 
 
 class TableInfo(BaseModel):
+    """`unproven`: one sentence where the vectors were imported and never shown to be of the model."""
+
     name: str
     version: int
     rows: int
@@ -148,6 +151,7 @@ class TableInfo(BaseModel):
     facets: list[str]
     full_text: bool
     index: dict[str, Any] | None
+    unproven: str | None = None
 
 
 class Health(BaseModel):

@@ -103,6 +103,12 @@ class Originals:
         whole = uri.partition("#")[0]
         return any(covers(whole) for covers in self._allow)
 
+    def check_imported(self, row: Mapping[str, Any]) -> None:
+        """Raises NotOfSource for an imported row, whose bytes nobody saw, unless `allow` vouches for its picture."""
+        uri = str(row["uri"])
+        if "#" in uri or not self._is_allowed(uri):
+            raise _refusal(uri)("the row was imported, and nothing tells which bytes its picture was")
+
     def check(self, row: Mapping[str, Any]) -> None:
         """Raises NotOfSource for a row whose picture may not be read."""
         uri = str(row["uri"])

@@ -18,6 +18,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.originals import is_local, source_storage
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.imported import check_imported
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas import words
 from clipmill.schemas.config import Limits, Source, Storage
@@ -62,13 +63,14 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     """`asked`: tars of any size are read too; None: only what is cheap; False: nothing."""
     if asked is False:
         return
+    latest = ledger.read_ledger(tables)
+    alive = ledger.live(latest)
+    check_imported(tables, [e for e in alive.values() if e.state == LedgerState.COMMITTED], report, say)
     source = _source_of(tables, report)
     if source is None:
         return
     storage = source_storage(tables)
     look = _Look(source, storage, say, None if asked else SMALL_BYTES)
-    latest = ledger.read_ledger(tables)
-    alive = ledger.live(latest)
     counts = dict.fromkeys(("compared", "not in the table yet"), 0)
     try:
         for uri, group in groupby(survey(source, storage, Limits()), key=lambda unit: unit.uri):
@@ -80,7 +82,7 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     except (ClipmillError, OSError, ValueError) as error:
         report.not_checked.append(f"the source: {' '.join(str(error).split())[:300]}")
         return
-    report.source_units = counts["compared"]
+    report.source_units = (report.source_units or 0) + counts["compared"]
     report.source_new_units = counts["not in the table yet"]
     if look.unread_tars:
         report.not_checked.append(f"what lies in {words.counted(look.unread_tars, 'tar')}: --source reads them")
@@ -90,9 +92,8 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
     """The source of the last run, its local names as that run had them; None, and why, where it may not be read."""
     source, folder = last_source(tables), str(last_job(tables).get("folder", ""))
     if source is None:
-        imported = any(e.format == IMPORTED for e in ledger.read_ledger(tables).values())
-        why = "its vectors were imported" if imported else "no run in this table says which it is"
-        report.not_checked.append(f"the source: {why}")
+        if not any(e.format == IMPORTED for e in ledger.read_ledger(tables).values()):
+            report.not_checked.append("the source: no run in this table says which it is")
         return None
     if source.limit is not None:
         report.not_checked.append(

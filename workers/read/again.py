@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import xxhash
 
+from clipmill.schemas.columns import UNSEEN_HASH
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.rejects import Reason, Reject
@@ -44,6 +45,11 @@ class Row:
     image_hash: str = ""
     caption: str | None = None
     orientation: int | None = None
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """An imported row, of whose bytes nobody took a hash: planned only where the caller named its place."""
+        return self.image_hash.startswith(UNSEEN_HASH) and "#" not in self.uri
 
     def reject(self, reason: Reason, detail: str = "") -> Reject:
         return Reject(id=self.id, uri=self.uri, reason=reason, detail=detail)
@@ -136,7 +142,7 @@ def read_again(
             for row in piece.rows:
                 first = 0 if piece.start is None else (row.offset or 0) - piece.start
                 data = got if piece.start is None else got[first : first + (row.size or 0)]
-                same = xxhash.xxh3_128_hexdigest(data) == row.image_hash
+                same = row.is_vouched_for or xxhash.xxh3_128_hexdigest(data) == row.image_hash
                 yield _sample(row, data) if same else row.reject(*_CHANGED)
         else:
             yield from (row.reject(*got) for row in piece.rows)

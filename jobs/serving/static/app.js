@@ -240,6 +240,7 @@ async function start() {
     info = await api.table();
     kinds = new Map(info.columns.map(({ name, type }) => [name, type]));
     $("table-name").textContent = info.name;
+    $("unproven").textContent = info.unproven || "";
     $("hybrid-row").hidden = !info.full_text;
     $("columns").replaceChildren(...info.columns.map(({ name }) => element("option", { value: name })));
   } catch (error) {
