@@ -35,8 +35,10 @@ def engine_for(fingerprint: Fingerprint, *, words: bool = False) -> Engine:
     Raises UserError where the model that loads is not the one that made the vectors, or where there is no torch.
     """
     key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
+    if (engine := _loaded_one(key, words)) is not None:  # without the lock: words go on while a whole model loads
+        return engine
     with _lock:
-        engine = _engines.get(key) or (_for_words.get(key) if words else None)
+        engine = _loaded_one(key, words)
         if engine is None:
             engine = check_engine(_loaded(fingerprint, words), fingerprint)
             if words:
@@ -45,6 +47,10 @@ def engine_for(fingerprint: Fingerprint, *, words: bool = False) -> Engine:
                 _engines[key] = engine
                 _for_words.pop(key, None)
         return engine
+
+
+def _loaded_one(key: str, words: bool) -> Engine | None:
+    return _engines.get(key) or (_for_words.get(key) if words else None)
 
 
 def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:

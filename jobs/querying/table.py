@@ -24,6 +24,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
 from clipmill.workers.engine import Engine
+from clipmill.workers.recent import Recent
 
 _OF_PHASH_SEARCH = frozenset({"where", "any_tags", "all_tags", "no_tags", "tags_column", "k", "offset", "columns"})
 
@@ -38,6 +39,7 @@ class Table:
         self._engine = engine
         self._warm_columns: tuple[str, ...] = ()
         self._warm_bytes = 0
+        self._words: Recent[tuple[str, str, tuple[str, ...]], npt.NDArray[np.float32]] | None = None
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
 
     def __repr__(self) -> str:
@@ -74,6 +76,13 @@ class Table:
         self._warm_columns, self._warm_bytes = tuple(columns), memory_bytes
         self._fill(self.snapshot)
         return all(column in self.snapshot.warm for column in columns)
+
+    def remember_words(self, *, memory_bytes: int = 16_000_000) -> None:
+        """Keep the vectors of texts from now on: a page asks with the same words for its hits, its facets and more."""
+        self._words = Recent(
+            lambda key, vectors_BD: 300 + 4 * sum(len(text) for text in key[2]) + vectors_BD.nbytes,
+            max_bytes=memory_bytes,
+        )
 
     def _fill(self, snapshot: Snapshot) -> None:
         for column in self._warm_columns:
@@ -209,7 +218,7 @@ class Table:
     def _encode(self, snapshot: Snapshot, examples: Examples, column: str, words: bool) -> npt.NDArray[np.float32]:
         rows = []
         if examples.texts:
-            rows.append(encode_texts(self._engine_of(snapshot, column, words=words), examples.texts))
+            rows.append(self._texts(snapshot, examples.texts, column, words))
         if examples.images:
             engine = self._engine_of(snapshot, column, words=False)
             rows.append(encode_images(engine, examples.images, storage=self.storage))
@@ -218,6 +227,15 @@ class Table:
         if examples.vectors:
             rows.append(unit_rows(examples.vectors, snapshot.dim(column)))
         return np.concatenate(rows)
+
+    def _texts(self, snapshot: Snapshot, texts: tuple[str, ...], column: str, words: bool) -> npt.NDArray[np.float32]:
+        def make() -> npt.NDArray[np.float32]:
+            return encode_texts(self._engine_of(snapshot, column, words=words), texts)
+
+        if self._words is None:
+            return make()
+        model = snapshot.fingerprint(column)
+        return self._words.get_or_make((model.weights_sha256, model.tokenizer, texts), make)
 
     def _stored(self, snapshot: Snapshot, ids: tuple[str, ...], column: str) -> npt.NDArray[np.float32]:
         snapshot.dim(column)

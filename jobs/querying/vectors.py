@@ -24,13 +24,14 @@ def normalise(vectors_SD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class WarmVectors:
-    """float16 vectors by row id; 2 D + 8 bytes per row. Immutable once loaded."""
+    """float16 vectors by row id; 2 D + 8 bytes per row, and 16 more where the rows do not come in the order of their
+    ids: the vectors stay where they are, which may be a file. Immutable once loaded."""
 
     def __init__(self, row_ids_N: npt.NDArray[np.uint64], vectors_ND: npt.NDArray[np.float16]) -> None:
-        order = np.argsort(row_ids_N, kind="stable")
-        in_order = bool((order == np.arange(len(order))).all())
-        self.row_ids_N = row_ids_N if in_order else row_ids_N[order]
-        self.vectors_ND = vectors_ND if in_order else vectors_ND[order]
+        order_N = np.argsort(row_ids_N, kind="stable")
+        self.row_ids_N, self.vectors_ND = row_ids_N, vectors_ND
+        self._order_N = None if (order_N == np.arange(len(order_N))).all() else order_N
+        self._sorted_N = row_ids_N if self._order_N is None else row_ids_N[order_N]
 
     @property
     def nbytes(self) -> int:
@@ -42,10 +43,12 @@ class WarmVectors:
         return WarmVectors(self.row_ids_N[places_M], self.vectors_ND[places_M])
 
     def _places(self, row_ids_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+        """Of those that are there, by row id."""
         wanted_M = np.sort(row_ids_M)
-        found_M = np.searchsorted(self.row_ids_N, wanted_M)
-        found_M[found_M == len(self.row_ids_N)] = 0
-        return found_M[self.row_ids_N[found_M] == wanted_M] if len(self.row_ids_N) else found_M[:0]
+        found_M = np.searchsorted(self._sorted_N, wanted_M)
+        found_M[found_M == len(self._sorted_N)] = 0
+        found_M = found_M[self._sorted_N[found_M] == wanted_M] if len(self._sorted_N) else found_M[:0]
+        return found_M if self._order_N is None else self._order_N[found_M]
 
     def cosines(
         self, vector_D: npt.NDArray[np.float32], row_ids_M: npt.NDArray[np.uint64] | None = None

@@ -82,24 +82,25 @@ def services(request: Request) -> Services:
     return found
 
 
-@router.post("/api/search", responses=PROBLEMS)
-async def search(request: Request, question: models.SearchRequest) -> models.SearchResponse:
+@router.post("/api/search", response_model=models.SearchResponse, responses=PROBLEMS)
+async def search(request: Request, question: models.SearchRequest) -> Response:
     """Rows by words, ids or a vector, with filters; best first."""
     return await _search(services(request), question)
 
 
-@router.get("/api/similar", responses=PROBLEMS)
+@router.get("/api/similar", response_model=models.SearchResponse, responses=PROBLEMS)
 async def similar(
     request: Request,
     id: IdQuery,
     k: Annotated[int, Query(ge=1, le=models.MAX_K)] = 20,
     offset: Annotated[int, Query(ge=0, le=models.MAX_OFFSET)] = 0,
-) -> models.SearchResponse:
+) -> Response:
     """Rows like one row, without it."""
     return await _search(services(request), models.SearchRequest(like=[id], k=k, offset=offset))
 
 
-async def _search(found: Services, question: models.SearchRequest) -> models.SearchResponse:
+async def _search(found: Services, question: models.SearchRequest) -> Response:
+    """The answer as JSON, made in the query's thread: FastAPI would check and write it in the one all clients share."""
     columns = tuple(question.columns) if question.columns is not None else None
     if question.text or question.not_text:
         found.need_encoder()
@@ -121,7 +122,8 @@ async def _search(found: Services, question: models.SearchRequest) -> models.Sea
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
 
-    return await found.runner.run(lambda: _steady(found.table, once))
+    body = await found.runner.run(lambda: _steady(found.table, once).model_dump_json().encode())
+    return Response(body, media_type="application/json")
 
 
 def _steady(table: Table, once: Callable[[int], Answer]) -> Answer:
@@ -195,7 +197,8 @@ async def encode(request: Request, image: Annotated[UploadFile, File(description
     limits = Limits(max_image_bytes=found.settings.max_image_bytes, max_pixels=found.settings.max_pixels)
 
     def work() -> models.Encoded:
-        engine = found.table.engine()
+        engine = found.table.engine()  # all of the model, from the first picture on
+        engine.share(found.settings.threads)
         vector_D = encode_images(engine, (data,), limits=limits)[0]
         return models.Encoded(vector=models.encode_vector(vector_D, engine.fingerprint), dim=len(vector_D))
 

@@ -21,6 +21,7 @@ from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
 from clipmill.jobs.serving.pictures import NoPicture, Pictures
 from clipmill.jobs.serving.runner import Busy, Runner, TooSlow
 from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.schemas.errors import ClipmillError
@@ -33,6 +34,7 @@ def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] 
     """An app that serves `table` until it ends. The encoder loads and the table is followed in the background; `tell`
     hears how that goes."""
     metrics = Metrics()
+    table.remember_words()
     services = Services(
         table=table,
         settings=settings,
@@ -76,11 +78,13 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
     _find_facets(services)
     _load_encoder(services, tell)
     services.table.warm(memory_bytes=services.settings.warm_bytes)
+    give_back()
     while not stop.wait(services.settings.refresh_s):
         if _follow(services):
             logger.info("now serving version %s", services.table.version)
             _find_facets(services)
             _load_encoder(services, logger.info)  # a table that was made again may be of another model
+            give_back()
 
 
 def _find_facets(services: Services) -> None:
@@ -95,8 +99,10 @@ def _find_facets(services: Services) -> None:
 
 
 def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
+    """The text tower, which takes half of the time; the first picture that is sent loads all of the model."""
     try:
-        services.table.engine()
+        # Queries come side by side: threads of two of them that want all cores would spin, waiting for each other.
+        services.table.engine(words=True).share(services.settings.threads)
         services.encoder[0] = "ready"
         tell("the model is ready")
     except ClipmillError as error:

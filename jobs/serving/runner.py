@@ -48,7 +48,8 @@ class Runner:
         until = time.monotonic() + self._settings.query_s
         self._pending += 1
         try:
-            await asyncio.wait_for(self._places.acquire(), self._settings.query_s)
+            async with asyncio.timeout(self._settings.query_s):
+                await self._places.acquire()
             return await self._in_thread(work, until)
         except (TimeoutError, OutOfTime):
             raise TooSlow from None
@@ -64,7 +65,8 @@ class Runner:
         future.add_done_callback(self._done)
         try:
             # Shielded: a thread cannot be cancelled, and its place must stay taken until it is really free.
-            return await asyncio.wait_for(asyncio.shield(future), max(0.0, until - time.monotonic()))
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                return await asyncio.shield(future)
         except TimeoutError:
             if not future.done():
                 spare = self.overdue < self._settings.threads

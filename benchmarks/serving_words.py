@@ -1,0 +1,45 @@
+"""A table that says it is clipmill-tiny's, and words that this model knows, for the serving benchmark.
+
+The vectors are drawn, as those of `benchmarks.query`: how near anything is to the words does not change what it costs.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import pyarrow as pa
+
+from benchmarks.query_data import chunks, schema
+from clipmill.jobs.demo.scene_types import COLOURS, KINDS, SIZES
+from clipmill.schemas.columns import FINGERPRINT_KEY
+
+MODEL, DIM = "clipmill-tiny", 256
+
+
+def questions(count: int) -> list[str]:
+    """All different."""
+    texts = [f"a {size} {colour} {kind}" for size, colour, kind in product(SIZES, COLOURS, KINDS)]
+    if count > len(texts):
+        raise ValueError(f"there are {len(texts)} questions, not {count}")
+    return texts[:: len(texts) // count][:count]
+
+
+def table(folder: Path, rows: int) -> str:
+    """Write and index the table unless it is there; returns its `<folder>/<name>`."""
+    import lance
+
+    from clipmill.jobs.indexing.build import build_index
+    from clipmill.schemas.model import ModelSpec
+    from clipmill.workers.load import load_text_engine
+
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"{folder}/bench_words_{rows}"
+    if not Path(f"{uri}.lance").exists():
+        fingerprint = load_text_engine(ModelSpec(name=MODEL)).fingerprint.to_json().encode()
+        drawn = schema(DIM)
+        place = drawn.get_field_index("vector")
+        metadata = {**(drawn.field(place).metadata or {}), FINGERPRINT_KEY: fingerprint}
+        own = drawn.set(place, drawn.field(place).with_metadata(metadata))
+        batches = (pa.RecordBatch.from_arrays(batch.columns, schema=own) for batch in chunks(rows, DIM, "clustered"))
+        lance.write_dataset(pa.RecordBatchReader.from_batches(own, batches), f"{uri}.lance", enable_stable_row_ids=True)
+        build_index(uri)
+    return uri
