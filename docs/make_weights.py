@@ -31,7 +31,9 @@ the architecture was tried, and pictures a second by the arithmetic of `plan` (`
   DFN's ViT-H-14 squash, MetaCLIP's do not; ViT-SO400M-14-SigLIP reads 16 tokens, its larger pictures 64; ViTamin-XL-384
   is given 256 pixels; ViT-H-14-worldwide is QuickGELU's at 224 pixels and not at 378.
 - How far the vectors agree with reference open_clip: [models.md](models.md).
-  open_clip's lists know no licences: those are on each model's page.
+- open_clip's lists know no licences and no languages. `clipmill models` has those of weights whose card, or whose
+  makers' page, was read (`license`, `languages`); schemas/models/cards.json says where each is from. A dash says
+  nothing; before you rely on the others, read the page of the model: it may have changed.
 
 ## By tag
 

@@ -130,7 +130,8 @@ def models(word: str, files: bool, price: float | None, as_json: bool) -> None:
     tokenizer, context length, dimension, GFLOPs of a picture. From its own lists: no weights, no network. Beside them
     millions of parameters, the published zero-shot accuracy on ImageNet, the precision in which the architecture agreed
     with open_clip when it was tried (docs/models.md), and pictures a second of one worker by the arithmetic of `plan`:
-    of this machine, or of a GPU where it has one or --price is given.
+    of this machine, or of a GPU where it has one or --price is given. Last the license and the languages, where the
+    weights' card or their makers were read (schemas/models/cards.json names the source): a dash says nothing.
 
     Of names that differ in the activation the one to write is shown; with --json both, one of them saying `use`. With
     --files a dash stands for what the job file has to say itself."""
@@ -160,6 +161,8 @@ def models(word: str, files: bool, price: float | None, as_json: bool) -> None:
             **({} if price is None else {"$/million": cost}),
             "context": str(one.context_length),
             "tokenizer": one.tokenizer,
+            "license": one.license,
+            "languages": one.languages,
         }
         for one, cost in zip(found, dollars, strict=True)
     }

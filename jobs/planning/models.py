@@ -43,6 +43,8 @@ class Weights:
     `millions`: of parameters, both towers. `tried`: the precision in which the architecture agreed with reference
     open_clip (docs/models.md); None where it was not tried. `imagenet`: zero-shot accuracy on ImageNet, as open_clip
     publishes it of these weights. `pictures_per_s`: of one worker by `clipmill plan`'s arithmetic, without captions.
+    `license`, `languages`: as their card or their makers say, with the source in schemas/models/cards.json; None where
+    nobody read it. `languages`: English, many, or how many.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Weights:
     tried: str | None = None
     imagenet: float | None = None
     pictures_per_s: float | None = None
+    license: str | None = None
+    languages: str | None = None
 
     def dollars_per_million(self, price: float) -> float | None:
         """Of pictures, at `price` dollars an hour for such a worker."""
@@ -115,12 +119,29 @@ def _with_figures(one: Weights, worker: Worker) -> Weights:
 @cache
 def _known() -> Any:
     """By `benchmarks.known_models`."""
-    return json.loads((Path(str(schemas.__file__)).parent / "models" / "known.json").read_text("utf-8"))
+    return _read("known.json")
+
+
+@cache
+def cards() -> Any:
+    """What is said of weights by their cards: `sources` by name, `repositories` by what open_clip fetches from."""
+    return _read("cards.json")
+
+
+def _read(name: str) -> Any:
+    return json.loads((Path(str(schemas.__file__)).parent / "models" / name).read_text("utf-8"))
+
+
+def _said_on_cards(entry: Mapping[str, Any]) -> dict[str, str]:
+    """`license` and `languages` of the weights of an entry of open_clip's list, as far as they are known."""
+    repository = "/".join(str(entry.get("hf_hub") or "").split("/")[:2])
+    return {key: one["value"] for key, one in cards()["repositories"].get(repository, {}).items()}
 
 
 def _tags(name: str) -> Iterator[Weights]:
     for tag, entry in catalog.tags(name).items():
-        yield _weights(name, tag, quick=said.trained_quick(name, entry), entry=entry)
+        one = _weights(name, tag, quick=said.trained_quick(name, entry), entry=entry)
+        yield replace(one, **_said_on_cards(entry))  # type: ignore[arg-type]
 
 
 def _file(name: str) -> Weights:

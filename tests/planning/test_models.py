@@ -1,5 +1,6 @@
 """`clipmill models` and docs/weights.md say what the open_clip that is installed does, and what a job is told."""
 
+import json
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from clipmill.jobs.cli.main import run
-from clipmill.jobs.planning.models import Weights, by_file, by_tag
+from clipmill.jobs.planning.models import Weights, by_file, by_tag, cards
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.naming import names, said
@@ -30,6 +31,27 @@ def test_every_tag_is_listed_with_the_preprocessing_that_open_clip_has_for_it() 
         wanted = {key: entry.get(key) or default[key] for key in ("mean", "std", "interpolation", "resize_mode")}
         assert (one.mean, one.std) == (tuple(wanted["mean"]), tuple(wanted["std"])), one
         assert (one.interpolation, one.resize_mode) == (wanted["interpolation"], wanted["resize_mode"]), one
+
+
+def test_licenses_and_languages_are_those_of_the_file_and_each_has_its_source(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the repository that open_clip itself fetches the weights from."""
+    known = cards()
+    fetched = set()
+    for one in TAGS:
+        hub = open_clip.get_pretrained_cfg(one.name, one.pretrained)["hf_hub"]
+        fetched.add("/".join(hub.split("/")[:2]))
+        said_of = known["repositories"].get("/".join(hub.split("/")[:2]), {})
+        assert one.license == said_of.get("license", {}).get("value"), one
+        assert one.languages == said_of.get("languages", {}).get("value"), one
+    assert set(known["repositories"]) <= fetched
+    facts = [fact for said_of in known["repositories"].values() for fact in said_of.values()]
+    assert {fact["source"] for fact in facts} == set(known["sources"])
+    assert all(one.license == one.languages is None for one in by_file())
+    assert run(["models", "RN50/openai", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {(one["license"], one["languages"]) for one in shown} == {("mit", "English")}
 
 
 def test_tokenizer_and_context_are_those_that_open_clip_would_make(monkeypatch: pytest.MonkeyPatch) -> None:

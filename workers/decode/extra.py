@@ -1,7 +1,9 @@
 """Formats whose decoder an extra brings: HEIC by pillow-heif, where that is installed.
 
-Not among them is JPEG XL: pillow-jxl-plugin 1.3 decodes a picture while it is opened, before anybody can look at its
-size.
+Not among them is JPEG XL. pillow-jxl-plugin 1.3 (GPL) decodes a picture while it is opened, and reading the size from
+the header before that bounds nothing: each frame has a size of its own (ISO/IEC 18181-1, frame header), those that are
+only referred to may be larger than the picture, metadata is compressed without a bound, and the plugin gives libjxl
+none for its memory.
 """
 
 import importlib.util
