@@ -46,7 +46,7 @@ class Task:
     killed or hung an earlier attempt. `known`: content hash -> unit id of the unit this one would replace; equal
     content under a new etag, of which the old rows are true, is an alias and is not embedded again. `moved_from`: the
     unit that seems to have been what this one is, at another place; what its rows know of the same pictures is not
-    computed again.
+    computed again. `kin`: units that leave with the commit of this one, of which the same holds.
     """
 
     unit: WorkUnit
@@ -54,6 +54,7 @@ class Task:
     skip: dict[int, str] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
     moved_from: str = ""
+    kin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What the table knows of pictures already: a unit that moved, or whose rows say another id or place than the object
 now has, need not go through the model again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,18 @@ _COLUMNS = ["image_hash", "caption", "vector", "caption_vector", "tags", "tag_sc
 
 
 class Remembered:
-    """Rows of one unit by picture and caption, as the pinned version of the table has them.
+    """Rows of some units by picture and caption, as the pinned version of the table has them.
 
     The table has one model and one vocabulary, so what was computed from equal bytes that lie equally, and an
     equal caption, is what would be computed again, to the rounding of float16.
     """
 
-    def __init__(self, dataset: Any, unit_id: str) -> None:
+    def __init__(self, dataset: Any, unit_ids: Sequence[str]) -> None:
         columns = [*_COLUMNS, *([ORIENTATION] if has_orientation(dataset.schema) else [])]
+        where = " OR ".join(f"unit_id = '{unit_id}'" for unit_id in unit_ids)
         batches: list[pa.RecordBatch] = []
         size = 0
-        for batch in dataset.scanner(columns=columns, filter=f"unit_id = '{unit_id}'").to_batches():
+        for batch in dataset.scanner(columns=columns, filter=where).to_batches():
             size += batch.nbytes
             if size > MAX_BYTES:
                 break

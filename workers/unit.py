@@ -71,8 +71,8 @@ class UnitRun:
             writer = RowWriter(self.context, self.task)
             if self.task.known and (alias := self._alias(writer)) is not None:
                 return alias
-            if self.task.moved_from:
-                self._remembered = Remembered(writer.dataset, self.task.moved_from)
+            if before := (self.task.moved_from,) if self.task.moved_from else self.task.kin:
+                self._remembered = Remembered(writer.dataset, before)
             start = time.perf_counter()
             with self.bench.unit():
                 fragments = writer.write(self._clocked(self._record_batches(writer)))
@@ -255,7 +255,7 @@ class UnitRun:
         if hasher.hexdigest() != content:
             return None
         if unseen:
-            self._remembered = Remembered(writer.dataset, old)
+            self._remembered = Remembered(writer.dataset, (old,))
             return None
         return self._receipt(Outcome.ALIAS, alias_of=old, content_hash=content)
 

@@ -4,9 +4,11 @@ Units are named by content, so a unit that the ledger knows is done, whatever wa
 object replace that object's old ones together: the old rows leave in the commit that brings the last of the new.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
@@ -33,6 +35,7 @@ class Plan:
     gone: tuple[LedgerEntry, ...] = ()
     known: dict[str, dict[str, str]] = field(default_factory=dict)  # unit id -> {content hash: old unit id}
     moved: dict[str, str] = field(default_factory=dict)
+    kin: dict[str, tuple[str, ...]] = field(default_factory=dict)  # unit id -> old units that may hold its pictures
     ledger: Ledger = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -107,6 +110,7 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
         gone=tuple(gone),
         known=known,
         moved=moved,
+        kin=_kin(groups, [unit for unit in todo if unit.unit_id not in redo], alive),
         ledger=latest,
     )
 
@@ -191,6 +195,33 @@ def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger)
                 taken.add(old_id)
                 break
     return found
+
+
+def _kin(groups: Sequence[Replacement], todo: Sequence[WorkUnit], alive: Ledger) -> dict[str, tuple[str, ...]]:
+    """For slices of a Lance table that was compacted: the units that had these rows, told by how many rows come before.
+
+    Compaction keeps their order. What was deleted meanwhile shifts them, for which a neighbour on each side is named
+    too. Whether a picture is the same is decided by its hash, so a wrong guess costs its embedding and nothing else.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        olds = sorted((alive[old] for old in group.old if alive[old].format == "lance"), key=lambda e: _place(e.start))
+        ends = list(accumulate(old.seen for old in olds))
+        at = 0
+        for unit in todo if olds else ():
+            if unit.unit_id not in group.new or unit.num_samples is None:
+                continue
+            first, last = bisect_right(ends, at), bisect_left(ends, at + unit.num_samples)
+            at += unit.num_samples
+            near = olds[max(0, first - 1) : last + 2]
+            if near:
+                found[unit.unit_id] = tuple(old.unit_id for old in near)
+    return found
+
+
+def _place(start: str) -> tuple[int, ...]:
+    """`fragment:row` of a slice, for sorting."""
+    return tuple(int(part) for part in start.split(":"))
 
 
 def _known_content(groups: Sequence[Replacement], alive: Ledger) -> dict[str, dict[str, str]]:

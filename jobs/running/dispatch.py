@@ -175,6 +175,7 @@ class Dispatcher:
             skip=dict(item.skip),
             known=self.plan.known.get(unit.unit_id, {}),
             moved_from=self.plan.moved.get(unit.unit_id, ""),
+            kin=self.plan.kin.get(unit.unit_id, ()),
         )
         now_s, deadline_s = time.monotonic(), self.limits.unit_deadline_s
         item.began_s = now_s

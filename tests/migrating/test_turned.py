@@ -87,7 +87,7 @@ def test_without_the_option_the_same_bytes_are_another_picture(world: World) -> 
     lying = UnitRun(Task(unit=unit, attempt=1, known={turned.content_hash: "side2"}), plain, world.old).run()
     assert lying.outcome is Outcome.DONE
     assert lying.content_hash != turned.content_hash
-    known = Remembered(world.tables.open(), "side2")
+    known = Remembered(world.tables.open(), ["side2"])
     image_hash = world.tables.open().to_table(columns=["image_hash"], filter="unit_id = 'side2'").to_pylist()[0]
     assert known.rows_of([(image_hash["image_hash"], None, 6)]) is not None
     assert known.rows_of([(image_hash["image_hash"], None, None)]) is None

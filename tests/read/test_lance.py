@@ -9,19 +9,27 @@ import pyarrow as pa
 import pytest
 import xxhash
 
+from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import originals
 from clipmill.jobs.table.ledger import read_ledger
-from clipmill.schemas.config import JobFile, Limits, Source, Storage
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.config import Commit, JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
+from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.bench import Bench
 from clipmill.workers.read import again, lance_table, read_unit
 from clipmill.workers.read.census import Census
+from clipmill.workers.stub import StubEngine
+from clipmill.workers.unit import UnitRun
 from tests.build import noise, picture
+from tests.committed import take_lease
 from tests.read.help import reasons
 from tests.verifying.test_verify_census import check, embed
 
@@ -236,3 +244,58 @@ def test_mistakes_are_one_sentence(table: Path, tmp_path: Path) -> None:
     job = JobFile(table=f"{tmp_path}/db/pictures", source=source_of(f"{tmp_path}/db/pictures"))
     with pytest.raises(UserError, match="the same table"):
         list_source(job)
+
+
+def test_after_a_compaction_what_is_known_of_a_picture_is_not_computed_again(table: Path) -> None:
+    raw, made = table.parent.parent / "raw.lance", {"format": "lance", "id": "column:id", "caption": "text"}
+    made["uri"] = str(raw)
+    lance.write_dataset(pictures(range(30)), raw, max_rows_per_file=10)
+    tables = embed(table.parent.parent / "out", made)
+    before = {row["id"]: row["vector"] for row in tables.open().to_table().to_pylist()}
+    lance.dataset(raw).delete("id IN ('id 3', 'id 12')")
+    lance.dataset(raw).optimize.compact_files(target_rows_per_fragment=1000)
+    lance.write_dataset(pictures(range(30, 33)), raw, mode="append")
+    source = Source.model_validate(made)
+    plan = make_plan(survey(source, LOCAL, Limits()), read_ledger(tables))
+    assert (len(plan.todo), len(plan.done), len(plan.replacements)) == (7, 0, 1), "28 rows in slices of five, and three"
+    computed: list[int] = []
+
+    class Counting(StubEngine):
+        def encode_images(self, pixels_BCHW: Any) -> Any:
+            computed.append(len(pixels_BCHW))
+            return super().encode_images(pixels_BCHW)
+
+    context = context_of(tables, source)
+    bench = Bench(engine=Counting(4), tagger=None, pool=None)
+    lease = take_lease(tables, "b")
+    collector = Collector(Committer(tables, lease), plan, Commit())
+    collector.start()
+    for unit in plan.todo:
+        collector.offer(UnitRun(Task(unit=unit, attempt=1, kin=plan.kin.get(unit.unit_id, ())), context, bench).run())
+    collector.close()
+    lease.release()
+    assert sum(computed) == 3, "those that were appended"
+    after = {row["id"]: row["vector"] for row in tables.open().to_table().to_pylist()}
+    assert len(after) == 31
+    assert {name: vector for name, vector in after.items() if name in before} == {
+        name: vector for name, vector in before.items() if name not in ("id 3", "id 12")
+    }
+    assert check(tables).problems == []
+
+
+def pictures(numbers: range) -> pa.Table:
+    images = [picture(n) for n in numbers]
+    return pa.table({"id": [f"id {n}" for n in numbers], "image": images, "text": [f"t {n}" for n in numbers]})
+
+
+def context_of(tables: Tables, source: Source) -> WorkContext:
+    return WorkContext(
+        run="b",
+        rows_uri=tables.rows,
+        rows_version=int(tables.open().version),
+        rejects_uri=tables.uri("rejects"),
+        source=source,
+        storage=LOCAL,
+        limits=Limits(),
+        table_id=str(tables.id()),
+    )

@@ -2,7 +2,8 @@
 
 A slice is some thousand places of one fragment. Its name is made of the files that hold the columns which the job reads
 and of the rows that are deleted in it: rows that are added, another column or a deletion elsewhere rename nothing.
-Compaction writes fragments anew, and so renames all that it touches.
+Compaction writes fragments anew, and so renames all that it touches; the plan knows
+them again by their order.
 """
 
 import hashlib
