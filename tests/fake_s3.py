@@ -35,6 +35,7 @@ class FakeS3:
         self.before: Callable[[str, str], tuple[int, str] | None] = lambda method, key: None
         self.after: Callable[[str], tuple[int, str] | None] = lambda key: None
         self.requests: list[tuple[str, str]] = []
+        self.sent_bytes = 0  # of bodies
         self.said: Counter[str] = Counter()  # how often requests were signed, offered to pay, and to which host
 
     @contextmanager
@@ -58,6 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
+            self.store.sent_bytes += len(body)
             self.wfile.write(body)
 
     def _error(self, status: int, code: str) -> None:

@@ -30,6 +30,7 @@ def test_importing_clipmill_takes_no_time_and_no_library() -> None:
     assert min(map(float, seconds)) < MOST_S
 
 
+@pytest.mark.counted
 def test_the_command_line_that_only_helps_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom clipmill.jobs.cli.main import build\nbuild()\n"

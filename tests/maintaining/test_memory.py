@@ -25,6 +25,7 @@ def once(folder: Path, rows: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.counted
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel's peak is set back by Linux only")
 def test_five_times_the_rows_take_little_more_memory(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def test_bytes_that_changed_vanished_or_are_no_picture(world: World) -> None:
     assert world.plan().units == []
 
 
+@pytest.mark.counted
 def test_few_rows_cost_a_request_each_and_most_rows_one_for_all(world: World) -> None:
     world.embed("a", tar(members(range(100), pad=2_000)))
     world.fill()

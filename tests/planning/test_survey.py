@@ -213,6 +213,7 @@ def _hundred_thousand(store: FakeS3, count: int) -> Iterator[WorkUnit]:
     return survey(Source(format="files", uri="s3://b/raw/"), Storage(endpoint_url=store.endpoint), Limits())
 
 
+@pytest.mark.counted
 @pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_prefix_of_many_keys_is_cut_with_flat_memory(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing-key-0000000")

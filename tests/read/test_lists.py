@@ -354,6 +354,7 @@ def test_values_of_parquet_that_python_has_no_type_for_cost_themselves(tmp_path:
     assert "out of range" in found[1].unread["far"]
 
 
+@pytest.mark.counted
 def test_images_larger_than_expected_stay_within_the_memory_of_a_worker(tmp_path: Path) -> None:
     """Twenty of 12 MB where 40 MB may be held: none is lost, the order stays, and they are not held side by side."""
     for number in range(20):

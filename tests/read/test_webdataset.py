@@ -347,6 +347,7 @@ class Generated(AbstractFileSystem):  # type: ignore[misc]
         return bytes(out)
 
 
+@pytest.mark.counted
 @pytest.mark.parametrize(
     ("count", "order"), [(700, "pairs"), (150, "apart"), pytest.param(10_000, "pairs", marks=pytest.mark.slow)]
 )

@@ -52,6 +52,7 @@ def commit_old(tables: Tables, *names: str) -> None:
     committer.lease.release()
 
 
+@pytest.mark.counted
 def test_receipts_from_many_threads_land_exactly_once(tables: Tables) -> None:
     names = [f"u{n}" for n in range(24)]
     options = Commit.model_validate({"every_rows": 10, "every_s": 3600})
@@ -75,7 +76,7 @@ def test_receipts_from_many_threads_land_exactly_once(tables: Tables) -> None:
     totals = one.totals
     assert (totals.units, totals.seen, totals.rows, totals.rejects) == (24, 72, 48, {"corrupt": 24})
     assert totals.source_bytes == 240
-    assert 2 <= totals.commits <= 24
+    assert 2 <= totals.commits <= 5, "more than one for every ten rows"
 
 
 def test_rows_are_visible_after_so_many_rows(tables: Tables) -> None:
