@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from clipmill.jobs.querying import deadline, filters
 from clipmill.jobs.querying.encoder import QUERY_LIMITS, image_bytes, unusable
+from clipmill.jobs.querying.request import Examples
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.schemas.columns import PHASH, has_phash
 from clipmill.schemas.config import Storage
@@ -39,22 +40,35 @@ def check_hashes(snapshot: Snapshot) -> None:
 
 def hash_of(snapshot: Snapshot, asked: Any, storage: Storage) -> int:
     """The hash that is meant: of the row with this id, else 16 hex digits, a number, or a picture as `image` of a
-    search takes it. Raises UserError."""
+    search takes it. `Examples` with one id mean that row and never a file. Raises UserError."""
     check_hashes(snapshot)
+    if isinstance(asked, Examples):
+        found = _of_row(snapshot, *asked.ids)
+        if found is None:
+            raise UserError(f"there is no row with id {asked.ids[0]!r}", "ids are exact; list some with a search")
+        return found
     if isinstance(asked, int | np.integer) and not isinstance(asked, bool):
         return _signed(int(asked))
     if isinstance(asked, str):
-        where = filters.ids_predicate([asked])
-        found = snapshot.dataset.scanner(columns=[PHASH.name], filter=where).to_table()[PHASH.name].to_pylist()
-        if found and found[0] is None:
-            raise UserError(f"the row {asked!r} has no perceptual hash", "give its picture instead: a file or address")
-        if found:
-            return int(found[0])
+        found = _of_row(snapshot, asked)
+        if found is not None:
+            return found
         if _HEX.fullmatch(asked):
             return _signed(int(asked, 16))
         if "://" not in asked and not Path(asked).is_file():
             raise UserError(f"{asked!r} is no id of a row and no file", "give an id, a picture, or a hash of 16 digits")
     return _of_picture(image_bytes(asked, storage=storage))
+
+
+def _of_row(snapshot: Snapshot, row_id: str) -> int | None:
+    """None where there is no such row."""
+    where = filters.ids_predicate([row_id])
+    found = snapshot.dataset.scanner(columns=[PHASH.name], filter=where).to_table()[PHASH.name].to_pylist()
+    if found and found[0] is None:
+        raise UserError(
+            f"the row {row_id!r} has no perceptual hash", "search by its picture instead: a file or address"
+        )
+    return int(found[0]) if found else None
 
 
 def _signed(value: int) -> int:

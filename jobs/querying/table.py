@@ -147,16 +147,18 @@ class Table:
         """The rows that look the same, by perceptual hash, nearest first, with `phash_distance` in bits, 0..64.
 
         `picture`: the id of a row, which is not in the answer; a path, URI, bytes or PIL image; or a hash, as a number
-        or 16 hex digits. Every row that passes is compared; nothing is embedded. Options: where, any_tags, all_tags,
-        no_tags, tags_column, k, offset, columns. Raises UserError.
+        or 16 hex digits. `Examples(ids=…)` of one id is a row and never a file. Every row that passes is compared;
+        nothing is embedded. Options: where, any_tags, all_tags, no_tags, tags_column, k, offset, columns. Raises
+        UserError.
         """
         query = Query(**values.options(options, _OF_PHASH_SEARCH))
         snapshot = self.snapshot
         columns = snapshot.check_columns(query.columns or snapshot.default_columns())
         wanted = phash.hash_of(snapshot, picture, self.storage)
         predicate = self.predicate(query)
-        if isinstance(picture, str):
-            predicate = filters.conjunction([predicate, f"NOT ({filters.ids_predicate([picture])})"])
+        own = picture.ids if isinstance(picture, Examples) else (picture,) if isinstance(picture, str) else ()
+        if own:
+            predicate = filters.conjunction([predicate, f"NOT ({filters.ids_predicate(own)})"])
         hits = phash.nearest(snapshot, wanted, values.whole("max_distance", max_distance), query.depth, predicate)
         return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 

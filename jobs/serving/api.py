@@ -12,7 +12,8 @@ from clipmill.jobs.exploring import facets as facet_counts
 from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.encoder import encode_images
 from clipmill.jobs.querying.nothing import caveat, why_nothing
-from clipmill.jobs.querying.open import Table
+from clipmill.jobs.querying.open import Examples, Table
+from clipmill.jobs.querying.phash import DEFAULT_DISTANCE
 from clipmill.jobs.serving import models
 from clipmill.jobs.serving.guard import Metrics
 from clipmill.jobs.serving.pictures import NoPicture, Pictures
@@ -97,6 +98,25 @@ async def similar(
 ) -> Response:
     """Rows like one row, without it."""
     return await _search(services(request), models.SearchRequest(like=[id], k=k, offset=offset))
+
+
+@router.get("/api/copies", responses=PROBLEMS)
+async def copies(
+    request: Request,
+    id: IdQuery,
+    max_distance: Annotated[int, Query(ge=0, le=64, description="In bits.")] = DEFAULT_DISTANCE,
+    k: Annotated[int, Query(ge=1, le=models.MAX_K)] = 20,
+) -> models.CopiesResponse:
+    """Rows that look the same as one row, without it, by perceptual hash; nearest first, with `phash_distance`."""
+    found = services(request)
+
+    def once(version: int) -> models.CopiesResponse:
+        start = time.perf_counter()
+        rows = found.table.search_phash(Examples(ids=(id,)), max_distance=max_distance, k=k).to_pylist()
+        took_ms = round((time.perf_counter() - start) * 1e3, 2)
+        return models.CopiesResponse(hits=[models.Row(**plain(row)) for row in rows], version=version, took_ms=took_ms)
+
+    return await found.runner.run(lambda: _steady(found.table, once))
 
 
 async def _search(found: Services, question: models.SearchRequest) -> Response:

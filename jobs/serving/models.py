@@ -107,6 +107,14 @@ class SearchResponse(BaseModel):
     took_ms: float
 
 
+class CopiesResponse(BaseModel):
+    """`version`: of the table."""
+
+    hits: list[Row]
+    version: int
+    took_ms: float
+
+
 class FacetValue(BaseModel):
     value: str
     rows: int

@@ -86,7 +86,6 @@ def test_grey_in_bands_is_pillows() -> None:
 
 
 def test_frequencies_that_are_nothing_are_bits_that_are_nothing() -> None:
-    """Where floating point would leave noise."""
     flat_NN = np.full((32, 32), 200, np.uint8)
     slope_NN = np.broadcast_to(248 - np.arange(32, dtype=np.uint8) * 8, (32, 32))
     assert hash_of_grey(flat_NN - 200) == 0

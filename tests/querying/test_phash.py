@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import lance
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import EXIT_USER, UserError
 from clipmill.workers.stub import StubEngine
 from tests.build import picture
+from tests.served import running
 from tests.tables import TableOptions, batch, make_table
 
 ROWS = 400
@@ -95,6 +97,16 @@ def test_a_picture_finds_its_row_whatever_it_is_given_as(tmp_path: Path, capsys:
     assert cli.run(["search", table.uri, "--phash-of", str(tmp_path / "half.webp"), "--json"]) == 0
     (first, *_) = json.loads(capsys.readouterr().out)
     assert (first["id"], first["phash_distance"] <= 8) == ("row-000004", True)
+
+
+def test_copies_over_http_are_of_a_row_and_never_of_a_file(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1, kind="PNG"))
+    with running(table) as base, httpx.Client(base_url=base, timeout=30) as client:
+        found = client.get("/api/copies", params={"id": "row-000019", "max_distance": 0}).json()
+        assert [(hit["id"], hit["phash_distance"]) for hit in found["hits"]] == [("row-000020", 0)]
+        for other in (str(tmp_path / "a.png"), "0" * 16):
+            answer = client.get("/api/copies", params={"id": other})
+            assert (answer.status_code, answer.json()["error"]) == (400, f"there is no row with id {other!r}")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 The DCT hash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2), as
 `imagehash.phash` of the package ImageHash 4.3 defines it: 32x32 grey pixels, DCT-II, and of its 8x8 lowest frequencies
-which are greater than their median. Computed in whole numbers, so that every machine gives the same bits. ImageHash
-computes in floating point, and of a picture with frequencies that are nothing (one of one colour, an even slope) its
-bits are what rounding leaves; here they are 0. Of others they are the same.
+which are greater than their median. ImageHash computes in floating point; here it is whole numbers, so that every
+machine gives the same bits. How rarely they are others than ImageHash's stands in docs/table.md.
 
 N = 32, K = 8 frequencies a side. HW: height, width; HWC: channels (RGB).
 """
