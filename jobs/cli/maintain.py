@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clipmill.jobs.cli.options import json_option, storage_from, table_options, without_secret
+from clipmill.jobs.cli.options import AnyFile, json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 from clipmill.schemas.words import counted
 
@@ -47,7 +47,7 @@ def maintain(
 @click.command(short_help="Delete rows for good: they do not come back with their source.")
 @table_options
 @click.option("--where", metavar="SQL", help="The rows for which this holds, such as \"license = 'nc'\".")
-@click.option("--ids", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help=_IDS)
+@click.option("--ids", metavar="FILE", type=AnyFile(allow_dash=True), callback=without_secret, help=_IDS)
 @click.option("--purge", is_flag=True, help="Until the bytes are gone from disk: old versions and indices too.")
 @click.option("--drop-tags", is_flag=True, help="With --purge: drop the tags whose versions hold the rows.")
 @click.option("--undo", is_flag=True, help="Take tombstones back; --where is then about id, uri, image_hash, run, at.")
@@ -86,7 +86,8 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         elif not click.confirm(f"{question}?", err=True):
             raise UserError("nothing was done", "`--dry-run` only counts")
 
-    which, storage = Which(where=where, ids=read_ids(ids) if ids else None), storage_from(endpoint_url, region)
+    storage = storage_from(endpoint_url, region)
+    which = Which(where=where, ids=read_ids(ids, storage) if ids else None)
     if undo:
         done = take_back(table, storage, which, dry_run=asked["dry_run"], confirm=confirm, say=note)
     else:

@@ -17,6 +17,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
+class AnyFile(click.Path):
+    """A file that is there, or one in a store, which only reading it tells."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(exists=True, dir_okay=False, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 def without_secret(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The callback of options that take an address: what carries a credential is refused before anybody repeats it."""
     from clipmill.schemas.errors import UserError

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from clipmill.jobs.cli.options import (
+    AnyFile,
     NewFile,
     allow_source_option,
     json_option,
@@ -166,7 +167,8 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 @click.option(
     "--ids",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False),
+    type=AnyFile(),
+    callback=without_secret,
     help="Only these ids: a line each, or a .parquet or .csv with a column id.",
 )
 @click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
@@ -182,6 +184,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import note, print_record
 
+    storage = storage_from(endpoint_url, region)
     text, listed = options["text"], options["ids"]
     query = Query(
         positive=Examples(texts=(text,) if text else ()),
@@ -193,12 +196,11 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         to=options["to"],
         format=options["form"],
         query=query,
-        ids=read_ids(listed) if listed else None,
+        ids=read_ids(listed, storage) if listed else None,
         columns=options["columns"] or None,
         float32=options["float32"],
         allow_sources=options["allow_sources"],
     )
-    storage = storage_from(endpoint_url, region)
     report = write(open_table(table, storage=storage), chosen, storage, tell=note)
     print_record(report, as_json=as_json)
     if report.left_out:

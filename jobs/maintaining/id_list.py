@@ -5,18 +5,18 @@ import io
 import sys
 from pathlib import Path
 
+from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 
+MAX_BYTES = 4_000_000_000  # of a list in a store
 _HINT = "give a file with one id a line, or a .parquet or .csv with a column id"
 
 
-def read_ids(path: str) -> tuple[str, ...]:
+def read_ids(path: str, storage: Storage | None = None) -> tuple[str, ...]:
     """Each id once. Parquet, told by its first bytes: the column `id`; a .csv whose first line names `id`: that column;
-    else one id a line, UTF-8; empty ones are none. `-`: stdin. Raises UserError that names the file."""
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", _HINT) from None
+    else one id a line, UTF-8; empty ones are none. `-`: stdin. `storage`: of a file in a store. Raises UserError that
+    names the file, StoreUnavailable."""
+    data = _bytes_of(path, storage or Storage())
     found = _of_parquet(data, path) if data[:4] == b"PAR1" else _of_text(data, path)
     ids = tuple(dict.fromkeys(one for one in found if one))
     if not ids:
@@ -24,6 +24,21 @@ def read_ids(path: str) -> tuple[str, ...]:
     if any("\0" in name for name in ids):
         raise UserError(f"{path} is no text: an id has a NUL character", _HINT)
     return ids
+
+
+def _bytes_of(path: str, storage: Storage) -> bytes:
+    if "://" in path:
+        from clipmill.workers.store.errors import as_user_error
+        from clipmill.workers.store.storage import get_bytes
+
+        try:
+            return get_bytes(path, storage, max_bytes=MAX_BYTES)
+        except (FileNotFoundError, PermissionError) as error:
+            raise as_user_error(error, path) from None
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", _HINT) from None
 
 
 def _of_parquet(data: bytes, path: str) -> list[str | None]:

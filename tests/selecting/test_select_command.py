@@ -223,7 +223,9 @@ def test_lists_of_ids_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_a_table_in_s3_gives_its_list_its_card_and_its_tag_there(s3: S3, uri: str, tmp_path: Path) -> None:
+def test_a_table_in_s3_gives_its_list_its_card_and_its_tag_there(
+    s3: S3, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     s3.upload(Path(f"{uri}.lance"), "db/images.lance/")
     there, recipe = f"{s3.uri}/db/images", str(tmp_path / "recipe.yaml")
     out = ["--out", f"{s3.uri}/set/ids.parquet", "--card", f"{s3.uri}/set/card.md", "--tag", "cc-1"]
@@ -233,3 +235,13 @@ def test_a_table_in_s3_gives_its_list_its_card_and_its_tag_there(s3: S3, uri: st
     assert stored.equals(pq.read_table(tmp_path / "ids.parquet"))  # but for the address in its metadata
     assert json.loads(s3.get("set/card.json"))["tag"] == "cc-1"
     assert "cc-1" in Tables.at(there, s3.storage).open().tags.list()
+    ids = f"{s3.uri}/set/ids.parquet"
+    assert cli.run(["export", there, "--ids", ids, "--to", str(tmp_path / "out")]) == 0
+    written = pq.read_table(tmp_path / "out" / "part-00000.parquet")
+    assert sorted(written["id"].to_pylist()) == sorted(stored["id"].to_pylist())
+    s3.client.delete_object(Bucket=s3.bucket, Key="set/ids.parquet")
+    capsys.readouterr()
+    assert cli.run(["export", there, "--ids", ids, "--to", str(tmp_path / "more")]) == 2
+    assert "hint: check the spelling" in capsys.readouterr().err
+    assert cli.run(["delete", there, "--ids", "s3://me:hunter2@b/ids.txt", "--dry-run"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
