@@ -138,6 +138,15 @@ def _said_on_cards(entry: Mapping[str, Any]) -> dict[str, str]:
     return {key: one["value"] for key, one in cards()["repositories"].get(repository, {}).items()}
 
 
+def license_of(name: str, pretrained: str) -> str:
+    """Of the weights, by their card; empty where nobody here read one, and where there is no open_clip to ask."""
+    try:
+        entry = catalog.tags(name).get(pretrained)
+    except UserError:
+        return ""
+    return _said_on_cards(entry).get("license", "") if entry else ""
+
+
 def _tags(name: str) -> Iterator[Weights]:
     for tag, entry in catalog.tags(name).items():
         one = _weights(name, tag, quick=said.trained_quick(name, entry), entry=entry)

@@ -146,7 +146,11 @@ def _licenses(facts: Facts) -> str:
         text += f"What the column `{facts.license_column}` says of the pictures:\n\n" + _table(
             ("licence", "rows"), rows
         )
-    return f"{text}\n\nThe weights of a model have a licence of their own."
+    for column, one in _distinct(facts.models).items():
+        known = facts.weights_license.get(column.partition(",")[0].strip("`"))
+        says = f"`{line(known)}`, as their card says" if known else "a licence of their own, which is not known here"
+        text += f"\n\nThe weights of {_named(one)}: {says}."
+    return text
 
 
 def _columns(facts: Facts, heads: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from clipmill.jobs.planning.models import license_of
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.proof import proof_of
@@ -38,14 +39,16 @@ class Sums:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """`models`: the fingerprint of each vector column. `proof`: of imported vectors. `rows`: those that were pushed.
-    `rejects`: by reason. `licenses`: rows by what `license_column` says, "" where it says nothing."""
+    """`models`: the fingerprint of each vector column; `weights_license`: of their weights, where it is known. `proof`:
+    of imported vectors. `rows`: those that were pushed. `rejects`: by reason. `licenses`: rows by what `license_column`
+    says, "" where it says nothing."""
 
     name: str
     version: int
     table_id: str
     where: str | None
     models: dict[str, Fingerprint]
+    weights_license: dict[str, str]
     proof: str
     sums: Sums
     vocabulary: str
@@ -95,6 +98,7 @@ def facts_of(table: Table, tables: Tables, latest: ledger.Ledger, schema: pa.Sch
         version=table.version,
         table_id=table_id(table.schema),
         models=models,
+        weights_license={column: license_of(one.model, one.pretrained) for column, one in models.items()},
         proof=proof_of(models["vector"]) if "vector" in models else "",
         sums=_sums(table, tables, latest),
         vocabulary=str((said or {}).get("name", "")),

@@ -1,5 +1,5 @@
 """The files of the data set: rows and rejects, in parquet or Lance, the same bytes for the same version (but for the
-names that Lance gives its files). Memory is one row group."""
+names that Lance gives its files). Memory is one row group, and what Lance reads ahead."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

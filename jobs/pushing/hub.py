@@ -148,7 +148,8 @@ def _told(error: Exception, repo: str) -> Exception | None:
         from huggingface_hub import constants
 
         hint = "check the network, then run the same command again"
-        return StoreUnavailable(f"the Hugging Face Hub does not answer at {constants.ENDPOINT}", hint)
+        what = f"the Hugging Face Hub does not answer at {constants.ENDPOINT}: {_one_line(error)}"
+        return StoreUnavailable(what, hint)
     return None
 
 

@@ -15,9 +15,11 @@ def loading(facts: Facts, repo: str) -> str:
     parts = ["## How to load it", _python(_load(facts, repo, name))]
     column = next(iter(facts.models), None)
     if column:
-        parts += [f"## How to search it\n\nBy the cosine of `{column}` with the embedding of some words:"]
-        parts += [_python(_words(facts.models[column]) + _search(facts, column))]
-        parts += ["Or with clipmill, which loads that model:", _shell(_clipmill(facts, repo, name, column))]
+        parts += ["## How to search it"]
+        if _is_of_open_clip(facts.models[column]):
+            parts += [f"By the cosine of `{column}` with the embedding of some words:"]
+            parts += [_python(_words(facts.models[column]) + _search(facts, column))]
+        parts += ["With clipmill, which loads that model:", _shell(_clipmill(facts, repo, name, column))]
     return "\n\n".join(parts)
 
 
@@ -34,8 +36,6 @@ def _load(facts: Facts, repo: str, name: str) -> list[str]:
 
 
 def _words(fingerprint: Fingerprint) -> list[str]:
-    if not _is_of_open_clip(fingerprint):
-        return [f"words_D = ...  # {fingerprint.model} is not among open_clip's pretrained models: see below"]
     model = json.dumps(fingerprint.model)
     weights = f", pretrained={json.dumps(fingerprint.pretrained)}" if fingerprint.pretrained else ""
     return [

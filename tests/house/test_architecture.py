@@ -39,7 +39,7 @@ ROOMS = {
     "workers workers.store workers.read",
     "jobs.exploring": "jobs.table jobs.querying jobs.indexing workers workers.store workers.decode",
     "jobs.selecting": "jobs.table jobs.querying jobs.indexing jobs.planning jobs.exploring workers workers.store",
-    "jobs.pushing": "jobs.table jobs.querying jobs.verifying workers.store workers.read",
+    "jobs.pushing": "jobs.table jobs.querying jobs.planning jobs.verifying workers.store workers.read",
     "jobs.maintaining": "jobs.table jobs.committing jobs.querying jobs.indexing jobs.running jobs.verifying "
     "workers.store",
     "jobs.migrating": "jobs.terminal jobs.table jobs.committing jobs.cluster jobs.querying jobs.indexing jobs.planning "

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.cli import main as cli
+from clipmill.jobs.planning.models import license_of
 from clipmill.jobs.pushing import files
 from clipmill.jobs.pushing.push import push
 from clipmill.jobs.pushing.request import PushOptions, parse_target
@@ -106,6 +107,7 @@ def test_the_card_is_one_that_the_hub_takes_and_says_what_the_ledger_says(uri: s
         "| `corrupt` | 1 |",
         "heic 3",
         "| cc0 | 20 |",
+        "The weights of words none: a licence of their own, which is not known here.",
         "load_dataset(",
     ):
         assert said in text, said
@@ -157,6 +159,11 @@ def test_vectors_of_which_nobody_knows_the_model_are_told_so(tmp_path: Path) -> 
     assert "no picture could be read" in text
     assert "Addresses are those of the source." in text
     assert "rejects" not in [one["config_name"] for one in card_of(tmp_path / "out").data.configs]
+
+
+def test_the_licence_of_weights_is_what_their_card_says() -> None:
+    assert license_of("ViT-B-16", "dfn2b") == "apple-amlr"
+    assert license_of("ViT-B-16", "nobody") == license_of("nobody", "") == ""
 
 
 def test_metadata_of_a_checkpoint_a_vocabulary_and_a_head_loses_its_paths(tmp_path: Path) -> None:
