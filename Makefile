@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOWEST ?= .venv-lowest
 FAST := not slow and not chaos and not browser and not gpu
 
-.PHONY: install test lowest lint demo chaos losses month docs wheels ci lock clean
+.PHONY: install test lowest lint demo bench chaos losses month docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -47,6 +47,11 @@ chaos: install
 	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
 	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
 
+# Ratios to another build, in under ten minutes: make bench AGAINST=COMMIT. Nothing is judged.
+AGAINST ?= $(error say which build to compare with: make bench AGAINST=COMMIT)
+bench: install
+	$(BIN)/python -m benchmarks.against $(AGAINST)
+
 # 200 units through ten lost nodes and ten that join (three minutes); writes a dated result, fails where a row is missing.
 losses: install
 	$(BIN)/python -m benchmarks.losses
@@ -76,4 +81,5 @@ lock: install
 	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --extra dev --resolution lowest-direct --python-version 3.11 --excludes tests/lowest-without.txt pyproject.toml -o tests/lowest.lock
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo-out dist
+	rm -rf $(VENV) .venv-lowest .bench demo-out dist
+	-git worktree prune
