@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.again import head_again
+from clipmill.jobs.table.compat import stored_vocabulary
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import columns_of
 from clipmill.jobs.verifying import tags
@@ -66,8 +67,10 @@ def _weights(schema: pa.Schema, vector: str) -> str | None:
 
 
 def missing(rows: Any) -> list[str]:
-    """A sentence for each column of scores, or of tags beside those in use, that rows with a vector lack."""
-    columns = {**scored(rows.schema), **{c: v for c, v in columns_of(rows.schema).items() if c != "tags"}}
+    """A sentence for each column of scores, or of tags beside those in use, that rows with a vector lack. The
+    set of a table without a vocabulary has a column of tags with nothing to come."""
+    labelled = {c: v for c, v in columns_of(rows.schema).items() if c != "tags" and stored_vocabulary(rows.schema, c)}
+    columns = {**scored(rows.schema), **labelled}
     found = []
     for column, vector in columns.items():
         count = int(rows.count_rows(f"{column} IS NULL AND {vector} IS NOT NULL")) if vector else 0

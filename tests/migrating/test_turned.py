@@ -12,6 +12,7 @@ import pytest
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.table.compat import check_columns
 from clipmill.jobs.table.originals import Originals, place_columns
+from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.config import JobFile, Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.receipts import Outcome
@@ -56,6 +57,8 @@ def test_embed_and_a_fill_give_the_vectors_of_the_upright_picture(world: World) 
     assert pairs(world, "orientation") == [(None, 6)] * 4
     assert pairs(world, "width") == [(24, 24)] * 4, "stored 32 x 24"
     world.fill()
+    report = verify(world.uri, STORAGE)
+    assert (report.problems, report.missing) == ([], []), "the set has no vocabulary, so no tags are to come"
     for column in ("vector", f"vector__{SLUG}"):
         for one, other in pairs(world, column):
             assert one is not None
