@@ -59,6 +59,8 @@ def open_table(context: RunContext, force: Workforce, table_id: str) -> Opened:
     if tables.exists():
         lease.fence()
         latest, healed = heal.heal(tables, Committer(tables, lease))
+        if context.job.source.orientation is not None:
+            tables.add_columns("", [columns.ORIENTATION_FIELD])
         head_columns.refresh(tables, lease, context.heads, context.progress.phase)
     else:
         tables.create("", _schema(context, force, table_id))

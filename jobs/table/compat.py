@@ -12,6 +12,7 @@ from clipmill.schemas.columns import (
     ALWAYS_FILLED,
     FINGERPRINT_KEY,
     KEEP_TYPES,
+    ORIENTATION,
     RESERVED,
     VOCABULARY_KEY,
     has_orientation,
@@ -128,10 +129,10 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
             f"column {', '.join(strict)} of the table allows no null, and a job has not a value of it for every row",
             f"make it nullable: lance.dataset(...).alter_columns({{'path': '{strict[0]}', 'nullable': True}})",
         )
-    if job.source.orientation is not None and not has_orientation(schema):
+    if job.source.orientation is not None and ORIENTATION in schema.names and not has_orientation(schema):
         raise UserError(
-            "source.orientation is set, but the table was made without it and has no column for how a picture lies",
-            "use a new table",
+            f"source.orientation is set, and the table keeps a column {ORIENTATION} of its own",
+            "use a new table, and give the kept column another name",
         )
     if job.thumbnails and "thumbnail" not in schema.names:
         raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")

@@ -184,9 +184,10 @@ class Tables:
             lacking = [one for one in schema if one.name not in found.schema.names]
             if lacking:
                 assert all(one.nullable for one in lacking), lacking
-                self._add_columns(part, lacking)
+                self.add_columns(part, lacking)
 
-    def _add_columns(self, part: str, fields: list[pa.Field]) -> None:
+    def add_columns(self, part: str, fields: list[pa.Field]) -> None:
+        """Those that are lacking, all null: a commit of metadata alone. To be called under the lease."""
         for _ in range(MAX_CONFLICTS):
             dataset = self.open(part)
             lacking = [one for one in fields if one.name not in dataset.schema.names]

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.table.compat import check_columns
 from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.verifying.verify import verify
+from clipmill.schemas.columns import ORIENTATION_FIELD
 from clipmill.schemas.config import JobFile, Limits
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.receipts import Outcome
@@ -102,8 +104,22 @@ def test_verify_names_an_orientation_that_is_none(world: World, capsys: pytest.C
     assert "orientation 9 is none of EXIF's, 1 to 8" in capsys.readouterr().out
 
 
-def test_a_table_that_was_made_without_it_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_was_made_without_it_gets_the_column(tmp_path: Path) -> None:
     source = {"format": "webdataset", "uri": "x.tar", "orientation": "json:exif"}
     job = JobFile.model_validate({"table": f"{tmp_path}/db/t", "source": source})
-    with pytest.raises(UserError, match="made without it"):
-        check_columns(World(tmp_path).tables.open().schema, job)
+    world = World(tmp_path)
+    lying = world.embed("side", through_img2dataset())
+    check_columns(world.tables.open().schema, job)
+    world.tables.add_columns("", [ORIENTATION_FIELD])
+    world.tables.add_columns("", [ORIENTATION_FIELD])  # as the next run does
+    world.source = world.source.model_copy(update={"orientation": "json:exif"})
+    world.embed("direct", direct())
+    world.embed("side", through_img2dataset(), replaces=lying)
+    assert pairs(world, "orientation") == [(None, 6)] * 4
+    for one, other in pairs(world, "vector"):
+        np.testing.assert_array_equal(one, other)
+    report = verify(world.uri, STORAGE, sample=8)
+    assert (report.problems, report.sampled) == ([], 8)
+    kept = pa.schema([*world.tables.open().schema.remove(world.tables.open().schema.get_field_index("orientation"))])
+    with pytest.raises(UserError, match="keeps a column orientation of its own"):
+        check_columns(kept.append(pa.field("orientation", pa.string())), job)
