@@ -67,6 +67,7 @@ class Source(Strict):
     format: Literal["webdataset", "files", "zip", "parquet", "lance", "manifest"]
     uri: Annotated[tuple[str, ...], BeforeValidator(_uri_list), Field(min_length=1)]
     image: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    images: str | None = None  # of a list: where names without an address lie, if not beside it
     caption: str | None = None
     keep: dict[str, Keep] = Field(default_factory=dict)
     id: str = "uri"
@@ -125,6 +126,8 @@ class Source(Strict):
             raise ValueError("image names one column in parquet, lance and manifest sources")
         if self.orientation is not None and ORIENTATION in self.keep:
             raise ValueError(f"{_TAKEN}; write `keep: {{my_{ORIENTATION}: {{type: ..., from: ...}}}}`")
+        if self.images is not None and (self.format != "manifest" or not self.images.strip()):
+            raise ValueError("images is the folder of a manifest's pictures")
         for name, keep in self.keep.items():
             if keep.source == FOLDER and self.format not in ("files", "zip"):
                 raise ValueError(f"keep.{name} is from {FOLDER}, which only sources of format files and zip have")
@@ -150,6 +153,7 @@ class Source(Strict):
             },
             "id": self.id,
             **({"orientation": self.orientation} if self.orientation else {}),
+            **({"images": self.images} if self.images is not None else {}),
         }
 
 

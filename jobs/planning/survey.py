@@ -238,7 +238,8 @@ def _manifests(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[
     for item in _objects(source, storage, beside):
         lists.append(item.uri)
         yield from manifest_slices(item, source, storage, options)
-    if any(is_metadata(uri) for uri in lists) and not any(uri.startswith(WEB) for uri in lists):
+    named = source.images is not None or any(is_metadata(uri) for uri in lists)
+    if named and not any(uri.startswith(WEB) for uri in (*lists, source.images or "")):
         count_unlisted(lists, source, storage, left_out)
     else:
         merge(left_out, beside)

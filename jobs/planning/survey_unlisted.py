@@ -22,6 +22,8 @@ def count_unlisted(lists: Sequence[str], source: Source, storage: Storage, left_
     for uri in lists:
         done.update(hash(named) for named in named_by(uri, source, storage))
     folders = [f"{uri.rpartition('/')[0]}/" for uri in lists if is_metadata(uri)]
+    if source.images is not None:
+        folders.append(f"{source.images.rstrip('/')}/")
     outer = [folder for folder in folders if not any(folder != o and folder.startswith(o) for o in folders)]
     for place in dict.fromkeys([*source.uri, *outer]):
 

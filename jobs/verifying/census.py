@@ -29,7 +29,7 @@ from clipmill.schemas.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
-from clipmill.workers.read.lines import open_rows
+from clipmill.workers.read.lines import CocoRows, open_rows
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.tar import BadTar, TarReader
 from clipmill.workers.read.zip import open_archive
@@ -195,6 +195,8 @@ def _of_list(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
             elif raw.strip():
                 look.say("source", f"{uri}: the row before {rows.unit} {position} is in no unit")
         in_rows += rows.continued
+    if isinstance(rows, CocoRows):  # one document without lines
+        return [_Counted(number) for number in numbers]
     lines = _rows_of_footer(uri, look) if uri.lower().endswith(_TABULAR) else _lines(uri, look)
     if lines != in_rows:
         look.say("source", f"{uri} holds {lines:,} lines, and {in_rows:,} of them were read")

@@ -6,13 +6,13 @@ Each row is first seen as bytes (`raw`), which is what slices are cut and digest
 import hashlib
 import io
 import json
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.workers.read import coco
 from clipmill.workers.read.columns import link_names, needed_columns, rows_of
 from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
@@ -22,7 +22,6 @@ from clipmill.workers.store.storage import open_stream
 MAX_ROW_BYTES = 1_000_000
 _BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_COCO = re.compile(rb'\{\s*"(info|licenses|images|annotations)"\s*:\s*[\[{]')
 
 
 class Rows(Protocol):
@@ -62,6 +61,8 @@ def open_rows(
     name = uri.lower()
     if name.endswith((".gz", ".zst", ".bz2", ".zip")):
         raise UserError(f"manifest {uri} is compressed", "store it uncompressed, or as parquet")
+    if name.endswith(".json") and coco.is_coco(uri, storage):
+        return CocoRows(uri, source, coco.open_coco(uri, storage, etag=etag), start, end)
     stream = open_stream(uri, storage, expected_etag=etag)
     if name.endswith((".parquet", ".parq", ".pq")):
         return _ParquetRows(uri, source, stream, start, end)
@@ -106,10 +107,10 @@ class _TextRows:
             raise UserError(f"manifest {self._uri} {what}", hint)
         if b"\n" not in sample and b"\r" in sample.rstrip():
             raise self._old_line_ends()
-        if self._kind == "json" and b"\n" not in first.rstrip() and _COCO.match(first) and b'"file_name"' in first:
+        if self._kind == "json" and b"\n" not in first.rstrip() and coco.BEGINS.match(first):
             raise UserError(
-                f"manifest {self._uri} holds annotations as COCO has them, and a list is one JSON object a line",
-                "docs/shards.md has the few lines of Python that write one",
+                f"manifest {self._uri} holds annotations as COCO has them, and a .jsonl is one JSON object a line",
+                "call it .json",
             )
         if self._kind == "json" and first.startswith(b"["):
             raise UserError(
@@ -201,6 +202,33 @@ class _TextRows:
         if values == self.names:
             raise BadField("the row is the header once more")
         return dict(zip(self.names, values, strict=True))
+
+
+class CocoRows:
+    """Pictures of a document of COCO's form, by their place in it. Slices of two rows that are alike have one name, as
+    those of a text do."""
+
+    unit = "row"
+    continued = 0
+    header = b""
+
+    def __init__(self, uri: str, source: Source, document: coco.Coco, start: int | None, end: int | None) -> None:
+        self.names: Sequence[str] = document.names
+        needed_columns(self.names, source, uri, link_names(uri))
+        self.start = start or 0
+        self._rows = document.rows[self.start : end]
+
+    def __enter__(self) -> "CocoRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def raw(self) -> Iterator[tuple[bytes, int]]:
+        yield from zip(self._rows, range(self.start + 1, self.start + 1 + len(self._rows)), strict=True)
+
+    def record(self, raw: bytes) -> dict[str, Any]:
+        return decode_json(raw)
 
 
 class _ParquetRows:

@@ -24,7 +24,7 @@ def linked_uris(unit: WorkUnit, source: Source, storage: Storage) -> Iterator[st
                 value = value.get("path")
             if isinstance(value, str) and value.strip():
                 try:
-                    yield allowed_uri(value.strip(), unit.uri)
+                    yield allowed_uri(value.strip(), unit.uri, source.images)
                 except BadUri:
                     continue
 
@@ -37,7 +37,7 @@ def named_by(uri: str, source: Source, storage: Storage) -> Iterator[str]:
             try:
                 link = row_of(rows, raw, "", source, names).link
                 if link and link.strip():
-                    yield allowed_uri(link.strip(), uri)
+                    yield allowed_uri(link.strip(), uri, source.images)
             except BadUri:
                 continue
 

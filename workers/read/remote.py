@@ -6,6 +6,7 @@ A manifest is data that somebody else may have written, so it may not reach furt
   (loopback, private, link-local, where clouds answer with credentials) only from a local manifest;
 - local paths and file:// : only from a manifest that is itself a local file;
 - a name without a scheme is relative to the manifest's folder, and `..` may not leave it unless the manifest is local;
+  or to the folder that the job file names (`source.images`), and never leaves that;
 - every other scheme: no.
 
 The answer to a redirect is not looked at again: what comes back is only ever decoded as an image, never shown as text.
@@ -26,7 +27,7 @@ from clipmill.schemas.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.store.storage import absolute_uri
-from clipmill.workers.store.uri import join_uri, split_uri
+from clipmill.workers.store.uri import join_uri, quote, split_uri
 
 _STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 _MAX_URI_CHARS = 4096
@@ -48,13 +49,16 @@ class BadUri(Exception):
     """The URI cannot be understood or may not be opened from here."""
 
 
-def allowed_uri(text: str, listed_in: str) -> str:
-    """The absolute URI of an image that the list at `listed_in` names. Raises BadUri."""
+def allowed_uri(text: str, listed_in: str, images: str | None = None) -> str:
+    """The absolute URI of an image that the list at `listed_in` names. `images`: where names without an address lie,
+    if not beside the list. Raises BadUri."""
     if len(text) > _MAX_URI_CHARS or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text):
         raise BadUri("too long, or holds control characters")
     scheme, list_path = split_uri(listed_in)
     local = scheme == "file"
     if "://" not in text and not text.startswith("/"):
+        if images is not None:
+            return _below(images, text)
         path = posixpath.normpath(posixpath.join(posixpath.dirname(list_path), text))
         folder = posixpath.dirname(list_path).rstrip("/") + "/"
         if not local and not path.startswith(folder):
@@ -71,6 +75,18 @@ def allowed_uri(text: str, listed_in: str) -> str:
     elif target not in _STORES and target != scheme:
         raise BadUri(f"the scheme {target}:// is not allowed")
     return absolute_uri(text)
+
+
+def _below(folder: str, name: str) -> str:
+    scheme, path = split_uri(absolute_uri(folder))
+    if scheme in ("http", "https"):
+        if ".." in name.split("/"):
+            raise BadUri("leaves the folder of source.images")
+        return f"{path.rstrip('/')}/{quote(name)}"
+    inside = posixpath.normpath(posixpath.join(path.rstrip("/"), name))
+    if not inside.startswith(path.rstrip("/") + "/"):
+        raise BadUri("leaves the folder of source.images")
+    return absolute_uri(join_uri(scheme, inside))
 
 
 def refuse_private(url: str) -> None:
@@ -134,7 +150,7 @@ def _read_row(row: Row, listed_in: str, source: Source, storage: Storage, limits
     if not row.link or not row.link.strip():
         return reject(Reason.NO_IMAGE, "the row names no image")
     try:
-        uri = allowed_uri(row.link.strip(), listed_in)
+        uri = allowed_uri(row.link.strip(), listed_in, source.images)
     except BadUri as error:
         return reject(Reason.BAD_URI, f"{storable(row.link)[:200]}: {error}")
     image = bytes_or_why(uri, storage, max_bytes=limits.max_image_bytes)
