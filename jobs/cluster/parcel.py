@@ -58,7 +58,13 @@ def pack(job: JobFile, folder: Path) -> list[str]:
 
 def named_on_disk(job: JobFile, *, sent: bool = False) -> list[str]:
     """What the job names on this machine's disk, but for its vocabulary and heads; `sent`: these too."""
-    named = [job.table, *job.source.uri, *model_names.on_disk(job.model), job.nightly.golden or ""]
+    named = [
+        job.table,
+        *job.source.uri,
+        job.source.images or "",
+        *model_names.on_disk(job.model),
+        job.nightly.golden or "",
+    ]
     named += [search.image or "" for search in job.nightly.watch.values()]
     if sent:
         named += [job.tags.vocabulary or "", *(head.file for head in job.heads.values())]

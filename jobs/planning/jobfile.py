@@ -162,7 +162,8 @@ def _absolute(job: JobFile) -> JobFile:
         """Names of built-ins stay; what exists here is a path."""
         return local(text) if text and Path(text).expanduser().exists() and ("/" in text or "." in text) else text
 
-    source = job.source.model_copy(update={"uri": tuple(local(uri) for uri in job.source.uri)})
+    images = local(job.source.images) if job.source.images else None
+    source = job.source.model_copy(update={"uri": tuple(local(uri) for uri in job.source.uri), "images": images})
     tags = job.tags.model_copy(update={"vocabulary": if_file(job.tags.vocabulary)})
     its_heads = {name: head.model_copy(update={"file": if_file(head.file)}) for name, head in job.heads.items()}
     golden = job.nightly.golden

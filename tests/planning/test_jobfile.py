@@ -79,6 +79,9 @@ def test_local_paths_become_absolute_and_everything_else_stays(tmp_path, monkeyp
     assert job.source.uri == (f"{tmp_path}/pictures/", "s3://b/x/", "/abs/*.jpg")
     assert job.tags.vocabulary == f"{tmp_path}/words.yaml"
     assert job.nightly.golden == f"{tmp_path}/golden.parquet"
+    of_list = load_job(write(tmp_path, text.replace("format: files,", "format: manifest, images: pictures/,")))
+    assert of_list.source.images == f"{tmp_path}/pictures/"
+    write(tmp_path, text)
     assert (job.model.name, job.model.pretrained) == ("ViT-B-32", "laion2b_s34b_b79k")
     assert load_job(tmp_path / "job.yaml", overrides={"tags.vocabulary": "coco"}).tags.vocabulary == "coco"
 
