@@ -157,6 +157,9 @@ def _columns(facts: Facts, heads: tuple[str, ...]) -> str:
     def meaning(name: str) -> str:
         if name in heads:
             return "score of a head on the vector"
+        base, _, beside = name.partition("__")
+        if beside and base in _MEANINGS:
+            return f"{_MEANINGS[base]}; of the set `{beside}` beside the one in use"
         return _MEANINGS.get(name, "kept from the source")
 
     rows = [(f"`{name}`", kind, meaning(name)) for name, kind in facts.columns]

@@ -2,7 +2,7 @@
 names that Lance gives its files). Memory is one row group, and what Lance reads ahead."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,12 @@ from clipmill.jobs.pushing.places import Places
 from clipmill.jobs.pushing.request import PushOptions
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.jobs.verifying.status import counted_rejects
+from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.words import counted
 
 DATA, REJECTS = "data", "rejects"
 ROWS_PER_GROUP = 10_000  # what a reader of a parquet file has to take at least
@@ -36,7 +39,8 @@ def output_schema(table: Table, options: PushOptions) -> pa.Schema:
     schema, hidden = table.schema, {"thumbnail", "source_etag"}
     readable = set(table.snapshot.default_columns())
     names = options.columns or [n for n in schema.names if n not in hidden and (n in readable or _is_vector(schema, n))]
-    return pa.schema([_field(schema.field(name), options) for name in table.snapshot.check_columns(tuple(names))])
+    chosen = table.snapshot.check_columns(tuple(dict.fromkeys(names)))
+    return pa.schema([_field(schema.field(name), options) for name in chosen])
 
 
 def _is_vector(schema: pa.Schema, name: str) -> bool:
@@ -50,7 +54,9 @@ def _field(column: pa.Field, options: PushOptions) -> pa.Field:
     return column
 
 
-def write_rows(table: Table, schema: pa.Schema, places: Places, options: PushOptions, folder: Path) -> Written:
+def write_rows(
+    table: Table, schema: pa.Schema, places: Places, options: PushOptions, folder: Path, *, tell: Callable[[str], None]
+) -> Written:
     """Into `data/`. `license_column`: counted on the way."""
     done = Written()
     predicate = table.predicate(Query(where=options.where))
@@ -67,7 +73,7 @@ def write_rows(table: Table, schema: pa.Schema, places: Places, options: PushOpt
                     done.counts.update(text or "" for text in rows[options.license_column].to_pylist())
                 yield rows
 
-    done.rows, done.files = _write(batches(), schema, total, options, folder / DATA)
+    done.rows, done.files = _write(batches(), schema, total, options, folder / DATA, tell)
     return done
 
 
@@ -85,16 +91,22 @@ def write_rejects(tables: Tables, latest: Ledger, places: Places, options: PushO
             yield places.of_rejects(found)
 
     if total:
-        done.rows, done.files = _write(batches(), schema, total, options, folder / REJECTS)
+        done.rows, done.files = _write(batches(), schema, total, options, folder / REJECTS, lambda _: None)
     return done
 
 
 def _write(
-    batches: Iterable[pa.Table], schema: pa.Schema, total: int, options: PushOptions, folder: Path
+    batches: Iterable[pa.Table],
+    schema: pa.Schema,
+    total: int,
+    options: PushOptions,
+    folder: Path,
+    tell: Callable[[str], None],
 ) -> tuple[int, int]:
     """(rows, files). Whatever the sizes of `batches`, the files are the same."""
     folder.mkdir(parents=True)
     groups = _groups(batches, min(ROWS_PER_GROUP, options.shard_rows), options.shard_rows)
+    groups = _told(groups, total, options.shard_rows, tell)
     files = -(-total // options.shard_rows)
     if options.form == "lance":
         return _write_lance(groups, schema, options, folder), files
@@ -113,12 +125,38 @@ def _write(
 
 
 def _write_lance(groups: Iterator[pa.Table], schema: pa.Schema, options: PushOptions, folder: Path) -> int:
-    batches = (batch for group in groups for batch in group.combine_chunks().to_batches())
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
-    made: Any = lance_module().write_dataset(
-        reader, str(folder / "train.lance"), max_rows_per_file=options.shard_rows, data_storage_version="stable"
-    )
+    raised: list[BaseException] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for group in groups:
+                yield from group.combine_chunks().to_batches()
+        except BaseException as error:  # Lance would tell it as an OSError of its own, Ctrl-C too
+            raised.append(error)
+            raise
+
+    uri = str(folder / "train.lance")
+    reader = pa.RecordBatchReader.from_batches(schema, batches())
+    try:
+        with writing(uri):
+            made: Any = lance_module().write_dataset(
+                reader, uri, max_rows_per_file=options.shard_rows, data_storage_version="stable"
+            )
+    except (OSError, ClipmillError):
+        if raised:
+            raise raised[0] from None
+        raise
     return int(made.count_rows())
+
+
+def _told(groups: Iterator[pa.Table], total: int, shard: int, tell: Callable[[str], None]) -> Iterator[pa.Table]:
+    """How far it is, after each file but the last."""
+    done = 0
+    for group in groups:
+        yield group
+        done += len(group)
+        if done % shard == 0 and done < total:
+            tell(f"{done:,} of {counted(total, 'row')}")
 
 
 def _groups(batches: Iterable[pa.Table], size: int, shard: int) -> Iterator[pa.Table]:

@@ -42,6 +42,8 @@ class Places:
         """Every address in columns of strings, but for captions, which are nobody's address. Raises UserError where a
         path of this machine is left."""
         for index, column in enumerate(rows.schema):
+            if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+                self._check(column.name, pc.list_flatten(rows[column.name]))
             if pa.types.is_string(column.type):
                 values = rows[column.name]
                 if column.name != "caption":

@@ -8,6 +8,7 @@ clipmill.json                 what the card says, for programs
 It is made whole in a folder that nobody looks at, which then takes its name, or is uploaded as one commit.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.words import counted
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _LICENSE_COLUMNS = ("license", "licence")
 Tell = Callable[[str], None]
 
@@ -70,7 +72,7 @@ def push(table: Table, options: PushOptions, *, tell: Tell = lambda _: None) -> 
     places = places_of(table, latest, options)
     found = None if options.folder else hub.look(options)
     with _building(options.folder) as folder:
-        facts = _write(table, tables, latest, (schema, places, options), folder)
+        facts = _write(table, tables, latest, (schema, places, options), folder, tell)
         rejects = counted(sum(facts.rejects.values()), "reject")
         tell(f"{counted(facts.rows, 'row')} and {rejects} written. {facts.addresses}")
         report = _report(table, facts, options, folder)
@@ -103,10 +105,10 @@ def _license_column(schema: pa.Schema, options: PushOptions) -> str | None:
 
 
 def _write(
-    table: Table, tables: Tables, latest: Ledger, how: tuple[pa.Schema, Places, PushOptions], folder: Path
+    table: Table, tables: Tables, latest: Ledger, how: tuple[pa.Schema, Places, PushOptions], folder: Path, tell: Tell
 ) -> Facts:
     schema, places, options = how
-    rows = files.write_rows(table, schema, places, options, folder)
+    rows = files.write_rows(table, schema, places, options, folder, tell=tell)
     rejects = files.write_rejects(tables, latest, places, options, folder)
     facts = facts_of(
         table,
@@ -155,6 +157,11 @@ def _building(folder: str) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix=name, suffix=".part", dir=beside))
     try:
         yield made
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        said = f"the data set cannot be written in {made.parent}: {os.strerror(error.errno)}"
+        raise UserError(said, "make room there, or name another place: DIR, or TMPDIR for the Hub") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

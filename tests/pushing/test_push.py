@@ -1,5 +1,6 @@
 """`clipmill push` to a folder: what is in it, that others load it, and that nothing of this machine is."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_a_folder_has_rows_rejects_and_a_card(uri: str, tmp_path: Path, capsys: 
     out = tmp_path / "deep" / "out"
     code, printed, told = call(capsys, uri, str(out), "--shard-rows", "25", "--json")
     assert code == 0, told
+    assert "25 of 60 rows\n50 of 60 rows\n60 rows and 2 rejects written" in told
     report = json.loads(printed)
     assert (report["rows"], report["rejects"], report["files"], report["license"]) == (60, 2, 6, "other")
     assert sorted(p.name for p in (out / "data").iterdir()) == [f"train-0000{n}-of-00003.parquet" for n in range(3)]
@@ -236,10 +238,28 @@ def test_an_interrupted_push_leaves_nothing(uri: str, tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["parquet", "lance"])
+def test_what_is_wrong_with_a_row_is_told_by_either_format(uri: str, tmp_path: Path, form: Any) -> None:
+    with pytest.raises(UserError, match=r"^the column uri holds a path of this machine, \S+.png \(hint: "):
+        push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), form=form, root="/nowhere"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_sentence(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "close", lambda _: None)
+    with pytest.raises(UserError, match=r"cannot be written in .*: No space left on device"):
+        push(open_table(uri), PushOptions(folder=str(tmp_path / "out")))
+    assert not list(tmp_path.iterdir())
+
+
 def test_addresses_get_another_beginning_and_lose_their_signatures(tmp_path: Path) -> None:
     uri = make_pushed(tmp_path)
     base = "https://example.org/open"
-    push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), base=base, columns=("id", "uri", "license")))
+    push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), base=base, columns=("id", "uri", "license", "id")))
     rows = pq.read_table(tmp_path / "out" / "data")
     assert rows["uri"][0].as_py() == f"{base}/000000.png"
     assert f"below {base}/" in (tmp_path / "out" / "README.md").read_text()
