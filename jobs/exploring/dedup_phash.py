@@ -22,6 +22,7 @@ DEFAULT_DISTANCE = 4
 # hashes are equal for pictures that have nothing in common.
 MIN_BITS = 16
 _BLOCK = 1 << 21  # pairs compared at once
+_MANY = 100_000  # hashes of which somebody wants to know how far it is
 
 Pair = tuple[int, int]
 Places = npt.NDArray[np.int64]
@@ -42,7 +43,8 @@ def near_pairs(stored: pa.ChunkedArray, max_distance: int, tell: Callable[[str],
             for one, other in _pairs_within(hashes_U[found_M], max_distance):
                 a, b = int(first_places[found_M[one]]), int(first_places[found_M[other]])
                 yield min(a, b), max(a, b)
-        tell(f"{band + 1} of {counted(max_distance + 1, 'band')} of bits compared")
+        if len(hashes_U) > _MANY:
+            tell(f"{band + 1} of {counted(max_distance + 1, 'band')} of bits compared")
 
 
 def _with_an_equal_band(hashes_U: Hashes, max_distance: int) -> Iterator[Iterator[Places]]:
