@@ -4,7 +4,7 @@ import importlib
 from typing import Literal
 
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.model import ModelSpec
+from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.engine import Engine
 
 
@@ -43,6 +43,16 @@ def load_text_engine(spec: ModelSpec) -> Engine:
     from clipmill.workers.clip.build import build_engine
 
     return build_engine(spec, device="auto", threads=0, batch_size="auto", words=True)
+
+
+def load_words(fingerprint: Fingerprint) -> Engine | None:
+    """The text tower of a fingerprint without torch, which loads in a fraction of the time; None where torch is needed:
+    then `load_text_engine` is to be asked. Never raises for a model that is not there: that one says it."""
+    if fingerprint.model == "stub" or fingerprint.model.startswith("stub:"):
+        return None
+    from clipmill.workers.clip.words import word_engine
+
+    return word_engine(fingerprint)
 
 
 def import_code(spec: ModelSpec) -> None:

@@ -54,12 +54,14 @@ def _loaded_one(key: str, words: bool) -> Engine | None:
 
 
 def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:
-    from clipmill.workers.load import load_engine, load_text_engine
+    from clipmill.workers.load import load_engine, load_text_engine, load_words
 
     try:
         with without_collector():
             if not words:
                 return load_engine(fingerprint.spec())
+            if (engine := load_words(fingerprint)) is not None:
+                return engine
             # What the pictures were found to need, words get too, though here is no picture to see it by.
             return load_text_engine(
                 fingerprint.spec("fp32" if fingerprint.provenance.get("precision_note") else "auto")

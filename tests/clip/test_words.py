@@ -138,7 +138,7 @@ _SEARCHES = """
 import sys
 import clipmill
 from clipmill.jobs.querying.request import Query, Examples
-heavy = {"torchvision", "timm", "transformers", "open_clip", "ray", "torch._dynamo", "sympy", "matplotlib"}
+heavy = {"torch", "torchvision", "timm", "transformers", "open_clip", "ray", "sympy", "matplotlib"}
 table = clipmill.open_table(sys.argv[1])
 words = table.query_vector(Query(positive=Examples(texts=("a green car",))))
 assert len(table.search("a green car")) == 0
@@ -150,7 +150,7 @@ table.search(image=sys.argv[2])  # the whole model takes the place of the text t
 import open_clip, torchvision
 assert open_clip.transform.Compose is torchvision.transforms.Compose, "whole"
 again = table.query_vector(Query(positive=Examples(texts=("a green car",))))
-assert (words == again).all()
+assert words @ again > 0.9995  # fp32 in numpy, and what precision: auto gives
 assert table.engine(words=True) is table.engine()
 """
 

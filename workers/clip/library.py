@@ -22,6 +22,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _LEFT_OUT = ("timm", "transformers")
+_STAND_IN = frozenset({"torchvision"})
 
 
 class Library:
@@ -34,8 +35,10 @@ class Library:
 
 
 class _Copy(Library):
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    """`absent`: the packages in whose place a stand-in is given."""
+
+    def __init__(self, folder: Path, absent: frozenset[str] = _STAND_IN) -> None:
+        self._folder, self._absent = folder, absent
         self._modules: dict[str, ModuleType] = {}
 
     def part(self, name: str) -> Any:
@@ -61,7 +64,7 @@ class _Copy(Library):
         top, _, rest = name.partition(".")
         if level or top == "open_clip":
             return self.part(name if level else rest)
-        if top == "torchvision":
+        if top in self._absent:
             return _Absent
         if top in _LEFT_OUT:
             raise ImportError(f"{top} is left out of what words need")
@@ -76,7 +79,7 @@ class _Named(type):
 
 
 class _Absent(metaclass=_Named):
-    """Everything in torchvision: fit to be a default value or a base class, and no more."""
+    """Everything in torchvision (or torch): fit to be a default value or a base class, and no more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError("pictures need all of open_clip; this copy of it is for words")
@@ -85,13 +88,17 @@ class _Absent(metaclass=_Named):
 WHOLE = Library()
 
 
+def _folder() -> Path:
+    spec = importlib.util.find_spec("open_clip")  # finds it, imports nothing
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
 @functools.cache
 def _copy() -> Library:
-    spec = importlib.util.find_spec("open_clip")  # finds it, imports nothing
     try:
-        assert spec is not None
-        assert spec.submodule_search_locations
-        copy = _Copy(Path(spec.submodule_search_locations[0]))
+        copy = _Copy(_folder())
         for name in ("pretrained", "factory"):
             copy.part(name)
     except Exception as error:  # noqa: BLE001 - of a release that is made otherwise, anything; then it is imported
@@ -103,6 +110,13 @@ def _copy() -> Library:
 def for_words() -> Library:
     """The copy, or open_clip where that is imported already: models that were registered with it are known to it."""
     return WHOLE if "open_clip" in sys.modules else _copy()
+
+
+@functools.cache
+def without_torch() -> Library:
+    """For `tokenizer`, whose `encode` needs no torch, and for `pretrained`. Its parts raise whatever another release
+    makes them."""
+    return _Copy(_folder(), _STAND_IN | {"torch"})
 
 
 def plain(config: Mapping[str, Any]) -> bool:

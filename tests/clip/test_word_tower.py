@@ -1,0 +1,144 @@
+"""Words without torch: the vectors of open_clip, and torch wherever the tower is not known to be that one."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_info
+
+from clipmill.jobs.querying import encoder
+from clipmill.schemas.model import Fingerprint, ModelSpec
+from clipmill.workers.clip import words
+from clipmill.workers.clip.load import build_model, load_clip
+from clipmill.workers.load import load_engine, load_text_engine, load_words
+from tests.models import config, save_checkpoint
+
+STRANGE = ["", " ", "Über naïve ☕ 犬 ١٢", "<end_of_text> cat", "don't &amp;amp; stop!!", "a\u0301\ufffd", "x" * 3000]
+STOCK = ["a", "the", "red", "dogs", "house", "on", "under", "rainy", "photograph", "1984", "unbelievably", "café"]
+
+
+def some_texts(number: int) -> list[str]:
+    """Strange ones, one of fifty words, and short ones."""
+    draw = random.Random(4)
+    short = [" ".join(draw.choices(STOCK, k=draw.randint(1, 8))) for _ in range(number - len(STRANGE) - 1)]
+    return [*STRANGE, " ".join(draw.choices(STOCK, k=50)), *short]
+
+
+def fingerprint_of(spec: ModelSpec) -> Fingerprint:
+    return load_text_engine(replace(spec, precision="fp32")).fingerprint
+
+
+def reference(spec: ModelSpec, texts: list[str]) -> Any:
+    loaded = load_clip(spec)
+    with torch.inference_mode():
+        return build_model(loaded.resolved).encode_text(loaded.tokenizer(texts), normalize=True).numpy()
+
+
+def changed(folder: Path, **values: Any) -> Path:
+    path = folder / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"].update(values)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["clipmill-tiny", "quickgelu", "custom text", "half"])
+def test_texts_have_open_clips_vectors(kind: str, tmp_path: Path) -> None:
+    spec = ModelSpec(name=kind if kind == "clipmill-tiny" else str(save_checkpoint(tmp_path, "vit")))
+    if kind == "quickgelu":
+        changed(tmp_path, quick_gelu=True)
+    if kind == "custom text":
+        changed(tmp_path, custom_text=True)
+    if kind in ("half", "custom text"):
+        file = next(tmp_path.glob("*.safetensors"))
+        content = load_file(file)
+        if kind == "half":
+            content = {name: values.half() for name, values in content.items()}
+        else:
+            own = ("visual.", "logit_scale")
+            content = {name if name.startswith(own) else f"text.{name}": values for name, values in content.items()}
+        save_file(content, file)
+    texts = some_texts(1000 if kind == "clipmill-tiny" else 30)
+    engine = load_words(fingerprint_of(spec))
+    assert engine is not None
+    expected_BD = reference(spec, texts)
+    assert (engine.encode_texts(texts) * expected_BD).sum(axis=1).min() >= 0.99999
+    few = ["dog", "", "x" * 3000]
+    np.testing.assert_array_equal(engine.encode_texts(engine.prepare_texts(few)), engine.encode_texts(few))
+
+
+def test_it_says_the_same_of_words_and_of_itself() -> None:
+    spec = ModelSpec(name="clipmill-tiny", precision="fp32")
+    torch_engine = load_text_engine(spec)
+    engine = encoder.engine_for(torch_engine.fingerprint, words=True)
+    assert isinstance(engine, words.WordEngine)
+    assert engine.fingerprint == torch_engine.fingerprint
+    asked = ["a FOLDED blue shirt, 1984", "zyxw dog"]
+    assert engine.unknown_words(asked) == torch_engine.unknown_words(asked) != []
+    with pytest.raises(AssertionError, match="words alone"):
+        engine.encode_images(np.zeros((1, 3, 64, 64), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fingerprint]:
+    folder = save_checkpoint(tmp_path_factory.mktemp("vit"), "vit")
+    made = fingerprint_of(ModelSpec(name=str(folder)))
+    assert load_words(made) is not None
+    return folder, made
+
+
+@pytest.mark.parametrize("what", ["random", "pt", "other weights", "other tokenizer", "new key", "stub"])
+def test_anything_else_is_left_to_torch(what: str, vit: tuple[Path, Fingerprint], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(vit[0], tmp_path / "model"))
+    made = replace(vit[1], model=str(folder))
+    file = next(folder.glob("*.safetensors"))
+    if what == "random":
+        made = replace(made, pretrained="random")
+    elif what == "pt":
+        torch.save(load_file(file), folder / "model.pth")
+        file.unlink()
+    elif what == "other weights":
+        content = load_file(file)
+        content["visual.proj"][0, 0] += 1
+        save_file(content, file)
+    elif what == "other tokenizer":
+        made = replace(made, tokenizer="HFTokenizer context_length=32")
+    elif what == "new key":
+        changed(folder, text_cfg={**config("vit")["model_cfg"]["text_cfg"], "qk_norm": False})
+    elif what == "stub":
+        made = load_engine(ModelSpec(name="stub:8")).fingerprint
+    assert load_words(made) is None
+
+
+def test_a_model_that_is_gone_is_refused_by_torchs_road(vit: tuple[Path, Fingerprint], tmp_path: Path) -> None:
+    made = replace(vit[1], model=str(shutil.copytree(vit[0], tmp_path / "model")))
+    next((tmp_path / "model").glob("*.safetensors")).unlink()
+    assert load_words(made) is None
+    with pytest.raises(encoder.UserError, match="no weights"):
+        encoder.engine_for(made, words=True)
+
+
+def test_another_release_of_open_clip_is_left_to_torch(
+    vit: tuple[Path, Fingerprint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "without_torch", lambda: 1 / 0)
+    assert load_words(vit[1]) is None
+
+
+def test_blas_has_one_thread_while_anybody_is_inside_and_then_what_it_had() -> None:
+    def threads() -> int:
+        return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    before, one = threads(), words._OneThread()
+    with one:
+        with one:
+            assert threads() == 1
+        assert threads() == 1
+    assert threads() == before
