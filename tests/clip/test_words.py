@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 
 from clipmill.jobs.querying.encoder import engine_for
 from clipmill.jobs.table.tables import Tables
@@ -16,6 +18,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import build as clip_build
 from clipmill.workers.clip import library
+from clipmill.workers.clip.load import reference_transform
 from clipmill.workers.load import load_engine, load_text_engine
 from tests.clip.test_families import CONFIGS
 from tests.clip.test_families import folder as unusual  # noqa: F401 - a fixture
@@ -35,7 +38,7 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> library.Library:
     """Words get the copy of open_clip, though this process has imported it whole."""
     copy = library._copy()
     assert copy is not library.WHOLE, "this open_clip is not what the copy expects"
-    monkeypatch.setattr(clip_build, "for_words", lambda: copy)
+    monkeypatch.setattr(clip_build, "light", lambda: copy)
     monkeypatch.setattr(clip_build, "native_bf16", lambda _: True)
     return copy
 
@@ -111,7 +114,7 @@ def test_what_the_pictures_were_found_to_need_words_get_too(tmp_path: Path, monk
 def test_open_clip_that_is_imported_already_is_used() -> None:
     import open_clip  # noqa: F401 - a model may have been registered with it
 
-    assert library.for_words() is library.WHOLE
+    assert library.light() is library.WHOLE
 
 
 def test_where_the_copy_cannot_build_a_model_all_of_open_clip_does(
@@ -131,7 +134,7 @@ def test_another_release_of_open_clip_is_imported_whole(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "open_clip")
     monkeypatch.setattr(library, "_copy", library._copy.__wrapped__)
     monkeypatch.setattr(library._Copy, "part", lambda *_: 1 / 0)
-    assert library.for_words() is library.WHOLE
+    assert library.light() is library.WHOLE
 
 
 _SEARCHES = """
@@ -147,6 +150,8 @@ assert not there, there
 if sys.argv[2] == "none":
     sys.exit()
 table.search(image=sys.argv[2])  # the whole model takes the place of the text tower
+there = {"timm", "transformers", "open_clip", "torch._dynamo", "sympy"} & set(sys.modules)
+assert not there, there
 import open_clip, torchvision
 assert open_clip.transform.Compose is torchvision.transforms.Compose, "whole"
 again = table.query_vector(Query(positive=Examples(texts=("a green car",))))
@@ -173,3 +178,31 @@ def test_a_search_by_words_imports_neither_torchvision_nor_timm(tiny_table: str)
 def test_a_picture_afterwards_gets_the_whole_model(tiny_table: str) -> None:
     picture = next((Path(clip_build.__file__).parent / "selfcheck_pictures").glob("*.jpg"))
     subprocess.run([sys.executable, "-c", _SEARCHES, tiny_table, str(picture)], check=True, timeout=300)
+
+
+def test_a_model_of_open_clips_own_is_loaded_and_checked_without_the_compiler() -> None:
+    """Nor timm, which imports it: half of what a worker's start imports."""
+    code = """
+import sys
+from clipmill.schemas.model import ModelSpec
+from clipmill.workers.load import import_code, load_engine
+spec = ModelSpec(name="clipmill-tiny", precision="fp32")
+import_code(spec)
+load_engine(spec, device="cpu", threads=1).self_check(None)
+there = {"torch._dynamo", "torch._dynamo.utils", "timm", "transformers", "sympy", "open_clip"} & set(sys.modules)
+assert not there, there
+operator = sys.modules["torchvision.ops.roi_align"]
+assert operator.is_compile_supported("cpu") in (True, False)  # by the real module, once it is asked
+assert type(sys.modules["torch._dynamo.utils"]).__name__ == "module"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_the_evaluation_transform_of_the_copy_is_open_clips(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocess = load_text_engine(ModelSpec(name="clipmill-tiny", precision="fp32")).fingerprint.preprocess
+    whole = reference_transform(preprocess)
+    monkeypatch.delitem(sys.modules, "open_clip")
+    alone = reference_transform(preprocess)
+    assert repr(whole) == repr(alone)
+    picture = PIL.Image.effect_noise((97, 64), 80).convert("RGB")
+    assert torch.equal(whole(picture), alone(picture))

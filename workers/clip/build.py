@@ -23,7 +23,7 @@ from clipmill.workers.clip.fold import (
     widen_pixel_convs,
 )
 from clipmill.workers.clip.last import shorten_image_tower
-from clipmill.workers.clip.library import WHOLE, for_words
+from clipmill.workers.clip.library import light
 from clipmill.workers.clip.load import (
     Loaded,
     build_model,
@@ -54,7 +54,7 @@ def build_engine(
     where = _device(device)
     if threads > 0:
         torch.set_num_threads(threads)
-    library = for_words() if words else WHOLE
+    library = light()
     loaded = load_clip(spec, library)
     weights, untrained = weights_sha256(loaded.model), untrained_tokens(loaded.model)
 
@@ -72,7 +72,9 @@ def build_engine(
             batch_size=_batch_size(batch_size, where),
             threads=threads,
             untrained=untrained,
-            build_reference=lambda: reference or _reference(build_model(loaded.resolved), loaded, where),
+            build_reference=lambda: (
+                reference or _reference(build_model(loaded.resolved, loaded.library), loaded, where)
+            ),
         )
         return ClipEngine(parts)
 
@@ -205,6 +207,10 @@ def _said(loaded: Loaded) -> dict[str, str]:
     if resolved.checkpoint is not None and resolved.pretrained:
         said["activation"] = "quickgelu" if is_quick(resolved.open_clip_name) else "gelu"
     return said
+
+
+def _once_more(loaded: Loaded) -> Any:
+    return build_model(loaded.resolved, loaded.library)
 
 
 def _reference(model: Any, loaded: Loaded, device: torch.device, *, words: bool = False) -> selfcheck.Reference:

@@ -1,10 +1,11 @@
-"""open_clip; and for words alone, a copy of its modules that imports no torchvision, timm or transformers.
+"""open_clip; and for models of its own kind, a copy of its modules that imports no torchvision, timm or transformers.
 
-Importing open_clip imports these, and torchvision imports torch's compiler: more time than torch itself takes, before a
-query of three words begins. The text towers of open_clip's own kind use none of it. Their modules are run from
-open_clip's files under an `__import__` of their own, which gives a stand-in for torchvision and says of the others that
-they are not installed, as open_clip is used to. Nothing of it is in `sys.modules`: whoever imports open_clip gets it
-whole. Where a module is not what this expects, as in another release, open_clip is imported as ever.
+Importing open_clip imports these, and torchvision and timm import torch's compiler: more time than torch itself takes,
+before anything begins. The towers of open_clip's own kind use none of it. Their modules are run from open_clip's files
+under an `__import__` of their own, which gives a stand-in for torchvision and says of the others that they are not
+installed, as open_clip is used to. Its evaluation transform gets torchvision without the compiler. Nothing of the copy
+is in `sys.modules`: whoever imports open_clip gets it whole. Where a module is not what this expects, as in another
+release, open_clip is imported as ever.
 """
 
 import builtins
@@ -13,7 +14,8 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _LEFT_OUT = ("timm", "transformers")
+_COMPILER = "torch._dynamo.utils"
 _STAND_IN = frozenset({"torchvision"})
 
 
@@ -32,6 +35,39 @@ class Library:
         import open_clip
 
         return importlib.import_module(f"{open_clip.__name__}.{name}")
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """torchvision takes one function from torch's compiler, which an operator that finds objects would call: importing
+    the compiler for it takes as long as torch itself. A module in its place imports it when it is asked."""
+    if _COMPILER in sys.modules:
+        yield
+        return
+    later = sys.modules[_COMPILER] = _Later(_COMPILER)
+    try:
+        yield
+    finally:
+        later.leave()
+
+
+class _Later(ModuleType):
+    def leave(self) -> None:
+        if sys.modules.get(_COMPILER) is self:
+            del sys.modules[_COMPILER]
+
+    def is_compile_supported(self, device_type: str) -> Any:
+        return self._real().is_compile_supported(device_type)
+
+    def _real(self) -> Any:
+        self.leave()
+        return importlib.import_module(_COMPILER)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else another release takes of it."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._real(), name)
 
 
 class _Copy(Library):
@@ -82,7 +118,7 @@ class _Absent(metaclass=_Named):
     """Everything in torchvision (or torch): fit to be a default value or a base class, and no more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("pictures need all of open_clip; this copy of it is for words")
+        raise RuntimeError("this copy of open_clip has no part of torchvision")
 
 
 WHOLE = Library()
@@ -107,9 +143,21 @@ def _copy() -> Library:
     return copy
 
 
-def for_words() -> Library:
-    """The copy, or open_clip where that is imported already: models that were registered with it are known to it."""
+def light() -> Library:
+    """The copy, fit for models that are `plain`; or open_clip where that is imported already: models that were
+    registered with it are known to it."""
     return WHOLE if "open_clip" in sys.modules else _copy()
+
+
+def evaluation_transform() -> Any:
+    """open_clip's `image_transform`."""
+    if "open_clip" not in sys.modules:
+        try:
+            with _without_compiler():
+                return _Copy(_folder(), frozenset()).part("transform").image_transform
+        except Exception as error:  # noqa: BLE001 - of a release that is made otherwise, anything
+            logger.info("open_clip is imported whole: %s: %s", type(error).__name__, error)
+    return WHOLE.part("transform").image_transform
 
 
 @functools.cache

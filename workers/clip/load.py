@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
-from clipmill.workers.clip.library import WHOLE, Library, plain
+from clipmill.workers.clip.library import WHOLE, Library, evaluation_transform, plain
 from clipmill.workers.clip.names import find
 from clipmill.workers.naming.hub import without_waiting
 from clipmill.workers.naming.names import HF_HUB_PREFIX, INSTALL_HF, Resolved
@@ -56,12 +56,13 @@ class Loaded:
     dim: int
     logit_scale: float  # exponentiated
     logit_bias: float | None
+    library: Library  # that built it
 
 
 def load_clip(spec: ModelSpec, library: Library = WHOLE) -> Loaded:
     """Raises UserError for an unknown model, missing or unreadable weights, and weights of another shape.
 
-    `library`: the copy for words will do where the model is `plain`, and is not used for another. Where it cannot build
+    `library`: the copy will do where the model is `plain`, and is not used for another. Where it cannot build
     it, as in another release, all of open_clip does; what is wrong with the model itself is then raised by that.
     """
     resolved = find(spec, library)
@@ -86,6 +87,7 @@ def _loaded(resolved: Resolved, library: Library) -> Loaded:
         dim=int(_config(resolved, library)["embed_dim"]),
         logit_scale=_scalar(model.logit_scale.exp()),
         logit_bias=None if bias is None else _scalar(bias),
+        library=library,
     )
 
 
@@ -166,7 +168,7 @@ def untrained_tokens(model: Any) -> frozenset[int]:
 def reference_transform(preprocess: Preprocess) -> Callable[[Any], Tensor]:
     """open_clip's own evaluation preprocessing: a Pillow image to float32 (C, H, W), normalised."""
     height, width = preprocess.size_HW
-    transform = WHOLE.part("transform").image_transform(
+    transform = evaluation_transform()(
         image_size=height if height == width else (height, width),
         is_train=False,
         mean=preprocess.mean,

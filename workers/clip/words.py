@@ -224,7 +224,7 @@ def _weights(checkpoint: Path) -> tuple[dict[str, Array], str]:
                 file.get_slice(name).get_shape()
             )
             digest.update(f"{name}{tuple(values.shape)}".encode())
-            digest.update(values.reshape(-1).view(np.uint8))
+            digest.update(values.reshape(-1).view(np.uint8).data)
             if not name.startswith("visual."):
                 kept[name.removeprefix("text.")] = values
     return kept, digest.hexdigest()
