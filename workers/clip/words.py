@@ -83,7 +83,7 @@ class WordEngine:
     def tune(self) -> None:
         pass
 
-    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False) -> Picture:
+    def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         raise AssertionError("this engine was loaded for words alone")
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> Array:
