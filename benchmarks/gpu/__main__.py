@@ -25,7 +25,7 @@ from benchmarks.gpu.targets import targets
 
 STEPS = (
     Step(name="prepare", run=roads.prepare, most_s=50),
-    Step(name="targets", run=roads.targets, most_s=80),
+    Step(name="targets", run=roads.targets, most_s=100),
     Step(name="parity", run=parity.run, most_s=80),
     Step(name="embed", run=whole.run, most_s=80),
     Step(name="roads", run=roads.others, most_s=100),
@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--price-per-hour", type=float, help="of this machine; for dollars per million images")
     parser.add_argument("--out", type=Path, help="folder for the dated result, saved after each case")
     options = parser.parse_args(arguments)
+    if options.device == "cuda":
+        options.device = "cuda:0"  # some of torch wants a number
     import torch
 
     if options.device != "cpu" and not torch.cuda.is_available():

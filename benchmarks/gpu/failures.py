@@ -33,7 +33,7 @@ sys.stdin.read()
 
 def run(setting: Setting, report: Report) -> None:
     quick = setting.small
-    report.case("kill -9 of the worker", 0 if quick else 30, lambda: killed(setting, report))
+    report.case("kill -9 of the worker", 0 if quick else 45, lambda: killed(setting, report))
     report.case("out of memory, the worker alone", 0 if quick else 10, lambda: short_of_memory(setting))
     if setting.on_gpu:
         report.case("out of memory, the whole run", 35, lambda: run_short_of_memory(setting, report))

@@ -69,6 +69,7 @@ class Fp8Linear(nn.Module):
             scale_b=self.scale_1W,
             bias=self.bias.to(torch.bfloat16),
             out_dtype=torch.bfloat16,
+            use_fast_accum=True,
         )
         return out_NW.view(*x_BLK.shape[:-1], -1).to(x_BLK.dtype)
 
@@ -119,7 +120,7 @@ def fused(tower: ImageTower) -> ImageTower:
 
 
 def fp8(tower: ImageTower) -> ImageTower:
-    """Every linear layer of the blocks; the last block, which is another class here, and the projection stay bf16."""
+    """Every linear layer of the blocks; patches, norms, what attention mixes and the projection stay bf16."""
 
     def attention(module: nn.Module) -> nn.Module | None:
         return FusedAttention(module) if type(module) is nn.MultiheadAttention and module.batch_first else None
@@ -134,7 +135,7 @@ def fp8(tower: ImageTower) -> ImageTower:
 
 
 def compiled(tower: ImageTower) -> Form:
-    return cast(Form, torch.compile(tower, dynamic=False))
+    return cast(Form, torch.compile(lambda pixels_BCHW: tower(pixels_BCHW), dynamic=False))
 
 
 class Graphed:
@@ -154,6 +155,7 @@ class Graphed:
     def _capture(self, pixels_BCHW: Tensor) -> None:
         self._pixels_BCHW = pixels_BCHW.clone()
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(3):
                 self._form(self._pixels_BCHW)

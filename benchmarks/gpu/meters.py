@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks.gpu.setting import Setting
 
+_LOOK_EVERY_S = 0.4
+
 
 def wait_for(device: str) -> None:
     """Until everything that was put into its queue is computed."""
@@ -68,39 +70,38 @@ def bytes_per_s(device: str, num_bytes: int) -> dict[str, float]:
 
 
 class BusyGpu:
-    """nvidia-smi's utilisation while the block runs: the share of time in which some kernel ran; None without it."""
+    """The driver's utilisation while the block runs, as nvidia-smi tells it: the share of time in which some kernel
+    ran; None where it cannot be had."""
 
     def __init__(self, device: str) -> None:
         self.readings: list[float] = []
         self._number = device.partition(":")[2] or "0"
-        self._wanted = device != "cpu" and shutil.which("nvidia-smi") is not None
-        self._process: subprocess.Popen[str] | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
+        self._wanted = device != "cpu" and shutil.which("nvidia-smi") is not None
 
     def __enter__(self) -> "BusyGpu":
         if self._wanted:
-            command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", self._number]
-            self._process = subprocess.Popen([*command, "-lms", "200"], stdout=subprocess.PIPE, text=True)
             self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+        self._ended.set()
+        if self._wanted:
             self._thread.join()
 
     def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.strip().isdigit():
-                self.readings.append(float(line))
+        """Asked anew each time: what a program that goes on says comes in lumps, where it does not flush."""
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", self._number]
+        while not self._ended.wait(_LOOK_EVERY_S):
+            said = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+            if said.isdigit():
+                self.readings.append(float(said))
 
     @property
     def percent(self) -> float | None:
         """Without the first second, in which it tells of what was before."""
-        steady = self.readings[5:] or self.readings
+        steady = self.readings[2:] or self.readings
         return round(sum(steady) / len(steady), 1) if steady else None
 
 

@@ -173,13 +173,14 @@ def alone_rates(road: "Road", setting: Setting) -> dict[str, float]:
     from clipmill.workers.read import read_unit
 
     engine, job = road.engine, road.job
-    read = read_unit(road.units[0], job.source, job.storage, job.limits)
+    read = (item for unit in road.units for item in read_unit(unit, job.source, job.storage, job.limits))
     images = [item.image for item in islice((item for item in read if isinstance(item, Sample)), 1024)]
     assert road.bench.pool is not None
-    repeated = images * max(1, (16 * setting.threads) // len(images))
-    start = time.perf_counter()
-    pictures = list(road.bench.pool.map(lambda image: engine.prepare(image, job.limits), repeated))
-    decode_s = (time.perf_counter() - start) / len(repeated)
+    decoded, start = 0, time.perf_counter()
+    while not decoded or time.perf_counter() - start < 2 * setting.sizes.round_s:
+        pictures = list(road.bench.pool.map(lambda image: engine.prepare(image, job.limits), images))
+        decoded += len(pictures)
+    decode_s = (time.perf_counter() - start) / decoded
     size = engine.batch_size
     pixels_BCHW = np.stack([picture.pixels_CHW for picture in islice(_forever(pictures), size)])
     tower_s = call_s(engine, pixels_BCHW, engine.callers, setting.sizes.round_s)

@@ -22,9 +22,9 @@ class Sizes:
     matmul: int = 8192
     shards: int = 24  # tars of 256 px pictures
     per_shard: int = 1000
-    large_shards: int = 4
+    large_shards: int = 16
     large_px: int = 1920  # the shorter side of their pictures
-    per_large_shard: int = 250
+    per_large_shard: int = 16
     seconds: float = 12.0
     round_s: float = 0.6
     rounds: int = 3
