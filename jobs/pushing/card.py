@@ -85,14 +85,15 @@ def _size(rows: int) -> str:
 def _about(facts: Facts) -> str:
     models = " and ".join(dict.fromkeys(_named(one) for one in facts.models.values()))
     text = f"{counted(facts.rows, 'picture')} as " + (
-        f"embeddings of {models}" if models else "rows without embeddings"
+        f"embeddings of {models}" if models else "rows without their embeddings"
     )
     text += f": version {facts.version} of the table `{facts.name}`"
     if facts.where:
         of = counted(facts.sums.rows, "row")
         text += f", of whose {of} those for which `{line(facts.where)}` holds"
     pictures = "thumbnails of them are" if "thumbnail" in dict(facts.columns) else "the pictures themselves are not"
-    return f"{text}. Here are their vectors and what is known of them; {pictures} among it. {facts.addresses}"
+    what = "their vectors and what is known of them" if models else "what is known of them"
+    return f"{text}. Here is {what}; {pictures} among it. {facts.addresses}"
 
 
 def _unproven(facts: Facts) -> str:

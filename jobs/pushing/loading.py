@@ -27,6 +27,9 @@ def _load(facts: Facts, repo: str, name: str) -> list[str]:
     where = repo or f"path/to/{name}"
     rows = "loaded" if facts.form == "lance" else "rows"
     lines = ["from datasets import load_dataset", "", f'{rows} = load_dataset("{where}", split="train")']
+    if "thumbnail" in dict(facts.columns):
+        lines[0] = "from datasets import Image, load_dataset"
+        lines += [f'{rows} = {rows}.cast_column("thumbnail", Image())']
     if facts.rejects:
         lines += [f'rejects = load_dataset("{where}", "rejects", split="train")']
     if facts.form == "lance":

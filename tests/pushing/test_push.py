@@ -277,6 +277,15 @@ def test_folders_with_nothing_in_common_are_not_published(tmp_path: Path) -> Non
         push(open_table(uri), PushOptions(folder=str(tmp_path / "out")))
 
 
+def test_thumbnails_go_along_where_they_are_named(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=10, thumbnails=True))
+    push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), columns=("id", "thumbnail"), license="other"))
+    assert pq.read_table(tmp_path / "out" / "data").column_names == ["id", "thumbnail"]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Here is what is known of them; thumbnails of them are among it." in text
+    assert 'rows = rows.cast_column("thumbnail", Image())' in text
+
+
 def test_vectors_are_as_wide_as_asked(uri: str, tmp_path: Path) -> None:
     push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), float32=True))
     rows = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
