@@ -133,7 +133,8 @@ def take_back(table: str, storage: Storage, which: Which, *, dry_run: bool, conf
         count = sum(tombstones.take_back(tables, one) for one in wheres)
         _log(tables, lease, "taken_back", {"tombstones": count})
     note = "the next `clipmill embed JOB` reads their units again, and brings back what the source still has"
-    return replace(seen, already_deleted=0, rows=count, run=lease.run, notes=[note])
+    version = int(tables.open().version)
+    return replace(seen, already_deleted=0, rows=count, version=version, run=lease.run, notes=[note])
 
 
 def _victims(rows: Any, which: Which) -> pa.Table:
