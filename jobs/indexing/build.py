@@ -24,6 +24,7 @@ from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def _look(
     memory.give_back()
     curve = measure_curve(dataset, column, index)
     if curve is not None:
-        tell(f"{column}: the nearest ten lie in {curve.probes[0]} of {index.num_partitions} partitions")
+        tell(f"{column}: the nearest ten lie in {curve.probes[0]} of {counted(index.num_partitions, 'partition')}")
     return with_curve(index, curve), curve is not None
 
 
