@@ -1,6 +1,6 @@
 """`clipmill plan`: what embed would do, without doing it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from clipmill.schemas.errors import SourceChanged
 from clipmill.schemas.left_out import hint_for
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.naming import names as model_names
+from clipmill.workers.read.fields import Wanted
 
 LOOK_AT = 1000
 
@@ -34,9 +35,9 @@ class DryRun:
     Members of tars and zips are counted when those are read.
 
     Rate, hours and dollars are an estimate: `basis` says where it comes from, `limited_by` which stage sets it. Where
-    there is nothing to go by they are None. `turned`: a sentence, where pictures at the beginning of the first tar to
-    do lie turned and only their .json knows. `columns`: what columns known by name are taken for, and which could be
-    read. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
+    there is nothing to go by they are None. `turned`: a sentence, where pictures at the beginning of the first unit to
+    do lie turned and only what is written beside them knows. `columns`: what columns known by name are taken for, and
+    which could be read. `worker_hours`: of GPUs, or of nodes where the job asks for none; dollars
     only of the former.
     """
 
@@ -114,8 +115,15 @@ def dry_run(
         dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
         left_out_hint=hint_for(listing.left_out) or None,
         columns=said_of_columns(listing.units[0], job.source, job.storage) if listing.units else None,
-        turned=turned(plan.todo[0], job.source, job.storage, job.limits) if plan.todo else None,
+        turned=_turned(job, plan, listing.left_out),
     )
+
+
+def _turned(job: JobFile, plan: Plan, left_out: Mapping[str, int]) -> str | None:
+    """Pictures of a folder are read for it only where it holds .json files."""
+    if not plan.todo or (job.source.format == "files" and not left_out.get("json") and not Wanted.of(job.source).json):
+        return None
+    return turned(plan.todo[0], job.source, job.storage, job.limits)
 
 
 def _check_table(schema: pa.Schema, job: JobFile) -> None:

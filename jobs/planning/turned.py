@@ -5,12 +5,16 @@ stands in the .json beside each, as text of the library exifread. Nothing else i
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
+from clipmill.jobs.planning.survey import survey
 from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.errors import SourceChanged, WrongFormat
+from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
+from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.words import counted
+from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import split_name
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Wanted
 from clipmill.workers.read.packed import unpack
@@ -19,26 +23,42 @@ from clipmill.workers.store.storage import open_stream
 
 LOOK_AT = 300  # members of the first tar
 LOOK_BYTES = 32_000_000
+LOOK_AT_SAMPLES = 30  # of a parquet file or a folder
+_SAID_IN = {"webdataset": ".json beside each", "files": ".json beside each", "parquet": "column exif"}
+_FIELD = {"webdataset": "json:exif", "files": "json:exif", "parquet": "exif"}
 _HEAD_BYTES = 65_536  # EXIF is in the first segments of a JPEG; other formats are rare here
 _EXIF = (b"Exif\0\0", b"eXIf")
 
 
 def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> str | None:
-    """A sentence, where pictures at the beginning of a tar lie turned; None where none is, the job says what
-    turns them, or the tar cannot be read, which `embed` will say."""
-    if source.format != "webdataset" or source.orientation is not None or unit.start not in ("", "0"):
+    """A sentence, where pictures at the beginning of a tar, a parquet file or a folder lie turned; None where none is,
+    the job says what turns them, or they cannot be read, which `embed` will say."""
+    if source.format not in _SAID_IN or source.orientation is not None:
         return None
+    if source.format == "webdataset" and unit.start not in ("", "0"):
+        return None
+    look = _look if source.format == "webdataset" else _look_at_samples
     try:
-        pictures, lying = _look(unit, source, storage, limits)
-    except (BadTar, WrongFormat, SourceChanged, PermissionError):
+        pictures, lying = look(unit, source, storage, limits)
+    except (BadTar, WrongFormat, SourceChanged, PermissionError, UserError):
         return None
     if not lying:
         return None
     return (
         f"{lying} of the first {counted(pictures, 'picture')} of {unit.uri} {'lies' if lying == 1 else 'lie'} turned: "
-        "the EXIF orientation is in the .json beside each and no longer in the picture, as img2dataset writes them; "
-        "`source.orientation: json:exif` turns them by it; see docs/shards.md"
+        f"the EXIF orientation is in the {_SAID_IN[source.format]} and no longer in the picture, as img2dataset writes "
+        f"them; `source.orientation: {_FIELD[source.format]}` turns them by it; see docs/shards.md"
     )
+
+
+def _look_at_samples(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:
+    """How many of the first samples say how they lie, and how many of those lie turned."""
+    asked = source.model_copy(update={"orientation": _FIELD[source.format]})
+    if source.format == "files":  # with the .json files, what lies there has another digest
+        unit = next(survey(asked, storage, limits))
+    reading = read_unit(replace(unit, limit=LOOK_AT_SAMPLES), asked, storage, limits)
+    said = [one.orientation for one in reading if isinstance(one, Sample) and one.orientation is not None]
+    return len(said), sum(orientation != 1 for orientation in said)
 
 
 def _look(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:

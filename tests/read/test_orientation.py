@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from clipmill.jobs.cli.main import run
+from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.samples import Sample
@@ -117,6 +119,10 @@ def test_what_img2dataset_turned_comes_upright_in_each_of_its_layouts(form: str,
     assert {item.caption: corner(item) for item in found} == dict.fromkeys(("one", "six", "three", "none"), "top left")
     said = {item.caption: item.orientation for item in found}
     assert said == {"one": 1, "six": 6, "three": 3, "none": None}
+    told = turned(unit, source.model_copy(update={"orientation": None}), Storage(), Limits())
+    assert "2 of the first" in str(told)
+    assert f"`source.orientation: {field}`" in str(told)
+    assert turned(unit, source, Storage(), Limits()) is None
 
 
 def test_a_picture_that_says_it_itself_is_turned_once() -> None:
@@ -150,3 +156,18 @@ def test_a_table_without_the_column_and_a_kept_column_of_its_name_are_one_senten
                 Limits(),
             )
         )
+
+
+@pytest.mark.parametrize("with_json", [True, False])
+def test_plan_looks_at_a_folder_where_it_holds_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], with_json: bool
+) -> None:
+    (tmp_path / "raw").mkdir()
+    for path in (MADE / "img2dataset-turned").iterdir():
+        if with_json or path.suffix != ".json":
+            (tmp_path / "raw" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "job.yaml").write_text(f"table: {tmp_path}/db/t\nsource: {{format: files, uri: '{tmp_path}/raw/'}}\n")
+    assert run(["plan", str(tmp_path / "job.yaml"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["turned"]
+    assert (told is not None) == with_json
+    assert not with_json or "2 of the first 3 pictures" in told
