@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import decode, machine, pictures, stages
+from benchmarks import decode, machine, pictures
 from benchmarks.peers import compare
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.tools import HERE, OURS, TOOLS
 from benchmarks.process import watch
+from benchmarks.stages import alone, operations, peak, summary
 from tests.models import encoded, picture
 
 
@@ -58,22 +59,57 @@ def test_cosines_pair_samples_by_key_and_see_one_wrong_vector():
 
 
 def test_the_bound_adds_up_what_shares_the_cores_and_keeps_the_wire_apart():
-    one = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": 5.0} for stage in stages.STAGES}
-    assert stages.bound(one, cores=3) == pytest.approx(100.0)
-    assert stages.bound(one, cores=3, server_cpu_ms=30.0) == pytest.approx(50.0)
+    one = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": 5.0} for stage in alone.STAGES}
+    assert summary.bound(one, cores=3) == pytest.approx(100.0)
+    assert summary.bound(one, cores=3, server_cpu_ms=30.0) == pytest.approx(50.0)
     one["read"]["samples_per_s"] = 20.0
-    assert stages.bound(one, cores=3) == 20.0
+    assert summary.bound(one, cores=3) == 20.0
+
+
+def test_a_tower_is_stated_as_a_share_of_what_one_core_multiplies_in_its_precision():
+    tower = {"samples_per_s": 1.0, "cpu_ms_per_sample": 20.0, "gflop_per_sample": 4.0}  # 200 GOP/s
+    other = {**tower, "cpu_ms_per_sample": 10.0}
+    limits = {"fp32": {"one_core_gops": 100.0, "all_cores_gops": 180.0}, "bf16": {"one_core_gops": 250.0}}
+    rounds = [
+        {"peak": limits, "stages": {"precision": "bf16", "image tower": tower, "text tower": other}},
+        {"stages": {}},  # of before the peak was measured
+    ]
+    found = summary.matrix_peak(rounds)
+    assert found["towers"]["image tower"]["share_of_one_core"]["median"] == 0.8
+    assert found["towers"]["text tower"]["share_of_one_core"]["all"] == [1.6]
+    assert found["matrix_peak"]["fp32"]["all_cores_gops"] == 180.0
+    assert summary.matrix_peak(rounds[1:]) == {}
+
+
+def test_the_peak_is_of_every_precision_that_torch_has_an_operator_for(monkeypatch):
+    def absent(side: int) -> peak.Product:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(peak, "_int8", absent)
+    found = peak.peaks(cores=2, side=64)
+    assert "int8" not in found
+    assert found["fp32"]["one_core_gops"] > 0 < found["fp32"]["all_cores_gops"]
+
+
+def test_operations_are_counted_where_they_are_done():
+    x = torch.ones(5, 8)
+    assert operations.counted(lambda: torch.nn.functional.linear(x, torch.ones(3, 8))) == 2 * 5 * 8 * 3
+    half = x.to(torch.bfloat16)
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.ones(3, 8, dtype=torch.bfloat16), 5)
+    linear = torch.ops.mkldnn._linear_pointwise
+    with torch.inference_mode():
+        assert operations.counted(lambda: linear(half, packed, None, "none", [], "")) == 2 * 5 * 8 * 3
 
 
 def test_the_share_of_the_bound_is_of_the_same_round():
     def round_of(cpu_ms: float, rate: float) -> dict[str, object]:
-        alone = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": cpu_ms} for stage in stages.STAGES}
+        by_stage = {stage: {"samples_per_s": 1e9, "cpu_ms_per_sample": cpu_ms} for stage in alone.STAGES}
         job = {"samples_per_s": rate, "server_cpu_ms_per_sample": 0.0, "first_rows_s": 9.0, "startup_s": 5.0}
         job["cpu_ms_per_sample"] = 8 * cpu_ms
-        return {"stages": alone, "job": job}
+        return {"stages": by_stage, "job": job}
 
     rounds = [round_of(5.0, 60.0), round_of(10.0, 30.0), round_of(20.0, 12.0)]
-    found = stages.summarise(rounds, cores=2)
+    found = summary.summarise(rounds, cores=2)
     assert found["share_of_bound"] == {"median": 0.9, "all": [0.9, 0.9, 0.72]}
     assert found["stages_share_of_job_cpu"]["median"] == 0.75  # six stages
     assert found["stages"]["decode"]["cpu_ms_per_sample"] == 10.0
@@ -148,12 +184,15 @@ def test_every_stage_is_measured_alone_over_a_store(tmp_path, s3):
     options = argparse.Namespace(
         model="clipmill-tiny", pretrained=None, endpoint=s3.endpoint, bucket=s3.bucket, threads=2
     )
-    found = stages.stages(options)
-    assert set(found) == set(stages.STAGES)
+    found = alone.stages(options)
+    assert found.pop("precision") in ("fp32", "bf16")
+    # clipmill-tiny is small, and its last block computes one token.
+    assert 0.001 < found["text tower"]["gflop_per_sample"] < found["image tower"]["gflop_per_sample"] < 1
+    assert set(found) == set(alone.STAGES)
     for stage in found.values():
         assert stage["samples_per_s"] > 0
         assert stage["cpu_ms_per_sample"] > 0
-    assert stages.bound(found, cores=2) <= found["read"]["samples_per_s"]
+    assert summary.bound(found, cores=2) <= found["read"]["samples_per_s"]
 
 
 def test_what_scaling_while_decoding_costs_and_drifts_is_measured_against_pillow(tmp_path, monkeypatch, capsys):
