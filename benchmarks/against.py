@@ -118,6 +118,8 @@ def once(clipmill: Path, case: Case, own: Path) -> dict[str, Any]:
         return {"cpu_s": one["cpu_s"], "wall_s": one["wall_s"], "peak_mb": one["peak_rss_mb"]}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = watch([str(clipmill), *words], env=env, cwd=own, timeout_s=_MOST_S)
+    if done.seconds >= _MOST_S:
+        raise SystemExit(f"took more than {_MOST_S:.0f} s")
     if done.returncode:
         raise SystemExit(f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     said = json.loads(done.stdout)
