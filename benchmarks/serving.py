@@ -32,7 +32,7 @@ from benchmarks import machine
 from benchmarks.query_cases import query_vectors
 from benchmarks.query_data import KINDS, write
 
-K, QUESTIONS = 10, 256
+K, QUESTIONS, TEXTS = 10, 256, 16_384
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -71,10 +71,12 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         for server in servers:
             stack.enter_context(_running(server))
-            _ask(server, questions, options.clients, 3.0)  # warm
+            _ask(server, questions[: options.clients], options.clients, 3.0)  # warm
         for turn in range(options.rounds):
+            # Words that nobody asked yet: those that were are remembered, by `clipmill serve`.
+            asked = questions[turn + options.clients :: options.rounds] if options.words else questions
             for server in servers if turn % 2 == 0 else servers[::-1]:
-                server.rounds.append(_ask(server, questions, options.clients, options.seconds))
+                server.rounds.append(_ask(server, asked, options.clients, options.seconds))
                 print(
                     turn, server.name, {k: v for k, v in server.rounds[-1].items() if k != "answers"}, file=sys.stderr
                 )
@@ -132,7 +134,7 @@ def _words(options: argparse.Namespace) -> tuple[str, list[Any]]:
     """Questions of words that clipmill-tiny knows, over a table that says it is its own."""
     from benchmarks.serving_words import questions, table
 
-    return table(options.folder, options.rows), questions(QUESTIONS)
+    return table(options.folder, options.rows), questions(TEXTS)
 
 
 def _servers(options: argparse.Namespace, uri: str) -> list[Server]:

@@ -62,10 +62,6 @@ class WordEngine:
         self.dim = dim
         self.fingerprint = fingerprint(dim, weights=weights)
         self.texts_seen = 0
-        self.shared_by = 1
-
-    def share(self, callers: int) -> None:
-        self.shared_by = callers
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         from PIL import Image

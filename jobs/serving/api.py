@@ -218,7 +218,6 @@ async def encode(request: Request, image: Annotated[UploadFile, File(description
 
     def work() -> models.Encoded:
         engine = found.table.engine()  # all of the model, from the first picture on
-        engine.share(found.settings.threads)
         vector_D = encode_images(engine, (data,), limits=limits)[0]
         return models.Encoded(vector=models.encode_vector(vector_D, engine.fingerprint), dim=len(vector_D))
 

@@ -101,8 +101,7 @@ def _find_facets(services: Services) -> None:
 def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
     """The text tower, which takes half of the time; the first picture that is sent loads all of the model."""
     try:
-        # Queries come side by side: threads of two of them that want all cores would spin, waiting for each other.
-        services.table.engine(words=True).share(services.settings.threads)
+        services.table.engine(words=True)
         services.encoder[0] = "ready"
         tell("the model is ready")
     except ClipmillError as error:

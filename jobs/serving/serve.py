@@ -1,6 +1,7 @@
 """`clipmill serve TABLE`: HTTP API and picture page, from one process over one table."""
 
 import logging
+import os
 from collections.abc import Callable
 
 from clipmill.jobs.querying.open import open_table
@@ -37,6 +38,7 @@ def serve(
     require("serving a table", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
+    _share_cores(settings.threads)
 
     import uvicorn
 
@@ -53,6 +55,13 @@ def serve(
         log_level="warning",
         **server_options(settings),
     )
+
+
+def _share_cores(queries: int) -> None:
+    """Before torch is loaded, which reads it then: texts are embedded side by side, and threads of several of them that
+    each want all cores spend more time in waiting for each other than in work. Somebody's own number stays."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // queries)))
 
 
 def _check_port(settings: Settings) -> None:

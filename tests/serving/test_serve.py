@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.app import create_app
-from clipmill.jobs.serving.serve import check
+from clipmill.jobs.serving.serve import _share_cores, check
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.errors import UserError
 from clipmill.workers.tag import load_vocabulary
@@ -365,6 +365,17 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     assert "retry-after" in answer.headers
     assert "still loading" in problem(client.post("/api/encode", files={"image": ("a.png", picture("red"))}), 503)
     assert len(client.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
+
+
+def test_queries_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    _share_cores(4)
+    assert os.environ["OMP_NUM_THREADS"] == "7", "somebody's own number"
+    for queries, threads in ((4, "4"), (32, "1")):
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        _share_cores(queries)
+        assert os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
