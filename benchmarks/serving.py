@@ -72,16 +72,17 @@ def main() -> None:
         for server in servers:
             stack.enter_context(_running(server))
             _ask(server, questions[: options.clients], options.clients, 3.0)  # warm
+        everything = range(len(questions))
         for turn in range(options.rounds):
             # Words that nobody asked yet: those that were are remembered, by `clipmill serve`.
-            asked = questions[turn + options.clients :: options.rounds] if options.words else questions
+            numbers = range(turn + options.clients, len(questions), options.rounds) if options.words else everything
             for server in servers if turn % 2 == 0 else servers[::-1]:
-                server.rounds.append(_ask(server, asked, options.clients, options.seconds))
-                print(
-                    turn, server.name, {k: v for k, v in server.rounds[-1].items() if k != "answers"}, file=sys.stderr
-                )
+                found = _ask(server, [questions[n] for n in numbers], options.clients, options.seconds)
+                found["answers"] = {numbers[int(n)]: answer for n, answer in found["answers"].items()}
+                server.rounds.append(found)
+                print(turn, server.name, {k: v for k, v in found.items() if k != "answers"}, file=sys.stderr)
         memory = {server.name: _memory_mb(server) for server in servers}
-    results = _results(servers, memory, None if options.words else _truth(uri, questions))
+    results = _results(servers, memory, _truth(uri, questions))
     print(as_markdown(results))
     if options.out:
         report = {
@@ -116,18 +117,11 @@ def _arguments() -> argparse.Namespace:
 def _vectors(options: argparse.Namespace) -> tuple[str, list[Any]]:
     options.folder.mkdir(parents=True, exist_ok=True)
     uri = write(options.folder, options.rows, options.dim, options.kind)
-    wanted = ("clipmill", *(("lancedb",) if "LanceDB" in (options.only or "LanceDB") else ()))
-    made = {"clipmill": f"{uri}.build.json", "lancedb": f"{uri}.build-LanceDB.json"}
-    for who in wanted:
-        if not Path(made[who]).exists():
-            _query(options, "--prepare", who)
+    if not Path(f"{uri}.build.json").exists():
+        size = ["--rows", str(options.rows), "--dim", str(options.dim), "--kind", options.kind]
+        command = [sys.executable, "-m", "benchmarks.query", *size, "--folder", str(options.folder)]
+        subprocess.run([*command, "--prepare", "clipmill"], check=True)
     return uri, list(query_vectors(QUESTIONS, options.dim, options.kind)[:QUESTIONS])
-
-
-def _query(options: argparse.Namespace, *more: str) -> None:
-    size = ["--rows", str(options.rows), "--dim", str(options.dim), "--kind", options.kind]
-    command = [sys.executable, "-m", "benchmarks.query", *size, "--folder", str(options.folder), *more]
-    subprocess.run(command, check=True)
 
 
 def _words(options: argparse.Namespace) -> tuple[str, list[Any]]:
@@ -140,13 +134,15 @@ def _words(options: argparse.Namespace) -> tuple[str, list[Any]]:
 def _servers(options: argparse.Namespace, uri: str) -> list[Server]:
     serve = [sys.executable, "-m", "clipmill", "serve", uri, "--port", "{port}"]
     peer = [sys.executable, "-m", "benchmarks.serving_peers"]
-    theirs, tail = (uri, ["clipmill-tiny"]) if options.words else (f"{uri}_lancedb", [])
+    tail = ["clipmill-tiny"] if options.words else []
     servers = [Server(name="clipmill", command=serve)]
     if options.before:
         servers.append(Server(name="clipmill before", command=serve, cwd=options.before))
-    servers.append(Server(name="LanceDB as it comes", command=[*peer, theirs, "{port}", "0", "0", *tail]))
-    if not options.words:
-        servers.append(Server(name="LanceDB at our recall", command=[*peer, theirs, "{port}", "40", "40"]))
+    servers.append(Server(name="LanceDB, same index", command=[*peer, uri, "{port}", "0", "0", *tail]))
+    command = [*peer, uri, "{port}", *_as_we_search(uri), *tail]
+    servers.append(Server(name="LanceDB, same index, as far and refined", command=command))
+    if Path(f"{uri}.build-LanceDB.json").exists():
+        servers.append(Server(name="LanceDB, its index", command=[*peer, f"{uri}_lancedb", "{port}", "0", "0"]))
     if options.clip_retrieval and not options.words:
         files = _clip_retrieval_files(options, uri)
         script = [str(options.clip_retrieval), str(HERE / "benchmarks" / "serving_clip_retrieval.py")]
@@ -155,6 +151,16 @@ def _servers(options: argparse.Namespace, uri: str) -> list[Server]:
     if options.only:
         servers = [one for one in servers if one.name.startswith(tuple(options.only.split(",")))]
     return servers
+
+
+def _as_we_search(uri: str) -> tuple[str, str]:
+    """Partitions that a plain search of ours looks into, and how many times the hits it compares exactly."""
+    from clipmill.jobs.querying.open import open_table
+    from clipmill.jobs.querying.roads import choose_road
+
+    snapshot = open_table(uri).snapshot
+    road = choose_road(snapshot.vector_index("vector"), matches=None, total=snapshot.num_rows, depth=K, exact=False)
+    return str(road.probes), str(road.proposed // K)
 
 
 def _clip_retrieval_files(options: argparse.Namespace, uri: str) -> list[str]:
@@ -241,33 +247,39 @@ def _memory_mb(server: Server) -> dict[str, float]:
 
 
 def _truth(uri: str, questions: list[Any]) -> list[set[str]]:
-    """Ids of the K nearest, exactly."""
+    """Ids of the K nearest, exactly, of the first questions."""
     import lance
 
-    queries_QD = np.stack(questions)
-    scores, ids = np.full((len(questions), 0), -2, dtype=np.float32), np.zeros((len(questions), 0), dtype="U16")
+    asked = questions[: QUESTIONS + 64]
+    if isinstance(asked[0], str):
+        from clipmill.schemas.model import ModelSpec
+        from clipmill.workers.load import load_text_engine
+
+        queries_QD = load_text_engine(ModelSpec(name="clipmill-tiny")).encode_texts(asked)
+    else:
+        queries_QD = np.stack(asked)
+    scores, ids = np.full((len(asked), 0), -2, dtype=np.float32), np.zeros((len(asked), 0), dtype="U16")
     for batch in lance.dataset(f"{uri}.lance").scanner(columns=["id", "vector"], batch_size=16_384).to_batches():
         rows_BD = np.asarray(batch.column("vector").flatten(), dtype=np.float32).reshape(batch.num_rows, -1)
         rows_BD /= np.linalg.norm(rows_BD, axis=1, keepdims=True)
-        names = np.broadcast_to(np.array(batch.column("id").to_pylist(), dtype="U16"), (len(questions), len(rows_BD)))
+        names = np.broadcast_to(np.array(batch.column("id").to_pylist(), dtype="U16"), (len(asked), len(rows_BD)))
         scores, ids = np.hstack([scores, queries_QD @ rows_BD.T]), np.hstack([ids, names])
         best = np.argpartition(-scores, K - 1, axis=1)[:, :K]
         scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
     return [set(row.tolist()) for row in ids]
 
 
-def _results(servers: list[Server], memory: dict[str, Any], truth: list[set[str]] | None) -> dict[str, Any]:
+def _results(servers: list[Server], memory: dict[str, Any], truth: list[set[str]]) -> dict[str, Any]:
     ours, results = servers[0], {}
     for server in servers:
         answers: dict[str, Any] = {}
         for one in server.rounds:
             answers |= one.pop("answers")
-        found = {int(n): server.ids(answer) for n, answer in answers.items()}
+        found = {n: server.ids(answer) for n, answer in answers.items() if n < len(truth)}
         entry: dict[str, Any] = {"memory_mb": memory[server.name], "rounds": server.rounds}
         for name in ("per_s", "p50_ms", "p99_ms", "cpu_ms"):
             entry[name] = float(np.median([one[name] for one in server.rounds]))
-        if truth is not None:
-            entry["recall"] = float(np.mean([len(set(ids) & truth[n]) / K for n, ids in found.items()]))
+        entry["recall"] = float(np.mean([len(set(ids) & truth[n]) / K for n, ids in found.items()]))
         for name in ("per_s", "p99_ms", "cpu_ms"):
             ratios = [a[name] / b[name] for a, b in zip(ours.rounds, server.rounds, strict=True)]
             entry[f"ours over this, {name}"] = [float(x) for x in np.percentile(ratios, (50, 0, 100))]
@@ -281,11 +293,10 @@ def as_markdown(results: dict[str, Any]) -> str:
     ]
     lines.append("|---|---|---|---|---|---|---|")
     for name, one in results.items():
-        recall = f"{one['recall']:.3f}" if "recall" in one else "–"
         ratio = "{:.2f} ({:.2f} to {:.2f})".format(*one["ours over this, per_s"])
         lines.append(
             f"| {name} | {one['per_s']:.0f} | {one['p50_ms']:.0f}, {one['p99_ms']:.0f} | {one['cpu_ms']:.1f} "
-            f"| {recall} | {one['memory_mb']['now']:.0f} | {ratio} |"
+            f"| {one['recall']:.3f} | {one['memory_mb']['now']:.0f} | {ratio} |"
         )
     return "\n".join(lines)
 
