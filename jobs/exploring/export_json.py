@@ -40,6 +40,7 @@ _TAKEN = {
     "group",
     "frames",
     "frame_number",
+    "clip_tags",  # what `tags` is called here
 }
 _OF_TAGS = ("caption", "tags", "tag_scores")
 
@@ -154,7 +155,12 @@ class FiftyOne(_WithPictures):
 
 
 def _called(name: str) -> str:
-    return f"row_{name}" if name in _TAKEN or name.startswith("_") else name
+    return f"row_{name}" if _is_taken(name) else name
+
+
+def _is_taken(name: str) -> bool:
+    """Also by what another column is called here, so that no two columns become one."""
+    return name in _TAKEN or name.startswith("_") or (name.startswith("row_") and _is_taken(name[len("row_") :]))
 
 
 def _fields_of(schema: pa.Schema) -> dict[str, str]:

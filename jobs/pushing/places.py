@@ -44,6 +44,7 @@ class Places:
         for index, column in enumerate(rows.schema):
             if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
                 self._check(column.name, pc.list_flatten(rows[column.name]))
+                rows = rows.set_column(index, column, self._masked_lists(rows[column.name]))
             if pa.types.is_string(column.type):
                 values = rows[column.name]
                 if column.name != "caption":
@@ -65,6 +66,14 @@ class Places:
                 values = _replaced(values, "^(?:file://)?/(?:[^#]*/)?", ELSEWHERE)
             rejects = rejects.set_column(index, column, self._masked(values))
         return rejects
+
+    def of_filter(self, sql: str | None) -> str | None:
+        """A filter as others may read it: its addresses as in the rows, of folders above the root nothing."""
+        if sql is None or self.root == "/" or self.base.startswith("/"):  # asked for
+            return sql and masked(sql)
+        if self.root:
+            sql = re.sub(rf"'(?:file://)?{re.escape(self.root)}", lambda _: f"'{self.base}", sql)
+        return masked(re.sub(r"'(?:file:/*)?/(?:[^'/]*/)*", f"'{ELSEWHERE}", sql))
 
     def _relative(self, values: pa.ChunkedArray) -> pa.ChunkedArray:
         if not self.root:
@@ -92,6 +101,13 @@ class Places:
         self.masked += number
         texts = [None if text is None else masked(text) for text in values.to_pylist()]
         return pa.chunked_array([pa.array(texts, values.type)])
+
+    def _masked_lists(self, lists: pa.ChunkedArray) -> pa.ChunkedArray:
+        texts = pc.list_flatten(lists)
+        if self._masked(texts) is texts:
+            return lists
+        found = [one and [text and masked(text) for text in one] for one in lists.to_pylist()]
+        return pa.chunked_array([pa.array(found, lists.type)])
 
 
 def _replaced(values: pa.ChunkedArray, pattern: str, by: str) -> pa.ChunkedArray:

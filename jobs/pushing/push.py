@@ -115,7 +115,7 @@ def _write(
         tables,
         latest,
         schema,
-        where=options.where,
+        where=places.of_filter(options.where),
         form=options.form,
         addresses=_addresses(places),
         rows=rows.rows,

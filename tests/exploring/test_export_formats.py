@@ -118,6 +118,20 @@ def test_columns_that_fiftyone_has_already_get_a_name_of_their_own(table: Table,
     assert (sample["row_metadata"], sample["metadata"]["_cls"]) == ("mine", "ImageMetadata")
 
 
+def test_no_two_columns_become_one_for_fiftyone(table: Table, tmp_path: Path) -> None:
+    named = {"row_id": "'my row'", "clip_tags": "'my tags'", "row_row_id": "'deep'", "row_views": "'plain'"}
+    lance.dataset(f"{table.uri}.lance").add_columns(named)
+    again = open_table(table.uri, engine=WordEngine())
+    export(again, ExportOptions(to=str(tmp_path / "out"), format="fiftyone", query=FEW))
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    fields = json.loads((tmp_path / "out" / "metadata.json").read_text())["sample_fields"]
+    assert {one["row_id"] for one in samples} == set(rows_of(again))
+    assert samples[0]["clip_tags"]["_cls"] == "Classifications"
+    new = {"row_row_id": "my row", "row_clip_tags": "my tags", "row_row_row_id": "deep", "row_views": "plain"}
+    assert {name: samples[0][name] for name in new} == new
+    assert set(fields) == set(samples[0]) - {"filepath", "tags", "metadata"}
+
+
 def test_coco_has_captions_and_tags_as_categories(table: Table, tmp_path: Path) -> None:
     to, rows = tmp_path / "out", rows_of(table)
     export(table, ExportOptions(to=str(to), format="coco", query=FEW, rows_per_file=7))

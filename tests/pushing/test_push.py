@@ -270,6 +270,33 @@ def test_addresses_get_another_beginning_and_lose_their_signatures(tmp_path: Pat
     assert pq.read_table(tmp_path / "signed" / "data")["uri"].to_pylist().count(signed.replace("abc", "***")) == 1
 
 
+def test_credentials_in_lists_are_written_over(tmp_path: Path) -> None:
+    uri = make_pushed(tmp_path)
+    links = [[f"https://me:secret@example.org/{n}", "plain", None] if n % 3 == 0 else None for n in range(ROWS)]
+    stored = lance.dataset(f"{uri}.lance")
+    stored.add_columns(pa.table({"links": pa.array(links, pa.list_(pa.string()))}).to_reader())
+    report = push(open_table(uri), PushOptions(folder=str(tmp_path / "out")))
+    assert report.masked == ROWS // 3
+    found = pq.read_table(tmp_path / "out" / "data")["links"].to_pylist()
+    assert found == [one and [one[0].replace("me:secret", "***"), *one[1:]] for one in links]
+
+
+def test_the_filter_on_the_card_names_nothing_of_this_machine(tmp_path: Path) -> None:
+    uri = make_pushed(tmp_path)
+    pictures = tmp_path / "mine" / "pictures"
+    where = (
+        f"uri LIKE '{pictures}/%' AND uri LIKE '{tmp_path}/mi%' AND uri != 'file://{tmp_path}/x' "
+        "AND uri != 'https://me:secret@example.org/1.jpg'"
+    )
+    report = push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), where=where))
+    assert report.rows == ROWS
+    shown = "uri LIKE '%' AND uri LIKE '…/mi%' AND uri != '…/x' AND uri != 'https://***@example.org/1.jpg'"
+    assert json.loads((tmp_path / "out" / "clipmill.json").read_text())["where"] == shown
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert shown in card
+    assert str(tmp_path) not in card
+
+
 def test_folders_with_nothing_in_common_are_not_published(tmp_path: Path) -> None:
     uri = make_pushed(tmp_path)
     lance.dataset(f"{uri}.lance").update({"uri": "'/elsewhere/1.jpg'"}, where="views = 3")

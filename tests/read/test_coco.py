@@ -94,6 +94,30 @@ def test_each_picture_has_its_captions_and_categories_in_any_order(
     check(read(source_of(folder)))
 
 
+def test_numbers_with_a_point_are_the_same_pictures(folder: Path) -> None:
+    changed = document()
+    for one in changed["annotations"]:
+        one |= {name: float(one[name]) for name in ("image_id", "category_id") if name in one}
+    write(folder, json.dumps(changed))
+    check(read(source_of(folder)))
+
+
+@pytest.mark.parametrize("name", ["all.json", "all.jsonl"])
+def test_half_a_character_in_a_name_costs_that_picture_alone(folder: Path, name: str) -> None:
+    images = [{"id": n, "file_name": f"{n:012d}.jpg"} for n in CAPTIONS] + [{"id": 1, "file_name": "\ud800/x.jpg"}]
+    lines = [json.dumps({"uri": one["file_name"]}) for one in images]
+    (folder / "annotations" / name).write_text(
+        json.dumps({"images": images}) if name == "all.json" else "\n".join(lines)
+    )
+    source = Source(format="manifest", uri=f"{folder}/annotations/{name}", images=f"{folder}/train2017/")
+    found = read(source)
+    assert reasons(found) == {"ok": 3, "bad_uri": 1}
+    (bad,) = [one for one in found if isinstance(one, Reject)]
+    assert bad.detail.encode().startswith(rb"\ud800/x.jpg")
+    (keyed, *_) = [one for one in read(source.model_copy(update={"id": "key"})) if isinstance(one, Reject)]
+    assert keyed.id.encode() == rb"\ud800/x.jpg"
+
+
 def test_what_is_missing_on_either_side_is_counted(folder: Path) -> None:
     (folder / "train2017" / "000000000009.jpg").unlink()
     (folder / "train2017" / "unnamed.png").write_bytes(b"x")

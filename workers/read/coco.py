@@ -228,4 +228,6 @@ class _Kept:
 
 
 def _id(value: Any) -> int | str | None:
+    if isinstance(value, float) and value.is_integer():  # as pandas writes a column that has gaps
+        return int(value)
     return value if isinstance(value, int | str) else None

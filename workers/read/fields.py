@@ -266,7 +266,8 @@ def storable(name: str) -> str:
         name.encode()
         return name
     except UnicodeEncodeError:
-        return quote(name)
+        # JSON can say halves of characters, which no name on a disk has.
+        return quote(name).encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
