@@ -17,6 +17,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.engine import ClipEngine
+from clipmill.workers.clip.load import load_clip
 from clipmill.workers.engine import OutOfMemory
 from clipmill.workers.load import load_engine
 from tests.models import FAMILIES, config, encoded, picture, save_checkpoint, state_dict
@@ -287,3 +288,26 @@ def test_the_tokenizers_memory_is_bounded(vit: Path, monkeypatch: pytest.MonkeyP
         engine.encode_texts([f"word{number}x" for number in range(start, start + 20)])
     assert len(engine._parts.tokenizer.cache) < 200  # type: ignore[attr-defined]
     np.testing.assert_allclose(engine.encode_texts(["a red shoe"]), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_are_there_once_and_nothing_of_an_engine_lies_in_its_file(precision: str, tmp_path: Path) -> None:
+    """While it loads the model is the file itself, mapped; later whoever writes into that file changes no vector."""
+    folder = save_checkpoint(tmp_path, "vit")
+    file = next(folder.glob("*.safetensors"))
+    mapped = load_clip(ModelSpec(name=str(folder))).model
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if str(file.resolve()) in line]
+        spans = [(int(start, 16), int(stop, 16)) for start, stop in ranges]
+        for name, tensor in mapped.named_parameters():
+            assert any(start <= tensor.data_ptr() < stop for start, stop in spans), f"{name} is a copy"
+    del mapped
+    engine = load_engine(ModelSpec(name=str(folder), precision=precision), device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    before = engine.encode_images(pixels), engine.encode_texts(["dog"])
+    with file.open("r+b") as open_file:
+        open_file.write(b"\0" * file.stat().st_size)
+    after = engine.encode_images(pixels), engine.encode_texts(["dog"])
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)

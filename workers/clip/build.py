@@ -29,6 +29,7 @@ from clipmill.workers.clip.load import (
     build_model,
     load_clip,
     one_line,
+    own_weights,
     reference_transform,
     untrained_tokens,
     weights_sha256,
@@ -107,7 +108,7 @@ def _text_tower(loaded: Loaded, device: torch.device, precision: str) -> TextTow
     tokens_BL = loaded.tokenizer(list(selfcheck.TEXTS))
     text_tower = TextTower(loaded.model.to("cpu"), tokens_BL)
     dtype = _choose(loaded.model, precision)
-    loaded.model.to(device=device, dtype=dtype)
+    _convert(loaded.model, device, dtype)
     if device.type == "cpu" and dtype == torch.bfloat16:
         pack(loaded.model, lambda: text_tower(tokens_BL))
     return text_tower
@@ -122,6 +123,14 @@ def _choose(model: nn.Module, precision: str) -> torch.dtype:
     else:
         fold_quick_gelu(model)
     return _DTYPES[precision]
+
+
+def _convert(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """To another dtype or device, or a copy: in any case nothing of it lies in the checkpoint's file afterwards."""
+    if device.type == "cpu" and dtype == torch.float32:
+        own_weights(model)
+    else:
+        model.to(device=device, dtype=dtype)
 
 
 def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
@@ -139,7 +148,7 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
         fold_batchnorm(loaded.model, loaded.preprocess)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
         exact = {} if folded else copy.deepcopy(pixel_convs(loaded.model.visual, loaded.preprocess))
-    loaded.model.to(device=device, dtype=dtype)
+    _convert(loaded.model, device, dtype)
     widen_pixel_convs(loaded.model.visual, exact, dtype)
     image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=bool(exact))
     if device.type == "cpu" and dtype == torch.bfloat16:

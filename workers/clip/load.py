@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,7 +189,8 @@ def _load_weights(model: nn.Module, resolved: Resolved, load_checkpoint: Callabl
     assert checkpoint is not None
     try:
         _refuse_other_positions(model, checkpoint, name)
-        load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
+        with _taken_as_they_are(model):
+            load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"the checkpoint {checkpoint} is damaged, or needs code to be unpickled, which clipmill never runs",
@@ -201,6 +203,29 @@ def _load_weights(model: nn.Module, resolved: Resolved, load_checkpoint: Callabl
             f"the checkpoint {checkpoint} does not fit the architecture {name}: {one_line(error)}",
             "name the architecture that the checkpoint was trained with",
         ) from error
+
+
+@contextmanager
+def _taken_as_they_are(model: Any) -> Iterator[None]:
+    """The model's tensors are the file's own, which lies mapped in memory, instead of copies of them: a model is there
+    once while it is hashed, tried and made bf16. Whoever keeps fp32 copies it (`own_weights`). What the file has in
+    another dtype than the model is converted."""
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict = partial(model.load_state_dict, assign=True)
+    try:
+        yield
+    finally:
+        del model.load_state_dict
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.dtype != dtypes.get(name, tensor.dtype):
+            tensor.data = tensor.data.to(dtypes[name])
+
+
+def own_weights(model: nn.Module) -> None:
+    """Copy what may lie in a file still: a worker computes with it for days, and somebody may write to that file."""
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone()
 
 
 def _refuse_other_positions(model: nn.Module, checkpoint: Path, name: str) -> None:
