@@ -18,6 +18,7 @@ from clipmill.schemas.words import counted
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options, list_objects, open_stream
+from clipmill.workers.store.uri import lance_address
 
 NPY, PARQUET, LANCE = "clip-retrieval", "parquet", "lance"
 # clip-retrieval 2.45.0, clip_inference/writer.py: img_emb/img_emb_N.npy, text_emb/text_emb_N.npy and
@@ -156,7 +157,9 @@ def _footer(item: SourceObject, storage: Storage) -> tuple[Any, int]:
 
 
 def open_lance(uri: str, storage: Storage, version: int | None = None) -> Any:
-    return lance_module().dataset(uri, version=version, storage_options=lance_options(uri, storage) or None)
+    return lance_module().dataset(
+        lance_address(uri), version=version, storage_options=lance_options(uri, storage) or None
+    )
 
 
 def _of_lance(uri: str, options: ImportOptions, storage: Storage) -> Found:

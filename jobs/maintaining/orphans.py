@@ -67,7 +67,7 @@ def store_clock_s(tables: Tables) -> float:
     version = int(tables.open().version)
     for name in (f"{2**64 - 1 - version:020}.manifest", f"{version}.manifest"):  # Lance's newer and older naming
         try:
-            return modified_s(f"{tables.rows}/_versions/{name}", tables.storage)
+            return modified_s(f"{tables.place()}/_versions/{name}", tables.storage)
         except FileNotFoundError:
             continue
     return 0.0
@@ -100,7 +100,7 @@ def _in_checkpoints(tables: Tables, part: str) -> set[str]:
 
 
 def _listed(tables: Tables, part: str, folder: str) -> Iterator[Orphan]:
-    place = f"{tables.uri(part)}/{folder}/"
+    place = f"{tables.place(part)}/{folder}/"
     scheme, path = split_uri(place)
     if scheme == "file" and not os.path.isdir(path):
         return  # as a store has it, where a folder without objects is none

@@ -281,4 +281,4 @@ def _side_parts(tables: Tables) -> list[str]:
 
 def _files(tables: Tables, folder: str) -> Iterator[str]:
     with contextlib.suppress(UserError):  # no such folder
-        yield from [one.uri for one in list_objects(f"{tables.rows}/{folder}/", tables.storage)]
+        yield from [one.uri for one in list_objects(f"{tables.place()}/{folder}/", tables.storage)]

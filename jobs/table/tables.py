@@ -24,6 +24,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.secrets import CHAIN_HINT, secret_in
 from clipmill.workers.store.errors import StoreBusy, of_table
+from clipmill.workers.store.uri import lance_address, quote
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
 PYLANCE = "13.0.0"
@@ -70,8 +71,12 @@ class Tables:
         return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
 
     def uri(self, part: str = "") -> str:
-        """`part`: empty for the rows, else units, rejects, runs or deleted."""
-        return f"{self.database}/{self.name}{'__' + part if part else ''}.lance"
+        """As Lance takes it. `part`: empty for the rows, else units, rejects, runs or deleted."""
+        return f"{lance_address(self.database)}/{self.name}{'__' + part if part else ''}.lance"
+
+    def place(self, part: str = "") -> str:
+        """The same for whatever lists or reads its files by itself."""
+        return f"{self.database}/{quote(self.name)}{'__' + part if part else ''}.lance"
 
     @property
     def rows(self) -> str:
@@ -145,7 +150,7 @@ class Tables:
         embedded once more. So the store is asked by another client, which knows the difference."""
         from clipmill.workers.store.storage import has_any
 
-        return self.uri(part).startswith("s3://") and has_any(f"{self.uri(part)}/_versions/", self.storage)
+        return self.uri(part).startswith("s3://") and has_any(f"{self.place(part)}/_versions/", self.storage)
 
     def create(self, part: str, schema: pa.Schema) -> Any:
         """Create an empty table, or open the one that another driver made in the same moment. Rows get a new id, unless

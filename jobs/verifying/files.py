@@ -65,7 +65,7 @@ def _sizes(tables: Tables, part: str, folder: str) -> dict[str, int]:
 
 
 def _list(tables: Tables, part: str, folder: str) -> Iterator[tuple[str, int]]:
-    place = f"{tables.uri(part)}/{folder}/"
+    place = f"{tables.place(part)}/{folder}/"
     scheme, path = split_uri(place)
     if scheme == "file" and not os.path.isdir(path):
         return  # as a store has it, where a folder without objects is none

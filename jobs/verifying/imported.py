@@ -18,7 +18,7 @@ from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.receipts import LedgerEntry
 from clipmill.schemas.units import IMPORTED
 from clipmill.workers.store.storage import head, lance_options, open_stream
-from clipmill.workers.store.uri import split_uri
+from clipmill.workers.store.uri import lance_address, split_uri
 
 _PARQUET = (".parquet", ".parq", ".pq")
 _GONE, _OTHER = "is gone or cannot be read", "is another file by now"
@@ -96,6 +96,6 @@ def _of_fragment(entry: LedgerEntry, storage: Storage) -> tuple[int | None, str]
     """Of the version that was imported, while it is there."""
     version = int(entry.end)
     dataset: Any = lance_module().dataset(
-        entry.uri, version=version, storage_options=lance_options(entry.uri, storage) or None
+        lance_address(entry.uri), version=version, storage_options=lance_options(entry.uri, storage) or None
     )
     return int(dataset.get_fragment(int(entry.start)).count_rows()), ""

@@ -32,6 +32,18 @@ def tables(tmp_path: Path) -> Tables:
     return made
 
 
+@pytest.mark.parametrize("folder", ["a#b", "50% é", "a%23b", "a b%20c"])
+def test_a_folder_of_any_name_holds_the_table_and_is_looked_into(tmp_path: Path, folder: str) -> None:
+    made = make_tables(tmp_path / folder.replace("%", "%25").replace("#", "%23"))
+    done = receipt(made, "a", "u1", ["1", "2"], bad=1)
+    one = replace(entry("u1", "a", done.written), seen=done.seen, rejected=1)
+    Committer(made, take_lease(made, "a")).commit([one], done.fragments, reject_fragments=done.reject_fragments)
+    assert not check(made).problems
+    assert made.uri().startswith(f"{tmp_path}/{folder}/")
+    next((tmp_path / folder / "db" / "images.lance" / "data").iterdir()).unlink()
+    assert [one for one in check(made).problems if "is gone" in one]
+
+
 def check(tables: Tables) -> Report:
     return verify(f"{tables.database}/{tables.name}", Storage())
 

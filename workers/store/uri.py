@@ -73,6 +73,13 @@ def absolute_uri(uri: str) -> str:
     return join_uri(*split_uri(uri))
 
 
+def lance_address(uri: str) -> str:
+    """The URI as Lance takes it, to which a path on a disk is no URI: nothing in it is decoded."""
+    scheme, path = split_uri(uri)
+    is_text = not any("\ud800" <= char <= "\udfff" for char in path)  # Lance takes UTF-8 alone
+    return path if scheme == "file" and is_text else uri
+
+
 def expand_braces(pattern: str) -> list[str]:
     """`x-{000..002}.tar` -> three names, `{train,val}/*.tar` -> two patterns. UserError for more than 100,000."""
     pending, done = [pattern], []
