@@ -119,7 +119,7 @@ def manifest_slices(
     occurrences: Counter[str] = Counter()
     with open_rows(item.uri, source, storage, etag=item.etag) as rows:
         prefix = digest_start(rows.header)
-        digest, count, start, end = prefix.copy(), 0, rows.start, rows.start
+        digest, count, read_bytes, start, end = prefix.copy(), 0, 0, rows.start, rows.start
         line = first_line = rows.header.count(b"\n") + 1
 
         def unit() -> WorkUnit:
@@ -131,7 +131,7 @@ def manifest_slices(
                 format="manifest",
                 uri=item.uri,
                 etag=name,
-                size_bytes=end - start,
+                size_bytes=end - start if rows.unit == "byte" else read_bytes,
                 start=str(start),
                 end=str(end),
                 num_samples=count,
@@ -141,10 +141,11 @@ def manifest_slices(
         for raw, row_end in rows.raw():
             digest.update(hashlib.sha256(raw).digest())
             end = row_end
+            read_bytes += len(raw)
             line += raw.count(b"\n")
             count += bool(raw.strip())
             if says_cut(raw, count):
                 yield unit()
-                digest, count, start, first_line = prefix.copy(), 0, end, line
+                digest, count, read_bytes, start, first_line = prefix.copy(), 0, 0, end, line
         if count:
             yield unit()

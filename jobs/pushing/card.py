@@ -9,6 +9,7 @@ import yaml
 from clipmill.jobs.pushing.facts import ANY_LICENSE, Facts
 from clipmill.jobs.pushing.files import DATA, REJECTS
 from clipmill.jobs.pushing.loading import loading
+from clipmill.schemas.columns import PHASH
 from clipmill.schemas.left_out import to_text
 from clipmill.schemas.markdown import cell, line
 from clipmill.schemas.model import Fingerprint
@@ -34,6 +35,12 @@ _MEANINGS = {
     "thumbnail": "the picture made smaller, as WebP",
     "orientation": "EXIF 1 to 8: how the picture must be turned whose own bytes do not say it",
 }
+
+
+# An older table may keep something else under that name (`schemas.columns.has_phash`), so the type is asked as well.
+_PHASH_MEANING = (
+    "perceptual hash of the upright picture: 64 bits by the DCT, as ImageHash defines it, the first the sign"
+)
 
 
 def card(facts: Facts, repo: str, *, with_heads: tuple[str, ...] = ()) -> str:
@@ -93,7 +100,7 @@ def _about(facts: Facts) -> str:
         text += f", of whose {of} those for which `{line(facts.where)}` holds"
     pictures = "thumbnails of them are" if "thumbnail" in dict(facts.columns) else "the pictures themselves are not"
     what = "their vectors and what is known of them" if models else "what is known of them"
-    return f"{text}. Here is {what}; {pictures} among it. {facts.addresses}"
+    return f"{text}. It holds {what}; {pictures} in it. {facts.addresses}"
 
 
 def _unproven(facts: Facts) -> str:
@@ -155,7 +162,9 @@ def _licenses(facts: Facts) -> str:
 
 
 def _columns(facts: Facts, heads: tuple[str, ...]) -> str:
-    def meaning(name: str) -> str:
+    def meaning(name: str, kind: str) -> str:
+        if name == PHASH.name and kind == str(PHASH.type):
+            return _PHASH_MEANING
         if name in heads:
             return "score of a head on the vector"
         base, _, beside = name.partition("__")
@@ -163,7 +172,7 @@ def _columns(facts: Facts, heads: tuple[str, ...]) -> str:
             return f"{_MEANINGS[base]}; of the set `{beside}` beside the one in use"
         return _MEANINGS.get(name, "kept from the source")
 
-    rows = [(f"`{name}`", kind, meaning(name)) for name, kind in facts.columns]
+    rows = [(f"`{name}`", kind, meaning(name, kind)) for name, kind in facts.columns]
     vocabulary = f"\n\nTags are of the vocabulary `{line(facts.vocabulary)}`." if facts.vocabulary else ""
     return f"## Columns\n\n{_table(('column', 'type', 'meaning'), rows)}{vocabulary}"
 

@@ -309,8 +309,19 @@ def test_thumbnails_go_along_where_they_are_named(tmp_path: Path) -> None:
     push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), columns=("id", "thumbnail"), license="other"))
     assert pq.read_table(tmp_path / "out" / "data").column_names == ["id", "thumbnail"]
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "Here is what is known of them; thumbnails of them are among it." in text
+    assert "It holds what is known of them; thumbnails of them are in it." in text
     assert 'rows = rows.cast_column("thumbnail", Image())' in text
+
+
+@pytest.mark.parametrize(("kind", "said"), [("bigint", "perceptual hash of the upright picture"), ("string", "kept")])
+def test_the_card_says_what_phash_is_and_takes_no_kept_column_for_it(tmp_path: Path, kind: str, said: str) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=10))
+    lance.dataset(f"{uri}.lance").add_columns({"phash": f"cast(7 as {kind})"})
+    push(open_table(uri), PushOptions(folder=str(tmp_path / "out"), columns=("id", "phash"), license="other"))
+    (told,) = [
+        line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("| `phash`")
+    ]
+    assert said in told
 
 
 def test_vectors_are_as_wide_as_asked(uri: str, tmp_path: Path) -> None:

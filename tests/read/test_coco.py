@@ -161,6 +161,14 @@ def test_slices_stay_the_same_where_pictures_are_added_behind(folder: Path) -> N
     assert many[: len(few) - 1] == few[:-1]
 
 
+def test_a_slice_has_the_bytes_of_its_rows_and_not_their_number(folder: Path) -> None:
+    """`plan` shows their sum as `bytes`, and the metrics of a run count by it."""
+    names = [f"{n:012d}.jpg" for n in range(100)]
+    write(folder, json.dumps({"images": [{"id": n, "file_name": name} for n, name in enumerate(names)]}))
+    found = sum(unit.size_bytes for unit in survey(source_of(folder, images=None), LOCAL, Limits()))
+    assert found > sum(map(len, names))
+
+
 def test_a_document_that_changed_since_it_was_listed_is_planned_again(folder: Path) -> None:
     source = source_of(folder)
     (unit,) = survey(source, LOCAL, Limits())
