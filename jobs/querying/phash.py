@@ -27,6 +27,7 @@ BITS = 64
 DEFAULT_DISTANCE = 8  # scaled and compressed copies of photographs differ by 4 at most, cropped by 1 % a side by 8
 DISTANCE = "phash_distance"
 _HEX = re.compile(r"[0-9a-f]{16}")
+_NUMBER = re.compile(r"-?(\d{1,20}|\d{1,3}(,\d{3}){1,6})")  # of the column, also as a search prints it
 _BATCH_ROWS = 65_536
 
 Hashes = npt.NDArray[np.uint64]
@@ -56,6 +57,8 @@ def hash_of(snapshot: Snapshot, asked: Any, storage: Storage) -> int:
         if _HEX.fullmatch(asked):
             return _signed(int(asked, 16))
         if "://" not in asked and not Path(asked).is_file():
+            if _NUMBER.fullmatch(asked):
+                return _signed(int(asked.replace(",", "")))
             raise UserError(f"{asked!r} is no id of a row and no file", "give an id, a picture, or a hash of 16 digits")
     return _of_picture(image_bytes(asked, storage=storage))
 

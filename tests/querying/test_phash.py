@@ -82,6 +82,14 @@ def test_filters_and_every_way_to_name_a_hash(table: Table, hashes: list[int]) -
     assert table.search_phash(hashes[19], where="id <> 'row-000019'", columns="id")["id"].to_pylist() == ids(20)
 
 
+def test_a_hash_is_taken_as_a_search_prints_it(table: Table, hashes: list[int]) -> None:
+    number = hashes[5] - (1 << 64) if hashes[5] >= 1 << 63 else hashes[5]
+    wanted = table.search_phash(hashes[5], max_distance=3)["id"].to_pylist()
+    assert wanted
+    for text in (f"{number:,}", str(number)):
+        assert table.search_phash(text, max_distance=3)["id"].to_pylist() == wanted
+
+
 def test_a_picture_finds_its_row_whatever_it_is_given_as(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = StubEngine.from_name("stub")
     made = [engine.prepare(picture(n, size_HW=(90, 120)), Limits(), phash=True).phash for n in range(12)]
