@@ -13,7 +13,7 @@ from clipmill.jobs.cli.main import run
 from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.samples import BadImage, Sample
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.orientation import lacking, stamped, stated
@@ -69,6 +69,18 @@ def test_bytes_carry_an_orientation_as_pillow_and_the_decoder_read_it(kind: str,
 def test_what_cannot_carry_it_stays_as_it_is() -> None:
     for image in (b"", b"GIF89a" + bytes(20), b"RIFF\x0c\0\0\0WEBPVP8X", b"RIFF\x0c\0\0\0WEBPVP8 ", encoded("BMP")):
         assert stamped(image, 6) == image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_picture_that_is_cut_off_is_rejected_as_it_is_without_an_orientation(kind: str) -> None:
+    image = encoded(kind)
+    for length in (20, 40, len(image) // 2, len(image) - 100):
+        reasons = []
+        for made in (image[:length], stamped(image[:length], 6)):
+            with pytest.raises(BadImage) as error:
+                decode(made, Limits(), target_px=None)
+            reasons.append((error.value.reason, error.value.detail))
+        assert reasons[0] == reasons[1], length
 
 
 def test_the_words_for_it() -> None:

@@ -66,8 +66,10 @@ def lacking(image: bytes) -> bool:
 
 
 def stamped(image: bytes, orientation: int | None) -> bytes:
-    """The picture's bytes with the orientation, 1..8, as EXIF; as they are for None, and for what cannot carry it."""
-    if orientation is None or not lacking(image):
+    """The picture's bytes with the orientation, 1..8, as EXIF; as they are for None, and for what cannot carry it.
+
+    What is cut off stays so: with a chunk at its end, or a length that fits, its decoder would name another reason."""
+    if orientation is None or not lacking(image) or _is_cut(image):
         return image
     # TIFF: byte order, the first directory at 8, which has one entry, tag 0x0112, SHORT, one value; no directory more.
     exif = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
@@ -121,6 +123,13 @@ def _png(image: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _raw(text: bytes) -> bool:
     """Whether a text of a PNG is where EXIF or XMP are kept."""
     return text.startswith((b"Raw profile type ", b"XML:com.adobe.xmp\0"))
+
+
+def _is_cut(image: bytes) -> bool:
+    """Whether a PNG ends within its IHDR, or a WebP before the length that it states."""
+    if image.startswith(_PNG):
+        return len(image) < len(_PNG) + 25
+    return _is_webp(image) and len(image) < 8 + int.from_bytes(image[4:8], "little")
 
 
 def _is_webp(image: bytes) -> bool:
