@@ -1,7 +1,8 @@
 """The card, README.md: what the Hub reads in its first lines, and what people want to know of the data set. Nothing in
 it is of the moment, so the same version has the same card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -43,8 +44,9 @@ _PHASH_MEANING = (
 )
 
 
-def card(facts: Facts, repo: str, *, with_heads: tuple[str, ...] = ()) -> str:
-    """`repo`: OWNER/NAME; empty for a folder. `with_heads`: the columns that are scores of a head."""
+def card(facts: Facts, repo: str, *, with_heads: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`repo`: OWNER/NAME; empty for a folder. `with_heads`: the columns that are scores of a head -> of which model's
+    vectors."""
     parts = [
         f"---\n{yaml.safe_dump(_front(facts), sort_keys=False, allow_unicode=True, width=1000)}---",
         f"# {line(repo.rpartition('/')[2] or facts.name)}",
@@ -161,12 +163,12 @@ def _licenses(facts: Facts) -> str:
     return text
 
 
-def _columns(facts: Facts, heads: tuple[str, ...]) -> str:
+def _columns(facts: Facts, heads: Mapping[str, str]) -> str:
     def meaning(name: str, kind: str) -> str:
         if name == PHASH.name and kind == str(PHASH.type):
             return _PHASH_MEANING
         if name in heads:
-            return "score of a head on the vector"
+            return f"score of a head on the vector by {line(heads[name])}" if heads[name] else "score of a head"
         base, _, beside = name.partition("__")
         if beside and base in _MEANINGS:
             return f"{_MEANINGS[base]}; of the set `{beside}` beside the one in use"

@@ -4,6 +4,7 @@ import json
 import shlex
 
 from clipmill.jobs.pushing.facts import Facts
+from clipmill.jobs.table.tables import TOLD_BY
 from clipmill.schemas.model import Fingerprint
 
 _FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".npz")
@@ -13,7 +14,7 @@ def loading(facts: Facts, repo: str) -> str:
     """`repo`: empty for a folder, which is then to be given by its path."""
     name = repo.rpartition("/")[2] or facts.name
     parts = ["## How to load it", _python(_load(facts, repo, name))]
-    column = next(iter(facts.models), None)
+    column = "vector" if "vector" in facts.models else next(iter(facts.models), None)
     if column:
         parts += ["## How to search it"]
         if _is_of_open_clip(facts.models[column]):
@@ -79,11 +80,17 @@ def _search(facts: Facts, column: str) -> list[str]:
 
 def _clipmill(facts: Facts, repo: str, name: str, column: str) -> list[str]:
     lines = [f"hf download {repo} --repo-type dataset --local-dir {name}"] if repo else []
-    if facts.form == "lance":
+    if facts.form == "lance" and {*TOLD_BY} <= dict(facts.columns).keys():
         return [*lines, f'clipmill search {name}/data/train "a red shoe"']
     model = facts.models[column]
-    weights = f" --pretrained {shlex.quote(model.pretrained)}" if model.pretrained else ""
-    taken = f"clipmill import '{name}/data/*.parquet' --to db/{name} --model {shlex.quote(model.model)}{weights}"
+    files = f"{name}/data/train.lance" if facts.form == "lance" else f"'{name}/data/*.parquet'"
+    taken = f"clipmill import {files} --to db/{name} --model {shlex.quote(model.model)}"
+    if model.pretrained:
+        taken += f" --pretrained {shlex.quote(model.pretrained)}"
+    if column != "vector":
+        taken += f" --vector {column}"
+    if "id" not in dict(facts.columns):
+        taken += " --id '#row'"
     return [*lines, taken, f'clipmill search db/{name} "a red shoe"']
 
 

@@ -126,10 +126,16 @@ def _write(
         license_column=options.license_column,
         licenses=dict(sorted(rows.counts.items())),
     )
-    heads = tuple(column.name for column in schema if HEAD_KEY in (column.metadata or {}))
+    heads = {column.name: _head_of(column) for column in schema if HEAD_KEY in (column.metadata or {})}
     (folder / "README.md").write_text(card(facts, options.repo, with_heads=heads), "utf-8")
     (folder / hub.MARKER).write_text(json.dumps(plain(facts), ensure_ascii=False, indent=1) + "\n", "utf-8")
     return facts
+
+
+def _head_of(column: pa.Field) -> str:
+    """The model on whose vectors the head gives its scores."""
+    about = json.loads(column.metadata[HEAD_KEY])
+    return f"{about.get('model', '')} {about.get('pretrained', '')}".strip()
 
 
 def _addresses(places: Places) -> str:

@@ -30,7 +30,7 @@ from clipmill.workers.store.uri import lance_address, quote
 PYLANCE = "13.0.0"
 SIDE_TABLES = {"runs": columns.RUNS, "units": columns.UNITS, "rejects": columns.REJECTS}
 MAX_CONFLICTS = 50
-_TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, those beside it have not
+TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of these, those beside it have not
 
 
 def lance_module() -> Any:
@@ -138,7 +138,7 @@ class Tables:
 
     def _refuse_foreign(self, schema: pa.Schema, part: str) -> None:
         """Rows of another tool's: no command may read them as ours, let alone build indices on them."""
-        if not part and (lacks := [name for name in _TOLD_BY if name not in schema.names]):
+        if not part and (lacks := [name for name in TOLD_BY if name not in schema.names]):
             raise UserError(
                 f"the table {self.database}/{self.name} exists, but clipmill did not make it: it has no column "
                 f"`{lacks[0]}`",

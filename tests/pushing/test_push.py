@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.cli import main as cli
+from clipmill.jobs.importing.request import ImportOptions, Names
+from clipmill.jobs.importing.sources import find
 from clipmill.jobs.planning.models import license_of
 from clipmill.jobs.pushing import files
 from clipmill.jobs.pushing.push import push
 from clipmill.jobs.pushing.request import PushOptions, parse_target
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.proof import UNPROVEN, marked, metadata
+from clipmill.schemas.config import Model, Storage
 from clipmill.schemas.errors import UserError
 from tests.pushing.tables import ROWS, make_pushed
 from tests.tables import TableOptions, WordEngine, append, fingerprint, make_table
@@ -133,6 +137,25 @@ def test_the_programs_of_the_card_run(uri: str, tmp_path: Path) -> None:
     again = open_table(str(out / "data" / "train"), engine=WordEngine()).search("red shoe", k=10)
     assert again["caption"].to_pylist() == expected["caption"].to_pylist(), "clipmill search takes it as it is"
     assert lance.dataset(str(out / "rejects" / "train.lance")).count_rows() == 2
+
+
+@pytest.mark.parametrize("form", ["parquet", "lance"])
+@pytest.mark.parametrize("names", [("caption_vector", "vector", "uri", "id"), ("caption_vector", "caption")])
+def test_the_commands_of_the_card_run_whatever_columns_were_asked_for(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, names: tuple[str, ...]
+) -> None:
+    """clipmill opens no data set of fewer columns than its own tables have, so there it says how to import one."""
+    push(open_table(uri), PushOptions(folder=str(tmp_path / "images"), form=form, columns=names, license="cc0-1.0"))  # type: ignore[arg-type]
+    lines = (tmp_path / "images" / "README.md").read_text().splitlines()
+    (command,) = [one for one in lines if one.startswith("clipmill import")]
+    assert not [one for one in lines if one.startswith("clipmill search images/data/train")]
+    said = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    asked = dict(zip(said[3::2], said[4::2], strict=True))
+    named = Names(id=asked.get("--id", ""), vector=asked.get("--vector", ""))
+    options = ImportOptions(vectors=said[2], model=Model(name=asked["--model"]), names=named)
+    chosen = find(options, Storage()).chosen
+    assert (chosen.vector, chosen.id) == (("vector", "id") if "vector" in names else ("caption_vector", ""))
 
 
 def test_one_version_gives_the_same_bytes_whatever_came_after(tmp_path: Path) -> None:
