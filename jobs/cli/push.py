@@ -50,12 +50,12 @@ def push(table: str, endpoint_url: str | None, region: str | None, to: str, as_j
     commit, with the token in HF_TOKEN or of `hf auth login`; a version that was pushed before is replaced.
     """
     from clipmill.jobs.pushing.push import push as publish
-    from clipmill.jobs.pushing.request import PushOptions, parse_target
+    from clipmill.jobs.pushing.request import PushOptions, parse_dry_run, parse_target
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import note, print_record
 
     repo, folder = parse_target(to)
-    version, dry_run = version_from(options.pop("version")), options.pop("dry_run")
+    version, dry_run = version_from(options.pop("version")), parse_dry_run(options.pop("dry_run"))
     options["columns"] = options["columns"] or None
     asked = PushOptions(repo=repo, folder=dry_run or folder, **options)
     opened = open_table(table, version=version, storage=storage_from(endpoint_url, region))

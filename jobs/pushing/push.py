@@ -151,15 +151,18 @@ def _check_new(folder: str) -> None:
     path = Path(folder)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{folder} is there already, and not empty", "name a new folder")
+    if path.is_dir() and (os.path.ismount(path) or path.samefile(os.curdir)):  # one cannot be replaced, one is stood in
+        what = "the root of a file system" if os.path.ismount(path) else "where this command runs"
+        raise UserError(f"{folder} is {what}, and another folder takes its name", "name a new folder in it")
 
 
 @contextmanager
 def _building(folder: str) -> Iterator[Path]:
     """A folder that is gone afterwards, unless it was renamed: beside `folder`, or among the temporary ones."""
-    beside = Path(os.path.abspath(folder)).parent if folder else None
+    beside = _real(folder).parent if folder else None
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
-    name = f".{Path(os.path.abspath(folder)).name}." if folder else "clipmill-push-"
+    name = f".{_real(folder).name}." if folder else "clipmill-push-"
     made = Path(tempfile.mkdtemp(prefix=name, suffix=".part", dir=beside))
     try:
         yield made
@@ -172,13 +175,18 @@ def _building(folder: str) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def _real(folder: str) -> Path:
+    """Where a link leads; a link itself gives way to no folder."""
+    return Path(os.path.realpath(folder))
+
+
 def _take_name(made: Path, folder: Path) -> None:
     """An empty folder of that name gives way; any other does not."""
     mask = os.umask(0)
     os.umask(mask)
     made.chmod(0o777 & ~mask)  # a temporary folder is its maker's alone
     try:
-        os.rename(made, os.path.abspath(folder))
+        os.rename(made, _real(str(folder)))
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}", "name a new folder") from None
 

@@ -41,6 +41,8 @@ class PushOptions:
 
 def parse_target(to: str) -> tuple[str, str]:
     """(repo, folder), one of them empty. Raises UserError for what is neither."""
+    if not to:
+        raise UserError("nothing says where to push to", f"{HUB}OWNER/NAME, or a new folder")
     if not to.startswith(HUB):
         if "://" in to:
             raise UserError(
@@ -55,6 +57,15 @@ def parse_target(to: str) -> tuple[str, str]:
     if kind or not slash or not all(_is_name(one) for one in (owner, name)):
         raise UserError(f"{to} is no data set of the Hub", f"write {HUB}OWNER/NAME, such as {HUB}me/my-pictures")
     return f"{owner}/{name}", ""
+
+
+def parse_dry_run(folder: str | None) -> str:
+    """The folder; empty for None only: where a script's variable is empty, nothing may go to the Hub."""
+    if folder is None:
+        return ""
+    if not folder or "://" in folder:
+        raise UserError(f"--dry-run '{folder}' is no folder of this machine", "name a new folder")
+    return folder
 
 
 def _is_name(text: str) -> bool:

@@ -45,8 +45,11 @@ def check_folder(uri: str) -> None:
     if "://" in uri:
         return
     folder = Path(uri)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+    except OSError as error:  # a folder above it that may not be entered, a name that is too long
+        raise UserError(f"nothing can be written to {uri}: {error.strerror}", "use another place") from None
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder, so nothing can be kept in {uri}", "use another place")
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):

@@ -183,6 +183,8 @@ def test_a_new_table_where_nobody_may_write_is_refused_before_anything_is_loaded
         check_folder(inside)
     with pytest.raises(UserError, match="is no folder"):
         check_folder(f"{next(Path(read_only.rows, '_versions').iterdir())}/db")
+    with pytest.raises(UserError, match="File name too long"):
+        check_folder(f"{read_only.database}/{'a' * 300}/db")
 
 
 @pytest.fixture

@@ -251,6 +251,24 @@ def test_a_folder_that_holds_something_and_a_table_without_rows_are_refused(
     assert not (tmp_path / "two").exists()
 
 
+def test_a_link_is_followed_and_what_cannot_give_way_is_refused_before_the_work(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "empty").mkdir(parents=True)
+    for link, leads_to in (("one", "far/empty"), ("two", "far/new")):
+        (tmp_path / link).symlink_to(tmp_path / leads_to)
+        assert call(capsys, uri, str(tmp_path / link))[0] == 0
+        assert (tmp_path / link).is_symlink()
+        assert (tmp_path / leads_to / "README.md").exists()
+    assert sorted(one.name for one in (tmp_path / "far").iterdir()) == ["empty", "new"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(files, "write_rows", None)
+    assert "is where this command runs" in call(capsys, uri, ".")[2]
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "here")
+    assert "is the root of a file system" in call(capsys, uri, str(tmp_path / "here"))[2]
+
+
 def test_an_interrupted_push_leaves_nothing(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -367,11 +385,19 @@ def test_where_to(to: str, found: tuple[str, str]) -> None:
     assert parse_target(to) == found
 
 
-@pytest.mark.parametrize("to", ["hf://x", "hf://models/me/x", "hf://me/x@v1", "hf://me/../x", "s3://b/x", "hf://me/-x"])
+@pytest.mark.parametrize(
+    "to", ["", "hf://x", "hf://models/me/x", "hf://me/x@v1", "hf://me/../x", "s3://b/x", "hf://me/-x"]
+)
 def test_where_not_to(to: str) -> None:
     with pytest.raises(UserError) as told:
         parse_target(to)
     assert told.value.hint
+
+
+@pytest.mark.parametrize("folder", ["", "s3://b/x"])
+def test_a_dry_run_into_no_folder_sends_nothing(uri: str, capsys: pytest.CaptureFixture[str], folder: str) -> None:
+    code, _, told = call(capsys, uri, "hf://me/x", "--dry-run", folder)
+    assert (code, f"--dry-run '{folder}' is no folder" in told) == (2, True)
 
 
 @pytest.mark.parametrize("form", ["parquet", "lance"])
