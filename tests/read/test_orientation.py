@@ -2,6 +2,7 @@
 
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,12 @@ def test_the_words_for_it() -> None:
         "8": 8,
         "Rotated 180": 3,
     }
-    for value, orientation in [*said.items(), (6, 6), (6.0, 6), ({"Image Orientation": "Rotated 90 CCW"}, 8)]:
+    other = [(6, 6), (6.0, 6), (Decimal("6.0"), 6), ({"Image Orientation": "Rotated 90 CCW"}, 8)]
+    for value, orientation in [*said.items(), *((text.encode(), n) for text, n in said.items()), *other]:
         assert stated(value) == orientation, value
     for nothing in (None, "", "{}", {}, 0, "0", float("nan"), '{"Image Make": "x"}'):
         assert stated(nothing) is None, nothing
-    for wrong in ("{", 9, -1, True, "sideways", [6], 2.5):
+    for wrong in ("{", 9, -1, True, "sideways", [6], 2.5, b"\xff"):
         with pytest.raises(ValueError):
             stated(wrong)
 

@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from clipmill.schemas.config import Source
@@ -38,6 +39,8 @@ def path_of(source: Source) -> str:
 def stated(value: Any) -> int | None:
     """1..8 by a number, exifread's words, or img2dataset's `exif` (JSON text or an object that has them); None where it
     says nothing. Raises ValueError for what is none of these."""
+    if isinstance(value, bytes):  # text of a parquet file that does not call it so
+        value = value.decode()
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = json.loads(value)
     if isinstance(value, dict):
@@ -48,7 +51,7 @@ def stated(value: Any) -> int | None:
         return None
     if isinstance(value, str) and value in _WORDS:
         return _WORDS[value]
-    if isinstance(value, int | float) and not isinstance(value, bool) and value in range(1, 9):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value in range(1, 9):
         return int(value)
     raise ValueError(f"{value!r:.60} is no EXIF orientation")
 
