@@ -17,6 +17,7 @@ from clipmill.schemas.words import counted
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import split_name
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Wanted
+from clipmill.workers.read.orientation import lacking
 from clipmill.workers.read.packed import unpack
 from clipmill.workers.read.tar import BadTar, TarReader
 from clipmill.workers.store.storage import open_stream
@@ -26,8 +27,6 @@ LOOK_BYTES = 32_000_000
 LOOK_AT_SAMPLES = 30  # of a parquet file or a folder
 _SAID_IN = {"webdataset": ".json beside each", "files": ".json beside each", "parquet": "column exif"}
 _FIELD = {"webdataset": "json:exif", "files": "json:exif", "parquet": "exif"}
-_HEAD_BYTES = 65_536  # EXIF is in the first segments of a JPEG; other formats are rare here
-_EXIF = (b"Exif\0\0", b"eXIf")
 
 
 def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> str | None:
@@ -64,7 +63,7 @@ def _look_at_samples(unit: WorkUnit, source: Source, storage: Storage, limits: L
 def _look(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:
     """How many pictures have their .json among the first members, and how many of those lie turned."""
     wanted = Wanted.of(source)
-    stated: dict[str, bool] = {}  # key: whether the picture's own bytes hold EXIF
+    stated: dict[str, bool] = {}  # key: whether the picture's own bytes say it, or are of a format that gets none
     said: dict[str, bool] = {}  # key: whether the .json says that it is turned
     with open_stream(unit.uri, storage, expected_etag=unit.etag) as stream:
         plain, is_packed = unpack(stream, unit.uri)
@@ -73,8 +72,7 @@ def _look(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> t
             key, extension = split_name(member.name) or ("", "")
             is_whole = member.link is None and not member.sparse
             if is_whole and extension in wanted.image and member.size <= limits.max_image_bytes:
-                head = tar.read(member)[:_HEAD_BYTES]
-                stated[key] = any(mark in head for mark in _EXIF)
+                stated[key] = not lacking(tar.read(member))
             elif is_whole and extension == "json" and member.size <= MAX_TEXT_BYTES:
                 said[key] = _says_turned(tar.read(member))
             if count == LOOK_AT or member.offset + member.size > LOOK_BYTES:

@@ -185,3 +185,23 @@ def test_plan_looks_at_a_folder_where_it_holds_json(
     told = json.loads(capsys.readouterr().out)["turned"]
     assert (told is not None) == with_json
     assert not with_json or "2 of the first 3 pictures" in told
+
+
+def test_plan_counts_only_what_the_option_would_turn(tmp_path: Path) -> None:
+    """A GIF gets no EXIF, and a WebP has its own behind all pixels."""
+    side = b'{"exif": "{\\"Image Orientation\\": \\"Rotated 90 CW\\"}"}'
+    drawn, webp, exif = (
+        np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8),
+        io.BytesIO(),
+        Image.Exif(),
+    )
+    exif[EXIF] = 6
+    Image.fromarray(drawn).save(webp, "WEBP", lossless=True, exif=exif)
+    assert len(webp.getvalue()) > 100_000
+    members = [("a.gif", encoded("GIF")), ("a.json", side), ("b.webp", webp.getvalue()), ("b.json", side)]
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar(members))
+    source = Source(format="webdataset", uri=str(path))
+    assert turned(unit_of(str(path), "webdataset"), source, Storage(), Limits()) is None
+    path.write_bytes(tar([*members, ("c.jpg", picture(1)), ("c.json", side)]))
+    assert "1 of the first 3 pictures" in str(turned(unit_of(str(path), "webdataset"), source, Storage(), Limits()))
