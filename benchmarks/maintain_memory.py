@@ -45,7 +45,7 @@ def make(tables: "Tables", rows: int, options: "IndexOptions") -> None:
 
 
 def _batches(first: int, rows: int) -> Iterator[pa.RecordBatch]:
-    for batch in query_data.chunks(first + rows, DIM):
+    for batch in query_data.chunks(first + rows, DIM, query_data.KINDS[0]):
         start = int(batch.column("id")[0].as_py())
         yield batch.slice(max(0, first - start), batch.num_rows)
 

@@ -22,7 +22,7 @@ _BRINGS = {
     "ray": _JOB,
     "rich": ("", "rich, which draws the progress of a job,"),
     "jinja2": ("words", "jinja2, which fills in pages and plots,"),
-    "threadpoolctl": ("", "threadpoolctl, which runs workers,"),
+    "threadpoolctl": ("words", "threadpoolctl, which keeps products of numbers to one thread,"),
     "moto": ("demo", "moto, the demo's local S3 server,"),
     "flask": ("demo", "moto, the demo's local S3 server,"),
     "pillow_heif": ("heic", "pillow-heif, which decodes HEIC,"),

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError
@@ -98,6 +97,8 @@ class _OneThread:
     that spin while they wait take ten times as much on a busy machine."""
 
     def __init__(self) -> None:
+        from threadpoolctl import ThreadpoolController  # where it is missing, so is torch, which is then named
+
         self._lock, self._inside = threading.Lock(), 0
         self._controller = ThreadpoolController()
         self._limited: Any = None
