@@ -6,6 +6,7 @@ file's rows. What was asked for and is not there is counted by reason and named 
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,6 +25,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
+from clipmill.workers.store.uri import split_uri
 
 Format = Literal["parquet", "webdataset", "clip-retrieval", "embedding-atlas", "fiftyone", "coco"]
 MARKER = "_export.json"
@@ -163,9 +165,8 @@ def _check_empty(out: Out) -> None:
 
 
 def _exists(to: str) -> bool:
-    from pathlib import Path
-
-    return "://" in to or Path(to).exists()
+    scheme, path = split_uri(to)
+    return scheme != "file" or os.path.exists(path)
 
 
 def _columns(table: Table, options: ExportOptions) -> list[str]:

@@ -66,7 +66,7 @@ class _Import:
         began = time.monotonic()
         self.say(f"looking at {self.options.vectors}")
         found = find(self.options, self.storage)
-        if any(piece.unit.uri == self.tables.place() for piece in found.pieces):
+        if any(map(self.tables.is_at, {piece.unit.uri for piece in found.pieces})):
             raise UserError(f"{self.options.vectors} is the table to be filled", "name other vectors, or another --to")
         if not found.chosen.id and self.options.names.id != ROW_NUMBER:
             self.say("no column of ids is known there: a row is called by its file and its number; --id names a column")

@@ -88,14 +88,15 @@ def build_index(
         from clipmill.jobs.cluster.connect import check_address
 
         check_address(options.address)  # before anything is built
-    dataset = Tables.at(table, storage).open()
+    tables = Tables.at(table, storage)
+    dataset = tables.open()
     names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]
     for column in options.columns:
         if column not in names:
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
     done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
     dataset.checkout_latest()
-    with _builder(dataset, options, storage or Storage(), tell) as builder:
+    with _builder(tables, dataset, options, tell) as builder:
         columns = options.columns or _indexed(dataset, names)
         reports = [_build_vector(dataset, column, options, builder) for column in columns]
     dataset.checkout_latest()
@@ -104,12 +105,12 @@ def build_index(
 
 @contextlib.contextmanager
 def _builder(
-    dataset: Any, options: IndexOptions, storage: Storage, tell: Callable[[str], None]
+    tables: Tables, dataset: Any, options: IndexOptions, tell: Callable[[str], None]
 ) -> Iterator[segments.Builder]:
     """Builds segments here one after another, or on the cluster's nodes side by side."""
     if not options.address:
         yield segments.Builder(
-            storage=storage, rows_per_segment=options.rows_per_segment, run=segments.in_turn, tell=tell
+            tables=tables, rows_per_segment=options.rows_per_segment, run=segments.in_turn, tell=tell
         )
         return
     from clipmill.jobs.cluster.connect import connected
@@ -118,7 +119,7 @@ def _builder(
     with connected(options.address):
         share = -(-dataset.count_rows() // max(1, count_nodes()))
         rows = max(1, min(options.rows_per_segment, share))
-        yield segments.Builder(storage=storage, rows_per_segment=rows, run=on_nodes, tell=tell)
+        yield segments.Builder(tables=tables, rows_per_segment=rows, run=on_nodes, tell=tell)
 
 
 def _indexed(dataset: Any, vectors: list[str]) -> list[str]:

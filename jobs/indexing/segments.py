@@ -21,8 +21,7 @@ import numpy.typing as npt
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
-from clipmill.jobs.table.tables import lance_module
-from clipmill.schemas.config import Storage
+from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.words import counted
 
 Tell = Callable[[str], None]
@@ -69,9 +68,9 @@ class Checkpoint:
     The key names everything that must be the same for a segment to be of use; another key starts over.
     """
 
-    def __init__(self, uri: str, column: str, key: str, storage: Storage) -> None:
-        self._base = f"{uri}/_clipmill/index-{column}"
-        self._key, self._storage = key, storage
+    def __init__(self, tables: Tables, column: str, key: str) -> None:
+        self._base = f"{tables.place()}/_clipmill/index-{column}"
+        self._key, self._storage = key, tables.storage
         self.model = ""
         self.centroids_PD: npt.NDArray[np.float32] | None = None
         self.segments: dict[str, str] = {}
@@ -132,9 +131,10 @@ def groups(dataset: Any, rows_per_segment: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """`run` takes tasks and yields (place, description) as they finish: here in turn, or on a cluster's nodes."""
+    """Of one table's indices. `run` takes tasks and yields (place, description) as they finish: here in turn, or on a
+    cluster's nodes."""
 
-    storage: Storage
+    tables: Tables
     rows_per_segment: int
     run: Callable[[Sequence[SegmentTask]], Iterator[tuple[int, str]]]
     tell: Tell
@@ -150,7 +150,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     parts = groups(dataset, builder.rows_per_segment)
     names = {",".join(map(str, part)): part for part in parts}
     key = hashlib.sha256(json.dumps([dataclasses.asdict(plan), column, parts]).encode()).hexdigest()
-    state = Checkpoint(dataset.uri, column, key, builder.storage)
+    state = Checkpoint(builder.tables, column, key)
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
         dim = dataset.schema.field(column).type.list_size

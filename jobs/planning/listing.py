@@ -14,8 +14,8 @@ from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
+from clipmill.workers.read.lance_table import named
 from clipmill.workers.store.errors import telling
-from clipmill.workers.store.uri import absolute_uri
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,10 @@ def list_source(job: JobFile, *, say: Callable[[str], None] = lambda text: None)
 
 def _refuse_itself(job: JobFile) -> None:
     """A Lance table that is read and written by one job would never be done."""
-    mine = Tables.at(job.table, job.storage).rows
-    if job.source.format == "lance" and any(
-        absolute_uri(uri.rstrip("/").removesuffix(".lance") + ".lance") == mine for uri in job.source.uri
-    ):
+    if job.source.format != "lance":
+        return
+    mine = Tables.at(job.table, job.storage)
+    if any(mine.is_at(named(uri)) for uri in job.source.uri):
         raise UserError("table and source.uri are the same table", "give the vectors a table of their own")
 
 

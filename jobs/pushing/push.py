@@ -33,6 +33,7 @@ from clipmill.schemas.columns import HEAD_KEY
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.words import counted
+from clipmill.workers.store.uri import quote
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 _LICENSE_COLUMNS = ("license", "licence")
@@ -147,7 +148,7 @@ def _addresses(places: Places) -> str:
 
 
 def _check_new(folder: str) -> None:
-    check_folder(folder)
+    check_folder(quote(folder))
     path = Path(folder)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{folder} is there already, and not empty", "name a new folder")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.workers.store.errors import of_table
+from clipmill.workers.store.uri import split_uri
 
 # The words that begin each of Lance's errors about other commits. Only the beginning: a path, an S3 answer ("409
 # Conflict") and the name of a source file further on may say anything.
@@ -42,9 +43,10 @@ def is_conflict(error: BaseException) -> bool:
 def check_folder(uri: str) -> None:
     """UserError where a local folder, or the nearest one above it that is there, cannot be written to: for a new table
     or an export, which would find it out only after the work. Stores are asked by `check_store`."""
-    if "://" in uri:
+    scheme, path = split_uri(uri)
+    if scheme != "file":
         return
-    folder = Path(uri)
+    folder = Path(path)
     try:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent

@@ -10,6 +10,7 @@ The rows table gets an id when it is made, and what the others say carries it: w
 makes them again gets a table of another id, of which the old ledger says nothing.
 """
 
+import os
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.secrets import CHAIN_HINT, secret_in
 from clipmill.workers.store.errors import StoreBusy, of_table
-from clipmill.workers.store.uri import lance_address, quote
+from clipmill.workers.store.uri import absolute_uri, lance_address, split_uri
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
 PYLANCE = "13.0.0"
@@ -58,25 +59,33 @@ class Tables:
     @staticmethod
     def at(table: str, storage: Storage | None = None) -> "Tables":
         """Parse `<database uri>/<name>`; raises UserError where it is not one."""
-        from clipmill.workers.store.storage import absolute_uri, lance_options
+        from clipmill.workers.store.storage import lance_options
 
         storage = (storage or Storage()).of_table()
         if what := secret_in(table):
             raise UserError(f"the table's address carries {what}", CHAIN_HINT)
-        database, _, name = table.rstrip("/").rpartition("/")
+        typed = table.rstrip("/")
+        database, _, name = absolute_uri(typed).rpartition("/")
         name = name.removesuffix(".lance")
-        if not name or not database.strip("/") or re.fullmatch(r"\w+:/?", database):  # s3://lake: only a bucket
+        is_named = "/" in typed and typed.rpartition("/")[2] not in (".", "..")
+        if not is_named or not name or not database or re.fullmatch(r"\w+:/?", database):  # s3://lake: only a bucket
             raise UserError(f"'{table}' is not a table", "write <database uri>/<name>, such as s3://lake/db/images")
-        database = absolute_uri(database)
         return Tables(database=database, name=name, storage=storage, options=lance_options(database, storage))
 
-    def uri(self, part: str = "") -> str:
-        """As Lance takes it. `part`: empty for the rows, else units, rejects, runs or deleted."""
-        return f"{lance_address(self.database)}/{self.name}{'__' + part if part else ''}.lance"
-
     def place(self, part: str = "") -> str:
-        """The same for whatever lists or reads its files by itself."""
-        return f"{self.database}/{quote(self.name)}{'__' + part if part else ''}.lance"
+        """The folder, for whatever lists or reads its files by itself. `part`: empty for the rows, else units, rejects,
+        runs or deleted."""
+        return f"{self.database}/{self.name}{'__' + part if part else ''}.lance"
+
+    def uri(self, part: str = "") -> str:
+        """The same as Lance takes it."""
+        return lance_address(self.place(part))
+
+    def is_at(self, uri: str) -> bool:
+        """Whether the Lance table at `uri`, with or without `.lance`, is this one's rows: by whatever spelling, and on
+        a disk by whatever link."""
+        typed, mine = absolute_uri(uri.rstrip("/") or "/"), self.place()
+        return any(one == mine or _is_same_folder(one, mine) for one in (typed, f"{typed}.lance"))
 
     @property
     def rows(self) -> str:
@@ -221,6 +230,14 @@ class Tables:
 def new_id() -> str:
     """Of a rows table, at its making: 16 hex digits."""
     return secrets.token_hex(8)
+
+
+def _is_same_folder(uri: str, other: str) -> bool:
+    (scheme, folder), (other_scheme, other_folder) = split_uri(uri), split_uri(other)
+    try:
+        return scheme == other_scheme == "file" and os.path.samefile(folder, other_folder)
+    except (OSError, ValueError):  # not there, or no name for a file
+        return False
 
 
 def _is_missing(error: Exception) -> bool:

@@ -23,6 +23,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
 from clipmill.workers.store import errors as store_errors
+from clipmill.workers.store.uri import quote
 from tests.committed import make_tables, take_lease, wait_until
 from tests.conftest import unprivileged
 from tests.fake_s3 import FakeS3
@@ -185,6 +186,9 @@ def test_a_new_table_where_nobody_may_write_is_refused_before_anything_is_loaded
         check_folder(f"{next(Path(read_only.rows, '_versions').iterdir())}/db")
     with pytest.raises(UserError, match="File name too long"):
         check_folder(f"{read_only.database}/{'a' * 300}/db")
+    (odd := Path(read_only.database).parent / "50% #1").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        check_folder(quote(f"{odd}/db"))
 
 
 @pytest.fixture

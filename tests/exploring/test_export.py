@@ -177,12 +177,13 @@ def test_float32_where_no_vector_is_exported_is_refused(table: Table, tmp_path: 
         assert not (tmp_path / form).exists()
 
 
-def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "precious.txt").write_text("mine")
+@pytest.mark.parametrize(("name", "typed"), [("out", "out"), ("50% #1", "50%25 %231"), ("50% #1", "50% #1")])
+def test_a_place_that_holds_something_is_left_alone(table: Table, tmp_path: Path, name: str, typed: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious.txt").write_text("mine")
     with pytest.raises(UserError, match=r"precious\.txt"):
-        export(table, ExportOptions(to=str(tmp_path / "out")))
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious.txt"]
+        export(table, ExportOptions(to=f"{tmp_path}/{typed}"))
+    assert [p.name for p in (tmp_path / name).iterdir()] == ["precious.txt"]
 
 
 @pytest.mark.s3

@@ -118,7 +118,8 @@ def test_a_table_is_not_imported_into_itself(tmp_path: Path) -> None:
     write(tmp_path / "out")
     assert bring(tmp_path).rows == 4
     table = str(tmp_path / "db" / "images")
-    for name in (table, f"{table}.lance"):
+    (tmp_path / "link").symlink_to(f"{table}.lance")
+    for name in (table, f"{table}.lance", f"file://{table}.lance/", f"{tmp_path}/./db/images", f"{tmp_path}/link"):
         with pytest.raises(UserError, match="is the table to be filled"):
             import_vectors(table, ImportOptions(vectors=name, model=MODEL, prove=0), Storage())
     assert len(rows_of(tmp_path)) == 4

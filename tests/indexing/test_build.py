@@ -1,6 +1,8 @@
 """Building: in one go, in segments, killed half way, over an older index, with deletes and new rows; nothing lost."""
 
 import json
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +19,13 @@ from clipmill.jobs.indexing.kmeans import train
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.recall import brute_force
 from clipmill.jobs.indexing.vector import existing_plan
+from clipmill.jobs.maintaining.orphans import orphans
 from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.vectors import normalise
-from clipmill.schemas.config import Storage
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
+from clipmill.workers.store.uri import quote
 from tests.tables import TableOptions, WordEngine, append, make_table
 
 
@@ -249,14 +253,35 @@ def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, mon
     check_complete(uri)
 
 
+@pytest.mark.parametrize("folder", ["a%23b", "a#b%20c"])
+def test_what_a_killed_build_made_lies_with_the_table_and_is_no_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    name = make_table(tmp_path / folder, TableOptions(rows=300))
+    append(name, TableOptions(rows=300, start=300))
+
+    def dying(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        yield 0, segments.build_segment(tasks[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segments, "in_turn", dying)
+    tables = Tables.at(quote(name))
+    with pytest.raises(KeyboardInterrupt):
+        build_index(quote(name), IndexOptions(kind="ivf_rq", rows_per_segment=300))
+    assert os.listdir(tmp_path) == [folder]
+    assert (tmp_path / folder / "images.lance" / "_clipmill" / "index-vector.json").is_file()
+    young = orphans(tables, "", now_s=0.0, older_than_s=-math.inf, folders=("_indices",))
+    assert young == [], "the segment that is done is needed by whoever goes on"
+
+
 def test_a_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
     uri = several_fragments(tmp_path)
     dataset = lance.dataset(f"{uri}.lance")
     plan = VectorPlan(kind="IVF_RQ", num_partitions=2, bits=5)
-    state = segments.Checkpoint(dataset.uri, "vector", "another key", Storage())
+    state = segments.Checkpoint(Tables.at(uri), "vector", "another key")
     state.begin(np.zeros((2, 64), np.float32), "{}")
     state.add("0", json.dumps({}))
-    builder = segments.Builder(storage=Storage(), rows_per_segment=800, run=segments.in_turn, tell=lambda _: None)
+    builder = segments.Builder(tables=Tables.at(uri), rows_per_segment=800, run=segments.in_turn, tell=lambda _: None)
     assert segments.build_in_segments(dataset, "vector", plan, builder) == 4
     check_complete(uri)
 

@@ -26,10 +26,13 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.read import again, lance_table, read_unit
 from clipmill.workers.read.census import Census
+from clipmill.workers.read.lance_rows import row_values
+from clipmill.workers.store.uri import escape, quote
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun
 from tests.build import noise, picture
 from tests.committed import take_lease
+from tests.conftest import S3
 from tests.read.help import reasons
 from tests.verifying.test_verify_census import check, embed
 
@@ -241,9 +244,49 @@ def test_mistakes_are_one_sentence(table: Path, tmp_path: Path) -> None:
     lance.dataset(table).delete("true")
     with pytest.raises(EmptySource, match="holds no rows"):
         units_of(table)
-    job = JobFile(table=f"{tmp_path}/db/pictures", source=source_of(f"{tmp_path}/db/pictures"))
-    with pytest.raises(UserError, match="the same table"):
-        list_source(job)
+
+
+SPELLINGS = ["{db}/pictures", "{db}/pictures.lance", "{db}/pictures/", "file://{db}/pictures.lance/", "{db}/./pictures"]
+
+
+@pytest.mark.parametrize("spelled", [*SPELLINGS, "{db}/../{name}/pictures", "{link}/pictures", "{link}.lance"])
+@pytest.mark.parametrize("name", ["db", "a%23b", "50% #1", "a%20b", "x[1]{2}"])
+def test_a_table_is_not_made_of_itself_however_it_is_called(tmp_path: Path, name: str, spelled: str) -> None:
+    lance.write_dataset(rows(range(2)), f"{tmp_path}/{name}/pictures.lance")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    (tmp_path / "link.lance").symlink_to(tmp_path / name / "pictures.lance")
+    spelled = spelled.format(db=quote(f"{tmp_path}/{name}"), name=quote(name), link=tmp_path / "link")
+    for table in (quote(f"{tmp_path}/{name}/pictures"), f"{tmp_path}/link/pictures"):
+        with pytest.raises(UserError, match="the same table"):
+            list_source(JobFile(table=table, source=source_of(escape(spelled))))
+    other = JobFile(table=quote(f"{tmp_path}/{name}/others"), source=source_of(escape(spelled)))
+    assert len(list_source(other).units) == 1
+
+
+NAMES = ["a#b", "a%23b", "a%20b", "50% é", "a?b=c", "x[1]{2}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_of_any_name_is_read(tmp_path: Path, name: str) -> None:
+    lance.write_dataset(rows(range(3)), f"{tmp_path}/{name}/t.lance")
+    (unit,) = units_of(Path(escape(quote(f"{tmp_path}/{name}/t.lance"))))
+    uris = {sample.uri for sample in read(unit)}
+    assert uris == {f"{tmp_path}/{quote(name)}/t.lance#fragment=0&row={n}" for n in range(3)}
+    parts = [uri.partition("#")[2] for uri in uris]
+    assert len(list(row_values(unit.uri, parts, LOCAL, 1_000_000))) == 3, "and read again by its uri"
+
+
+@pytest.mark.s3
+def test_a_table_of_any_name_in_a_bucket_is_read_and_is_not_made_of_itself(s3: S3, tmp_path: Path) -> None:
+    lance.write_dataset(rows(range(3)), f"{tmp_path}/t.lance")
+    for name in NAMES:
+        s3.upload(tmp_path / "t.lance", f"{name}/t.lance/")
+        uri = f"{s3.uri}/{escape(quote(name))}/t.lance"
+        (unit,) = survey(source_of(uri), s3.storage, Limits())
+        found = list(read_unit(unit, source_of(uri), s3.storage, Limits(), Census()))
+        assert {sample.uri for sample in found} == {f"{unit.uri}#fragment=0&row={n}" for n in range(3)}, name
+        with pytest.raises(UserError, match="the same table"):
+            list_source(JobFile(table=f"{s3.uri}/{quote(name)}/t", source=source_of(f"{uri}/"), storage=s3.storage))
 
 
 def test_after_a_compaction_what_is_known_of_a_picture_is_not_computed_again(table: Path) -> None:

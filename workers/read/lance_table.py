@@ -24,7 +24,7 @@ from clipmill.workers.read.labels import Features
 from clipmill.workers.read.table_rows import columns_of
 from clipmill.workers.store.errors import table_errors
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options
-from clipmill.workers.store.uri import has_magic, split_uri
+from clipmill.workers.store.uri import expand_braces, has_magic, lance_address, unescape
 
 SLICE_ROWS = 10_000
 _ROW = re.compile(r"fragment=(\d{1,10})&row=(\d{1,10})")
@@ -45,13 +45,19 @@ class Slice:
     num_bytes: int
 
 
+def named(uri: str) -> str:
+    """The absolute URI of what `source.uri` names, which is no pattern. Raises UserError."""
+    if has_magic(uri) or expand_braces(uri) != [uri]:
+        raise UserError(
+            f"source.uri {uri} is a pattern, and a Lance table is named whole",
+            "list the tables one by one; a `[` in a name is written `[[]`",
+        )
+    return absolute_uri(unescape(uri.rstrip("/")))
+
+
 def resolve(uri: str, storage: Storage) -> str:
     """The table's folder: `db/name` is LanceDB's way to say `db/name.lance`. Raises UserError, EmptySource."""
-    if has_magic(uri) or "{" in uri:
-        raise UserError(
-            f"source.uri {uri} is a pattern, and a Lance table is named whole", "list the tables one by one"
-        )
-    whole = absolute_uri(uri.rstrip("/"))
+    whole = named(uri)
     for place in (whole, f"{whole}.lance"):
         if has_any(f"{place}/_versions/", storage):
             return place
@@ -62,8 +68,7 @@ def open_table(uri: str, storage: Storage, version: int | None = None) -> Any:
     """At `version`, where that is still there, else at the newest. Raises UserError, StoreUnavailable."""
     import lance
 
-    scheme, path = split_uri(uri)
-    address = path if scheme == "file" else f"{scheme}://{path}"
+    address = lance_address(uri)
     options = lance_options(uri, storage) or None
     with table_errors(uri):
         if version is not None:

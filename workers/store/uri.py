@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from clipmill.schemas.errors import UserError
 
+_TO_PERCENT = re.compile(r"[\0- %#?\x7f]")
 _TO_QUOTE = re.compile("[#%\udc80-\udcff]")
 _TO_UNQUOTE = re.compile("%(23|25|[89A-Fa-f][0-9A-Fa-f])")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -74,10 +75,16 @@ def absolute_uri(uri: str) -> str:
 
 
 def lance_address(uri: str) -> str:
-    """The URI as Lance takes it, to which a path on a disk is no URI: nothing in it is decoded."""
+    """The URI as Lance takes it. To Lance a path on a disk is no URI, and nothing in it is decoded; in a URL it decodes
+    every `%XX`, and its path ends at a `#` or a `?`. UserError for what it cannot be told at all."""
     scheme, path = split_uri(uri)
-    is_text = not any("\ud800" <= char <= "\udfff" for char in path)  # Lance takes UTF-8 alone
-    return path if scheme == "file" and is_text else uri
+    if any("\ud800" <= char <= "\udfff" for char in path):  # Lance takes UTF-8 alone
+        raise UserError(f"no Lance table can be at {uri}: the path is not UTF-8", "use a folder of another name")
+    if scheme in ("file", "http", "https"):
+        return path
+    if any(part in ("", ".", "..") for part in path.rstrip("/").split("/")):
+        raise UserError(f"no Lance table can be at {uri}: Lance takes no `//`, `/./` or `/../`", "use another place")
+    return f"{scheme}://{_TO_PERCENT.sub(lambda m: f'%{ord(m[0]):02X}', path)}"
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -136,6 +143,11 @@ def escape(path: str) -> str:
     return _TO_ESCAPE.sub(r"[\1]", path)
 
 
+def unescape(pattern: str) -> str:
+    """The raw path that is the only one to match a pattern without magic."""
+    return _ESCAPED.sub(r"\1", pattern)
+
+
 def folder_pattern(scheme: str, path: str) -> Pattern:
     """All that lies below a folder called `path`, whatever characters its name holds."""
     return Pattern(scheme, path, "", None, True, everywhere=True)
@@ -146,12 +158,12 @@ def parse_pattern(scheme: str, path: str) -> Pattern:
     start = _magic_at(path)
     if start is None:
         assert path.endswith("/"), path
-        return folder_pattern(scheme, _ESCAPED.sub(r"\1", path))
+        return folder_pattern(scheme, unescape(path))
     from fsspec.utils import glob_translate
 
     folder = path[: path.rfind("/", 0, start) + 1]
     below = path[len(folder) :]
-    root, prefix = (_ESCAPED.sub(r"\1", part) for part in (folder, path[len(folder) : start]))
+    root, prefix = (unescape(part) for part in (folder, path[len(folder) : start]))
     regex = re.compile(glob_translate(below))
     everywhere = below.startswith("**/") and "/" not in below[3:]
     return Pattern(scheme, root, prefix, regex, "/" in below or "**" in below, everywhere, below)
