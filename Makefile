@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOWEST ?= .venv-lowest
 FAST := not slow and not chaos and not browser and not gpu
 
-.PHONY: install test lowest lint demo bench chaos losses month docs wheels ci lock clean
+.PHONY: install test fuzz lowest lint demo bench chaos losses month docs wheels ci lock clean
 install: $(STAMP)
 
 # uv comes from pip into the new environment and installs the pinned set in seconds.
@@ -27,6 +27,10 @@ lint: install
 
 test: install
 	$(BIN)/python -m pytest -m "$(FAST)"
+
+# The property tests with twenty times the examples, others each time (tests/examples.py).
+fuzz: install
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m "hypothesis and $(FAST)" --timeout=3600
 
 # Storage, reading and querying on the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest: $(LOWEST)/.installed

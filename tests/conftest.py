@@ -18,10 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 from clipmill.schemas.config import Storage
+from tests.examples import load_profile
 from tests.tables import TableOptions, WordEngine, make_table
 
 _STARTUP_S = 60.0
@@ -29,9 +29,7 @@ _STARTUP_S = 60.0
 # Ray's own 30 s are too few for a busy machine; set before any test imports ray.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 
-# A busy machine takes longer than hypothesis' 200 ms over an example; every test has a timeout of its own.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+load_profile()
 
 
 NOBODY = 65534

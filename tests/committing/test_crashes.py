@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
@@ -23,6 +23,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.units import WorkUnit
 from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
+from tests.examples import examples
 
 NAMES = "abcdefghij"  # ids; few, so that they collide
 
@@ -119,7 +120,7 @@ whole = st.tuples(st.just("run"), st.booleans())
 lives = st.lists(st.one_of(put, put, touch, crash, crash, partly, whole), min_size=3, max_size=7)
 
 
-quick = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+quick = examples(2, *HealthCheck)
 begins = st.tuples(contents, contents, contents)
 
 
@@ -137,7 +138,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(begin: tuple[Any, ...], life: l
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(quick, max_examples=40)
+@examples(40, *HealthCheck)
 @given(begins, lives)
 def test_the_same_in_many_more_lives(begin: tuple[Any, ...], life: list[tuple[Any, ...]]) -> None:
     live_through(begin, life)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
@@ -23,6 +23,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
 from clipmill.schemas.units import WorkUnit
 from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
+from tests.examples import examples
 from tests.planning.test_plan import committed, ledger_of
 
 PLACES, CONTENTS = "pqrs", "ABC"
@@ -113,7 +114,7 @@ again = st.tuples(st.just("again"), st.sampled_from(PLACES))
 run = st.tuples(st.just("run"))
 crash = st.tuples(st.just("crash"), st.sampled_from(STEPS), st.integers(0, 1))
 lives = st.lists(st.one_of(put, copy, move, move, delete, again, run, run, crash), min_size=3, max_size=9)
-quick = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+quick = examples(8, *HealthCheck)
 
 
 @example([("put", "p", "A"), ("run",), ("move", "p", "q"), ("run",), ("move", "q", "p"), ("run",)])  # there and back
@@ -130,7 +131,7 @@ def test_rows_follow_what_moved_and_stay_with_what_is_gone(life: list[tuple[Any,
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(quick, max_examples=150)
+@examples(150, *HealthCheck)
 @given(lives)
 def test_the_same_in_many_more_lives(life: list[tuple[Any, ...]]) -> None:
     live_through(life)

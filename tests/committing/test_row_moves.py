@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from clipmill.jobs.committing import heal
@@ -27,6 +27,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.receipts import LedgerEntry, Receipt
 from clipmill.schemas.units import WorkUnit
 from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
+from tests.examples import examples
 
 KEYS = "abcdefgh"
 Samples = tuple[tuple[str, int], ...]  # key, and which bytes
@@ -150,7 +151,7 @@ steps = st.one_of(
     st.tuples(st.just("crash"), st.sampled_from(STEPS), st.integers(0, 2), st.integers(1, 2)),
 )
 lives = st.lists(steps, min_size=3, max_size=10)
-quick = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+quick = examples(5, *HealthCheck)
 FIVE: Samples = (("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 0))
 MORE: Samples = (("f", 0), ("g", 0), ("h", 0))
 
@@ -204,7 +205,7 @@ def test_a_tar_that_was_only_uploaded_again_keeps_its_ids(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(quick, max_examples=200)
+@examples(200, *HealthCheck)
 @given(lives)
 def test_the_same_in_many_more_lives(life: list[tuple[Any, ...]]) -> None:
     live_through(life)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -20,6 +20,7 @@ from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
 from clipmill.workers.clip.selfcheck import reference_rgb
 from clipmill.workers.decode.picture import Decoded, decode, thumbnail
+from tests.examples import examples
 from tests.models import encoded, picture
 
 LIMITS = Limits()
@@ -274,7 +275,7 @@ def test_what_is_no_image() -> None:
     assert reason(save(COLOUR, "JPEG")[:40]) == Reason.TRUNCATED
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     name=st.sampled_from(sorted(AS_PILLOW)),
     cut=st.integers(0, 4000),

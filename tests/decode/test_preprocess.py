@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,6 +15,7 @@ from clipmill.schemas.model import Preprocess
 from clipmill.workers.clip.load import reference_transform
 from clipmill.workers.clip.selfcheck import reference_rgb
 from clipmill.workers.decode.preprocess import preprocess
+from tests.examples import examples
 from tests.models import picture
 
 SIZES = [(64, 64), (65, 64), (64, 200), (333, 250), (250, 333), (31, 47), (7, 90), (640, 641), (1, 1), (3, 40)]
@@ -85,7 +86,7 @@ def test_a_strip_is_not_enlarged_before_it_is_cut() -> None:
     assert np.abs(preprocess(long_HWC, how()) - expected(long_HWC, how())).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), spec=st.sampled_from(SPECS))
 def test_any_size_gives_the_models_size(height: int, width: int, spec: Preprocess) -> None:
     pixels_HWC = np.full((height, width, 3), 77, np.uint8)

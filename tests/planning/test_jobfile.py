@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning.jobfile import load_job, redacted
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
+from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "deploy" / "jobs").glob("*.yaml"))
@@ -158,7 +159,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(data=_VALUES)
 def test_any_yaml_is_a_job_or_a_user_error(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "any.yaml"

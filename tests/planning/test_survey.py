@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning import survey as survey_module
@@ -75,7 +75,6 @@ _NAMES = st.lists(st.builds("{}{}".format, _STEMS, st.sampled_from([".jpg", ".tx
 _PAIRED = st.sampled_from(["a", "a.b", "a-b", "a.jpg", "a.jpg-", "a.jpg.c", "d/a", "b"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds("{}{}".format, _PAIRED, st.sampled_from([".jpg", ".txt", ".png"])), unique=True))
 def test_texts_without_a_picture_are_those_whose_picture_is_not_in_the_folder(names: list[str]) -> None:
     lonely: list[str] = []
@@ -117,7 +116,6 @@ def test_a_worker_holds_no_text_without_a_picture(tmp_path: Path, monkeypatch: p
     assert (sample.caption, held) == ("nine", [1])
 
 
-@settings(deadline=None)
 @given(_NAMES)
 def test_slices_cover_every_image_once_and_never_part_it_from_its_caption(names: list[str]) -> None:
     old = survey_slices.MIN_SAMPLES, survey_slices.MODULUS, survey_slices.MAX_SAMPLES

@@ -4,13 +4,14 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.filters import check_where, conjunction, quote, tags_predicates
 from clipmill.jobs.querying.open import open_table
 from clipmill.schemas.errors import UserError
+from tests.examples import examples
 from tests.tables import TableOptions, append, make_table
 
 COLUMNS = ["id", "caption", "width", "height", "tags", "license", "views"]
@@ -98,7 +99,7 @@ def test_a_near_miss_is_suggested() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_label_is_only_ever_a_label(plain_uri: str, label: str) -> None:
     """Quotes, backslashes, emoji and SQL in a label match nothing and break nothing."""
     if "\x00" in label:
@@ -108,7 +109,7 @@ def test_any_label_is_only_ever_a_label(plain_uri: str, label: str) -> None:
 
 
 @given(st.text(alphabet="abx'\"`();,=<>%-/*[]. \n0123456789🙂é", max_size=40))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_text_as_filter_gives_rows_or_a_user_error(plain_uri: str, where: str) -> None:
     with contextlib.suppress(UserError):
         open_table(plain_uri).search(where=where, k=1)

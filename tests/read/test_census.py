@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning.survey import survey
@@ -21,6 +21,7 @@ from clipmill.workers.read import read_unit, webdataset
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import DEFAULT_IMAGE
 from tests.build import noise, parquet, picture, tar
+from tests.examples import examples
 from tests.read.help import read_tar, reasons, samples, unit_of
 
 LOCAL = Storage()
@@ -94,7 +95,7 @@ _NAMES = st.sampled_from(["a", "b", "d/a", "v1.0-a", "v1.1-b", ".h", "__x__", "Ã
 _ENDINGS = st.sampled_from(["jpg", "png", "txt", "json", "heic", "JPE", "", "cls", "bak.jpg"])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(_NAMES, _ENDINGS, st.sampled_from([b"", b"x", b"{}"])), max_size=25), st.booleans())
 def test_every_member_is_in_a_sum(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, str, bytes]], cut: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning import survey_slices
@@ -18,6 +18,7 @@ from clipmill.schemas.rejects import Reject
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lines import open_rows
+from tests.examples import examples
 
 # Without / and . : a line of a caption that is a whole row by itself, link and all, is read as a row.
 _CELLS = st.text(st.sampled_from('ab",\t\n\r é'), max_size=8)
@@ -40,7 +41,7 @@ def written(path: Path, lines: str) -> Path:
     return path
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(rows=st.lists(st.tuples(_CELLS, _CELLS), max_size=6), tab=st.booleans(), ends=st.sampled_from(["\n", "\r\n"]))
 def test_what_the_csv_module_writes_is_read_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], tab: bool, ends: str

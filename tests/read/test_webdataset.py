@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.spec import AbstractFileSystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.schemas.config import Limits, Source, Storage
@@ -21,6 +21,7 @@ from clipmill.schemas.samples import Sample
 from clipmill.workers.read import read_unit
 from tests.build import noise, tar
 from tests.conftest import S3
+from tests.examples import examples
 from tests.read.help import read_tar, reasons, samples, unit_of
 
 
@@ -188,7 +189,7 @@ _DATA = st.sampled_from([b"", b"{}", b"x", b'{"n": 1}', b"y" * 600])
 _MEMBERS = st.lists(st.tuples(_KEYS, _EXTENSIONS, _DATA), max_size=25)
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(_MEMBERS, st.booleans(), st.sampled_from([1600, 10**9]))
 def test_every_key_and_every_further_image_is_accounted_once(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, str, bytes]], compress: bool, memory: int
@@ -209,7 +210,7 @@ def test_every_key_and_every_further_image_is_accounted_once(
     assert found == generous, "the outcome depends on the memory bound"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 10**9), st.booleans())
 def test_a_tar_cut_anywhere_keeps_what_lies_before_and_says_where(
     tmp_path_factory: pytest.TempPathFactory, seed: int, compress: bool

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning import survey_zips
@@ -24,6 +24,7 @@ from clipmill.workers.read.census import Census
 from clipmill.workers.read.original import Place, fetch_image
 from clipmill.workers.store import storage as store
 from tests.build import noise, picture
+from tests.examples import examples
 from tests.read.help import reasons, samples, unit_of
 from tests.verifying.test_verify_census import embed
 
@@ -292,7 +293,7 @@ _NAMES = st.sampled_from(["a", "b", "d/a", "v1.0-a", ".h", "__x__", "é", "__MAC
 _ENDINGS = st.sampled_from(["jpg", "png", "txt", "jpg.txt", "json", "heic", "JPE", "", "jpg/"])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(_NAMES, _ENDINGS, st.sampled_from([b"", b"x", b"{}"])), max_size=20))
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_every_member_is_in_a_sum(

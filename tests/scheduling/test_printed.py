@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 
 from clipmill.jobs.cli.main import build
 from clipmill.jobs.cli.main import run as clipmill
@@ -23,6 +23,7 @@ from clipmill.jobs.cluster.parcel import named_on_disk
 from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.scheduling.night import KINDS, Night, caveats, files
 from clipmill.schemas.errors import UserError
+from tests.examples import examples
 from tests.scheduling.argo import CRON_WORKFLOW, mistakes
 from tests.scheduling.nights import ALL, AT_FOUR, NAMES, PODS, night, text
 
@@ -83,7 +84,7 @@ def command_in(document: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["systemd", "airflow", "dagster"])
-@settings(max_examples=60)
+@examples(60)
 @given(name=NAMES, folder=NAMES)
 def test_files_of_this_machine_run_the_words_that_were_meant(kind: str, name: str, folder: str) -> None:
     made = night(kind, job_file=f"/srv/{folder}/{name}.yaml", folder=f"/srv/{folder}x", table="/srv/db/images")
@@ -91,7 +92,7 @@ def test_files_of_this_machine_run_the_words_that_were_meant(kind: str, name: st
     assert words_of(made) == [*program, "nightly", f"/srv/{folder}/{name}.yaml"]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(name=NAMES, folder=NAMES)
 def test_a_crontab_line_runs_the_words_that_were_meant(tmp_path_factory, name: str, folder: str) -> None:
     """In a real shell; the time is set aside. A backslash is refused, because crons differ in it."""
@@ -121,7 +122,7 @@ def test_a_crontab_line_runs_the_words_that_were_meant(tmp_path_factory, name: s
 
 
 @pytest.mark.parametrize("kind", ["cronjob", "argo"])
-@settings(max_examples=60)
+@examples(60)
 @given(name=NAMES)
 def test_pods_run_the_words_that_were_meant(kind: str, name: str) -> None:
     made = night(kind, job_file=f"s3://lake/{name}.yaml", address=f"{ADDRESS}/{name}", table=f"s3://lake/{name}/images")

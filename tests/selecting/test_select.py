@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import clipmill
@@ -25,6 +25,7 @@ from clipmill.jobs.selecting.recipe import shipped
 from clipmill.jobs.selecting.select import select
 from clipmill.jobs.selecting.write import write_ids
 from clipmill.schemas.config import Storage
+from tests.examples import examples
 from tests.tables import TableOptions, WordEngine, batch, make_table
 
 ROWS = 300
@@ -115,7 +116,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, HealthCheck.function_scoped_fixture)
 @given(steps=st.lists(STEP, min_size=1, max_size=4))
 def test_counts_add_up_and_the_same_recipe_gives_the_same_rows(table: Table, steps: list[dict[str, Any]]) -> None:
     found = select(table, steps)
@@ -125,7 +126,7 @@ def test_counts_add_up_and_the_same_recipe_gives_the_same_rows(table: Table, ste
     assert card_json(again.report) == card_json(found.report)
 
 
-@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, HealthCheck.function_scoped_fixture)
 @given(share=st.integers(1, 100), of=st.sampled_from(["caption_score", "views", "width"]))
 def test_a_share_is_exact_and_equal_scores_stay_by_their_id(table: Table, made: pa.Table, share: int, of: str) -> None:
     values, ids = made[of].to_pylist(), made["id"].to_pylist()

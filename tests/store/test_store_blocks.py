@@ -4,11 +4,12 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.workers.store import blocks as store_blocks
 from clipmill.workers.store.blocks import Blocks
+from tests.examples import examples
 
 KB = 1024
 
@@ -22,7 +23,7 @@ def ranges_of(data: bytes, asked: list[tuple[int, int]] | None = None) -> Callab
     return fetch
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     size=st.integers(0, 50 * KB),
     ahead=st.integers(0, 3),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.schemas.config import Tags
@@ -15,6 +15,7 @@ from clipmill.schemas.model import Fingerprint, Preprocess
 from clipmill.schemas.vocabulary import Label, Vocabulary
 from clipmill.workers.engine import OutOfMemory
 from clipmill.workers.tag import Tagger, embed_labels
+from tests.examples import examples
 
 DIM = 16
 
@@ -82,7 +83,7 @@ def by_definition(
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     num_rows=st.integers(0, 150),
