@@ -113,13 +113,29 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 @functools.cache
+def _walked(text: str) -> tuple[ast.AST, ...]:
+    """The nodes of a module, itself first; by its text, so that a planted module is the only one walked anew."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+@functools.cache
+def _imports_of(text: str) -> tuple[ast.AST, ...]:
+    return tuple(node for node in _walked(text) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def text_of(name: str) -> str:
+    return MODULES[name].read_text("utf-8")
+
+
 def tree(name: str) -> ast.Module:
-    return ast.parse(MODULES[name].read_text("utf-8"))
+    module = _walked(text_of(name))[0]
+    assert isinstance(module, ast.Module)
+    return module
 
 
 def imports(name: str, *, at_top: bool = False) -> Iterator[str]:
     """Full names of what a module imports. `at_top`: only what importing the module itself loads."""
-    nodes: list[ast.AST] = list(tree(name).body) if at_top else list(ast.walk(tree(name)))
+    nodes: list[ast.AST] = list(tree(name).body) if at_top else list(_imports_of(text_of(name)))
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -220,8 +236,8 @@ def test_no_two_modules_import_each_other():
 
 def test_the_code_imports_itself_by_its_one_name():
     """`import jobs` finds a stranger's folder; only `clipmill.jobs` is ours."""
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for name in MODULES:
+        for node in _imports_of(text_of(name)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not [found for found in names if found.split(".")[0] in PACKAGES], f"{name} imports {names}"
@@ -231,7 +247,7 @@ def test_the_code_imports_itself_by_its_one_name():
 def test_nobody_in_the_house_uses_its_front_door(name):
     """The public names are for other programs: behind them are all rooms, so that any arrow could hide there. Where the
     package lies may be asked."""
-    for node in ast.walk(tree(name)):
+    for node in _walked(text_of(name)):
         names = []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module == "clipmill":
             names = [alias.name for alias in node.names if alias.name not in PACKAGES]
@@ -283,9 +299,9 @@ def test_light_modules_load_nothing_heavy(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_files_and_functions_are_short(name):
-    lines = len(MODULES[name].read_text("utf-8").splitlines())
+    lines = len(text_of(name).splitlines())
     assert lines <= MAX_FILE_LINES or name in LONGER, f"{name} has {lines} lines"
-    for node in ast.walk(tree(name)):
+    for node in _walked(text_of(name)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         length = (node.end_lineno or 0) - node.lineno + 1

@@ -18,7 +18,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import Running, Step
 from benchmarks.gpu.targets import targets
 from benchmarks.pictures import Kind
-from tests.house import bad_steps
+from tests.benchmarks import bad_steps
 
 ROOT = Path(__file__).parents[2]
 
