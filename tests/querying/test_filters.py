@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clipmill.jobs.querying import deadline
@@ -12,7 +12,7 @@ from clipmill.jobs.querying.filters import check_where, conjunction, quote, tags
 from clipmill.jobs.querying.open import open_table
 from clipmill.schemas.errors import UserError
 from tests.examples import examples
-from tests.tables import TableOptions, append, make_table
+from tests.tables import COLOURS, THINGS, TableOptions, append, make_table
 
 COLUMNS = ["id", "caption", "width", "height", "tags", "license", "views"]
 
@@ -102,9 +102,9 @@ def test_a_near_miss_is_suggested() -> None:
 @examples(60)
 def test_any_label_is_only_ever_a_label(plain_uri: str, label: str) -> None:
     """Quotes, backslashes, emoji and SQL in a label match nothing and break nothing."""
-    if "\x00" in label:
-        return
     label = label.encode("utf-8", "replace").decode()
+    # Hypothesis also draws words that it finds in our code: the table's own labels are among them.
+    assume("\x00" not in label and label not in {*COLOURS, *THINGS})
     assert len(open_table(plain_uri).search(any_tags=(label,), k=5)) == 0
 
 
