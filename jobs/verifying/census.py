@@ -2,8 +2,9 @@
 
 A balance says that every sample which a reader yielded is a row or a reject, and nothing of what it never yielded. So
 here names, lines and footers are counted by other code than the readers': keys of a listing by their endings, lines of
-a list, rows of a parquet footer, members of a tar. Only units that stand in the ledger as they are listed now are
-compared; what is new, changed or gone since is no damage. Memory: the units of one prefix or list at a time.
+a list, entries of a COCO document, rows of a parquet footer, members of a tar. Only units that stand in the ledger as
+they are listed now are compared; what is new, changed or gone since is no damage. Memory: the units of one prefix or
+list at a time.
 """
 
 import io
@@ -18,6 +19,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.originals import is_local, source_storage
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.verifying.coco import pictures_of
 from clipmill.jobs.verifying.imported import check_imported
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas import words
@@ -27,6 +29,7 @@ from clipmill.schemas.left_out import from_json
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.schemas.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
+from clipmill.workers.read.coco import PICTURE
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
 from clipmill.workers.read.lines import CocoRows, open_rows
@@ -183,11 +186,12 @@ def _raw(name: str) -> bytes:
 def _of_list(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
     """Rows by the slice that they lie in; and every line of the file belongs to one, be it to go on inside quotes."""
     numbers = [0] * len(units)
-    at = in_rows = 0
+    at = in_rows = of_images = 0
     with open_rows(uri, look.source, look.storage) as rows:
         in_rows += rows.header.count(b"\n")
         for raw, position in rows.raw():
             in_rows += 1
+            of_images += raw.startswith(PICTURE)
             while at < len(units) and position > int(units[at].end):
                 at += 1
             if at < len(units):
@@ -196,6 +200,10 @@ def _of_list(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
                 look.say("source", f"{uri}: the row before {rows.unit} {position} is in no unit")
         in_rows += rows.continued
     if isinstance(rows, CocoRows):  # one document without lines
+        with open_stream(uri, look.storage) as stream:
+            pictures = pictures_of(stream)
+        if pictures > of_images:
+            look.say("source", f"{uri} holds {words.counted(pictures, 'picture')}, and {of_images:,} of them were read")
         return [_Counted(number) for number in numbers]
     lines = _rows_of_footer(uri, look) if uri.lower().endswith(_TABULAR) else _lines(uri, look)
     if lines != in_rows:

@@ -18,12 +18,13 @@ from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import census
+from clipmill.jobs.verifying import coco as coco_count
 from clipmill.jobs.verifying.verify import Report, verify
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.workers.bench import Bench
-from clipmill.workers.read import files, keys, lance_rows, lines, webdataset, zipped
+from clipmill.workers.read import coco, files, keys, lance_rows, lines, webdataset, zipped
 from clipmill.workers.read import parquet as parquet_reader
 from clipmill.workers.read.census import Census
 from clipmill.workers.stub import StubEngine
@@ -31,7 +32,7 @@ from clipmill.workers.unit import UnitRun
 from tests.build import parquet, picture, tar
 from tests.committed import take_lease
 
-FORMATS = ("webdataset", "zip", "files", "parquet", "lance", "manifest")
+FORMATS = ("webdataset", "zip", "files", "parquet", "lance", "manifest", "coco")
 STORAGE = Storage()
 
 
@@ -59,10 +60,21 @@ def make_source(folder: Path, format: str) -> dict[str, Any]:
         (raw / name.replace("jpg", "txt")).write_bytes(b"a caption")
     if format == "files":
         return {"format": format, "uri": f"{raw}/", "caption": "txt"}
+    if format == "coco":
+        write_coco(raw, list(pictures))
+        return {"format": "manifest", "uri": f"{raw}/list.json", "image": "uri", "caption": "captions"}
     (raw / "list.csv").write_text(
         "uri,caption\n" + "".join(f'{name},"two\nlines of {name}"\n' for name in pictures) + "\n"
     )
     return {"format": format, "uri": f"{raw}/list.csv", "caption": "caption"}
+
+
+def write_coco(raw: Path, names: list[str]) -> None:
+    """With braces and quotes inside texts, nested items, and a caption of a picture that is not listed."""
+    images = [{"id": n, "file_name": name, "note": '{"images": [{\\'} for n, name in enumerate(names)]
+    said = [{"id": n, "image_id": n, "caption": f'a "{n}" ü [', "bbox": [[1, {"x": []}]]} for n in range(7)]
+    document = {"info": {"images": [{}, {}]}, "type": "images", "other": [{}], "images": images, "annotations": said}
+    (raw / "list.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
 
 
 def embed(folder: Path, made: dict[str, Any], ran_in: str = "") -> Tables:
@@ -155,6 +167,11 @@ def swallows_a_line(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lines._TextRows, "_rows", lambda self, p: (r for r in rows(self, p) if not r[0].startswith(b"3.jpg")))
 
 
+def forgets_a_picture(patch: pytest.MonkeyPatch) -> None:
+    add = coco._Kept._add_image
+    patch.setattr(coco._Kept, "_add_image", lambda self, i: None if i["file_name"] == "3.jpg" else add(self, i))
+
+
 @pytest.mark.parametrize(
     ("format", "defect", "said"),
     [
@@ -165,6 +182,7 @@ def swallows_a_line(patch: pytest.MonkeyPatch) -> None:
         ("parquet", forgets_a_row, "a.parquet [0, 3] holds 6 pictures, the ledger accounts for 5"),
         ("lance", forgets_a_row_of_lance, "a.lance [0:0, 6@1] holds 6 pictures, the ledger accounts for 5"),
         ("manifest", swallows_a_line, "list.csv holds 14 lines, and 13 of them were read"),
+        ("coco", forgets_a_picture, "list.json holds 6 pictures, and 5 of them were read"),
     ],
 )
 def test_what_a_defect_drops_is_found(
@@ -177,6 +195,16 @@ def test_what_a_defect_drops_is_found(
     found = check(tables)
     assert [said in problem for problem in of_source(found)] == [True], found.problems
     assert of_source(check(tables, source=False)) == []
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1 << 20])
+def test_pictures_of_a_document_are_counted_by_its_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(coco_count, "_PIECE_BYTES", piece_bytes)
+    write_coco(tmp_path, [f"{n}.jpg" for n in range(6)])
+    with (tmp_path / "list.json").open("rb") as document:
+        assert coco_count.pictures_of(document) == 6
 
 
 def test_tars_are_read_when_they_are_small_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +227,8 @@ def test_a_source_that_grew_or_is_gone_is_no_damage(tmp_path: Path, format: str)
     if format == "manifest":
         with open(raw / "list.csv", "a") as text:
             text.write("9.jpg,new\n")
+    elif format == "coco":
+        write_coco(raw, [f"{n}.jpg" for n in range(10)])
     elif format == "lance":
         lance.write_dataset(pa.table({"image": [picture(9)]}), raw / "a.lance", mode="append")
     elif format == "files":

@@ -29,6 +29,7 @@ MAX_ITEM_CHARS = 16 << 20
 MAX_KEPT_BYTES = 1_000_000_000  # of rows, in one process: some million pictures with five captions
 _ITEM_BYTES = 100  # what an item costs in memory beside its text
 _SAID = ("captions", "labels")
+PICTURE = b'{"uri":'  # how the row of an entry of `images` begins; one of annotations alone has no address
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BOM = b"\xef\xbb\xbf"
 
