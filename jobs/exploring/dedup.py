@@ -161,7 +161,7 @@ def copies(
 
 def check_distance(table: Table, bits: int) -> None:
     """Raises UserError where hashes cannot be compared so."""
-    check_hashes(table.snapshot)
+    check_hashes(table.snapshot, otherwise="; without phash, vectors are compared")
     if not 0 <= bits <= dedup_phash.MAX_DISTANCE:
         most = dedup_phash.MAX_DISTANCE
         raise UserError(

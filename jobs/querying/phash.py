@@ -33,10 +33,12 @@ _BATCH_ROWS = 65_536
 Hashes = npt.NDArray[np.uint64]
 
 
-def check_hashes(snapshot: Snapshot) -> None:
-    """Raises UserError where the table has none."""
+def check_hashes(snapshot: Snapshot, *, otherwise: str = "") -> None:
+    """Raises UserError where the table has none. `otherwise`: what can be done without."""
     if not has_phash(snapshot.schema):
-        raise UserError("the table has no perceptual hashes", "`phash: true` in the job file of a new table makes them")
+        raise UserError(
+            "the table has no perceptual hashes", f"`phash: true` in the job file of a new table makes them{otherwise}"
+        )
 
 
 def hash_of(snapshot: Snapshot, asked: Any, storage: Storage) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.exploring.dedup import EXACT_ONLY, check_distance, copies, hash_copies
+from clipmill.jobs.exploring.dedup import EXACT_ONLY, copies, hash_copies
 from clipmill.jobs.indexing.kmeans import train
 from clipmill.jobs.querying.encoder import image_bytes
 from clipmill.jobs.querying.open import Examples, Query
@@ -54,7 +54,6 @@ def duplicates(rows: Rows, asked: Duplicates, place: Place) -> Outcome:
     phashes: list[pa.Array] = []
     names = ["image_hash", "width", "height"]
     if asked.phash is not None:
-        check_distance(rows.table, asked.phash)
         names.append("phash")
     for places, found in rows.batches(names):
         hashes += found["image_hash"].chunks

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipmill.jobs.exploring.dedup import check_distance
 from clipmill.jobs.querying.encoder import image_bytes
 from clipmill.jobs.querying.filters import check_where
 from clipmill.jobs.querying.open import Table, open_table
@@ -31,7 +32,7 @@ from clipmill.schemas.columns import FINGERPRINT_KEY, table_id
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import version as clipmill_version
-from clipmill.schemas.recipe import Caption, Mirror, Near, Recipe, Score, Step, Tags, Where
+from clipmill.schemas.recipe import Caption, Duplicates, Mirror, Near, Recipe, Score, Step, Tags, Where
 
 _RUN: Mapping[str, Callable[[Rows, Any, Place], Outcome]] = {
     "where": steps.where,
@@ -116,10 +117,16 @@ def _check(asked: Any, table: Table) -> None:
         else:
             _tags(table, asked.tags)
     else:
-        if getattr(asked, "column", None) is not None:
-            table.snapshot.dim(asked.column)
-        if getattr(asked, "order_by", None) is not None:
-            _numbers(schema, asked.order_by)
+        _check_alike(asked, table)
+
+
+def _check_alike(asked: Any, table: Table) -> None:
+    if getattr(asked, "column", None) is not None:
+        table.snapshot.dim(asked.column)
+    if getattr(asked, "order_by", None) is not None:
+        _numbers(table.schema, asked.order_by)
+    if isinstance(asked, Duplicates) and asked.phash is not None:
+        check_distance(table, asked.phash)
 
 
 def _tags(table: Table, column: str) -> None:

@@ -140,6 +140,10 @@ def test_a_table_without_hashes_says_what_makes_them(tmp_path: Path, capsys: pyt
         said = capsys.readouterr().err
         assert "no perceptual hashes" in said
         assert "phash: true" in said
+    told: list[str] = []
+    with pytest.raises(UserError, match=r"step 2 \(duplicates\): the table has no perceptual hashes") as error:
+        select(uri, [{"sample": {"n": 3}}, {"duplicates": {"phash": 4}}], tell=told.append)
+    assert (told, "without phash, vectors are compared" in error.value.hint) == ([], True), "before the first step"
 
 
 def test_options_of_vectors_are_refused_beside_a_hash(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
