@@ -84,6 +84,8 @@ def dry_run(
     if rows is not None:
         _check_table(rows.schema, job)
         heads.check_table(rows.schema, its_heads)
+        for said in (*compat.left_null(rows.schema, job), *heads.left_null(rows.schema, its_heads)):
+            say(said)
     else:
         heads.check_new(its_heads, job.model, model_dim(job.model.name))
     listing = list_source(job, say=say)

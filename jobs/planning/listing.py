@@ -8,6 +8,7 @@ from clipmill.jobs.committing.moves import gone_from
 from clipmill.jobs.planning.plan import Plan, make_plan
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.planning.turned import refuse_to_turn_back
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
@@ -48,8 +49,10 @@ def plan_for(
     job: JobFile, tables: Tables, listing: Listing, latest: Ledger, redo: frozenset[str] = frozenset()
 ) -> Plan:
     """Looks at the table for ids whose turn has come, and at the places of units that are gone. Raises UserError for a
-    trial that would replace more by less. `redo`: further units to do again."""
+    trial that would replace more by less, and where turned pictures would lie again. `redo`: further units to do
+    again."""
     redo |= units_to_redo(tables, latest, listing.units, gone_from(job.storage))
     plan = make_plan(listing.units, latest, redo)
     refuse_to_shrink(plan, job.source.limit)
+    refuse_to_turn_back(tables, plan, job.source)
     return plan

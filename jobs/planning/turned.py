@@ -1,4 +1,4 @@
-"""Pictures that another tool left lying on their side, told before they are embedded so.
+"""Pictures that another tool left lying on their side, told before they are embedded so, or embedded so again.
 
 img2dataset writes pictures anew without their EXIF orientation and without having turned them; what the orientation was
 stands in the .json beside each, as text of the library exifread. Nothing else in the shard shows it.
@@ -8,7 +8,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import ORIENTATION, has_orientation
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.samples import Sample
@@ -48,6 +51,23 @@ def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> 
         f"the EXIF orientation is in the {_SAID_IN[source.format]} and no longer in the picture, as img2dataset writes "
         f"them; `source.orientation: {_FIELD[source.format]}` turns them by it; see docs/shards.md"
     )
+
+
+def refuse_to_turn_back(tables: Tables, plan: Plan, source: Source) -> None:
+    """Rows of pictures that an earlier job turned would be replaced by rows of the same pictures as their bytes lie,
+    because this job does not say `source.orientation`: UserError."""
+    rows = None if source.orientation is not None or not plan.replaced else tables.open(missing_ok=True)
+    if rows is None or not has_orientation(rows.schema):
+        return
+    scanner = rows.scanner(columns=["unit_id"], filter=f"{ORIENTATION} IS NOT NULL")
+    lying = sum(unit_id in plan.replaced for batch in scanner.to_batches() for unit_id in batch["unit_id"].to_pylist())
+    if lying:
+        raise UserError(
+            f"{counted(lying, 'row')} to be replaced {'has' if lying == 1 else 'have'} an orientation that an earlier "
+            "job read, and this one has no source.orientation: their pictures would lie as their bytes do",
+            "put it back, such as `orientation: json:exif` (a picture's own EXIF goes before it); or give the job "
+            "another table name",
+        )
 
 
 def _look_at_samples(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:

@@ -4,8 +4,6 @@ Running it again resumes, or says in seconds that there is nothing to do and wri
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.lease import Lease
@@ -29,7 +27,6 @@ from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource
-from clipmill.schemas.heads import Head
 from clipmill.schemas.installed import require
 from clipmill.schemas.left_out import merge
 from clipmill.schemas.words import all_of, counted
@@ -56,7 +53,9 @@ def run(job: JobFile, options: Options) -> Summary:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
             vocabulary = vocabulary and compat.with_thresholds(vocabulary, rows.schema)
             heads.check_table(rows.schema, its_heads)
-            _tell_heads(rows.schema, its_heads, progress)
+            nulls = (*compat.left_null(rows.schema, job), *heads.left_null(rows.schema, its_heads))
+            for said in (*heads.unsure(its_heads), *nulls):
+                progress.say(said)
         else:
             heads.check_new(its_heads, job.model, model_dim(job.model.name))
         context = RunContext(
@@ -109,13 +108,6 @@ def _nothing_to_do(context: RunContext, plan: Plan) -> bool:
     if plan.todo or plan.replacements or heal.needs_healing(context.tables, plan.ledger):
         return False
     return compat.has_model_of(context.tables.open().schema, context.job)
-
-
-def _tell_heads(schema: Any, its_heads: Sequence[Head], progress: Progress) -> None:
-    for note in heads.unsure(its_heads):
-        progress.say(note)
-    for name in heads.without_a_head(schema, its_heads):
-        progress.say(f"the table has a column of the head '{name}', which the job does not name: new rows get no score")
 
 
 def _refresh_heads(context: RunContext) -> dict[str, int]:

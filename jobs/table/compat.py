@@ -26,6 +26,10 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.vocabulary import Vocabulary
 
+_MADE_WITH_THE_ROWS = (
+    "they are made while pictures are embedded: leave the line out, or give the job another table name and embed again"
+)
+
 
 def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
     """The fingerprint in the metadata of `vector`. Raises UserError where the table is not clipmill's."""
@@ -135,9 +139,26 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
             "use a new table, and give the kept column another name",
         )
     if job.thumbnails and "thumbnail" not in schema.names:
-        raise UserError("thumbnails: true, but the table was made without thumbnails", "use a new table")
+        raise UserError("thumbnails: true, but the table was made without thumbnails", _MADE_WITH_THE_ROWS)
     if job.phash and not has_phash(schema):
-        raise UserError("phash: true, but the table was made without perceptual hashes", "use a new table")
+        raise UserError("phash: true, but the table was made without perceptual hashes", _MADE_WITH_THE_ROWS)
+
+
+def left_null(schema: pa.Schema, job: JobFile) -> list[str]:
+    """A sentence for each thing that the table's rows have and this job's new rows will not. Several jobs may fill one
+    table, of whose sources not all say the same, so it is told and not refused."""
+    said = []
+    if has_orientation(schema) and job.source.orientation is None:
+        said.append(
+            f"the table has a column {ORIENTATION}, and the job has no source.orientation: new rows have null there, "
+            "and their pictures are taken as their bytes lie"
+        )
+    kept = sorted(field.name for field in schema if not _is_ours(field) and field.name not in job.source.keep)
+    if kept:
+        said.append(f"source.keep does not name {', '.join(kept)}, which the table has: new rows have null there")
+    if "thumbnail" in schema.names and not job.thumbnails:
+        said.append("the table has thumbnails, and the job has no `thumbnails: true`: new rows have none")
+    return said
 
 
 def _is_ours(field: pa.Field) -> bool:

@@ -98,9 +98,12 @@ def fields(heads: Sequence[Head], fingerprint: Fingerprint) -> pa.Schema:
     return pa.schema([head_field(head.name, head.about_json(fingerprint)) for head in heads])
 
 
-def without_a_head(schema: pa.Schema, heads: Sequence[Head]) -> list[str]:
-    """Columns of heads in use that these are not: new rows get none of their scores."""
-    return sorted(set(heads_of(schema)) - {head.name for head in heads})
+def left_null(schema: pa.Schema, heads: Sequence[Head]) -> list[str]:
+    """A sentence for each column of a head in use that is none of these."""
+    return [
+        f"the table has a column of the head '{name}', which the job does not name: new rows get no score"
+        for name in sorted(set(heads_of(schema)) - {head.name for head in heads})
+    ]
 
 
 def told(schema: pa.Schema) -> Mapping[str, dict[str, Any]]:

@@ -5,12 +5,16 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from clipmill.jobs.cli.main import run
+from clipmill.jobs.planning.listing import list_source, plan_for
+from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.table import ledger
 from clipmill.jobs.table.compat import check_columns
 from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.verifying.verify import verify
@@ -96,6 +100,26 @@ def test_without_the_option_the_same_bytes_are_another_picture(world: World) -> 
     image_hash = world.tables.open().to_table(columns=["image_hash"], filter="unit_id = 'side2'").to_pylist()[0]
     assert known.rows_of([(image_hash["image_hash"], None, 6)]) is not None
     assert known.rows_of([(image_hash["image_hash"], None, None)]) is None
+
+
+def test_a_job_that_forgot_the_option_does_not_lay_turned_pictures_down_again(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan_of(**source: Any) -> Plan:
+        asked = {"format": "webdataset", "uri": f"{world.folder}/*.tar", "caption": "txt", **source}
+        job = JobFile.model_validate({"table": world.uri, "source": asked, "model": {"name": "stub:8"}})
+        return plan_for(job, world.tables, list_source(job), ledger.read_ledger(world.tables))
+
+    with pytest.raises(UserError, match=r"4 rows to be replaced have an orientation .* no source\.orientation") as error:
+        plan_of()
+    assert "orientation: json:exif" in error.value.hint
+    assert len(plan_of(orientation="json:exif").todo) == 2
+    assert len(plan_of(uri=f"{world.folder}/direct.tar").todo) == 1, "whose rows have none"
+    job = world.folder / "job.yaml"
+    source = {"format": "webdataset", "uri": f"{world.folder}/direct.tar"}
+    job.write_text(json.dumps({"table": world.uri, "source": source, "model": {"name": "stub:8"}}))
+    assert run(["plan", str(job)]) == 0
+    assert "the job has no source.orientation: new rows have null there" in capsys.readouterr().err
 
 
 def test_verify_names_an_orientation_that_is_none(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.table import compat
-from clipmill.schemas.columns import PHASH, rows_schema
+from clipmill.schemas.columns import ORIENTATION_FIELD, PHASH, rows_schema
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.vocabulary import Vocabulary, parse_vocabulary
@@ -74,6 +74,18 @@ def test_hashes_that_the_table_has_no_column_for() -> None:
         compat.check_columns(schema(), asked)
     compat.check_columns(schema().append(PHASH), asked)
     compat.check_columns(schema().append(PHASH), job())  # and goes on hashing: the table says so
+
+
+def test_what_new_rows_will_lack_is_told() -> None:
+    found = schema(keep={"license": "string", "year": "int32"}, thumbnails=True).append(ORIENTATION_FIELD)
+    assert [said.partition(":")[0] for said in compat.left_null(found, job(keep={"year": "int32"}))] == [
+        "the table has a column orientation, and the job has no source.orientation",
+        "source.keep does not name license, which the table has",
+        "the table has thumbnails, and the job has no `thumbnails",
+    ]
+    whole = job(keep={"license": "string", "year": "int32"}, orientation="json:exif", thumbnails=True)
+    assert compat.left_null(found, whole) == []
+    assert compat.left_null(schema().append(PHASH).append(pa.field("vector__b", pa.list_(pa.float16(), 8))), job()) == []
 
 
 def test_a_second_models_columns_are_no_kept_ones() -> None:
