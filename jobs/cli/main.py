@@ -31,6 +31,7 @@ COMMAND_MODULES = (
     "submit",
     "table",
     "query",
+    "judge",
     "select",
     "push",
     "maintain",

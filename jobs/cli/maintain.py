@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clipmill.jobs.cli.options import AnyFile, json_option, storage_from, table_options, without_secret
+from clipmill.jobs.cli.options import file_option, json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 from clipmill.schemas.words import counted
 
@@ -47,7 +47,7 @@ def maintain(
 @click.command(short_help="Delete rows for good: they do not come back with their source.")
 @table_options
 @click.option("--where", metavar="SQL", help="The rows for which this holds, such as \"license = 'nc'\".")
-@click.option("--ids", metavar="FILE", type=AnyFile(allow_dash=True), callback=without_secret, help=_IDS)
+@file_option("--ids", allow_dash=True, what=_IDS)
 @click.option("--purge", is_flag=True, help="Until the bytes are gone from disk: old versions and indices too.")
 @click.option("--drop-tags", is_flag=True, help="With --purge: drop the tags whose versions hold the rows.")
 @click.option("--undo", is_flag=True, help="Take tombstones back; --where is then about id, uri, image_hash, run, at.")
@@ -63,7 +63,7 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     id is no row's."""
     from clipmill.jobs.maintaining.delete import Deleted, Options, Which, take_back
     from clipmill.jobs.maintaining.delete import delete as run_delete
-    from clipmill.jobs.maintaining.id_list import read_ids
+    from clipmill.jobs.querying.lists import read_ids
     from clipmill.jobs.terminal.output import note, print_record
     from clipmill.schemas.errors import UserError
 
@@ -117,10 +117,8 @@ def delete(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 @click.option(
     "--as", "beside", default="", metavar="SLUG", help="Beside the tags in use, as tags__SLUG and tag_scores__SLUG."
 )
-@click.option(
-    "--calibrate",
-    metavar="FILE",
-    help="CSV: id (or uri), label. Each label's threshold is that with the best F1 on it.",
+@file_option(
+    "--calibrate", what="CSV or parquet: id (or uri), label. Each label's threshold is that with the best F1 on it."
 )
 @json_option
 def retag(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:

@@ -49,16 +49,46 @@ def _of_ray(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 
 
 class NewFile(click.Path):
-    """A file that a command writes at its end: that its folder is there is told before the work."""
+    """A file that a command writes at its end: that its folder is there is told before the work. `stores`: or one in a
+    store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stores: bool = False) -> None:
         super().__init__(dir_okay=False, writable=True)
+        self._stores = stores
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self._stores and "://" in str(value):
+            return value
         path = super().convert(value, param, ctx)
         if not (folder := Path(os.fsdecode(path)).parent).is_dir():
             self.fail(f"there is no folder '{folder}'", param, ctx)
         return path
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Each once, in their order."""
+    return tuple(dict.fromkeys(name.strip() for names in value for name in names.split(",") if name.strip()))
+
+
+def names_option(*declared: str, default: tuple[str, ...] = (), what: str) -> Callable[[Command], Command]:
+    """An option of names, given several times or with commas between them, that reaches the command as a tuple."""
+    return click.option(
+        *declared,
+        metavar="NAME,…",
+        multiple=True,
+        callback=_names,
+        help=what,
+        default=default,
+        show_default=bool(default),
+    )
+
+
+def file_option(
+    *declared: str, what: str, metavar: str = "FILE", allow_dash: bool = False, **more: Any
+) -> Callable[[Command], Command]:
+    """An option that takes a file to read, here or in a store."""
+    kind = AnyFile(allow_dash=allow_dash)
+    return click.option(*declared, metavar=metavar, type=kind, callback=without_secret, help=what, **more)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -103,23 +133,41 @@ address_option = click.option(
     help="The Ray cluster to run on (auto, host:port, ray://…). Default: RAY_ADDRESS, else this machine.",
 )
 where_option = click.option("--where", metavar="SQL", help='Only rows for which this holds, such as "width > 500".')
+tag_option = click.option(
+    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
+)
+version_option = click.option(
+    "--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest."
+)
+vector_option = click.option(
+    "--column",
+    default="vector",
+    show_default=True,
+    metavar="NAME",
+    help="Of vectors, such as caption_vector.",
+)
+pretrained_option = click.option("--pretrained", metavar="TAG|FILE", help="Its pretrained tag, or a checkpoint.")
+float32_option = click.option(
+    "--float32", is_flag=True, help="Vectors in float32, for programs that cannot take the table's float16."
+)
 job_argument = click.argument("job_file", metavar="JOB", type=click.Path())
+
+
+def storage_options(command: Command) -> Command:
+    """--endpoint-url and --region, for `storage_from`."""
+    region = click.option("--region", metavar="NAME", help="Default: the standard AWS settings.")
+    endpoint = click.option(
+        "--endpoint-url",
+        metavar="URL",
+        callback=without_secret,
+        help="An S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
+    )
+    return endpoint(region(command))
 
 
 def table_options(command: Command) -> Command:
     """TABLE, --endpoint-url and --region; the command takes `table`, `endpoint_url` and `region`."""
-    for decorate in (
-        click.option("--region", metavar="NAME", help="Default: the standard AWS settings."),
-        click.option(
-            "--endpoint-url",
-            metavar="URL",
-            callback=without_secret,
-            help="An S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
-        ),
-        click.argument("table", metavar="TABLE"),
-    ):
-        command = decorate(command)
-    return command
+    return click.argument("table", metavar="TABLE")(storage_options(command))
 
 
 def storage_from(endpoint_url: str | None, region: str | None) -> Storage:

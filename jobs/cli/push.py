@@ -5,10 +5,13 @@ from typing import Any
 import click
 
 from clipmill.jobs.cli.options import (
+    float32_option,
     json_option,
+    names_option,
     storage_from,
     table_options,
     version_from,
+    version_option,
     where_option,
     without_secret,
 )
@@ -19,7 +22,7 @@ from clipmill.schemas.words import counted
 @table_options
 @click.argument("to", metavar="hf://OWNER/NAME|DIR", callback=without_secret)
 @where_option
-@click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
+@version_option
 @click.option(
     "--format",
     "form",
@@ -28,8 +31,8 @@ from clipmill.schemas.words import counted
     show_default=True,
     help="parquet: read by everything. lance: searched where it lies, by readers that have pylance.",
 )
-@click.option("--column", "columns", multiple=True, help="Default: all but thumbnails.")
-@click.option("--float32", is_flag=True, help="Vectors in float32, for programs that cannot take the table's float16.")
+@names_option("--column", "columns", what="Default: all but thumbnails.")
+@float32_option
 @click.option(
     "--shard-rows", default=100_000, show_default=True, type=click.IntRange(min=1), help="Rows of a data file."
 )

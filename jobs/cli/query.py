@@ -1,23 +1,29 @@
-"""The commands for those who query: index, tags, dedup, export, evaluate, score, serve. Light imports only; each
-command loads what it needs."""
+"""The commands for those who query: index, tags, dedup, export, serve. Light imports only; each command loads what it
+needs."""
 
 from typing import Any
 
 import click
 
 from clipmill.jobs.cli.options import (
-    AnyFile,
     NewFile,
     allow_source_option,
+    file_option,
+    float32_option,
     json_option,
+    names_option,
     storage_from,
     table_options,
+    tag_option,
     version_from,
+    version_option,
     where_option,
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 from clipmill.schemas.words import counted
+
+HITS = 1000  # of `export --near` without --limit
 
 
 @click.command(short_help="Build or update the indices that make queries fast.")
@@ -29,7 +35,7 @@ from clipmill.schemas.words import counted
     show_default=True,
     help="auto: the kind that is there; else none for a small table, IVF_RQ for others.",
 )
-@click.option("--column", "columns", multiple=True, help="Vector columns. Default: vector, and those with an index.")
+@names_option("--column", "columns", what="Of vectors. Default: vector, and those with an index.")
 @click.option("--memory", metavar="SIZE", help="What a query may keep of the index. Default: as it is, or 4GB.")
 @click.option("--rebuild", is_flag=True, help="Pick, train and build everything anew.")
 @click.option(
@@ -78,7 +84,7 @@ def _size(text: str) -> int:
 @click.command(short_help="Count tags, or the values of other columns.")
 @table_options
 @where_option
-@click.option("--column", "columns", multiple=True, default=("tags",), show_default=True, help="What to count.")
+@names_option("--column", "columns", default=("tags",), what="What to count.")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Values per column.")
 @click.option("--near", "text", metavar="TEXT", help="Count only the best hits for these words.")
 @click.option("--hits", default=200, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
@@ -119,24 +125,31 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
 @click.option(
     "--prefer", type=click.Choice(["largest", "first"]), default="largest", show_default=True, help="Which to keep."
 )
-@click.option("--keep-list", metavar="FILE", type=NewFile(), help="Write the ids to keep, a line each.")
+@click.option(
+    "--keep-list",
+    metavar="FILE",
+    type=NewFile(stores=True),
+    callback=without_secret,
+    help="Write the ids to keep: a line each, or by its name a .parquet or .csv; local or s3://…",
+)
 @json_option
 def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Groups of pictures of TABLE that are byte for byte, or nearly, the same. Nothing is deleted."""
     from clipmill.jobs.exploring.dedup import EXACT_ONLY, keep_list
     from clipmill.jobs.exploring.dedup import dedup as find_copies
+    from clipmill.jobs.querying.lists import write_ids
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import note, print_record, print_rows
 
     if options["phash"] is not None and options["exact"]:
         raise click.UsageError("--exact and --phash exclude each other")
-    opened = open_table(table, storage=storage_from(endpoint_url, region))
+    storage = storage_from(endpoint_url, region)
+    opened = open_table(table, storage=storage)
     threshold = EXACT_ONLY if options["exact"] else options["threshold"]
     asked = {name: options[name] for name in ("phash", "where", "prefer")}
     report = find_copies(opened, threshold=threshold, tell=note, **asked)
     if options["keep_list"]:
-        with open(options["keep_list"], "w", encoding="utf-8") as file:
-            file.writelines(f"{row_id}\n" for row_id in keep_list(opened, report, options["where"]))
+        write_ids(keep_list(opened, report, options["where"]), options["keep_list"], storage)
     if as_json:
         print_record(report, as_json=True)
         return
@@ -159,20 +172,17 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     show_default=True,
     help="webdataset, fiftyone and coco hold the images themselves, embedding-atlas small ones.",
 )
-@click.option(
-    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: all of them."
-)
+@tag_option
 @click.option("--near", "text", metavar="TEXT", help="The best hits for these words.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
 @click.option(
-    "--ids",
-    metavar="FILE",
-    type=AnyFile(),
-    callback=without_secret,
-    help="Only these ids: a line each, or a .parquet or .csv with a column id.",
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="At most so many rows. Default: all; with --near 1000.",
 )
-@click.option("--column", "columns", multiple=True, help="Columns of parquet; default: all but vectors.")
-@click.option("--float32", is_flag=True, help="Vectors in float32, for programs that cannot take the table's float16.")
+@file_option("--ids", what="Only these ids: a line each, or a .parquet or .csv with a column id.")
+@names_option("--column", "columns", what="Of parquet. Default: all but vectors.")
+@float32_option
 @allow_source_option
 @json_option
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -180,23 +190,24 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     is not there, or nothing was selected."""
     from clipmill.jobs.exploring.export import ExportOptions
     from clipmill.jobs.exploring.export import export as write
-    from clipmill.jobs.maintaining.id_list import read_ids
+    from clipmill.jobs.querying.lists import read_ids
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import note, print_record
 
     storage = storage_from(endpoint_url, region)
-    text, listed = options["text"], options["ids"]
+    text, listed, limit = options["text"], options["ids"], options["limit"]
     query = Query(
         positive=Examples(texts=(text,) if text else ()),
         where=options["where"],
         all_tags=options["all_tags"],
-        k=options["limit"],
+        k=limit or HITS if text else 1,
     )
     chosen = ExportOptions(
         to=options["to"],
         format=options["form"],
         query=query,
         ids=read_ids(listed, storage) if listed else None,
+        limit=None if text else limit,
         columns=options["columns"] or None,
         float32=options["float32"],
         allow_sources=options["allow_sources"],
@@ -208,110 +219,11 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         raise SystemExit(EXIT_UNITS_FAILED)
 
 
-@click.command(short_help="Zero-shot accuracy and retrieval recall.")
-@table_options
-@click.option("--labels", metavar="FILE", help="CSV: id (or uri), label. Zero-shot accuracy.")
-@click.option("--label-column", metavar="NAME", help="The same, with the labels in a column of the table.")
-@click.option("--captions", metavar="FILE", help="CSV: id (or uri), caption. Default: the table's own captions.")
-@click.option("--template", "templates", multiple=True, metavar="TEXT", help="Prompts with {label}; several: averaged.")
-@click.option("--max-rows", default=10_000, show_default=True, type=click.IntRange(1, 50_000), help="More are sampled.")
-@click.option("--column", default="vector", show_default=True, help="The vectors to judge.")
-@click.option("--plot", "plot_file", metavar="FILE.svg", type=NewFile(), help="Also draw it.")
-@click.option(
-    "--version", metavar="TAG|N", help="Judge this version; default: live where there is one, else the newest."
-)
-@json_option
-def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
-    """How well the vectors of TABLE tell labels apart, or find captions and are found by them."""
-    from pathlib import Path
-
-    from clipmill.jobs.exploring.evaluate import TEMPLATES, EvaluateOptions, plot
-    from clipmill.jobs.exploring.evaluate import evaluate as judge
-    from clipmill.jobs.querying.open import open_table
-    from clipmill.jobs.terminal.output import print_record
-
-    plot_file = options.pop("plot_file")
-    options["templates"] = options["templates"] or TEMPLATES
-    version = version_from(options.pop("version"))
-    found = judge(
-        open_table(table, version=version, storage=storage_from(endpoint_url, region)), EvaluateOptions(**options)
-    )
-    if plot_file:
-        Path(plot_file).write_text(plot(found), "utf-8")
-    print_record(found if as_json else _without_matrix(found), as_json=as_json)
-
-
-def _without_matrix(found: Any) -> Any:
-    """For a person: the confusion matrix is in the plot and in the JSON."""
-    from clipmill.schemas.plain import plain
-
-    shown = plain(found)
-    if shown["zero_shot"]:
-        for name in ("labels", "confusion"):
-            del shown["zero_shot"][name]
-    return {key: value for key, value in shown.items() if value is not None}
-
-
-@click.command(short_help="A head, such as an aesthetic score, as a column.")
-@table_options
-@click.option(
-    "--head",
-    required=True,
-    metavar="FILE",
-    callback=without_secret,
-    help="Weights: .safetensors, .npz, or .pth (read as data only).",
-)
-@click.option("--column", default="aesthetic", show_default=True, help="The column to fill.")
-@click.option("--source", default="vector", show_default=True, help="The vectors to score.")
-@click.option("--trained-on", metavar="MODEL,TAG", help="On whose vectors, where the file does not say it.")
-@click.option("--activation", type=click.Choice(["none", "relu", "silu", "tanh"]), help="Between an MLP's layers.")
-@click.option("--output", type=click.Choice(["none", "sigmoid", "softmax"]), help="Of its last layer.")
-@click.option("--class", "pick", type=click.IntRange(0, 999), metavar="N", help="Of several outputs, from 0.")
-@json_option
-def score(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
-    """The score of a head, a linear layer or an MLP, for every row of TABLE, from the stored vectors. Rows without a
-    score get one; where the column is of another head, all of them do, and readers see the old scores until then. The
-    job file's `heads:` keeps such columns up by itself."""
-    from clipmill.jobs.migrating.score import read_head
-    from clipmill.jobs.migrating.score import score as fill
-    from clipmill.jobs.terminal.output import note, print_record
-
-    storage, column, source = storage_from(endpoint_url, region), options.pop("column"), options.pop("source")
-    head = read_head(column, options.pop("head"), storage, **{"class": options.pop("pick")}, **options)
-    print_record(fill(table, head, storage, source=source, say=note), as_json=as_json)
-
-
-@click.command("train-head", short_help="A head of one's own, from labels, for `score` and the job file.")
-@table_options
-@click.option("--labels", required=True, metavar="FILE", help="CSV: id (or uri), label; labels are 1 and 0, or names.")
-@click.option("--positive", metavar="LABEL", help="The label to tell from all others, where they are names.")
-@click.option("--out", required=True, metavar="FILE.safetensors", type=NewFile(), help="The head's file.")
-@click.option("--column", default="vector", show_default=True, help="The vectors to train on.")
-@click.option("--held-out", default=0.2, show_default=True, type=click.FloatRange(0.05, 0.5), help="To judge it by.")
-@json_option
-def train_head(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
-    """Fit a logistic head to labels of TABLE's rows, on their stored vectors, and say how good it is on rows that were
-    held out (copies of one picture are never on both sides). The file says which model it is for; `heads:` in the job
-    file and `clipmill score` take it."""
-    from clipmill.jobs.exploring.train_head import TrainOptions
-    from clipmill.jobs.exploring.train_head import train_head as train
-    from clipmill.jobs.querying.open import open_table
-    from clipmill.jobs.terminal.output import note, print_record
-    from clipmill.schemas.errors import UserError
-
-    if not options["out"].endswith(".safetensors"):
-        raise UserError(f"--out {options['out']} is no .safetensors file", "such as --out red.safetensors")
-    opened = open_table(table, storage=storage_from(endpoint_url, region))
-    print_record(train(opened, TrainOptions(**options), tell=note), as_json=as_json)
-
-
 @click.command(short_help="HTTP API and picture page.")
 @table_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond this machine a token is needed.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535))
-@click.option(
-    "--version", metavar="TAG|N", help="Serve this version; default: live where there is one, else the newest."
-)
+@version_option
 @click.option(
     "--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors, so that filters are fast."
 )
@@ -337,4 +249,4 @@ def serve(table: str, endpoint_url: str | None, region: str | None, version: str
     run(table, settings, storage_from(endpoint_url, region), version=version_from(version), tell=note)
 
 
-commands: list[click.Command] = [index, tags, dedup, export, evaluate, score, train_head, serve]
+commands: list[click.Command] = [index, tags, dedup, export, serve]

@@ -11,9 +11,11 @@ from clipmill.jobs.cli.options import (
     EXIT_INTERRUPTED,
     address_option,
     allow_source_option,
+    file_option,
     json_option,
     log_format_option,
     metrics_option,
+    pretrained_option,
     storage_from,
     table_options,
     without_secret,
@@ -25,7 +27,7 @@ from clipmill.schemas.words import counted
 @click.command(short_help="Fill a set of another model's vectors beside the present one.")
 @table_options
 @click.option("--model", required=True, metavar="NAME", help="Any open_clip model, hf-hub:… or local-dir:….")
-@click.option("--pretrained", metavar="TAG|FILE", help="A pretrained tag or a checkpoint.")
+@pretrained_option
 @click.option("--set", "slug", default="", metavar="SLUG", help="What the set is called; default: after the model.")
 @click.option("--vocabulary", metavar="FILE", help="Of the table's tags, where it is not found by its name.")
 @click.option(
@@ -99,7 +101,7 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
 )
 @click.option("--min-overlap", default=0.1, show_default=True, type=click.FloatRange(0, 1), help="Of ten neighbours.")
 @click.option("--min-recall", default=0.9, show_default=True, type=click.FloatRange(0, 1), help="Of the set's index.")
-@click.option("--golden", metavar="FILE", help="Labels, as `clipmill evaluate` takes them: no worse than now.")
+@file_option("--golden", what="Labels, as `clipmill evaluate` takes them: no worse than now.")
 @json_option
 def promote(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Put the set SLUG of TABLE in use: its columns take the names that are searched, those in use are kept beside

@@ -10,6 +10,7 @@ from clipmill.jobs.cli.options import (
     storage_from,
     table_options,
     version_from,
+    version_option,
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
@@ -43,7 +44,7 @@ def _show(ctx: click.Context, param: click.Parameter, value: str | None) -> None
 )
 @click.option("--card", metavar="FILE.md", callback=without_secret, help="What was selected, and how; .json beside it.")
 @click.option("--tag", metavar="NAME", help="Name the version it was made from; maintenance then keeps it.")
-@click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
+@version_option
 @click.option("--dry-run", is_flag=True, help="Count, and write nothing.")
 @click.option(
     "--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Recipes that come along."
@@ -63,7 +64,7 @@ def select(
     from clipmill.jobs.selecting.card import check_card, write_card
     from clipmill.jobs.selecting.recipe import load_recipe
     from clipmill.jobs.selecting.select import select as run
-    from clipmill.jobs.selecting.write import check_out, check_tag, set_tag, write_ids
+    from clipmill.jobs.selecting.write import check_out, check_tag, set_tag, write_list
     from clipmill.jobs.terminal.output import note, print_record, print_rows
     from clipmill.schemas.errors import UserError
 
@@ -83,7 +84,7 @@ def select(
         if tag:
             set_tag(opened, tag)
             found = replace(found, report=replace(found.report, tag=tag))
-        write_ids(found, out, storage)
+        write_list(found, out, storage)
         if card:
             write_card(found.report, card, storage)
     if as_json:

@@ -6,10 +6,15 @@ import click
 
 from clipmill.jobs.cli.options import (
     allow_source_option,
+    file_option,
     json_option,
+    names_option,
     storage_from,
     table_options,
+    tag_option,
+    vector_option,
     version_from,
+    version_option,
     where_option,
     without_secret,
 )
@@ -19,36 +24,19 @@ if TYPE_CHECKING:
     from clipmill.schemas.config import Storage
 
 
-class _Picture(click.Path):
-    """A file that is there, or an address."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if "://" in str(value) else super().convert(value, param, ctx)
-
-
 _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is there is what it is ordered by
 
 
 @click.command(short_help="Find pictures by words, by a picture, or by one in the table.")
 @table_options
 @click.argument("text", required=False)
-@click.option(
-    "--image",
-    "images",
-    metavar="FILE",
-    multiple=True,
-    type=_Picture(exists=True, dir_okay=False),
-    callback=without_secret,
-    help="Like this picture: a file or an s3:// address.",
-)
+@file_option("--image", "images", multiple=True, what="Like this picture: a file or an s3:// address.")
 @click.option("--like", metavar="ID", multiple=True, help="Like the row with this id. Examples may be several, mixed.")
 @click.option("--not", "unlike", metavar="TEXT", multiple=True, help="Away from what these words say.")
 @click.option("--not-like", "unlike_ids", metavar="ID", multiple=True, help="Away from the row with this id.")
 @click.option("--also", metavar="TEXT", multiple=True, help="Words beside TEXT: what lies between them is near.")
 @where_option
-@click.option(
-    "--tag", "all_tags", metavar="LABEL", multiple=True, help="Only rows with this tag; several: with all of them."
-)
+@tag_option
 @click.option("--any-tag", "any_tags", metavar="LABEL", multiple=True, help="Only rows with at least one of these.")
 @click.option("--no-tag", "no_tags", metavar="LABEL", multiple=True, help="Only rows with none of these.")
 @click.option("--tags-column", default="tags", show_default=True, help="Whose tags: tags, or tags__SLUG.")
@@ -66,10 +54,10 @@ _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is t
 @click.option("--text-weight", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Their share of it.")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many to find.")
 @click.option("--offset", default=0, show_default=True, type=click.IntRange(0, 9_999), help="Skip so many first.")
-@click.option("--column", default="vector", show_default=True, help="The vectors to search, such as caption_vector.")
-@click.option("--columns", metavar="NAME,…", multiple=True, help="What to print of each row, beside its score.")
+@vector_option
+@names_option("--columns", what="What to print of each row, beside its score.")
 @click.option("--exact", is_flag=True, help="Compare with every row, without the index.")
-@click.option("--version", metavar="TAG|N", help="Of the table; default: live where there is one, else the newest.")
+@version_option
 @json_option
 def search(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Find the pictures of TABLE nearest to TEXT, best first, with their cosine similarity as `score`.
@@ -93,12 +81,12 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         texts=(*((text,) if text else ()), *also), images=options.pop("images"), ids=options.pop("like")
     )
     unlike = Examples(texts=options.pop("unlike"), ids=options.pop("unlike_ids"))
-    columns = [name.strip() for names in options.pop("columns") for name in names.split(",") if name.strip()]
+    columns = options.pop("columns")
     filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
     if not len(examples) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
     opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
-    query = Query(positive=examples, negative=unlike, columns=tuple(columns) or None, **options)
+    query = Query(positive=examples, negative=unlike, columns=columns or None, **options)
     found = opened.run(query)
     scores = [name for name in ("rank_score", "score") if name in found.column_names and name not in columns]
     shown = [*scores, *columns] if columns else [name for name in _SHOWN if name in found.column_names]
@@ -126,13 +114,13 @@ def _search_phash(table: str, storage: "Storage", as_json: bool, options: dict[s
             raise UserError(
                 f"--phash-of compares hashes, and {name.replace('_', '-')} is of a search by vectors", "leave one out"
             )
-    columns = [name.strip() for names in options["columns"] for name in names.split(",") if name.strip()]
+    columns = options["columns"]
     opened = open_table(table, version=version_from(options["version"]), storage=storage)
     distance = options["max_distance"]
     found = opened.search_phash(
         options["phash_of"],
         **({} if distance is None else {"max_distance": distance}),
-        columns=tuple(columns) or None,
+        columns=columns or None,
         **{name: options[name] for name in _FILTERS},
     )
     shown = ["phash_distance", *(columns or [name for name in _SHOWN if name in found.column_names])]

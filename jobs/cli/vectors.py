@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from clipmill.jobs.cli.options import json_option, log_format_option, storage_from, without_secret
+from clipmill.jobs.cli.options import (
+    json_option,
+    log_format_option,
+    names_option,
+    pretrained_option,
+    storage_from,
+    storage_options,
+    without_secret,
+)
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 from clipmill.schemas.words import counted
 
@@ -14,14 +22,14 @@ from clipmill.schemas.words import counted
 @click.argument("vectors", metavar="VECTORS", callback=without_secret)
 @click.option("--to", "table", metavar="TABLE", required=True, help="The table to make, or to add to.")
 @click.option("--model", required=True, metavar="NAME", help="The model that made them: `clipmill models` lists names.")
-@click.option("--pretrained", metavar="TAG|FILE", help="Its pretrained tag or checkpoint.")
+@pretrained_option
 @click.option("--id", "id", default="", metavar="COLUMN", help="Default: id, image_path; '#row': its place.")
 @click.option("--uri", default="", metavar="COLUMN", help="Where the pictures are. Default: uri, url, image_path.")
 @click.option("--caption", default="", metavar="COLUMN", help="Default: caption, text.")
 @click.option("--vector", default="", metavar="COLUMN", help="Default: vector, embedding; else the only one of floats.")
 @click.option("--caption-vector", default="", metavar="COLUMN", help="Default: caption_vector, text_embedding.")
 @click.option("--no-caption-vectors", is_flag=True, help="Leave them out, such as those of another text model.")
-@click.option("--keep", metavar="NAME,…", multiple=True, help="Further columns that rows keep, for filters.")
+@names_option("--keep", what="Further columns that rows keep, for filters.")
 @click.option("--normalize", is_flag=True, help="Scale every vector to unit length, instead of rejecting it.")
 @click.option("--vocabulary", metavar="NAME|FILE", help="Tag the rows from their vectors: coco, or a file.")
 @click.option(
@@ -35,13 +43,7 @@ from clipmill.schemas.words import counted
 @click.option("--pictures", metavar="FOLDER", callback=without_secret, help="Where the pictures are, by id or uri.")
 @click.option("--no-index", is_flag=True, help="Leave the indices to `clipmill index`.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
-@click.option("--region", metavar="NAME", help="Default: the standard AWS settings.")
-@click.option(
-    "--endpoint-url",
-    metavar="URL",
-    callback=without_secret,
-    help="An S3 server other than AWS. Default: AWS_ENDPOINT_URL.",
-)
+@storage_options
 @log_format_option
 @json_option
 def import_(vectors: str, table: str, as_json: bool, **options: Any) -> None:
@@ -57,12 +59,11 @@ def import_(vectors: str, table: str, as_json: bool, **options: Any) -> None:
     from clipmill.jobs.terminal.output import note, print_words
     from clipmill.schemas.config import Model
 
-    keep = [name.strip() for names in options["keep"] for name in names.split(",") if name.strip()]
     columns = {name: options[name] for name in ("id", "uri", "caption", "vector", "caption_vector")}
     asked = ImportOptions(
         vectors=vectors,
         model=Model(name=options["model"], pretrained=options["pretrained"]),
-        names=Names(keep=tuple(dict.fromkeys(keep)), **columns),
+        names=Names(keep=options["keep"], **columns),
         texts=not options["no_caption_vectors"],
         normalize=options["normalize"],
         vocabulary=options["vocabulary"],

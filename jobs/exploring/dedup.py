@@ -14,10 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipmill.jobs.exploring import dedup_phash
+from clipmill.jobs.exploring.forest import Forest
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.querying.parts import in_order
 from clipmill.jobs.querying.phash import check_hashes
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
@@ -60,34 +63,6 @@ class DedupReport:
     near: int
     surplus: int
     groups: pa.Table = field(repr=False)
-
-
-class _Forest:
-    """Disjoint sets over 0..N-1 with path halving."""
-
-    def __init__(self, size: int) -> None:
-        self.parent = np.arange(size, dtype=np.int64)
-
-    def root(self, place: int) -> int:
-        parent = self.parent
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = int(parent[place])
-        return place
-
-    def join(self, one: int, other: int) -> bool:
-        a, b = self.root(one), self.root(other)
-        if a == b:
-            return False
-        self.parent[max(a, b)] = min(a, b)  # the earlier row names the group, so that a second run says the same
-        return True
-
-    def roots(self) -> npt.NDArray[np.int64]:
-        while True:
-            up = self.parent[self.parent]
-            if np.array_equal(up, self.parent):
-                return up
-            self.parent = up
 
 
 def dedup(
@@ -150,7 +125,7 @@ def copies(
 ) -> Copies:
     """Which of some rows are the same. `facts`: `image_hash` and row id of each. `predicate`: passes these rows, and
     others that do not matter; without it the vectors of the whole table are read."""
-    forest = _Forest(len(facts))
+    forest = Forest(len(facts))
     exact = _join_equal(forest, facts["image_hash"])
     near = 0
     if threshold <= 1 and len(facts):
@@ -171,13 +146,13 @@ def check_distance(table: Table, bits: int) -> None:
 
 def hash_copies(facts: pa.Table, bits: int, *, tell: Callable[[str], None] = lambda _: None) -> Copies:
     """`copies` by perceptual hash: `facts` has `image_hash` and `phash` of each row."""
-    forest = _Forest(len(facts))
+    forest = Forest(len(facts))
     exact = _join_equal(forest, facts["image_hash"])
     near = sum(forest.join(one, other) for one, other in dedup_phash.near_pairs(facts["phash"], bits, tell))
     return Copies(roots_N=forest.roots(), exact=exact, near=near)
 
 
-def _join_equal(forest: _Forest, hashes: pa.ChunkedArray) -> int:
+def _join_equal(forest: Forest, hashes: pa.ChunkedArray) -> int:
     """Join rows with equal hashes; how many rows joined an earlier one."""
     codes = hashes.combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.argsort(codes, kind="stable")
@@ -189,7 +164,7 @@ def _near_pairs(
     table: Table,
     predicate: str | None,
     facts: pa.Table,
-    forest: _Forest,
+    forest: Forest,
     threshold: float,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[int, int]]:
@@ -296,9 +271,12 @@ def _uris(table: Table, row_ids: list[int]) -> pa.Array:
     return table.snapshot.dataset._take_rows(row_ids, columns=["uri"])["uri"].combine_chunks()
 
 
-def keep_list(table: Table, report: DedupReport, where: str | None = None) -> Iterator[str]:
+def keep_list(table: Table, report: DedupReport, where: str | None = None) -> pa.Table:
     """Ids of every row but the surplus ones, in the table's order: what a data set without copies is made of."""
-    surplus = {row["id"] for row in report.groups.select(["id", "keep"]).to_pylist() if not row["keep"]}
-    scanner = table.snapshot.dataset.scanner(columns=["id"], filter=table.predicate(Query(where=where)))
-    for batch in scanner.to_batches():
-        yield from (row_id for row_id in batch.column("id").to_pylist() if row_id not in surplus)
+    surplus = report.groups.filter(pc.invert(report.groups["keep"]))["id"]
+    schema = pa.schema([("id", pa.large_string())])  # string ends at 2 GB
+    kept = [
+        rows.filter(pc.invert(pc.is_in(rows["id"], surplus))).cast(schema)
+        for rows in in_order(table, ["id"], table.predicate(Query(where=where)))
+    ]
+    return pa.concat_tables([schema.empty_table(), *kept])

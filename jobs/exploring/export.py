@@ -1,8 +1,8 @@
 """`clipmill export TABLE --to DIR`: what a query selects, as files that other programs read; `export_files` and
 `export_json` write them.
 
-Every file is written whole or not at all, and `_export.json` last: where it is, the export is complete. Memory is one
-file's rows. What was asked for and is not there is counted by reason and named in `_rejects.jsonl`.
+Every file is written whole or not at all, and `_export.json` last: where it is, the export is complete and has rows.
+Memory is one file's rows. What was asked for and is not there is counted by reason and named in `_rejects.jsonl`.
 """
 
 import json
@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from clipmill.jobs.exploring.export_files import ClipRetrieval, EmbeddingAtlas, Files, Out, Parquet, WebDataset
 from clipmill.jobs.exploring.export_json import Coco, FiftyOne
-from clipmill.jobs.querying.filters import conjunction, filter_errors, ids_predicate
+from clipmill.jobs.querying.filters import conjunction, ids_predicate
 from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.querying.parts import chosen_columns, first, in_order, in_parts, is_half, widened
 from clipmill.jobs.table.errors import check_folder
 from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.table.tables import Tables
@@ -58,16 +59,17 @@ _IDS_AT_A_TIME = 5_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """`query`: which rows; with an example the nearest `k`, else all that pass its filters. `ids`: of those that pass,
-    only these; not with an example. `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None:
-    by format. `float32`: vectors in it instead of the table's float16, which some programs refuse or add up in; for
-    embedding-atlas and FiftyOne they are so without it.
-    `allow_sources`: places beside the table's own source that images may be read from, see
+    only these; not with an example. `limit`: of those the first so many; not with an example, whose `k` says it.
+    `columns`: of parquet; None: all but vectors and thumbnails. `rows_per_file`: None: by format. `float32`: vectors in
+    it instead of the table's float16, which some programs refuse or add up in; for embedding-atlas and FiftyOne they
+    are so without it. `allow_sources`: places beside the table's own source that images may be read from, see
     `jobs.table.originals`."""
 
     to: str
     format: Format = "parquet"
     query: Query = field(default_factory=Query)
     ids: tuple[str, ...] | None = None
+    limit: int | None = None
     columns: tuple[str, ...] | None = None
     rows_per_file: int | None = None
     float32: bool = False
@@ -113,7 +115,9 @@ def export(
     """Write the selected rows. Raises UserError where the destination already holds something."""
     if options.ids is not None and len(options.query.positive):
         raise UserError("an export is of the best hits or of a list of ids, not of both", "leave out --near or --ids")
-    if options.float32 and not any(_is_half(table.schema.field(n).type) for n in _columns(table, options)):
+    if options.limit is not None and (len(options.query.positive) or options.limit < 1):
+        raise UserError("limit is of rows without an example, one and more", "the query's k says how many are nearest")
+    if options.float32 and not any(is_half(table.schema.field(n).type) for n in _columns(table, options)):
         raise UserError(
             "--float32 is of vectors, and none is exported", "name them, such as --column id --column vector"
         )
@@ -138,7 +142,8 @@ def export(
     named = [*files.left_out, *({"id": one, "uri": "", "reason": _IN_NO_ROW, "detail": ""} for one in unknown)]
     if named:
         out.put(REJECTS, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in named).encode())
-    out.put(MARKER, json.dumps(asdict(report), indent=1).encode())
+    if rows:  # else there is nothing of which it could say that it is whole
+        out.put(MARKER, json.dumps(asdict(report), indent=1).encode())
     return report
 
 
@@ -171,7 +176,7 @@ def _exists(to: str) -> bool:
 
 def _columns(table: Table, options: ExportOptions) -> list[str]:
     if options.format == "parquet":
-        return list(table.snapshot.check_columns(options.columns or table.snapshot.default_columns()))
+        return chosen_columns(table, options.columns or table.snapshot.default_columns())
     there = set(table.schema.names)
     wanted = [*table.snapshot.default_columns(), *place_columns(table.schema), *_VECTORS.get(options.format, ())]
     thumbnail = ["thumbnail"] if options.format == "embedding-atlas" else []
@@ -183,21 +188,8 @@ def _parts(table: Table, options: ExportOptions) -> Iterator[pa.Table]:
     size = options.rows_per_file or ROWS_PER_FILE[options.format]
     columns = _columns(table, options)
     if len(options.query.positive):
-        found = table.run(replace(options.query, columns=tuple(columns)))
-        yield from (found.slice(start, size) for start in range(0, len(found), size))
-        return
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in _batches(table, options, columns, size):
-        while count + len(batch) >= size:
-            head = batch.slice(0, size - count)
-            yield pa.Table.from_batches([*held, head])
-            batch, held, count = batch.slice(len(head)), [], 0
-        if len(batch):
-            held.append(batch)
-            count += len(batch)
-    if held:
-        yield pa.Table.from_batches(held)
+        return in_parts([table.run(replace(options.query, columns=tuple(columns)))], size)
+    return in_parts(first(_batches(table, options, columns, size), options.limit), size)
 
 
 def _id_predicates(options: ExportOptions) -> list[str]:
@@ -216,26 +208,14 @@ def _unknown_ids(table: Table, options: ExportOptions) -> list[str]:
     return list(left)
 
 
-def _batches(table: Table, options: ExportOptions, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
+def _batches(table: Table, options: ExportOptions, columns: list[str], size: int) -> Iterator[pa.Table]:
     predicate = table.predicate(options.query)
     filters = [predicate]
     if options.ids is not None:
         filters = [conjunction([predicate, one]) for one in _id_predicates(options)]
     for one in filters:
-        with filter_errors(one):
-            yield from table.snapshot.dataset.scanner(
-                columns=columns, filter=one, batch_size=min(size, 4096), scan_in_order=True
-            ).to_batches()
-
-
-def _is_half(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type))
+        yield from in_order(table, columns, one, batch_rows=size)
 
 
 def _widened(rows: pa.Table) -> pa.Table:
-    """Vectors of float16 as float32, which is exact."""
-    fields = [
-        field.with_type(pa.list_(pa.float32(), field.type.list_size)) if _is_half(field.type) else field
-        for field in rows.schema
-    ]
-    return rows.cast(pa.schema(fields, metadata=rows.schema.metadata))
+    return rows.cast(pa.schema([widened(column) for column in rows.schema], metadata=rows.schema.metadata))

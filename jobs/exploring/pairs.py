@@ -1,20 +1,22 @@
-"""What a CSV file says of pictures of the table, and the vectors of those. N: pictures. D: dimension."""
+"""What a CSV or parquet file says of pictures of the table, and the vectors of those. N: pictures. D: dimension."""
 
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clipmill.jobs.exploring.evaluate_metrics import Floats
 from clipmill.jobs.querying.filters import quote
+from clipmill.jobs.querying.lists import bytes_of, columns_of_parquet, is_parquet
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
 
-MAX_FILE_BYTES = 200_000_000
+MAX_BYTES = 200_000_000
 Pairs = list[tuple[str, str]]  # (id, label or caption)
+Row = dict[str, Any]
 
 
 def sampled(pairs: Pairs, wanted: int) -> Pairs:
@@ -27,24 +29,13 @@ def sampled(pairs: Pairs, wanted: int) -> Pairs:
 
 
 def read_pairs(table: Table, path: str, value: str, wanted: int) -> Pairs:
-    """(id, value) of a CSV file; rows named by uri are looked up. Raises UserError."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"there is no file {path}", f"give a CSV with the columns id (or uri) and {value}")
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path} has {file.stat().st_size:,} bytes", f"at most {MAX_FILE_BYTES:,} are read")
-    try:
-        reader = csv.DictReader(io.StringIO(file.read_text("utf-8-sig")))
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not CSV in UTF-8 ({error})", "save it as CSV, UTF-8") from None
-    names = reader.fieldnames or []
+    """(id, value) of a CSV or parquet file, here or in a store; rows named by uri are looked up. Raises UserError."""
+    hint = f"give a CSV or parquet file with the columns id (or uri) and {value}"
+    data = bytes_of(path, table.storage, hint=hint, max_bytes=MAX_BYTES)
+    names, rows = _of_parquet(data, path, value) if is_parquet(data) else _of_csv(data, path)
     key = next((name for name in ("id", "uri") if name in names), None)
     if key is None or value not in names:
-        raise UserError(
-            f"{path} has the columns {', '.join(names) or 'none'}",
-            f"it needs id (or uri) and {value} in its first line",
-        )
+        raise UserError(f"{path} has the columns {', '.join(names) or 'none'}", f"it needs id (or uri) and {value}")
     pairs = sampled([(row[key], row[value]) for row in rows if row[key] and row[value]], wanted)
     if key == "uri":
         ids: dict[str, str] = {}
@@ -54,6 +45,19 @@ def read_pairs(table: Table, path: str, value: str, wanted: int) -> Pairs:
             ids.update((row["uri"], row["id"]) for row in scanner.to_table().to_pylist())
         pairs = [(ids.get(uri, ""), text) for uri, text in pairs]
     return pairs
+
+
+def _of_csv(data: bytes, path: str) -> tuple[Sequence[str], list[Row]]:
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        return reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not CSV in UTF-8 ({error})", "save it as CSV, UTF-8") from None
+
+
+def _of_parquet(data: bytes, path: str, value: str) -> tuple[Sequence[str], list[Row]]:
+    names, found = columns_of_parquet(data, path, ("id", "uri", value))
+    return names, found.to_pylist()
 
 
 def vectors_of(table: Table, ids: Sequence[str], column: str) -> tuple[dict[str, int], Floats]:

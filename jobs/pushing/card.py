@@ -187,7 +187,11 @@ def _ledger(facts: Facts) -> str:
         ("rejected", sums.rejected),
         ("deleted since", sums.deleted),
     ]
-    text = "## What became of the source\n\n" + _table(("", ""), [(name, f"{number:,}") for name, number in rows])
+    text = "## What became of the source\n\n"
+    if facts.where:
+        rows.insert(2, ("of them in this data set", facts.rows))
+        text += "Of the whole table, as are the rejects: the filter chose among its rows.\n\n"
+    text += _table(("", ""), [(name, f"{number:,}") for name, number in rows])
     if not sums.adds_up:
         text += "\n\nThis does not add up: the ledger no longer reaches back to this version, or the table is damaged."
     if facts.rejects:

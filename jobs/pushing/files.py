@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from clipmill.jobs.pushing.places import Places
 from clipmill.jobs.pushing.request import PushOptions
-from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.open import Query, Table
+from clipmill.jobs.querying.parts import chosen_columns, in_order, in_parts, widened
 from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables, lance_module
@@ -39,19 +39,12 @@ def output_schema(table: Table, options: PushOptions) -> pa.Schema:
     schema, hidden = table.schema, {"thumbnail", "source_etag"}
     readable = set(table.snapshot.default_columns())
     names = options.columns or [n for n in schema.names if n not in hidden and (n in readable or _is_vector(schema, n))]
-    chosen = table.snapshot.check_columns(tuple(dict.fromkeys(names)))
-    return pa.schema([_field(schema.field(name), options) for name in chosen])
+    chosen = [schema.field(name) for name in chosen_columns(table, names)]
+    return pa.schema([widened(column) if options.float32 else column for column in chosen])
 
 
 def _is_vector(schema: pa.Schema, name: str) -> bool:
     return pa.types.is_fixed_size_list(schema.field(name).type) and "__" not in name
-
-
-def _field(column: pa.Field, options: PushOptions) -> pa.Field:
-    kind = column.type
-    if options.float32 and pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type):
-        return column.with_type(pa.list_(pa.float32(), kind.list_size))
-    return column
 
 
 def write_rows(
@@ -61,17 +54,13 @@ def write_rows(
     done = Written()
     predicate = table.predicate(Query(where=options.where))
     total = table.snapshot.count(predicate)
-    scanner = table.snapshot.dataset.scanner(
-        columns=schema.names, filter=predicate, batch_size=4096, scan_in_order=True
-    )
 
     def batches() -> Iterator[pa.Table]:
-        with filter_errors(predicate):
-            for batch in scanner.to_batches():
-                rows = places.of_rows(pa.Table.from_batches([batch]).cast(schema))
-                if options.license_column:
-                    done.counts.update(text or "" for text in rows[options.license_column].to_pylist())
-                yield rows
+        for batch in in_order(table, schema.names, predicate):
+            rows = places.of_rows(batch.cast(schema))
+            if options.license_column:
+                done.counts.update(text or "" for text in rows[options.license_column].to_pylist())
+            yield rows
 
     done.rows, done.files = _write(batches(), schema, total, options, folder / DATA, tell)
     return done
@@ -105,11 +94,11 @@ def _write(
 ) -> tuple[int, int]:
     """(rows, files). Whatever the sizes of `batches`, the files are the same."""
     folder.mkdir(parents=True)
-    groups = _groups(batches, min(ROWS_PER_GROUP, options.shard_rows), options.shard_rows)
-    groups = _told(groups, total, options.shard_rows, tell)
-    files = -(-total // options.shard_rows)
+    parts = in_parts(batches, min(ROWS_PER_GROUP, options.shard_rows), options.shard_rows)
+    groups = _told((part.combine_chunks() for part in parts), total, options.shard_rows, tell)
     if options.form == "lance":
-        return _write_lance(groups, schema, options, folder), files
+        return _write_lance(groups, schema, options, folder)
+    files = -(-total // options.shard_rows)
     rows = 0
     with ExitStack() as stack:
         for group in groups:
@@ -124,13 +113,13 @@ def _write(
     return rows, files
 
 
-def _write_lance(groups: Iterator[pa.Table], schema: pa.Schema, options: PushOptions, folder: Path) -> int:
+def _write_lance(groups: Iterator[pa.Table], schema: pa.Schema, options: PushOptions, folder: Path) -> tuple[int, int]:
     raised: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             for group in groups:
-                yield from group.combine_chunks().to_batches()
+                yield from group.to_batches()
         except BaseException as error:  # Lance would tell it as an OSError of its own, Ctrl-C too
             raised.append(error)
             raise
@@ -146,10 +135,10 @@ def _write_lance(groups: Iterator[pa.Table], schema: pa.Schema, options: PushOpt
         if raised:
             raise raised[0] from None
         raise
-    return int(made.count_rows())
+    return int(made.count_rows()), len(made.get_fragments())
 
 
-def _told(groups: Iterator[pa.Table], total: int, shard: int, tell: Callable[[str], None]) -> Iterator[pa.Table]:
+def _told(groups: Iterable[pa.Table], total: int, shard: int, tell: Callable[[str], None]) -> Iterator[pa.Table]:
     """How far it is, after each file but the last."""
     done = 0
     for group in groups:
@@ -157,24 +146,3 @@ def _told(groups: Iterator[pa.Table], total: int, shard: int, tell: Callable[[st
         done += len(group)
         if done % shard == 0 and done < total:
             tell(f"{done:,} of {counted(total, 'row')}")
-
-
-def _groups(batches: Iterable[pa.Table], size: int, shard: int) -> Iterator[pa.Table]:
-    """Tables of `size` rows; fewer at the end of a shard."""
-    held: list[pa.Table] = []
-    count = done = 0
-
-    def wanted() -> int:
-        return min(size, shard - done % shard)
-
-    for batch in batches:
-        while count + len(batch) >= wanted():
-            head = batch.slice(0, wanted() - count)
-            yield pa.concat_tables([*held, head]).combine_chunks()
-            done += count + len(head)
-            batch, held, count = batch.slice(len(head)), [], 0
-        if len(batch):
-            held.append(batch)
-            count += len(batch)
-    if held:
-        yield pa.concat_tables(held).combine_chunks()

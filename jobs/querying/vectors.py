@@ -35,7 +35,8 @@ class WarmVectors:
 
     @property
     def nbytes(self) -> int:
-        return self.row_ids_N.nbytes + self.vectors_ND.nbytes
+        by_id = 0 if self._order_N is None else self._order_N.nbytes + self._sorted_N.nbytes
+        return self.row_ids_N.nbytes + self.vectors_ND.nbytes + by_id
 
     def take(self, row_ids_M: npt.NDArray[np.uint64]) -> "WarmVectors":
         """A copy of the rows asked for that have a vector."""

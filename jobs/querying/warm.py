@@ -28,7 +28,7 @@ EXACT_ROWS_FAR = 120_000
 
 def load(snapshot: Snapshot, column: str, memory_bytes: int) -> WarmVectors | None:
     """Read the column once; None where it would take more than `memory_bytes`."""
-    if not fits(snapshot, column) or snapshot.num_rows * (2 * snapshot.dim(column) + 8) > memory_bytes:
+    if not fits(snapshot, column) or snapshot.num_rows * (2 * snapshot.dim(column) + 24) > memory_bytes:
         return None
     rows, dim = snapshot.num_rows, snapshot.dim(column)
     region = _file(2 * rows * dim)

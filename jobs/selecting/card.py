@@ -4,8 +4,8 @@ markdown, for programs as JSON beside it. Nothing in it is of the moment, so the
 import json
 import shlex
 
+from clipmill.jobs.querying.lists import put
 from clipmill.jobs.selecting.selection import Report, StepReport
-from clipmill.jobs.selecting.write import put
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.markdown import cell, fence, line

@@ -1,13 +1,11 @@
 """The list of ids as a file, by its ending, and the tag on the version that it was made from."""
 
-import io
 import json
 import re
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
+from clipmill.jobs.querying.lists import ENDINGS, write_ids
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.selecting.selection import Selection
 from clipmill.jobs.table.errors import writing
@@ -17,7 +15,6 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 
-ENDINGS = (".parquet", ".csv", ".txt")
 METADATA_KEY = b"clipmill.selection"  # of the parquet file's schema: JSON {table, version, recipe, recipe_hash}
 _TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
@@ -29,39 +26,10 @@ def check_out(to: str) -> str:
     return to
 
 
-def write_ids(found: Selection, to: str, storage: Storage) -> None:
+def write_list(found: Selection, to: str, storage: Storage) -> None:
     """Whole or not at all. Raises UserError where an id cannot stand on a line of a .txt."""
     check_out(to)
-    if to.endswith(".txt"):
-        data = _lines(found.rows, to)
-    else:
-        out = io.BytesIO()
-        if to.endswith(".csv"):
-            pa_csv.write_csv(found.rows, out)
-        else:
-            pq.write_table(_stamped(found), out, compression="zstd")
-        data = out.getvalue()
-    put(to, data, storage)
-
-
-def put(to: str, data: bytes, storage: Storage) -> None:
-    """Raises UserError where nothing can be written there."""
-    from clipmill.workers.store.storage import put_bytes
-
-    try:
-        put_bytes(to, data, storage)
-    except OSError as error:
-        if error.errno is None:  # no file system's
-            raise
-        raise UserError(f"{to} cannot be written: {error.strerror}", "name another place") from None
-
-
-def _lines(rows: pa.Table, to: str) -> bytes:
-    ids = rows["id"].to_pylist()
-    odd = next((i for i in ids if not i or "\n" in i or "\r" in i), None)
-    if odd is not None:
-        raise UserError(f"the id {odd!r} does not fit on a line of {to}", "such as --out ids.parquet")
-    return "".join(f"{i}\n" for i in ids).encode("utf-8")
+    write_ids(_stamped(found) if to.endswith(".parquet") else found.rows, to, storage)
 
 
 def _stamped(found: Selection) -> pa.Table:

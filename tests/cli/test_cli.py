@@ -81,6 +81,38 @@ def test_what_prints_data_prints_json_too(command):
     assert "--json" in names or command in prints_no_data
 
 
+ONCE = ("--where", "--tag", "--version", "--float32", "--allow-source", "--endpoint-url", "--region", "--json")
+OTHERWISE = {"delete --where", "select --tag", "schedule --image"}  # another thing by the same name
+LISTS = ("--column", "--columns", "--keep")
+READ = ("--ids", "--labels", "--captions", "--calibrate", "--golden", "--image")
+
+
+def options_of(*names: str) -> dict[str, click.Option]:
+    """`COMMAND --NAME` -> the option, of every command that has one so called and shows it."""
+    commands = cli.build().commands
+    options = ((f"{c} {o.opts[0]}", o) for c in commands for o in commands[c].params if isinstance(o, click.Option))
+    found = {called: one for called, one in options if one.opts[0] in names and not one.hidden}
+    return {called: one for called, one in found.items() if called not in OTHERWISE}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_an_option_of_several_commands_says_the_same_in_each(name: str) -> None:
+    found = options_of(name).values()
+    assert len(found) > 1
+    assert len({(one.help, one.metavar, one.type.name, one.multiple) for one in found}) == 1
+
+
+def test_several_names_take_commas_and_a_file_to_read_may_lie_in_a_store() -> None:
+    lists = {called: one for called, one in options_of(*LISTS).items() if one.multiple}
+    assert {"export --column", "push --column", "index --column", "tags --column", "search --columns"} < lists.keys()
+    for called, one in lists.items():
+        assert one.process_value(click.Context(cli.build()), ["a, b", "c", "a"]) == ("a", "b", "c"), called
+    for called, one in options_of(*READ).items():
+        assert one.type.convert("s3://bucket/file", one, None) == "s3://bucket/file", called
+        with pytest.raises(click.BadParameter, match="does not exist"):
+            one.type.convert("absent.csv", one, None)
+
+
 def test_the_reference_page_is_what_help_says():
     made = subprocess.run([sys.executable, "docs/make_cli.py"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (ROOT / "docs" / "cli.md").read_text() == made.stdout, "run `make docs`"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipmill.jobs.cli.main import run
+from tests.conftest import S3
 from tests.tables import TableOptions, make_table
 
 
@@ -33,6 +34,24 @@ def test_index_tags_and_dedup(uri: str, capsys: pytest.CaptureFixture[str], tmp_
     assert len((tmp_path / "keep.txt").read_text().splitlines()) == 240
     exported = ask(capsys, "export", uri, "--to", str(tmp_path / "out"), "--ids", str(tmp_path / "keep.txt"))
     assert exported["rows"] == 240
+
+
+@pytest.mark.s3
+def test_a_list_to_keep_is_written_by_its_name_here_or_in_a_store(
+    s3: S3, uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lists = [f"{s3.uri}/lists/keep.parquet", str(tmp_path / "keep.csv")]
+    lance.dataset(f"{uri}.lance").update({"image_hash": "'of both'"}, where="id IN ('row-000003', 'row-000007')")
+    for number, to in enumerate(lists):
+        assert ask(capsys, "dedup", uri, "--exact", "--keep-list", to)["surplus"] == 1
+        exported = ask(capsys, "export", uri, "--to", str(tmp_path / f"out{number}"), "--ids", to)
+        assert (exported["rows"], exported["unknown_ids"]) == (239, 0)
+    assert (tmp_path / "keep.csv").read_text().splitlines()[0] == '"id"'
+    lance.dataset(f"{uri}.lance").update({"id": "'two\nlines'"}, where="id = 'row-000009'")
+    assert run(["dedup", uri, "--exact", "--keep-list", str(tmp_path / "k.txt")]) == 2
+    assert "does not fit on a line" in capsys.readouterr().err
+    assert run(["dedup", uri, "--exact", "--keep-list", "s3://me:hunter2@b/k.txt"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
 
 
 def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.exploring.evaluate import EvaluateOptions, evaluate, plot
 from clipmill.jobs.exploring.evaluate_metrics import retrieval, zero_shot
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.schemas.errors import UserError
+from tests.conftest import S3
 from tests.tables import TableOptions, WordEngine, batch, make_table, normalised
 
 
@@ -87,6 +89,24 @@ def test_labels_from_a_file_and_from_a_column(uri: str, engine: WordEngine, tmp_
     licenses = evaluate(table, EvaluateOptions(label_column="license"))
     assert licenses.zero_shot is not None
     assert licenses.zero_shot.top1 < 0.6, "licences have nothing to do with the pictures"
+
+
+@pytest.mark.s3
+def test_labels_may_be_parquet_and_lie_in_a_store(s3: S3, uri: str, engine: WordEngine, tmp_path: Path) -> None:
+    table = open_table(uri, storage=s3.storage, engine=engine)
+    rows = table.snapshot.dataset.to_table(columns=["id", "tags"]).to_pylist()
+    labels = pa.table({"id": [row["id"] for row in rows], "label": [row["tags"][0] for row in rows], "more": rows})
+    pq.write_table(labels, tmp_path / "l.parquet")
+    as_csv = write_csv(tmp_path / "l.csv", ("id", "label"), [(row["id"], row["tags"][0]) for row in rows])
+    stored = [s3.put(name, (tmp_path / name).read_bytes()) for name in ("l.parquet", "l.csv")]
+    found = [evaluate(table, EvaluateOptions(labels=file)) for file in (as_csv, str(tmp_path / "l.parquet"), *stored)]
+    assert found[0].rows == 237
+    assert found == [found[0]] * 4
+    with pytest.raises(UserError, match=r"nowhere\.csv"):
+        evaluate(table, EvaluateOptions(labels=f"{s3.uri}/nowhere.csv"))
+    pq.write_table(labels.select(["more"]), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="columns more"):
+        evaluate(table, EvaluateOptions(labels=str(tmp_path / "m.parquet")))
 
 
 def test_every_label_of_a_picture_counts(uri: str, engine: WordEngine, tmp_path: Path) -> None:

@@ -127,7 +127,33 @@ def test_an_export_of_nothing_or_of_fewer_says_so_and_ends_with_3(
         path.unlink()
     code, said = run("d", "--format", "webdataset")
     assert (code, "250 images cannot be read" in said) == (3, True)
-    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["_export.json", "_rejects.jsonl"]
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["_rejects.jsonl"], (
+        "not `_export.json`: it is no export"
+    )
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_limit_is_of_the_rows_that_pass_and_of_a_search_of_its_hits(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ids(to: str, *options: str) -> list[str]:
+        assert cli.run(["export", table.uri, "--to", str(tmp_path / to), "--column", "id,views", *options]) == 0
+        found = pq.read_table(tmp_path / to / "part-00000.parquet")
+        assert found.column_names[:2] == ["id", "views"]
+        names: list[str] = found["id"].to_pylist()
+        return names
+
+    everything = table.snapshot.dataset.to_table(columns=["id"])["id"].to_pylist()
+    assert ids("a") == everything
+    assert ids("b", "--limit", "7") == everything[:7]
+    assert ids("c", "--limit", "12000") == everything
+    (tmp_path / "ids").write_text("\n".join(everything[100:120]))
+    assert ids("d", "--ids", str(tmp_path / "ids"), "--limit", "5") == everything[100:105]
+    assert cli.run(["export", table.uri, "--to", str(tmp_path / "e"), "--near", "a shoe", "--limit", "10001"]) == 2
+    assert "at most 10000 hits are ranked" in capsys.readouterr().err
+    query = Query(positive=Examples(texts=("red shoe",)), k=3)
+    with pytest.raises(UserError, match="limit is of rows without an example"):
+        export(table, ExportOptions(to=str(tmp_path / "f"), query=query, limit=2))
 
 
 def test_clip_retrievals_layout_lines_up_by_position(table: Table, tmp_path: Path) -> None:

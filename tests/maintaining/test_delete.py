@@ -16,7 +16,7 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.duplicates import units_to_redo
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.maintaining.delete import Deleted, Options, Which, delete, take_back
-from clipmill.jobs.maintaining.id_list import read_ids
+from clipmill.jobs.querying.lists import read_ids
 from clipmill.jobs.table import ledger, tombstones
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import status

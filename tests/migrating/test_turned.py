@@ -110,7 +110,9 @@ def test_a_job_that_forgot_the_option_does_not_lay_turned_pictures_down_again(
         job = JobFile.model_validate({"table": world.uri, "source": asked, "model": {"name": "stub:8"}})
         return plan_for(job, world.tables, list_source(job), ledger.read_ledger(world.tables))
 
-    with pytest.raises(UserError, match=r"4 rows to be replaced have an orientation .* no source\.orientation") as error:
+    with pytest.raises(
+        UserError, match=r"4 rows to be replaced have an orientation .* no source\.orientation"
+    ) as error:
         plan_of()
     assert "orientation: json:exif" in error.value.hint
     assert len(plan_of(orientation="json:exif").todo) == 2

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shlex
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,10 @@ def test_the_card_is_one_that_the_hub_takes_and_says_what_the_ledger_says(uri: s
         "20 pictures",
         "of whose 60 rows those for which `license = 'cc0'` holds",
         fingerprint().weights_sha256,
+        "Of the whole table, as are the rejects: the filter chose among its rows.",
         "| samples read | 62 |",
+        "| rows | 60 |",
+        "| of them in this data set | 20 |",
         "| rejected | 2 |",
         "| `corrupt` | 1 |",
         "heic 3",
@@ -120,7 +125,34 @@ def test_the_card_is_one_that_the_hub_takes_and_says_what_the_ledger_says(uri: s
     assert "does not add up" not in text
     facts = json.loads((tmp_path / "out" / "clipmill.json").read_text())
     assert facts["sums"]["seen"] == facts["sums"]["rows"] + facts["sums"]["rejected"]
+    assert (facts["rows"], facts["licenses"], sum(facts["rejects"].values())) == (20, {"cc0": 20}, 2)
+    assert pq.read_table(tmp_path / "out" / "data").num_rows == 20
     assert facts["models"]["vector"]["weights_sha256"] == fingerprint().weights_sha256
+
+
+@pytest.mark.parametrize("form", ["parquet", "lance"])
+def test_a_folder_and_all_in_it_may_be_read_by_whom_the_umask_lets(
+    uri: str, tmp_path: Path, form: Any, as_umask: Callable[[int], None]
+) -> None:
+    for mask in (0o022, 0o007):
+        as_umask(mask)
+        out = tmp_path / f"{mask:o}"
+        report = push(open_table(uri), PushOptions(folder=str(out), form=form, shard_rows=25))
+        modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (out, *out.rglob("*"))}
+        assert modes == {(True, 0o777 & ~mask), (False, 0o666 & ~mask)}
+        sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+        assert (report.files, report.size_bytes) == (len(sizes), sum(sizes))
+        facts = json.loads((out / "clipmill.json").read_text())
+        assert facts["files"] == len(list((out / "data").rglob(f"*.{form}"))) - (form == "lance"), (
+            "and the folder's name"
+        )
+
+
+@pytest.fixture
+def as_umask() -> Iterator[Callable[[int], None]]:
+    before = os.umask(0o022)
+    yield lambda mask: os.umask(mask)
+    os.umask(before)
 
 
 def test_the_programs_of_the_card_run(uri: str, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_vectors_in_memory_answer_for_unsorted_and_unknown_row_ids() -> None:
     assert ids.tolist() == [7, 9]
     wide = vectors[[2, 0]].astype(np.float64)
     np.testing.assert_allclose(score, wide @ query / np.linalg.norm(wide, axis=1), atol=1e-6)
+    assert warm.nbytes == vectors.nbytes + 5 * (8 + 16), "its order and its sorted ids too"
+    assert WarmVectors(np.arange(5, dtype=np.uint64), vectors).nbytes == vectors.nbytes + 5 * 8
     assert len(WarmVectors(np.array([], np.uint64), np.zeros((0, 8), np.float16)).cosines(query, ids)[0]) == 0
 
 

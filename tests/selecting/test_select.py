@@ -23,7 +23,7 @@ from clipmill.jobs.selecting.alike import quotas
 from clipmill.jobs.selecting.card import card, card_json
 from clipmill.jobs.selecting.recipe import shipped
 from clipmill.jobs.selecting.select import select
-from clipmill.jobs.selecting.write import write_ids
+from clipmill.jobs.selecting.write import write_list
 from clipmill.schemas.config import Storage
 from tests.examples import examples
 from tests.tables import TableOptions, WordEngine, batch, make_table
@@ -291,7 +291,7 @@ def test_the_list_and_the_card_say_what_was_done(table: Table, tmp_path: Path) -
     (tmp_path / "recipe.yaml").write_text("name: a | set\nsteps:\n- score: {column: caption_score, top: 0.3}\n")
     found = clipmill.select(table, tmp_path / "recipe.yaml")
     for name in ("one", "two"):
-        write_ids(found, f"{tmp_path}/{name}.parquet", Storage())
+        write_list(found, f"{tmp_path}/{name}.parquet", Storage())
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
     listed = pq.read_table(tmp_path / "one.parquet")
     assert listed.column_names == ["id", "uri", "caption_score"]

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.cli import main as cli
-from clipmill.jobs.maintaining.id_list import read_ids
 from clipmill.jobs.maintaining.maintain import maintain_table
+from clipmill.jobs.querying.lists import read_ids
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError

@@ -85,7 +85,9 @@ def test_what_new_rows_will_lack_is_told() -> None:
     ]
     whole = job(keep={"license": "string", "year": "int32"}, orientation="json:exif", thumbnails=True)
     assert compat.left_null(found, whole) == []
-    assert compat.left_null(schema().append(PHASH).append(pa.field("vector__b", pa.list_(pa.float16(), 8))), job()) == []
+    assert (
+        compat.left_null(schema().append(PHASH).append(pa.field("vector__b", pa.list_(pa.float16(), 8))), job()) == []
+    )
 
 
 def test_a_second_models_columns_are_no_kept_ones() -> None:
