@@ -1,7 +1,9 @@
 """What .ci/run draws is the same each time, and `make fuzz` draws more: no property test has a way of its own."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,32 @@ def profile(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
 )
 def test_a_tests_own_number_grows_with_the_profile(profile: str, drawn: int, same: bool) -> None:
     assert (examples(60).max_examples, examples(60).derandomize, examples(60).deadline) == (drawn, same, None)
+
+
+DRAW = """
+import sys, hypothesis.strategies as st
+from hypothesis import given
+from tests.examples import examples, load_profile
+load_profile()
+drawn = []
+@examples(300)
+@given(st.one_of(st.text(), st.integers()))
+def draw(one): drawn.append(one)
+sys.path.insert(0, sys.argv[1])
+import said_by_nobody_else
+draw()
+print(drawn)
+"""
+
+
+def test_what_the_gate_draws_does_not_follow_the_code(tmp_path: Path) -> None:
+    seen = set()
+    for words in ("", "THIS = 'a word of a module'\nTHAT = 418_734_123\nWHAT = 'and another one'"):
+        (tmp_path / "said_by_nobody_else.py").write_text(words)
+        command, env = [sys.executable, "-B", "-c", DRAW, str(tmp_path)], {**os.environ, "HYPOTHESIS_PROFILE": "gate"}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        seen.add(done.stdout)
+    assert len(seen) == 1
 
 
 def test_the_suites_of_ci_and_of_fuzz_name_their_profile() -> None:
