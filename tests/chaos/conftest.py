@@ -25,6 +25,7 @@ from tests.build import picture, tar
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS, SAMPLES = 40, 12
+END_S = 400.0  # a driver takes some seconds; one that hangs is what this is for
 WORKERS = 2
 
 
@@ -96,6 +97,11 @@ class Scene:
     def tables(self) -> Tables:
         return Tables.at(f"{self.folder}/db/images", Storage())
 
+    @property
+    def go_on(self) -> Path:
+        """A driver that was started with it waits for this file."""
+        return self.folder / "go-on"
+
     def start(self, stop_at: str = "", **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.driver", str(self.folder / "job.yaml"), self.address, str(self.log)]
@@ -112,7 +118,9 @@ class Scene:
             return []
         return [line.split(" ", 1)[1] for line in self.log.read_text().splitlines()]
 
-    def wait_for(self, event: str, driver: "subprocess.Popen[str]", *, count: int = 1, timeout_s: float = 120) -> None:
+    def wait_for(
+        self, event: str, driver: "subprocess.Popen[str]", *, count: int = 1, timeout_s: float = END_S
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         while sum(e.startswith(event) for e in self.events()) < count:
             assert time.monotonic() < deadline, f"no '{event}' in {timeout_s} s: {self.events()[-5:]}"
@@ -124,7 +132,7 @@ class Scene:
         import json
 
         driver = self.start()
-        out, err = driver.communicate(timeout=240)
+        out, err = driver.communicate(timeout=END_S)
         assert driver.returncode == 0, (out, err[-3000:])
         self.check()
         return dict(json.loads(out.strip().splitlines()[-1]))

@@ -3,8 +3,7 @@
     python -m tests.chaos.driver JOB.yaml ADDRESS LOG [STEP:N]
 
 Writes a line per event into LOG (`receipt UNIT`, `step NAME`, `stopped NAME`). With STEP:N it stops for ever inside
-the Nth occurrence of STEP, after `stopped` is on disk. With `sleep=S` after it (STEP:N:sleep=S) it goes on after S
-seconds, as a driver does whose machine was suspended.
+the Nth occurrence of STEP, after `stopped` is on disk; with a file (STEP:N:FILE), until that is there.
 """
 
 import json
@@ -40,7 +39,7 @@ def _leave() -> None:
 def main(job_path: str, address: str, log_path: str, stop_at: str = "") -> int:
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     step_name, _, rest = stop_at.partition(":")
-    number, _, sleep = rest.partition(":sleep=")
+    number, _, go_on = rest.partition(":")
     left = int(number or 0)
 
     def write(line: str) -> None:
@@ -54,7 +53,8 @@ def main(job_path: str, address: str, log_path: str, stop_at: str = "") -> int:
         left -= 1
         if left == 0:
             write(f"stopped {step}")
-            time.sleep(float(sleep) if sleep else 3600)
+            while not (go_on and os.path.exists(go_on)):
+                time.sleep(0.05)
             write(f"woke {step}")
 
     offer = Collector.offer

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -37,13 +36,13 @@ def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 def test_help_is_there_within_a_second_and_loads_nothing_heavy():
     code = "import sys; from clipmill.jobs.cli.main import run\n"
-    code += "code = run(['--help']); print(code, *sys.modules, file=sys.stderr)"
+    # Seconds of the processor: the machine may be busy.
+    code += "code = run(['--help']); import time; print(time.process_time(), code, *sys.modules, file=sys.stderr)"
     best_s = 9.0
-    for _ in range(3):  # the best of three: the machine may be busy
-        started = time.perf_counter()
+    for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-        best_s = min(best_s, time.perf_counter() - started)
-    exit_code, *modules = done.stderr.split()
+        took_s, exit_code, *modules = done.stderr.split()
+        best_s = min(best_s, float(took_s))
     assert exit_code == "0"
     assert "embed" in done.stdout
     assert not HEAVY & set(modules)

@@ -68,7 +68,7 @@ def clipmill(made: Head, *words: str, **more: str) -> "subprocess.Popen[str]":
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Within four minutes, or what it has said until then is shown."""
     try:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=500)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_it_a_second_submit_joins_it_and_stop_drains_it(cluster: H
 
 
 def test_stop_now_does_not_wait_for_units_in_flight(cluster: Head) -> None:
-    path = job(cluster, "huge", tars=4, pictures=600)
+    path = job(cluster, "huge", tars=2, pictures=2400)
     process = clipmill(cluster, "submit", path, "--address", cluster.url, "--follow")
     assert process.stderr is not None
     said = list(until(process.stderr, "stub on cpu"))
@@ -197,7 +197,7 @@ def test_stop_now_does_not_wait_for_units_in_flight(cluster: Head) -> None:
     started = time.monotonic()
     words = ["stop", submission, "--now", "--address", cluster.url, "--json"]
     assert answered(clipmill(cluster, *words), 0)[0]["status"] == "STOPPED"
-    assert time.monotonic() - started < 50, "a unit takes a minute"
+    assert time.monotonic() - started < 200, "a unit takes four minutes"
     assert ended(process)[0] == 130
 
 
@@ -261,7 +261,7 @@ def test_figures_of_a_run_come_out_of_rays_own_exporter(cluster: Head) -> None:
     wanted -= {"ray_clipmill_rejects_total", "ray_clipmill_dollars_total"}  # no bad picture, and no price
     names: set[str] = set()
     text = ""
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 120
     while not wanted <= names and time.monotonic() < until_s:
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

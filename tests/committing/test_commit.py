@@ -155,7 +155,7 @@ def test_a_dead_process_on_this_machine_is_not_waited_for(tables: Tables) -> Non
     runs.update_config({KEY: json.dumps({**holder, "pid": 2**22 + 1})})
     start = time.monotonic()
     Lease(tables, "b", "embed").take()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 def test_many_drivers_take_the_lease_one_at_a_time(tables: Tables) -> None:

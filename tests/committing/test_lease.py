@@ -52,7 +52,7 @@ def test_a_silent_holder_is_waited_for_one_term_whatever_its_clock_says(tables: 
     lease = Lease(tables, "b", "embed")
     start = time.monotonic()
     lease.take(on_wait=said.append, poll_s=0.02)
-    assert 0.4 <= time.monotonic() - start < 10
+    assert 0.4 <= time.monotonic() - start < 60
     assert len(said) == 1
     assert lease.epoch == 4
 

@@ -55,9 +55,9 @@ def test_a_run_then_nothing_then_what_was_added(here: Path, capsys: pytest.Captu
     assert [reject["uri"].rpartition("#")[2] for reject in rejects(made)] == ["bad0.jpg"]
 
     before = versions(made)
-    start = time.monotonic()
+    start = time.process_time()  # of the processor: a busy machine takes longer by the clock
     assert cli.run(["embed", str(file), "--json"]) == EXIT_OK
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     again = capsys.readouterr()
     assert last_json(again.out)["note"] == "nothing to do: all 2 units are in the table"
     assert last_json(again.out)["already_done"] == 2

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import threading
 import time
 import zlib
 from collections import Counter
@@ -398,21 +399,26 @@ def test_the_page_may_only_load_from_here(client: httpx.Client) -> None:
 
 
 def test_a_slow_query_gives_504_and_a_full_queue_503(uri: str, engine: WordEngine) -> None:
+    enough = threading.Event()
+
     class Slow(WordEngine):
         def encode_texts(self, texts):  # type: ignore[no-untyped-def]
             if "slow" in texts[0]:
-                time.sleep(1.0)
+                enough.wait(60)
             return super().encode_texts(texts)
 
     settings = Settings(query_s=0.3, threads=1, queue=1, refresh_s=60)
-    with running(open_table(uri, engine=Slow()), settings) as base, httpx.Client(base_url=base, timeout=10) as client:
+    with running(open_table(uri, engine=Slow()), settings) as base, httpx.Client(base_url=base, timeout=60) as client:
         assert "too long" in problem(client.post("/api/search", json={"text": ["slow"]}), 504)
         problem(client.post("/api/search", json={"text": ["slow"]}), 504)
         assert "waiting" in problem(client.post("/api/search", json={"text": ["slow"]}), 503)
         health = client.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (503, "stuck", 2)
-        time.sleep(1.2)
-        assert client.post("/api/search", json={"text": ["red"]}).status_code == 200
+        enough.set()
+        until = time.monotonic() + 60
+        while client.post("/api/search", json={"text": ["red"]}).status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.05)
         health = client.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (200, "ok", 0)
 
@@ -449,7 +455,7 @@ def test_the_server_follows_live(tmp_path: Path, engine: WordEngine) -> None:
         time.sleep(0.6)
         assert client.get("/health").json()["rows"] == 60
         lance.dataset(f"{uri}.lance").tags.update("live", 2)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while client.get("/health").json()["rows"] != 100:
             assert time.monotonic() < deadline
             time.sleep(0.1)

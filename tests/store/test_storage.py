@@ -435,7 +435,7 @@ def test_a_new_store_that_swallows_what_is_written_is_given_up_in_time(
 
         def stall(method: str, key: str, stalled: str = stalled) -> tuple[int, str] | None:
             if method == "PUT" and (key.endswith("probe") == (stalled == "probe")):
-                over.wait(30)
+                over.wait(200)
                 return 503, "SlowDown"
             return None
 
@@ -445,7 +445,7 @@ def test_a_new_store_that_swallows_what_is_written_is_given_up_in_time(
         begun_s = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
             check_store("s3://b/db", Storage(endpoint_url=fake.endpoint))
-        assert time.monotonic() - begun_s < 12
+        assert time.monotonic() - begun_s < 100
         assert caught.value.exit_code == EXIT_OTHER
         sent = [key for method, key in fake.requests if method == "PUT" and key.endswith(stalled)]
         assert len(sent) <= tries, sent

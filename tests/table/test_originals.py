@@ -230,7 +230,7 @@ def test_pipes_and_devices_are_not_opened(tables: Tables, tmp_path: Path, device
 
     with pytest.raises(FileNotFoundError):
         read_range(fsspec.filesystem("file"), str(path), 0, None, max_bytes=1000)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 @pytest.fixture

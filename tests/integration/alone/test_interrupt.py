@@ -39,7 +39,7 @@ def count(folder: Path) -> int:
     return 0 if dataset is None else int(dataset.count_rows())
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout_s: float = 200) -> None:
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout_s: float = 400) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert process.poll() is None, f"it ended early, with {process.returncode}"
@@ -55,7 +55,7 @@ def test_the_first_interrupt_drains_and_the_command_it_prints_finishes(cli: Cli)
     process = cli.start("embed", str(file), "--json", **SLOW)
     wait_for(lambda: count(cli.folder) > 0, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == EXIT_INTERRUPTED
     found = re.search(rf"^hint: to go on from there: (\S*clipmill embed {re.escape(str(file))})$", err, re.MULTILINE)
     assert found, err
@@ -82,7 +82,7 @@ def test_the_first_interrupt_drains_and_the_command_it_prints_finishes(cli: Cli)
 def test_the_second_interrupt_stops_at_once(cli: Cli) -> None:
     made = slow_job(cli.folder)
     file = write_job(cli.folder / "job.yaml", made)
-    process = cli.start("embed", str(file), "--json", CLIPMILL_STUB_SLEEP_MS="8000")  # 40 s a unit
+    process = cli.start("embed", str(file), "--json", CLIPMILL_STUB_SLEEP_MS="90000")  # minutes a unit
     lines: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stderr.readline, "")), daemon=True)
@@ -93,8 +93,8 @@ def test_the_second_interrupt_stops_at_once(cli: Cli) -> None:
     wait_for(lambda: any("once more stops at once" in line for line in lines), process)
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == EXIT_INTERRUPTED
-    assert time.monotonic() - start < 15
+    assert process.wait(timeout=300) == EXIT_INTERRUPTED
+    assert time.monotonic() - start < 120
     reader.join(timeout=10)
     text = "".join(lines)
     assert "Traceback" not in text
@@ -120,7 +120,7 @@ def test_sigterm_and_sighup_end_as_ctrl_c_does(cli: Cli, number: signal.Signals,
         process,
     )
     process.send_signal(number)
-    assert process.wait(timeout=60) == EXIT_INTERRUPTED
+    assert process.wait(timeout=300) == EXIT_INTERRUPTED
     reader.join(timeout=10)
     text = "".join(lines)
     assert "Traceback" not in text
@@ -156,7 +156,7 @@ def on_terminal(command: list[str], folder: Path, columns: int, env: dict[str, s
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=400)
     reader.join(timeout=10)
     os.close(leader)
     return process.returncode, out, shown.decode(errors="replace")

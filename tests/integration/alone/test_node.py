@@ -15,6 +15,7 @@ from tests.conftest import heeding
 from tests.integration.alone.test_interrupt import SAMPLES, SLOW, UNITS, count, slow_job, wait_for
 from tests.integration.conftest import ROOT, Cli, last_json, write_job
 from tests.integration.help import problems
+from tests.patience import slowness
 
 SENTENCE = (
     "error: Ray's node on this machine died (its raylet was killed or crashed)\nhint: what was committed stays and "
@@ -27,7 +28,7 @@ local_node._GRACE_S = 1.0
 with cluster.connected(None, num_cpus=1):
     (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
     raylet.kill()
-    time.sleep(100)  # an index is built, a call hangs
+    time.sleep(400)  # an index is built, a call hangs
 """
 
 ENDING = """
@@ -82,9 +83,9 @@ def kill_raylet(process: "subprocess.Popen[str]") -> float:
 @pytest.mark.ray
 def test_a_command_that_does_not_look_is_ended_with_the_sentence() -> None:
     begun_s = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, cwd=ROOT, timeout=500)
     assert done.returncode == EXIT_OTHER
-    assert time.monotonic() - begun_s < 90
+    assert time.monotonic() - begun_s < 300
     assert done.stderr.startswith(SENTENCE), done.stderr
     assert done.stderr.count("\n") == 2, done.stderr
     assert done.stdout == ""
@@ -102,7 +103,7 @@ def test_a_command_that_does_not_look_is_ended_with_the_sentence() -> None:
 def test_a_command_that_ray_ends_says_the_sentence_once(happens: str, code: int, said: int) -> None:
     """`run` ends when nobody holds stderr: what says the sentence does not outlive the command."""
     program = [sys.executable, "-c", ENDING.format(happens)]
-    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == code
     assert done.stderr.count("\n") == 2 * said, done.stderr
     assert done.stderr.startswith(SENTENCE * said), done.stderr
@@ -113,7 +114,7 @@ def test_a_command_that_ray_ends_says_the_sentence_once(happens: str, code: int,
 def test_ctrl_c_while_ray_ends_is_an_interrupt_like_any_other() -> None:
     with heeding(signal.SIGINT):
         done = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, cwd=ROOT, timeout=120
+            [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, cwd=ROOT, timeout=300
         )
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip().startswith("error: interrupted\nhint: "), done.stderr
@@ -132,9 +133,10 @@ def test_a_node_that_dies_here_is_one_sentence_and_running_again_resumes(cli: Cl
         "rows": lambda: count(cli.folder) > 0,
     }
     wait_for(reached[moment], process)
+    soon_s = 20 * slowness()
     killed_s = kill_raylet(process)
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - killed_s < 20
+    out, err = process.communicate(timeout=300)
+    assert time.monotonic() - killed_s < soon_s
     assert process.returncode == EXIT_OTHER
     assert err.count(SENTENCE) == 1, err
     assert not re.search(r"raylet\)|state-dump|Traceback|core_worker", err), err
