@@ -21,8 +21,8 @@ class Receipt:
     `rejected` counts by reason. `seen == written + sum(rejected.values())`. `seconds` is by stage name.
     `unread` counts by column the values that could not be read and are null for that; `unread_first` tells the first.
     `left_out` counts by ending what the unit holds and the reader does not take; no part of `seen`. `filled`: of the
-    rows as the worker wrote them, before duplicates leave, how many have a caption, tags, and each kept column; of a
-    fill, how many have tags, and the `requests` and `bytes` that were asked of the store.
+    rows, how many have a caption, tags, and each kept column; of a fill, how many have tags, and the `requests` and
+    `bytes` that were asked of the store.
     `content_hash` covers key, bytes, caption and metadata of every sample in order.
     """
 

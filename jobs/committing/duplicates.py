@@ -122,9 +122,16 @@ class Deduplicator:
 
     def _without(self, receipt: Receipt, losers: dict[int, Reject]) -> Receipt:
         """The receipt with those rows taken out of its fragments and entered as rejects."""
-        from clipmill.workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
+        from clipmill.workers.write import (
+            count_filled,
+            fragment_json,
+            reject_table,
+            write_reject_fragments,
+            write_row_fragments,
+        )
 
         dataset = self.tables.open(version=self.pinned_version)
+        filled = dict.fromkeys(receipt.filled, 0)
 
         def kept() -> Iterable[pa.RecordBatch]:
             row = 0
@@ -132,7 +139,9 @@ class Deduplicator:
                 for batch in self._batches(fragment, None):
                     mask = pa.array([row + i not in losers for i in range(batch.num_rows)])
                     row += batch.num_rows
-                    yield pa.record_batch(batch.filter(mask).columns, schema=dataset.schema)
+                    left = pa.record_batch(batch.filter(mask).columns, schema=dataset.schema)
+                    count_filled(filled, left, receipt.filled)
+                    yield left
 
         fragments: tuple[str, ...] = ()
         if len(losers) < receipt.written:
@@ -151,6 +160,7 @@ class Deduplicator:
             receipt,
             written=receipt.written - len(losers),
             rejected={str(reason): n for reason, n in counts.items()},
+            filled=filled,
             fragments=fragments,
             reject_fragments=(*receipt.reject_fragments, *rejects),
         )

@@ -45,7 +45,6 @@ def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> 
         failed_units=failed_units(work.failed),
         left_out=left_out,
         left_out_listed=context.listing.left_out,
-        embedded=totals.embedded,
         filled={name: totals.filled.get(name, 0) for name in _asked_for(context)},
         already_done=len(work.plan.done),
         aliases=totals.aliases,

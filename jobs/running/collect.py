@@ -17,7 +17,6 @@ from clipmill.jobs.planning.plan import Plan, Replacement
 from clipmill.schemas import left_out
 from clipmill.schemas.config import Commit
 from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
-from clipmill.schemas.rejects import Reason
 from clipmill.schemas.units import WorkUnit
 
 # Replaces duplicates among new rows by rejects: (receipts, unit ids that leave).
@@ -40,8 +39,7 @@ class Totals:
     rejects: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
     unread_first: dict[str, str] = field(default_factory=dict)
-    embedded: int = 0  # rows as the workers wrote them, before duplicates left
-    filled: dict[str, int] = field(default_factory=dict)  # of those, by column
+    filled: dict[str, int] = field(default_factory=dict)  # of the rows, by column
     left_out: dict[str, int] = field(default_factory=dict)  # by ending
     aliases: int = 0
     source_bytes: int = 0
@@ -227,7 +225,6 @@ class Collector:
             t.seen += receipt.seen
             t.source_bytes += self.units[receipt.unit_id].size_bytes
             t.rows += receipt.written
-            t.embedded += receipt.written + receipt.rejected.get(Reason.DUPLICATE_ID, 0)
             for reason, n in receipt.rejected.items():
                 t.rejects[reason] = t.rejects.get(reason, 0) + n
             for column, n in receipt.unread.items():

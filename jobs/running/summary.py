@@ -18,8 +18,8 @@ class Summary:
     counts by column the values that could not be read and are null for that; `unread_first` tells the first of each.
 
     `left_out`: what the source holds and no reader takes, by ending, within this run's units and in the listing;
-    `left_out_listed` is the listing's share. `filled`: of the `embedded` rows, duplicates included that left at the
-    commit, how many have a caption, tags and each kept column that the job asks for.
+    `left_out_listed` is the listing's share. `filled`: how many of the `rows` have a caption, tags and each kept column
+    that the job asks for.
     """
 
     run: str
@@ -33,7 +33,6 @@ class Summary:
     failed_units: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     left_out_listed: dict[str, int] = field(default_factory=dict)
-    embedded: int = 0
     filled: dict[str, int] = field(default_factory=dict)
     already_done: int = 0
     aliases: int = 0
@@ -131,19 +130,19 @@ def sets_in_words(sets: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[s
 
 def _filled(s: Summary) -> list[str]:
     """What matched, and what matched nothing."""
-    if not s.embedded:
+    if not s.rows:
         if s.seen:
             rejected, them = ("the 1 sample was", "it") if s.seen == 1 else (f"all {s.seen:,} samples were", "them")
             return [f"no row was added: {rejected} rejected; `clipmill rejects {s.table}` names {them}"]
         return [f"no sample was found in {counted(s.units, 'unit')}"] if s.units > s.aliases else []
     shown = {"caption": "captions", "tags": "tags"}
-    of = counted(s.embedded, "row")
+    of = counted(s.rows, "row")
     lines = [f"{shown[name]} in {s.filled[name]:,} of {of}" for name in shown if name in s.filled]
     found = ["; ".join(lines)] if lines else []
     nothing = [name for name, number in s.filled.items() if not number and name != "tags"]
     if nothing:
         found.append(
-            f"nothing was found for {', '.join(nothing)}: null in {'the' if s.embedded == 1 else 'all'} {of}; "
+            f"nothing was found for {', '.join(nothing)}: null in {'the' if s.rows == 1 else 'all'} {of}; "
             "are the names in source.caption and source.keep the source's own?"
         )
     return found

@@ -1,6 +1,7 @@
 """One id, one row: within a commit, against the table, beside units that leave; and the loser's turn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_the_later_of_two_in_one_unit_loses(desk: Desk) -> None:
     (only,) = desk.commit([desk.offer("u1", ["1", "1", "1", "2"])])
     assert ids(desk.tables) == ["1", "2"]
     assert (only.seen, only.written, only.rejected) == (4, 2, {"duplicate_id": 2})
+
+
+def test_what_rows_have_is_counted_of_those_that_stay(desk: Desk) -> None:
+    all_of_them = replace(desk.offer("u1", ["1", "1", "1", "2"]), filled={"width": 4, "caption": 4})
+    none = replace(desk.offer("u2", ["1", "2"]), filled={"width": 2})
+    first, second = desk.commit([all_of_them, none])
+    captions = desk.tables.open().count_rows("caption IS NOT NULL")
+    assert (first.written, first.filled) == (2, {"width": 2, "caption": captions})
+    assert (second.written, second.filled) == (0, {"width": 0})
 
 
 def test_the_same_in_an_object_store(s3_by_options: S3) -> None:

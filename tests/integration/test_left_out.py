@@ -30,7 +30,7 @@ def test_plan_summary_and_status_say_what_was_left_out(here: Path, capsys: pytes
     printed = capsys.readouterr()
     found = last_json(printed.out)
     assert found["left_out"] == {"csv": 1, "heic": 1, "no extension": 1}
-    assert (found["embedded"], found["filled"]) == (1, {"caption": 0, "license": 0})
+    assert (found["rows"], found["filled"]) == (1, {"caption": 0, "license": 0})
     (failed,) = found["failed_units"]
     assert "zip.tar is a zip archive, not a tar; pack it again: " in failed["reason"]
     assert "zip archive" in printed.err

@@ -79,16 +79,15 @@ def test_what_was_left_out_is_said_by_ending_and_what_matched_nothing_by_name() 
             units=2,
             seen=42,
             rows=38,
-            embedded=40,
             rejects={"corrupt": 2, "duplicate_id": 2},
             left_out={"hidden": 5, "heic": 1200, "no extension": 3},
-            filled={"caption": 0, "tags": 40, "license": 0, "width_px": 40},
+            filled={"caption": 0, "tags": 38, "license": 0, "width_px": 38},
         )
     ).splitlines()
     assert said[1] == "left out: heic 1,200, hidden 5, no extension 3"
     assert said[2].startswith("to read them: pip install 'clipmill[heic]'")
-    assert said[3] == "captions in 0 of 40 rows; tags in 40 of 40 rows"
-    assert said[4].startswith("nothing was found for caption, license: null in all 40 rows")
+    assert said[3] == "captions in 0 of 38 rows; tags in 38 of 38 rows"
+    assert said[4].startswith("nothing was found for caption, license: null in all 38 rows")
 
 
 def test_a_run_without_a_row_says_so() -> None:
