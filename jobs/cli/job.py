@@ -38,6 +38,8 @@ def plan(
     """Read the source and the table, and say what `embed` would do: units, samples, bytes, what is new, changed, moved
     or gone. Rate, hours, dollars and the limiting stage are an estimate: from the table's last run, else by arithmetic;
     `basis` says which. Writes nothing."""
+    if reembed and measure is not None:
+        raise click.UsageError("--measure and --reembed exclude each other")
     from clipmill.jobs.planning.jobfile import load_job
 
     job = load_job(job_file)  # before the heavy imports: a mistake in the file is told at once

@@ -9,6 +9,7 @@ from clipmill.jobs.cli.options import (
     NewFile,
     file_option,
     json_option,
+    only_with,
     storage_from,
     table_options,
     vector_option,
@@ -36,6 +37,9 @@ def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: 
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import print_record
 
+    if sum(options[name] is not None for name in ("labels", "label_column", "captions")) > 1:
+        raise click.UsageError("--labels, --label-column and --captions exclude each other")
+    only_with("--labels or --label-column", "templates", given=bool(options["labels"] or options["label_column"]))
     plot_file = options.pop("plot_file")
     options["templates"] = options["templates"] or TEMPLATES
     version = version_from(options.pop("version"))

@@ -48,6 +48,15 @@ def _of_ray(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     return found
 
 
+def only_with(needed: str, *names: str, given: bool) -> None:
+    """Refuse options that were typed and do nothing, because `needed` was not `given`."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        typed = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if option.name in names and typed and not given:
+            raise click.UsageError(f"{option.opts[0]} does nothing without {needed}")
+
+
 class NewFile(click.Path):
     """A file that a command writes at its end: that its folder is there is told before the work. `stores`: or one in a
     store."""

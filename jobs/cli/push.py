@@ -8,6 +8,7 @@ from clipmill.jobs.cli.options import (
     float32_option,
     json_option,
     names_option,
+    only_with,
     storage_from,
     table_options,
     version_from,
@@ -58,6 +59,7 @@ def push(table: str, endpoint_url: str | None, region: str | None, to: str, as_j
     from clipmill.jobs.terminal.output import note, print_record
 
     repo, folder = parse_target(to)
+    only_with("hf://OWNER/NAME", "private", "revision", "message", given=bool(repo))
     version, dry_run = version_from(options.pop("version")), parse_dry_run(options.pop("dry_run"))
     options["columns"] = options["columns"] or None
     asked = PushOptions(repo=repo, folder=dry_run or folder, **options)

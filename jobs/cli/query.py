@@ -12,6 +12,7 @@ from clipmill.jobs.cli.options import (
     float32_option,
     json_option,
     names_option,
+    only_with,
     storage_from,
     table_options,
     tag_option,
@@ -91,6 +92,7 @@ def _size(text: str) -> int:
 @json_option
 def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """How many rows of TABLE have each tag, or each value of --column."""
+    only_with("--near", "hits", given=bool(options["text"]))
     from clipmill.jobs.exploring.facets import facets
     from clipmill.jobs.querying.open import Examples, Query, open_table
     from clipmill.jobs.terminal.output import print_record, print_rows
@@ -141,8 +143,10 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
     from clipmill.jobs.querying.open import open_table
     from clipmill.jobs.terminal.output import note, print_record, print_rows
 
-    if options["phash"] is not None and options["exact"]:
+    by_vectors = options["phash"] is None
+    if not by_vectors and options["exact"]:
         raise click.UsageError("--exact and --phash exclude each other")
+    only_with("vectors: --exact and --phash leave them out", "threshold", given=not options["exact"] and by_vectors)
     storage = storage_from(endpoint_url, region)
     opened = open_table(table, storage=storage)
     threshold = EXACT_ONLY if options["exact"] else options["threshold"]
@@ -188,6 +192,7 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Write what a filter, a search or a list of ids selects from TABLE. Exit code 3 where something that was asked for
     is not there, or nothing was selected."""
+    only_with("--format parquet", "columns", given=options["form"] == "parquet")
     from clipmill.jobs.exploring.export import ExportOptions
     from clipmill.jobs.exploring.export import export as write
     from clipmill.jobs.querying.lists import read_ids

@@ -9,6 +9,7 @@ from clipmill.jobs.cli.options import (
     file_option,
     json_option,
     names_option,
+    only_with,
     storage_from,
     table_options,
     tag_option,
@@ -65,6 +66,7 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     With a filter alone it lists the rows that pass. A --hybrid search is ordered by `rank_score`, which fuses the two
     rankings. Where nothing is found, it says why.
     """
+    only_with("--hybrid", "text_weight", given=options["hybrid"] or options["phash_of"] is not None)
     if options["phash_of"] is not None:
         _search_phash(table, storage_from(endpoint_url, region), as_json, options)
         return
@@ -85,6 +87,7 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     filters = [options[name] for name in ("where", "all_tags", "any_tags", "no_tags")]
     if not len(examples) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
+    only_with("words, --image or --like", "min_score", given=len(examples) > 0)
     opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
     query = Query(positive=examples, negative=unlike, columns=columns or None, **options)
     found = opened.run(query)
@@ -142,6 +145,7 @@ def status(
     from clipmill.jobs.terminal.output import print_record
     from clipmill.jobs.verifying.status import status as read_status
 
+    only_with("--watch", "every_s", given=watched)
     storage = storage_from(endpoint_url, region)
     if watched:
         from clipmill.jobs.terminal.watching import watch
@@ -192,6 +196,7 @@ def verify(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     from clipmill.jobs.terminal.output import note, print_record
     from clipmill.jobs.verifying.verify import verify as run_verify
 
+    only_with("--sample N", "seed", given=options["sample"] > 0)
     report = run_verify(table, storage_from(endpoint_url, region), **options)
     print_record(report, as_json=as_json)
     if report.proof.startswith("unproven"):

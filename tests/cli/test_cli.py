@@ -112,6 +112,32 @@ def test_several_names_take_commas_and_a_file_to_read_may_lie_in_a_store() -> No
             one.type.convert("absent.csv", one, None)
 
 
+@pytest.mark.parametrize(
+    ("typed", "needed"),
+    [
+        ("tags db/t --hits 5", "--hits does nothing without --near"),
+        ("search db/t shoe --text-weight 0.3", "--text-weight does nothing without --hybrid"),
+        ("search db/t --where true --min-score 0.2", "--min-score does nothing without words, --image or --like"),
+        ("dedup db/t --exact --threshold 0.9", "--threshold does nothing without vectors"),
+        ("dedup db/t --phash 4 --threshold 0.9", "--threshold does nothing without vectors"),
+        ("export db/t --to out --format coco --column id", "--column does nothing without --format parquet"),
+        ("push db/t out --private", "--private does nothing without hf://OWNER/NAME"),
+        ("evaluate db/t --template {label}", "--template does nothing without --labels"),
+        ("evaluate db/t --label-column tags --captions s3://b/c.csv", "exclude each other"),
+        ("verify db/t --seed 3", "--seed does nothing without --sample N"),
+        ("plan job.yaml --reembed a,b --measure 9", "exclude each other"),
+        ("status db/t --every 2", "--every does nothing without --watch"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], typed: str, needed: str
+) -> None:
+    code, out, err = call(capsys, *typed.split())
+    assert (code, out) == (EXIT_USER, "")
+    assert f"error: {needed}" in err or needed in err
+    assert "hint: `clipmill" in err
+
+
 def test_the_reference_page_is_what_help_says():
     made = subprocess.run([sys.executable, "docs/make_cli.py"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (ROOT / "docs" / "cli.md").read_text() == made.stdout, "run `make docs`"
