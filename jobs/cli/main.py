@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 import click
@@ -68,8 +69,11 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+        command = self.get_command(ctx, name)
+        if command is None and not name.startswith("-"):
             raise _UnknownCommand(name, list(self.commands))
+        if command is not None and (option := _given_nothing(command, args[1:])):
+            raise _GivenNothing(option)
         return super().resolve_command(ctx, args)
 
 
@@ -80,6 +84,28 @@ class _UnknownCommand(click.UsageError):
 
         near = difflib.get_close_matches(name, known, n=1)
         self.hint = f"did you mean `clipmill {near[0]}`?" if near else "`clipmill --help` lists the commands"
+
+
+def _given_nothing(command: click.Command, args: Sequence[str]) -> str:
+    """The first option whose value is empty. A script whose variable is empty means another command than it types:
+    `--near ""` would be of every row."""
+    options = (o for o in command.params if isinstance(o, click.Option) and not o.is_flag)
+    takes_one = {name for option in options for name in option.opts}
+    for before, word in pairwise(("", *args)):
+        if word == "--":
+            break
+        if word == "" and before in takes_one:
+            return before
+        if word.endswith("=") and word[:-1] in takes_one:
+            return word[:-1]
+    return ""
+
+
+class _GivenNothing(click.UsageError):
+    hint = "leave it out, or give it a value; in a script, is a variable empty?"
+
+    def __init__(self, option: str) -> None:
+        super().__init__(f"{option} was given nothing")
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -76,7 +76,10 @@ class NewFile(click.Path):
 
 def _names(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Each once, in their order."""
-    return tuple(dict.fromkeys(name.strip() for names in value for name in names.split(",") if name.strip()))
+    found = tuple(dict.fromkeys(name.strip() for names in value for name in names.split(",") if name.strip()))
+    if value and not found:
+        raise click.BadParameter("it names nothing", ctx, param)
+    return found
 
 
 def names_option(*declared: str, default: tuple[str, ...] = (), what: str) -> Callable[[Command], Command]:

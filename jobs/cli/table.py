@@ -80,7 +80,7 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 
     text, also = options.pop("text"), options.pop("also")
     examples = Examples(
-        texts=(*((text,) if text else ()), *also), images=options.pop("images"), ids=options.pop("like")
+        texts=(*(() if text is None else (text,)), *also), images=options.pop("images"), ids=options.pop("like")
     )
     unlike = Examples(texts=options.pop("unlike"), ids=options.pop("unlike_ids"))
     columns = options.pop("columns")
@@ -88,8 +88,9 @@ def search(table: str, endpoint_url: str | None, region: str | None, as_json: bo
     if not len(examples) and not any(filters):
         raise UserError("nothing to search for", "give words, --image FILE or --like ID, or a filter to list rows")
     only_with("words, --image or --like", "min_score", given=len(examples) > 0)
-    opened = open_table(table, version=version_from(options.pop("version")), storage=storage_from(endpoint_url, region))
+    version = version_from(options.pop("version"))
     query = Query(positive=examples, negative=unlike, columns=columns or None, **options)
+    opened = open_table(table, version=version, storage=storage_from(endpoint_url, region))
     found = opened.run(query)
     scores = [name for name in ("rank_score", "score") if name in found.column_names and name not in columns]
     shown = [*scores, *columns] if columns else [name for name in _SHOWN if name in found.column_names]

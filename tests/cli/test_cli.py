@@ -138,6 +138,31 @@ def test_an_option_that_would_do_nothing_is_refused(
     assert "hint: `clipmill" in err
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["export", "db/t", "--to", ""],
+        ["export", "db/t", "--to", "out", "--near", ""],
+        ["export", "db/t", "--to", "out", "--near="],
+        ["retag", "db/t", "--vocabulary", "coco", "--as", ""],
+        ["dedup", "db/t", "--keep-list", ""],
+        ["push", "db/t", "hf://me/mine", "--dry-run", ""],
+        ["push", "db/t", "out", "--column", " , "],
+        ["search", "db/t", "", "--where", "true"],
+    ],
+)
+def test_an_empty_value_is_told_and_not_taken_for_none(capsys: pytest.CaptureFixture[str], typed: list[str]) -> None:
+    code, out, err = call(capsys, *typed)
+    assert (code, out) == (EXIT_USER, "")
+    assert "was given nothing" in err or "it names nothing" in err or "a text to look for is empty" in err
+    assert err.count("\n") == 2
+
+
+def test_a_flag_is_given_no_value_and_a_dash_ends_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed in (["search", "db/t", "--exact", ""], ["search", "db/t", "--", "--where", ""]):
+        assert "was given nothing" not in call(capsys, *typed)[2]
+
+
 def test_the_reference_page_is_what_help_says():
     made = subprocess.run([sys.executable, "docs/make_cli.py"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (ROOT / "docs" / "cli.md").read_text() == made.stdout, "run `make docs`"
