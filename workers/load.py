@@ -48,11 +48,20 @@ def load_text_engine(spec: ModelSpec) -> Engine:
 def load_words(fingerprint: Fingerprint) -> Engine | None:
     """The text tower of a fingerprint without torch, which loads in a fraction of the time; None where torch is needed:
     then `load_text_engine` is to be asked. Never raises for a model that is not there: that one says it."""
-    if fingerprint.model == "stub" or fingerprint.model.startswith("stub:"):
+    if _is_stub(fingerprint.spec()):
         return None
-    from clipmill.workers.clip.words import word_engine
+    from clipmill.workers.clip.words import plain_engine
 
-    return word_engine(fingerprint)
+    return plain_engine(fingerprint, pictures=False)
+
+
+def load_few(fingerprint: Fingerprint) -> Engine | None:
+    """Both towers in fp32 without torch, for a few pictures and texts, one after the other; None as `load_words`."""
+    if _is_stub(fingerprint.spec()):
+        return None
+    from clipmill.workers.clip.words import plain_engine
+
+    return plain_engine(fingerprint, pictures=True)
 
 
 def import_code(spec: ModelSpec) -> None:

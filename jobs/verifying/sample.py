@@ -24,6 +24,9 @@ MIN_COSINE = 0.999  # of a stored vector, whatever precision made it, to the sam
 MAX_PHASH_BITS = 2  # another release of a decoder may give a level more or less, and with it a pair of bits
 UNMEASURED = (0, 0)  # of an imported row; `verifying.values` finds one in any other
 _ROWS_AT_ONCE = 1000
+# So many pictures and captions, and texts that labels are embedded from, take less time one by one in numpy than torch
+# takes to be imported and to make a model ready.
+_FEW_ROWS, _FEW_TEXTS = 32, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ def check_sample(
 ) -> None:
     """Fetch `drawn.size` random rows again from their uri and embed them with the table's model, in fp32."""
     report.seed = drawn.seed
-    engine = _engine(fingerprint, report, say)
+    few = drawn.size <= _FEW_ROWS and tags.texts_to_embed(tables, rows) <= _FEW_TEXTS
+    engine = _engine(fingerprint, report, say, few=few)
     if engine is None:
         report.sample_not_checked = min(drawn.size, report.rows)
         return
@@ -81,10 +85,13 @@ def check_sample(
     tags.check_in_use(tables, rows, engine, report, say)
 
 
-def _engine(fingerprint: Fingerprint, report: Report, say: Problems) -> Engine | None:
-    """The table's model; None, and a word about it, where another one or none loads here."""
-    from clipmill.workers.load import load_engine
+def _engine(fingerprint: Fingerprint, report: Report, say: Problems, *, few: bool) -> Engine | None:
+    """The table's model in fp32; None, and a word about it, where another one or none loads here. `few`: it will embed
+    little."""
+    from clipmill.workers.load import load_engine, load_few
 
+    if few and (plain := load_few(fingerprint)) is not None:
+        return plain
     spec = fingerprint.spec("fp32")
     try:
         engine = load_engine(spec)

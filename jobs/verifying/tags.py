@@ -120,6 +120,17 @@ def checks(tables: Tables, rows: Any) -> list[TagCheck]:
     return [TagCheck(rules(tables, rows, column), column) for column in columns_of(rows.schema)]
 
 
+def texts_to_embed(tables: Tables, rows: Any) -> int:
+    """How many `check_in_use` embeds for the labels whose vectors are not stored; of a vocabulary that is found."""
+    texts = 0
+    for column, vector in columns_of(rows.schema).items():
+        stored = compat.stored_vocabulary(rows.schema, column)
+        if vector == "vector" and stored is not None and "label_vectors" not in stored:
+            found = vocabulary_of(tables, rows.schema, column)
+            texts += sum(len(found.prompts(label)) for label in found.labels) if found is not None else 0
+    return texts
+
+
 def check_in_use(tables: Tables, rows: Any, engine: Engine, report: Report, say: Problems) -> None:
     """The tags of the vectors in use, by every vocabulary. Those beside say whose vectors they were made from."""
     for column, vector in columns_of(rows.schema).items():

@@ -1,8 +1,10 @@
-"""Words without torch: the vectors of open_clip, and torch wherever the tower is not known to be that one."""
+"""Words and pictures without torch: open_clip's vectors, and torch wherever a tower is not known to be that one."""
 
 import json
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_info
 
 from clipmill.jobs.querying import encoder
+from clipmill.schemas.config import Limits
 from clipmill.schemas.model import Fingerprint, ModelSpec
-from clipmill.workers.clip import words
+from clipmill.workers.clip import layers, selfcheck, words
+from clipmill.workers.clip.fold import normalise
 from clipmill.workers.clip.load import build_model, load_clip
-from clipmill.workers.load import load_engine, load_text_engine, load_words
+from clipmill.workers.load import load_engine, load_few, load_text_engine, load_words
 from tests.models import config, save_checkpoint
 
 STRANGE = ["", " ", "Über naïve ☕ 犬 ١٢", "<end_of_text> cat", "don't &amp;amp; stop!!", "a\u0301\ufffd", "x" * 3000]
@@ -78,7 +82,7 @@ def test_it_says_the_same_of_words_and_of_itself() -> None:
     spec = ModelSpec(name="clipmill-tiny", precision="fp32")
     torch_engine = load_text_engine(spec)
     engine = encoder.engine_for(torch_engine.fingerprint, words=True)
-    assert isinstance(engine, words.WordEngine)
+    assert isinstance(engine, words.PlainEngine)
     assert engine.fingerprint == torch_engine.fingerprint
     asked = ["a FOLDED blue shirt, 1984", "zyxw dog"]
     assert engine.unknown_words(asked) == torch_engine.unknown_words(asked) != []
@@ -136,9 +140,66 @@ def test_blas_has_one_thread_while_anybody_is_inside_and_then_what_it_had() -> N
     def threads() -> int:
         return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
 
-    before, one = threads(), words._OneThread()
+    before, one = threads(), layers.OneThread()
     with one:
         with one:
             assert threads() == 1
         assert threads() == 1
     assert threads() == before
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def reference_of_pictures(spec: ModelSpec, exact: Any) -> tuple[Any, Any]:
+    """(pixels that an engine prepares, open_clip's vectors of them) of the self-check's pictures."""
+    loaded = load_clip(spec)
+    pixels_BCHW = np.stack([exact.prepare(image, Limits()).pixels_CHW for image in selfcheck.pictures().values()])
+    with torch.inference_mode():
+        normalised_BCHW = normalise(torch.from_numpy(pixels_BCHW), loaded.preprocess)
+        return pixels_BCHW, loaded.model.encode_image(normalised_BCHW, normalize=True).numpy()
+
+
+@pytest.mark.parametrize(
+    "kind", ["clipmill-tiny", "quickgelu", *(pytest.param(more, marks=pytest.mark.slow) for more in ("vit", "resnet"))]
+)
+def test_pictures_have_open_clips_vectors(kind: str, tmp_path: Path) -> None:
+    family = "resnet" if kind == "resnet" else "vit"
+    spec = ModelSpec(name=kind if kind == "clipmill-tiny" else str(save_checkpoint(tmp_path, family)), precision="fp32")
+    if kind == "quickgelu":
+        changed(tmp_path, quick_gelu=True)
+    exact = load_engine(spec, device="cpu")
+    engine = load_few(exact.fingerprint)
+    assert engine is not None
+    pixels_BCHW, expected_BD = reference_of_pictures(spec, exact)
+    for image, pixels_CHW in zip(selfcheck.pictures().values(), pixels_BCHW, strict=True):
+        np.testing.assert_array_equal(engine.prepare(image, Limits(), phash=True).pixels_CHW, pixels_CHW)
+    assert (engine.encode_images(pixels_BCHW) * expected_BD).sum(axis=1).min() >= 0.99999
+    assert np.isfinite(engine.encode_texts(["dog"])).all()
+
+
+def test_a_picture_tower_of_another_kind_is_left_to_torch(vit: tuple[Path, Fingerprint], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(vit[0], tmp_path / "model"))
+    made = replace(vit[1], model=str(folder))
+    assert load_few(made) is not None
+    changed(folder, vision_cfg={**config("vit")["model_cfg"]["vision_cfg"], "pool_type": "tok"})
+    assert load_few(made) is None
+    assert load_words(made) is not None
+
+
+def test_neither_words_nor_pictures_import_torch() -> None:
+    """Which takes longer than all else of `verify --sample 10`."""
+    code = """
+import sys
+from clipmill.schemas.config import Limits
+from clipmill.schemas.model import Fingerprint
+from clipmill.workers.load import load_few
+engine = load_few(Fingerprint.from_json(sys.argv[1]))
+engine.encode_texts(["dog"])
+picture = engine.prepare(open(sys.argv[2], "rb").read(), Limits(), thumbnail=True, phash=True)
+engine.encode_images(picture.pixels_CHW[None])
+assert not {"torch", "torchvision", "open_clip"} & set(sys.modules)
+"""
+    made = fingerprint_of(ModelSpec(name="clipmill-tiny"))
+    picture = selfcheck.PICTURES / next(iter(selfcheck.pictures()))
+    subprocess.run([sys.executable, "-c", code, made.to_json(), str(picture)], check=True, timeout=300)

@@ -85,7 +85,7 @@ def build_engine(
     reference = _reference(loaded.model, loaded, where, words=words) if spec.precision == "auto" else None
     try:
         engine = engine_in(precision, reference)
-        fast = selfcheck.fast_vectors(engine, words=words)
+        fast = engine.own_vectors()
     except ROAD_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -110,7 +110,8 @@ def _text_tower(loaded: Loaded, device: torch.device, precision: str) -> TextTow
     dtype = _choose(loaded.model, precision)
     _convert(loaded.model, device, dtype)
     if device.type == "cpu" and dtype == torch.bfloat16:
-        pack(loaded.model, lambda: text_tower(tokens_BL))
+        cut_BL = text_tower.cut(tokens_BL)
+        pack(loaded.model, lambda: text_tower(cut_BL))
     return text_tower
 
 
@@ -152,7 +153,8 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     widen_pixel_convs(loaded.model.visual, exact, dtype)
     image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=bool(exact))
     if device.type == "cpu" and dtype == torch.bfloat16:
-        pack(loaded.model, lambda: torch.cat([image_tower(pixels_BCHW), text_tower(tokens_BL)]))
+        cut_BL = text_tower.cut(tokens_BL)  # what is not packed yet is slow
+        pack(loaded.model, lambda: torch.cat([image_tower(pixels_BCHW), text_tower(cut_BL)]))
     return image_tower, text_tower
 
 

@@ -28,10 +28,7 @@ from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.batch_size import CPU_SIZES, GPU_SIZES, best_batch_size
 from clipmill.workers.clip.load import Tokenizer
 from clipmill.workers.clip.towers import ImageTower, IntraOpThreads, TextTower
-from clipmill.workers.decode.phash import phash as make_phash
-from clipmill.workers.decode.picture import decode
-from clipmill.workers.decode.picture import thumbnail as make_thumbnail
-from clipmill.workers.decode.preprocess import preprocess
+from clipmill.workers.decode.prepared import prepared
 from clipmill.workers.engine import OutOfMemory, Text, Tokens
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -69,12 +66,12 @@ class ClipEngine:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._batch_size = parts.batch_size
+        self._own: selfcheck.Reference | None = None
         self._copies = cast(Any, torch.cuda.Stream)(parts.device) if parts.device.type == "cuda" else None
         self._threads = IntraOpThreads(parts.threads)
         self._passes = threading.Semaphore(self.callers if self._copies is None else 1)
         # fp32 asks for the exact road: no scaling while a JPEG is decoded, and Pillow's own resize.
         self._exact = parts.precision == "fp32"
-        self._target_px = None if self._exact else max(parts.fingerprint.preprocess.size_HW)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -106,22 +103,8 @@ class ClipEngine:
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         """See `workers.engine.Engine.prepare`."""
-        decoded = decode(image, limits, target_px=self._target_px)
-        pixels_CHW = preprocess(
-            decoded.stored_HWC,
-            self.fingerprint.preprocess,
-            original_HW=(decoded.height, decoded.width),
-            orientation=decoded.orientation,
-            exact=self._exact,
-        )
-        small = make_thumbnail(decoded.pixels_HWC) if thumbnail else None
-        return Picture(
-            pixels_CHW=pixels_CHW,
-            width=decoded.width,
-            height=decoded.height,
-            thumbnail=small,
-            phash=make_phash(decoded) if phash else None,
-        )
+        how = self.fingerprint.preprocess
+        return prepared(image, limits, how, exact=self._exact, thumbnail=thumbnail, phash=phash)
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `workers.engine.Engine.encode_images`."""
@@ -213,6 +196,12 @@ class ClipEngine:
         self.share(1)
         self._batch_size = best or before
 
+    def own_vectors(self) -> selfcheck.Reference:
+        """Those of the self-check, on the road as it is; computed once, because the towers stay as they are."""
+        if self._own is None:
+            self._own = selfcheck.fast_vectors(self, words=self._parts.image_tower is None)
+        return self._own
+
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         """See `workers.engine.Engine.self_check` and `workers.clip.selfcheck`."""
         identity = self.fingerprint.weights_sha256
@@ -220,8 +209,7 @@ class ClipEngine:
         if known is None:
             with self._forward():
                 known = self._parts.build_reference()
-        fast = selfcheck.fast_vectors(self)
-        return selfcheck.compare(known, fast, identity=identity, precision=self._parts.precision)
+        return selfcheck.compare(known, self.own_vectors(), identity=identity, precision=self._parts.precision)
 
     def _tokens(self, texts: list[Text]) -> Tensor:
         """Token ids (B, L) of texts, of which some may come tokenised."""

@@ -115,14 +115,12 @@ def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
     """
     visual = cast(nn.Module, model.visual)
     pixels_BCHW = probe_pixels(preprocess)
-    convs = pixel_convs(visual, preprocess)
+    convs, before_BD = _met(visual, preprocess)
     if len(convs) != 1:
         return False
     ((name, conv),) = convs.items()
     if conv.groups != 1 or any(cast(tuple[int, ...], conv.padding)):
         return False
-    with torch.inference_mode():
-        before_BD = image_features(visual, normalise(pixels_BCHW, preprocess))
     std_C = torch.tensor(preprocess.std, dtype=torch.float64)
     shift_C = (CENTRE / 255.0 - torch.tensor(preprocess.mean, dtype=torch.float64)) / std_C
     weight = conv.weight.detach().double()
@@ -169,15 +167,20 @@ def pixel_convs(visual: nn.Module, preprocess: Preprocess) -> dict[str, nn.Conv2
     """The convolutions that take the pixels themselves, by name: one as a rule, two side by side in MobileCLIP's stem.
     Empty where another kind of layer takes them too, so that they cannot all be given another dtype.
     """
+    return _met(visual, preprocess)[0]
+
+
+def _met(visual: nn.Module, preprocess: Preprocess) -> tuple[dict[str, nn.Conv2d], Tensor]:
+    """`pixel_convs`, and the features of the probe that found them."""
     pixels_BCHW = normalise(probe_pixels(preprocess), preprocess)
     met: dict[str, nn.Module] = {}
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in visual.named_modules():
             if not any(module.children()):
                 hooks.callback(module.register_forward_pre_hook(_note_pixels(name, pixels_BCHW, met)).remove)
-        image_features(visual, pixels_BCHW)
+        features_BD = image_features(visual, pixels_BCHW)
     convs = {name: module for name, module in met.items() if isinstance(module, nn.Conv2d)}
-    return convs if len(convs) == len(met) else {}
+    return (convs if len(convs) == len(met) else {}), features_BD
 
 
 def _note_pixels(name: str, pixels_BCHW: Tensor, met: dict[str, nn.Module]) -> Any:

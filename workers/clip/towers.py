@@ -48,7 +48,7 @@ class TextTower:
         self._owner = owner
         self.cuts = self._may_cut(owner) and self._cut_works(tokens_BL)
         if self.cuts:
-            cut_BL = tokens_BL[:, : int(self.lengths(tokens_BL).max())]
+            cut_BL = self.cut(tokens_BL)
             self.short = shorten_transformer(owner.transformer, None, lambda: self(cut_BL))
         else:
             self.short = owner is not None and shorten_text_tower(owner, lambda: self(tokens_BL))
@@ -60,6 +60,10 @@ class TextTower:
         if not self.cuts:
             return cast(Tensor, self.model.encode_text(tokens_BL))
         return self._encode_cut(tokens_BL)
+
+    def cut(self, tokens_BL: Tensor) -> Tensor:
+        """As short as the longest of these texts may be."""
+        return tokens_BL[:, : int(self.lengths(tokens_BL).max())]
 
     def lengths(self, tokens_BL: Tensor) -> Tensor:
         """Tokens up to and with the one whose feature is taken, (B,); L where nothing is cut."""

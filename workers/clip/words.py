@@ -1,9 +1,10 @@
-"""Words to vectors without torch: the text tower of open_clip's own kind in numpy, for whoever asks one question.
+"""Words, and a few pictures, to vectors without torch: towers of open_clip's own kind in numpy, for whoever asks one
+question.
 
 Importing torch takes longer than all else of a search by words. The weights are read from the safetensors file and
 hashed as `load.weights_sha256` does, so that a tower that answers is the one of the table's fingerprint; the words are
-taken apart by open_clip's own tokenizer. What is not known to be plain, or differs, is left to torch: `word_engine`
-gives None. Computed in fp32; tests compare with open_clip.
+taken apart by open_clip's own tokenizer, pictures prepared as the fingerprint says. What is not known to be plain, or
+differs, is left to torch: `plain_engine` gives None. Computed in fp32; tests compare with open_clip.
 
 L tokens, W width, H heads, D dimension of the shared space, B texts.
 """
@@ -11,7 +12,6 @@ L tokens, W width, H heads, D dimension of the shared space, B texts.
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,46 +23,51 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.samples import Picture
+from clipmill.workers.clip.layers import Array, Layers, OneThread, gelu, quick_gelu
 from clipmill.workers.clip.library import without_torch
 from clipmill.workers.clip.names import find
+from clipmill.workers.clip.pictures import PictureTower, normalised, picture_tower
 from clipmill.workers.engine import Text, Tokens
 from clipmill.workers.naming import catalog
 from clipmill.workers.naming.names import CONFIG, read_config
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[np.float32]
-
 # What a configuration may say, so that the tower is the one below; any other key asks for something else.
 _MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"}
 _TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers"}
 _FLOATS = {"F16", "F32"}  # numpy has no bf16
-_LN_EPS, _QUICK = 1e-5, np.float32(1.702)
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _AT_ONCE = 32
 _HASHED = {**dict.fromkeys(_FLOATS, np.float32), "I64": np.int64}
 
 
-class WordEngine:
-    """`workers.engine.Engine` for texts alone; thread-safe, because nothing in it changes."""
+class PlainEngine:
+    """`workers.engine.Engine` for texts, and with `pictures` for a few of those; thread-safe, because nothing in it
+    changes."""
 
     batch_size, samples_at_once, callers = 1, _AT_ONCE, 1
 
-    def __init__(self, fingerprint: Fingerprint, tower: "Tower", tokenizer: Any) -> None:
+    def __init__(
+        self, fingerprint: Fingerprint, tower: "Tower", tokenizer: Any, pictures: PictureTower | None = None
+    ) -> None:
         self.fingerprint, self.dim = fingerprint, fingerprint.dim
-        self._tower, self._tokenizer, self._one_thread = tower, tokenizer, _OneThread()
+        self._tower, self._tokenizer, self._pictures, self._one_thread = tower, tokenizer, pictures, OneThread()
 
     def prepare_texts(self, texts: Sequence[str]) -> Sequence[Text]:
         return [Tokens(text, self._ids(text)) for text in texts]
 
     def encode_texts(self, texts: Sequence[Text]) -> Array:
         """Unit vectors (B, D); a row that is not finite or is zero becomes NaN."""
-        vectors_BD = np.empty((len(texts), self.dim), np.float32)
+        ids = (self._ids(text) if isinstance(text, str) else text.ids_L for text in texts)
         with self._one_thread:
-            for row, text in enumerate(texts):
-                vector_D = self._tower(self._ids(text) if isinstance(text, str) else text.ids_L)
-                length = np.linalg.norm(vector_D)
-                vectors_BD[row] = vector_D / length if np.isfinite(length) and length > 0 else np.nan
+            return self._unit_length([self._tower(ids_L) for ids_L in ids])
+
+    def _unit_length(self, features: Sequence[Array]) -> Array:
+        vectors_BD = np.empty((len(features), self.dim), np.float32)
+        for row, vector_D in enumerate(features):
+            length = np.linalg.norm(vector_D)
+            vectors_BD[row] = vector_D / length if np.isfinite(length) and length > 0 else np.nan
         return vectors_BD
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
@@ -83,37 +88,21 @@ class WordEngine:
         pass
 
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
-        raise AssertionError("this engine was loaded for words alone")
+        """As fp32 asks for it: on the exact road."""
+        from clipmill.workers.decode.prepared import prepared  # decoders, which words need not have
+
+        how = self.fingerprint.preprocess
+        return prepared(image, limits, how, exact=True, thumbnail=thumbnail, phash=phash)
 
     def encode_images(self, pixels_BCHW: npt.NDArray[np.uint8]) -> Array:
-        raise AssertionError("this engine was loaded for words alone")
+        """Unit vectors (B, D); a row that is not finite or is zero becomes NaN."""
+        assert self._pictures is not None, "this engine was loaded for words alone"
+        pictures, how = self._pictures, self.fingerprint.preprocess
+        with self._one_thread, np.errstate(over="ignore", invalid="ignore"):
+            return self._unit_length([pictures(normalised(pixels_CHW, how)) for pixels_CHW in pixels_BCHW])
 
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
-        raise AssertionError("this engine was loaded for words alone")
-
-
-class _OneThread:
-    """BLAS has one thread as long as anybody is inside: products of a few tokens gain little from more, and threads
-    that spin while they wait take ten times as much on a busy machine."""
-
-    def __init__(self) -> None:
-        from threadpoolctl import ThreadpoolController  # where it is missing, so is torch, which is then named
-
-        self._lock, self._inside = threading.Lock(), 0
-        self._controller = ThreadpoolController()
-        self._limited: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._limited = self._controller.limit(limits=1, user_api="blas")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._limited.restore_original_limits()
+        raise AssertionError("this engine is for questions, not for a run")
 
 
 class Tower:
@@ -121,8 +110,7 @@ class Tower:
 
     def __init__(self, weights: Mapping[str, Array], *, layers: int, heads: int, quick: bool) -> None:
         """`weights`: by the names of open_clip's CLIP. Raises KeyError where one is missing."""
-        self._weights, self._heads = weights, heads
-        self._activation = _quick_gelu if quick else _gelu
+        self._layers = Layers(weights, heads=heads, activation=quick_gelu if quick else gelu)
         self._embedding, self._positions = weights["token_embedding.weight"], weights["positional_embedding"]
         self._projection_WD = weights["text_projection"]
         self._blocks = [f"transformer.resblocks.{number}" for number in range(layers)]
@@ -135,63 +123,24 @@ class Tower:
         x_LW = self._embedding[ids_L] + self._positions[:length]
         mask_LL = np.triu(np.full((length, length), -np.inf, np.float32), k=1)
         for block in self._blocks:
-            x_LW = x_LW + self._attention(block, self._norm(f"{block}.ln_1", x_LW), mask_LL)
-            inner = self._linear(f"{block}.mlp.c_fc", self._norm(f"{block}.ln_2", x_LW))
-            x_LW = x_LW + self._linear(f"{block}.mlp.c_proj", self._activation(inner))
-        features_D: Array = self._norm("ln_final", x_LW[-1]) @ self._projection_WD
+            x_LW = self._layers.block(block, x_LW, mask_LL)
+        features_D: Array = self._layers.norm("ln_final", x_LW[-1]) @ self._projection_WD
         return features_D
 
-    def _attention(self, block: str, x_LW: Array, mask_LL: Array) -> Array:
-        length, width = x_LW.shape
-        qkv = x_LW @ self._weights[f"{block}.attn.in_proj_weight"].T + self._weights[f"{block}.attn.in_proj_bias"]
-        q, k, v = qkv.reshape(length, 3, self._heads, width // self._heads).transpose(1, 2, 0, 3)
-        scores_HLL = q @ k.transpose(0, 2, 1) / np.float32(np.sqrt(width // self._heads)) + mask_LL
-        scores_HLL = np.exp(scores_HLL - scores_HLL.max(axis=-1, keepdims=True))
-        mixed = (scores_HLL / scores_HLL.sum(axis=-1, keepdims=True)) @ v
-        return self._linear(f"{block}.attn.out_proj", mixed.transpose(1, 0, 2).reshape(length, width))
 
-    def _linear(self, name: str, x: Array) -> Array:
-        made: Array = x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
-        return made
-
-    def _norm(self, name: str, x: Array) -> Array:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(_LN_EPS))
-        made: Array = centred * scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
-        return made
-
-
-def _quick_gelu(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        made: Array = x / (1 + np.exp(-_QUICK * x))
-    return made
-
-
-def _gelu(x: Array) -> Array:
-    """x times the normal distribution's integral; its erf by Abramowitz and Stegun 7.1.26, off by 1.5e-7 at most."""
-    z = np.abs(x) * np.float32(np.sqrt(0.5))
-    t = 1 / (1 + np.float32(0.3275911) * z)
-    series = np.zeros_like(t)
-    for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + np.float32(factor)) * t
-    erf = np.copysign(1 - series * np.exp(-z * z), x)
-    made: Array = np.float32(0.5) * x * (1 + erf)
-    return made
-
-
-def word_engine(fingerprint: Fingerprint) -> WordEngine | None:
-    """None where torch has to do it: another kind of tower or tokenizer, weights in another kind of file, other weights
-    than the fingerprint's, or an open_clip that is made otherwise."""
+def plain_engine(fingerprint: Fingerprint, *, pictures: bool) -> PlainEngine | None:
+    """`pictures`: it embeds a few of those too. None where torch has to do it: another kind of tower or tokenizer,
+    weights in another kind of file, other weights than the fingerprint's, or an open_clip that is made otherwise."""
     try:
-        return _made(fingerprint)
+        return _made(fingerprint, pictures)
     except ClipmillError:
         return None  # torch's road meets it too, and says it
     except Exception as error:  # noqa: BLE001 - of an open_clip or a file that is made otherwise, anything
-        logger.info("words are embedded by torch: %s: %s", type(error).__name__, error)
+        logger.info("torch embeds what was asked: %s: %s", type(error).__name__, error)
         return None
 
 
-def _made(fingerprint: Fingerprint) -> WordEngine | None:
+def _made(fingerprint: Fingerprint, pictures: bool) -> PlainEngine | None:
     library = without_torch()
     resolved = find(fingerprint.spec(), library)
     if resolved.checkpoint is None or resolved.checkpoint.suffix != ".safetensors":
@@ -205,16 +154,21 @@ def _made(fingerprint: Fingerprint) -> WordEngine | None:
     name = f"SimpleTokenizer context_length={text['context_length']} vocab_size={tokenizer.vocab_size}"
     if name != fingerprint.tokenizer or text["vocab_size"] < tokenizer.vocab_size:
         return None
-    weights, sha256 = _weights(resolved.checkpoint)
+    weights, sha256 = _weights(resolved.checkpoint, pictures)
     if sha256 != fingerprint.weights_sha256:
         return None
-    tower = Tower(weights, layers=text["layers"], heads=text["heads"], quick=bool(config.get("quick_gelu")))
-    return WordEngine(fingerprint, tower, tokenizer)
+    quick = bool(config.get("quick_gelu"))
+    tower = Tower(weights, layers=text["layers"], heads=text["heads"], quick=quick)
+    if not pictures:
+        return PlainEngine(fingerprint, tower, tokenizer)
+    eyes = picture_tower(weights, config["vision_cfg"], quick=quick)
+    return None if eyes is None else PlainEngine(fingerprint, tower, tokenizer, eyes)
 
 
-def _weights(checkpoint: Path) -> tuple[dict[str, Array], str]:
-    """The text tower's tensors in fp32 by their names in CLIP, and the hash over all tensors of the file. A file whose
-    tensors are called otherwise than the model's has another hash than the model."""
+def _weights(checkpoint: Path, pictures: bool) -> tuple[dict[str, Array], str]:
+    """The towers' tensors in fp32 by their names in CLIP, those of pictures only where they are asked for; and the hash
+    over all tensors of the file. A file whose tensors are called otherwise than the model's has another hash than the
+    model."""
     from safetensors import safe_open
 
     digest, kept = hashlib.sha256(), {}
@@ -226,6 +180,6 @@ def _weights(checkpoint: Path) -> tuple[dict[str, Array], str]:
             )
             digest.update(f"{name}{tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(np.uint8).data)
-            if not name.startswith("visual."):
+            if pictures or not name.startswith("visual."):
                 kept[name.removeprefix("text.")] = values
     return kept, digest.hexdigest()

@@ -8,11 +8,11 @@ two levels in less than one of 100,000 values of photographs at 224 pixels, and 
 HWC, CHW: height, width, channels (RGB). Sizes are (height, width) in pixels of the upright original.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
 
 from clipmill.schemas.model import Preprocess
 from clipmill.workers.decode.turn import swaps_sides, turn_upright
@@ -86,7 +86,9 @@ def _resize(
 ) -> npt.NDArray[np.uint8]:
     if resized_HW == pixels_HWC.shape[:2]:
         return pixels_HWC
-    batch_BCHW: Tensor = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)  # channels last, no copy
+    import torch  # the exact road needs none
+
+    batch_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)  # channels last, no copy
     kernel = torch.ops.aten._upsample_bicubic2d_aa if bicubic else torch.ops.aten._upsample_bilinear2d_aa
     scales: tuple[float | None, float | None] = (None, None)
     if source_HW != pixels_HWC.shape[:2]:
@@ -94,7 +96,7 @@ def _resize(
         # the picture from shrinking by that half pixel.
         divisor = round(max(source_HW) / max(pixels_HWC.shape[:2]))
         scales = (resized_HW[0] * divisor / source_HW[0], resized_HW[1] * divisor / source_HW[1])
-    resized_BCHW = kernel(batch_BCHW, list(resized_HW), False, *scales)
+    resized_BCHW: Any = kernel(batch_BCHW, list(resized_HW), False, *scales)
     resized_HWC: npt.NDArray[np.uint8] = resized_BCHW.squeeze(0).permute(1, 2, 0).numpy()
     return resized_HWC
 
