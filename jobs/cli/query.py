@@ -88,6 +88,7 @@ def _size(text: str) -> int:
 @names_option("--column", "columns", default=("tags",), what="What to count.")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Values per column.")
 @click.option("--near", "text", metavar="TEXT", help="Count only the best hits for these words.")
+@version_option
 @click.option("--hits", default=200, show_default=True, type=click.IntRange(1, 10_000), help="How many, with --near.")
 @json_option
 def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -100,7 +101,7 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
     text = options["text"]
     query = Query(positive=Examples(texts=(text,) if text else ()), where=options["where"])
     found = facets(
-        open_table(table, storage=storage_from(endpoint_url, region)),
+        open_table(table, version=version_from(options["version"]), storage=storage_from(endpoint_url, region)),
         query,
         columns=options["columns"],
         top=options["top"],
@@ -134,6 +135,7 @@ def tags(table: str, endpoint_url: str | None, region: str | None, as_json: bool
     callback=without_secret,
     help="Write the ids to keep: a line each, or by its name a .parquet or .csv; local or s3://…",
 )
+@version_option
 @json_option
 def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
     """Groups of pictures of TABLE that are byte for byte, or nearly, the same. Nothing is deleted."""
@@ -148,7 +150,7 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
         raise click.UsageError("--exact and --phash exclude each other")
     only_with("vectors: --exact and --phash leave them out", "threshold", given=not options["exact"] and by_vectors)
     storage = storage_from(endpoint_url, region)
-    opened = open_table(table, storage=storage)
+    opened = open_table(table, version=version_from(options["version"]), storage=storage)
     threshold = EXACT_ONLY if options["exact"] else options["threshold"]
     asked = {name: options[name] for name in ("phash", "where", "prefer")}
     report = find_copies(opened, threshold=threshold, tell=note, **asked)
@@ -187,6 +189,7 @@ def dedup(table: str, endpoint_url: str | None, region: str | None, as_json: boo
 @file_option("--ids", what="Only these ids: a line each, or a .parquet or .csv with a column id.")
 @names_option("--column", "columns", what="Of parquet. Default: all but vectors.")
 @float32_option
+@version_option
 @allow_source_option
 @json_option
 def export(table: str, endpoint_url: str | None, region: str | None, as_json: bool, **options: Any) -> None:
@@ -217,7 +220,8 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
         float32=options["float32"],
         allow_sources=options["allow_sources"],
     )
-    report = write(open_table(table, storage=storage), chosen, storage, tell=note)
+    opened = open_table(table, version=version_from(options["version"]), storage=storage)
+    report = write(opened, chosen, storage, tell=note)
     print_record(report, as_json=as_json)
     if report.left_out:
         note(f"left out: {report.left_out}")

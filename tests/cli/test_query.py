@@ -54,6 +54,18 @@ def test_a_list_to_keep_is_written_by_its_name_here_or_in_a_store(
     assert "hunter2" not in capsys.readouterr().err
 
 
+def test_what_a_tag_names_is_counted_searched_for_copies_and_exported(
+    uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lance.dataset(f"{uri}.lance").tags.create("clean", 1)
+    lance.dataset(f"{uri}.lance").delete("id > 'row-000200'")
+    for version, rows in (("clean", 240), ("1", 240), ("2", 201)):
+        asked = ("--version", version)
+        assert ask(capsys, "dedup", uri, "--exact", *asked)["rows"] == rows
+        assert ask(capsys, "tags", uri, *asked)["tags"]["rows"] == rows
+        assert ask(capsys, "export", uri, "--to", str(tmp_path / version), *asked)["rows"] == rows
+
+
 def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     judged = ask(capsys, "evaluate", uri, "--plot", str(tmp_path / "plot.svg"))
     assert judged["retrieval"]["text_to_image"]["recall"]["10"] > 0.9
