@@ -14,6 +14,7 @@ from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.planning.turned import turned
 from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import read_ledger
+from clipmill.jobs.table.runs import last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged
@@ -84,7 +85,8 @@ def dry_run(
     if rows is not None:
         _check_table(rows.schema, job)
         heads.check_table(rows.schema, its_heads)
-        for said in (*compat.left_null(rows.schema, job), *heads.left_null(rows.schema, its_heads)):
+        nulls = compat.left_null(rows.schema, job, last_source(tables))
+        for said in (*nulls, *heads.left_null(rows.schema, its_heads)):
             say(said)
     else:
         heads.check_new(its_heads, job.model, model_dim(job.model.name))

@@ -22,6 +22,7 @@ from clipmill.jobs.table.errors import check_folder
 from clipmill.jobs.table.ledger import left_out as ledger_left_out
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import readers
+from clipmill.jobs.table.runs import last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
@@ -53,7 +54,7 @@ def run(job: JobFile, options: Options) -> Summary:
             compat.check_table(rows.schema, job, vocabulary, None)  # a mistake is told before the listing
             vocabulary = vocabulary and compat.with_thresholds(vocabulary, rows.schema)
             heads.check_table(rows.schema, its_heads)
-            nulls = (*compat.left_null(rows.schema, job), *heads.left_null(rows.schema, its_heads))
+            nulls = (*compat.left_null(rows.schema, job, last_source(tables)), *heads.left_null(rows.schema, its_heads))
             for said in (*heads.unsure(its_heads), *nulls):
                 progress.say(said)
         else:

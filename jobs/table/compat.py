@@ -21,7 +21,7 @@ from clipmill.schemas.columns import (
     is_orientation,
     of_set,
 )
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.config import JobFile, Source
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.vocabulary import Vocabulary
@@ -144,10 +144,13 @@ def check_columns(schema: pa.Schema, job: JobFile) -> None:
         raise UserError("phash: true, but the table was made without perceptual hashes", _MADE_WITH_THE_ROWS)
 
 
-def left_null(schema: pa.Schema, job: JobFile) -> list[str]:
-    """A sentence for each thing that the table's rows have and this job's new rows will not. Several jobs may fill one
-    table, of whose sources not all say the same, so it is told and not refused."""
+def left_null(schema: pa.Schema, job: JobFile, before: Source | None) -> list[str]:
+    """A sentence for each thing that the table's rows have and this job's new rows may not. Several jobs may fill one
+    table, of whose sources not all say the same, so it is told and not refused. `before`: the source of the last job,
+    because every table has a column for captions."""
     said = []
+    if before is not None and before.caption is not None and job.source.caption is None:
+        said.append(f"the last job read captions ({before.caption}), and this one has no source.caption")
     if has_orientation(schema) and job.source.orientation is None:
         said.append(
             f"the table has a column {ORIENTATION}, and the job has no source.orientation: new rows have null there, "

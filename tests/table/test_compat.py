@@ -78,16 +78,18 @@ def test_hashes_that_the_table_has_no_column_for() -> None:
 
 def test_what_new_rows_will_lack_is_told() -> None:
     found = schema(keep={"license": "string", "year": "int32"}, thumbnails=True).append(ORIENTATION_FIELD)
-    assert [said.partition(":")[0] for said in compat.left_null(found, job(keep={"year": "int32"}))] == [
+    assert [said.partition(":")[0] for said in compat.left_null(found, job(keep={"year": "int32"}), None)] == [
         "the table has a column orientation, and the job has no source.orientation",
         "source.keep does not name license, which the table has",
         "the table has thumbnails, and the job has no `thumbnails",
     ]
     whole = job(keep={"license": "string", "year": "int32"}, orientation="json:exif", thumbnails=True)
-    assert compat.left_null(found, whole) == []
-    assert (
-        compat.left_null(schema().append(PHASH).append(pa.field("vector__b", pa.list_(pa.float16(), 8))), job()) == []
-    )
+    assert compat.left_null(found, whole, None) == []
+    ours = schema().append(PHASH).append(pa.field("vector__b", pa.list_(pa.float16(), 8)))
+    assert compat.left_null(ours, job(), None) == []
+    (said,) = compat.left_null(schema(), job(), job(caption="txt").source)
+    assert said.startswith("the last job read captions (txt), and this one has no source.caption")
+    assert compat.left_null(schema(), job(caption="txt"), job().source) == []
 
 
 def test_a_second_models_columns_are_no_kept_ones() -> None:
