@@ -8,7 +8,7 @@ import pyarrow as pa
 from clipmill.jobs.committing.moves import count_gone
 from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.column_names import said_of_columns
-from clipmill.jobs.planning.estimate import Estimate, estimate
+from clipmill.jobs.planning.estimate import DECODE_CORE_S, Estimate, Worker, estimate
 from clipmill.jobs.planning.listing import list_source, plan_for
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.planning.turned import turned
@@ -62,6 +62,7 @@ class DryRun:
     turned: str | None = None
     columns: str | None = None
     left_out_hint: str | None = None
+    known: int = 0
 
 
 def dry_run(
@@ -98,7 +99,8 @@ def dry_run(
     if samples is None:
         samples = _estimate(job, plan)
     found = _rate(job, tables, listing.units, measure)
-    hours = round(samples / found.samples_per_s / 3600, 3) if samples is not None and found else None
+    known = min(sum(plan.again.values()), samples or 0)
+    hours = _hours(job, samples, known, found) if samples is not None and found else None
     return DryRun(
         table=f"{tables.database}/{tables.name}",
         exists=rows is not None,
@@ -117,6 +119,7 @@ def dry_run(
         basis=found.basis if found else None,
         worker_hours=hours,
         dollars=_dollars(hours, found, job.plan.price_per_gpu_hour),
+        known=known,
         left_out_hint=hint_for(listing.left_out) or None,
         columns=said_of_columns(listing.units[0], job.source, job.storage) if listing.units else None,
         turned=_turned(job, plan, listing.left_out),
@@ -146,6 +149,12 @@ def _rate(job: JobFile, tables: Tables, units: Sequence[WorkUnit], measure: int)
 
         return from_sample(job, units, measure)
     return estimate(job, tables, None)
+
+
+def _hours(job: JobFile, samples: int, known: int, found: Estimate) -> float:
+    """Of one worker. What is known is read and decoded as the rest is, in the time that decoding takes."""
+    known_per_s = max(found.samples_per_s, Worker.of(job).cores / DECODE_CORE_S)
+    return round(((samples - known) / found.samples_per_s + known / known_per_s) / 3600, 3)
 
 
 def _dollars(hours: float | None, found: Estimate | None, price_per_gpu_hour: float | None) -> float | None:

@@ -27,7 +27,7 @@ class Replacement:
 class Plan:
     """Printable and frozen. `gone` are units of sources that the listing no longer shows; they stay, unless their
     content turns up at a new place. Where the listing hints at that, `moved` says: new unit id -> gone unit id.
-    `ledger`: what it was made by."""
+    `again`: a guess for estimates; what is computed again is decided by each picture. `ledger`: what it was made by."""
 
     todo: tuple[WorkUnit, ...]
     done: tuple[str, ...]
@@ -36,6 +36,7 @@ class Plan:
     known: dict[str, dict[str, str]] = field(default_factory=dict)  # unit id -> {content hash: old unit id}
     moved: dict[str, str] = field(default_factory=dict)
     kin: dict[str, tuple[str, ...]] = field(default_factory=dict)  # unit id -> old units that may hold its pictures
+    again: dict[str, int] = field(default_factory=dict)  # unit id -> samples of it that seem to have their vectors
     ledger: Ledger = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -103,6 +104,7 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
     groups, gone = _replacements(stale, todo, planned.values())
     known = {new: contents for new, contents in _known_content(groups, alive).items() if new not in redo}
     moved = _moved(gone, [unit for unit in todo if unit.unit_id not in redo], alive)
+    kin, again = _kin(groups, [unit for unit in todo if unit.unit_id not in redo], alive)
     return Plan(
         todo=tuple(todo),
         done=done,
@@ -110,7 +112,8 @@ def make_plan(units: Iterable[WorkUnit], latest: Ledger, redo: frozenset[str] = 
         gone=tuple(gone),
         known=known,
         moved=moved,
-        kin=_kin(groups, [unit for unit in todo if unit.unit_id not in redo], alive),
+        kin=kin,
+        again={**again, **{new: alive[old].seen for new, old in moved.items()}},
         ledger=latest,
     )
 
@@ -197,26 +200,34 @@ def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger)
     return found
 
 
-def _kin(groups: Sequence[Replacement], todo: Sequence[WorkUnit], alive: Ledger) -> dict[str, tuple[str, ...]]:
-    """For slices of a Lance table that was compacted: the units that had these rows, told by how many rows come before.
+def _kin(
+    groups: Sequence[Replacement], todo: Sequence[WorkUnit], alive: Ledger
+) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+    """For slices of a Lance table that was compacted: the units that had these rows, told by how many rows come before,
+    and how many they had of them.
 
     Compaction keeps their order. What was deleted meanwhile shifts them, for which a neighbour on each side is named
     too. Whether a picture is the same is decided by its hash, so a wrong guess costs its embedding and nothing else.
+    A slice at its old place with as many rows was renamed by what its columns hold, so nothing is guessed to be known.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    kin: dict[str, tuple[str, ...]] = {}
+    again: dict[str, int] = {}
     for group in groups:
         olds = sorted((alive[old] for old in group.old if alive[old].format == "lance"), key=lambda e: _place(e.start))
         ends = list(accumulate(old.seen for old in olds))
+        places = {(old.start, old.seen) for old in olds}
         at = 0
         for unit in todo if olds else ():
             if unit.unit_id not in group.new or unit.num_samples is None:
                 continue
             first, last = bisect_right(ends, at), bisect_left(ends, at + unit.num_samples)
+            if (unit.start, unit.num_samples) not in places:
+                again[unit.unit_id] = max(0, min(unit.num_samples, ends[-1] - at))
             at += unit.num_samples
             near = olds[max(0, first - 1) : last + 2]
             if near:
-                found[unit.unit_id] = tuple(old.unit_id for old in near)
-    return found
+                kin[unit.unit_id] = tuple(old.unit_id for old in near)
+    return kin, again
 
 
 def _place(start: str) -> tuple[int, ...]:

@@ -4,9 +4,8 @@ img2dataset writes pictures anew without their EXIF orientation and without havi
 stands in the .json beside each, as text of the library exifread. Nothing else in the shard shows it.
 """
 
-import json
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.planning.survey import survey
@@ -18,38 +17,32 @@ from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.words import counted
 from clipmill.workers.read import read_unit
-from clipmill.workers.read.census import split_name
-from clipmill.workers.read.fields import MAX_TEXT_BYTES, Wanted
-from clipmill.workers.read.orientation import lacking
-from clipmill.workers.read.packed import unpack
-from clipmill.workers.read.tar import BadTar, TarReader
-from clipmill.workers.store.storage import open_stream
 
-LOOK_AT = 300  # members of the first tar
+LOOK_AT = 100  # samples of a unit
 LOOK_BYTES = 32_000_000
-LOOK_AT_SAMPLES = 30  # of a parquet file or a folder
-_SAID_IN = {"webdataset": ".json beside each", "files": ".json beside each", "parquet": "column exif"}
-_FIELD = {"webdataset": "json:exif", "files": "json:exif", "parquet": "exif"}
+_BESIDE, _COLUMN = ("json:exif", ".json beside each"), ("exif", "column exif")
+_SAID_IN = {"webdataset": _BESIDE, "files": _BESIDE, "zip": _BESIDE, "parquet": _COLUMN, "lance": _COLUMN}
 
 
 def turned(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> str | None:
-    """A sentence, where pictures at the beginning of a tar, a parquet file or a folder lie turned; None where none is,
-    the job says what turns them, or they cannot be read, which `embed` will say."""
+    """A sentence, where pictures at the beginning of a unit would be turned by what img2dataset says of them; None
+    where none would, the job says what turns them, or they cannot be read, which `embed` will say."""
     if source.format not in _SAID_IN or source.orientation is not None:
         return None
-    if source.format == "webdataset" and unit.start not in ("", "0"):
-        return None
-    look = _look if source.format == "webdataset" else _look_at_samples
+    field, place = _SAID_IN[source.format]
+    asked = source.model_copy(update={"orientation": field})
     try:
-        pictures, lying = look(unit, source, storage, limits)
-    except (BadTar, WrongFormat, SourceChanged, PermissionError, UserError):
+        found = list(_orientations(unit, asked, storage, limits))
+    except (WrongFormat, SourceChanged, PermissionError, UserError):
         return None
+    lying = sum(one not in (None, 1) for one in found)
     if not lying:
         return None
+    first, verb = counted(len(found), "picture"), "lies" if lying == 1 else "lie"
     return (
-        f"{lying} of the first {counted(pictures, 'picture')} of {unit.uri} {'lies' if lying == 1 else 'lie'} turned: "
-        f"the EXIF orientation is in the {_SAID_IN[source.format]} and no longer in the picture, as img2dataset writes "
-        f"them; `source.orientation: {_FIELD[source.format]}` turns them by it; see docs/shards.md"
+        f"{lying} of the first {first} of {unit.uri} {verb} turned: the EXIF orientation is in the {place} and no "
+        f"longer in the picture, as img2dataset writes them; `source.orientation: {field}` turns them by it; see "
+        "docs/shards.md"
     )
 
 
@@ -70,43 +63,16 @@ def refuse_to_turn_back(tables: Tables, plan: Plan, source: Source) -> None:
         )
 
 
-def _look_at_samples(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:
-    """How many of the first samples say how they lie, and how many of those lie turned."""
-    asked = source.model_copy(update={"orientation": _FIELD[source.format]})
-    if source.format == "files":  # with the .json files, what lies there has another digest
+def _orientations(unit: WorkUnit, asked: Source, storage: Storage, limits: Limits) -> Iterator[int | None]:
+    """What a job that asked would turn the first pictures by."""
+    if asked.format in ("files", "lance"):  # with what says it, the same slice has another digest
         unit = next(survey(asked, storage, limits))
-    reading = read_unit(replace(unit, limit=LOOK_AT_SAMPLES), asked, storage, limits)
-    said = [one.orientation for one in reading if isinstance(one, Sample) and one.orientation is not None]
-    return len(said), sum(orientation != 1 for orientation in said)
-
-
-def _look(unit: WorkUnit, source: Source, storage: Storage, limits: Limits) -> tuple[int, int]:
-    """How many pictures have their .json among the first members, and how many of those lie turned."""
-    wanted = Wanted.of(source)
-    stated: dict[str, bool] = {}  # key: whether the picture's own bytes say it, or are of a format that gets none
-    said: dict[str, bool] = {}  # key: whether the .json says that it is turned
-    with open_stream(unit.uri, storage, expected_etag=unit.etag) as stream:
-        plain, is_packed = unpack(stream, unit.uri)
-        tar = TarReader(plain, seekable=not is_packed)
-        for count, member in enumerate(tar, start=1):
-            key, extension = split_name(member.name) or ("", "")
-            is_whole = member.link is None and not member.sparse
-            if is_whole and extension in wanted.image and member.size <= limits.max_image_bytes:
-                stated[key] = not lacking(tar.read(member))
-            elif is_whole and extension == "json" and member.size <= MAX_TEXT_BYTES:
-                said[key] = _says_turned(tar.read(member))
-            if count == LOOK_AT or member.offset + member.size > LOOK_BYTES:
-                break
-    both = stated.keys() & said.keys()
-    return len(both), sum(said[key] and not stated[key] for key in both)
-
-
-def _says_turned(data: bytes) -> bool:
-    """Whether img2dataset's `exif`, itself JSON in a string, names an orientation that is not upright."""
-    try:
-        record: Any = json.loads(data)
-        exif: Any = json.loads(record["exif"])
-        orientation = exif.get("Image Orientation")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-    return isinstance(orientation, str) and orientation.startswith(("Rotated", "Mirrored"))
+    if asked.format == "webdataset":  # else pictures without a .json would wait for it to the tar's end
+        unit = replace(unit, end=str(int(unit.start or 0) + LOOK_BYTES))
+    num_bytes = 0
+    for one in read_unit(replace(unit, limit=LOOK_AT), asked, storage, limits):
+        if isinstance(one, Sample):
+            num_bytes += len(one.image)
+            yield one.orientation
+        if num_bytes > LOOK_BYTES:
+            return

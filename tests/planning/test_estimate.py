@@ -2,7 +2,10 @@
 
 import json
 import os
+from dataclasses import replace
 
+import lance
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.planning import dry_run
@@ -16,10 +19,15 @@ from clipmill.jobs.planning.estimate import (
     from_arithmetic,
     from_last_run,
 )
+from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.running.summary import Summary, describe
+from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
+from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from tests.build import picture, tar
+from tests.committed import FINGERPRINT
 from tests.models import config, save_checkpoint
 
 CPU, GPU = Worker(gpus=0.0, cores=2.0), Worker(gpus=1.0, cores=8.0)
@@ -166,3 +174,69 @@ def test_a_first_plan_on_a_machine_without_a_gpu_is_of_this_machine(tmp_path, mo
     assert dry_run.dry_run(job(tmp_path), price_per_gpu_hour=2.0).samples_per_s == there.samples_per_s
     monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: True)
     assert dry_run.dry_run(job(tmp_path)).samples_per_s == there.samples_per_s
+
+
+def test_pictures_that_the_table_knows_are_read_and_not_embedded_in_the_estimate(tmp_path):
+    """A Lance source before its first run, after it, after a compaction, and with another caption."""
+    rows = [{"image": b"", "text": f"{n}", "other": ""} for n in range(2000)]
+    lance.write_dataset(pa.Table.from_pylist(rows), tmp_path / "raw.lance", max_rows_per_file=500)
+    asked = job(tmp_path, source={"format": "lance", "uri": f"{tmp_path}/raw.lance", "caption": "text"})
+    tables = made(asked)
+
+    def plan(job=asked):
+        found = dry_run.dry_run(job)
+        return found.samples, found.known, found.worker_hours
+
+    new = plan()
+    assert new[:2] == (2000, 0)
+    ledger.append(tables, [done(one) for one in survey(asked.source, asked.storage, asked.limits)])
+    assert plan() == (0, 0, 0.0)
+    lance.dataset(tmp_path / "raw.lance").optimize.compact_files(target_rows_per_fragment=10_000)
+    lance.write_dataset(pa.Table.from_pylist(rows[:500]), tmp_path / "raw.lance", mode="append")
+    samples, known, hours = plan()
+    assert (samples, known) == (2500, 2000)
+    assert new[2] / 4 <= hours < new[2] / 2, "a quarter as many are new, and the others are decoded"
+    lance.write_dataset(pa.Table.from_pylist(rows), tmp_path / "raw.lance", mode="overwrite", max_rows_per_file=500)
+    ledger.append(tables, [done(one) for one in survey(asked.source, asked.storage, asked.limits)])
+    source = asked.source.model_copy(update={"caption": "other"})
+    assert plan(asked.model_copy(update={"source": source}))[:2] == (2000, 0)
+
+
+def test_what_moved_is_read_and_not_embedded_in_the_estimate(tmp_path):
+    (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
+    asked = job(tmp_path)
+    tables = made(asked)
+    ledger.append(tables, [done(one, seen=8) for one in survey(asked.source, asked.storage, asked.limits)])
+    (tmp_path / "0.tar").rename(tmp_path / "1.tar")
+    (tmp_path / "2.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
+    found = dry_run.dry_run(asked)
+    assert (found.moved, found.new, found.samples, found.known) == (1, 1, 16, 8)
+
+
+def made(asked):
+    """The job's table without a row."""
+    tables = Tables.at(asked.table)
+    tables.ensure_side_tables()
+    model = replace(FINGERPRINT, model=asked.model.name, pretrained=asked.model.pretrained, dim=512).to_json()
+    schema = rows_schema(dim=512, keep={}, fingerprint_json=model, vocabulary_json=None, thumbnails=False)
+    tables.create("", schema)
+    return tables
+
+
+def done(unit, seen=None):
+    counted = seen if seen is not None else unit.num_samples
+    return LedgerEntry(
+        unit_id=unit.unit_id,
+        state=LedgerState.COMMITTED,
+        uri=unit.uri,
+        etag=unit.etag,
+        start=unit.start,
+        end=unit.end,
+        format=unit.format,
+        run="a",
+        attempt=1,
+        seen=counted,
+        written=counted,
+        rejected=0,
+        table_version=1,
+    )

@@ -301,6 +301,7 @@ def test_after_a_compaction_what_is_known_of_a_picture_is_not_computed_again(tab
     source = Source.model_validate(made)
     plan = make_plan(survey(source, LOCAL, Limits()), read_ledger(tables))
     assert (len(plan.todo), len(plan.done), len(plan.replacements)) == (7, 0, 1), "28 rows in slices of five, and three"
+    assert sum(plan.again.values()) == 30, "nobody can tell yet that two were deleted and other ones came"
     computed: list[int] = []
 
     class Counting(StubEngine):

@@ -2,15 +2,19 @@
 
 import io
 import json
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
 from clipmill.jobs.cli.main import run
+from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
@@ -124,8 +128,6 @@ def test_what_img2dataset_turned_comes_upright_in_each_of_its_layouts(form: str,
     uri = str(MADE / name)
     source = Source.model_validate({"format": form, "uri": uri, "caption": caption, "orientation": field})
     if form == "files":
-        from clipmill.jobs.planning.survey import survey
-
         (unit,) = survey(source, Storage(), Limits())
     else:
         unit = unit_of(uri, form)
@@ -172,6 +174,21 @@ def test_a_table_without_the_column_and_a_kept_column_of_its_name_are_one_senten
         )
 
 
+@pytest.mark.parametrize("form", ["zip", "lance"])
+def test_plan_looks_at_a_zip_and_at_a_lance_table_of_what_img2dataset_wrote(tmp_path: Path, form: str) -> None:
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for path in (MADE / "img2dataset-turned").iterdir():
+                archive.write(path, path.name)
+    else:
+        lance.write_dataset(pq.read_table(MADE / "img2dataset-turned.parquet"), tmp_path / "a.lance")
+    source = Source.model_validate({"format": form, "uri": f"{tmp_path}/a.{form}"})
+    (unit,) = survey(source, Storage(), Limits())
+    told = str(turned(unit, source, Storage(), Limits()))
+    assert "2 of the first 4 pictures" in told
+    assert f"`source.orientation: {'json:exif' if form == 'zip' else 'exif'}`" in told
+
+
 @pytest.mark.parametrize("with_json", [True, False])
 def test_plan_looks_at_a_folder_where_it_holds_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], with_json: bool
@@ -184,7 +201,7 @@ def test_plan_looks_at_a_folder_where_it_holds_json(
     assert run(["plan", str(tmp_path / "job.yaml"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["turned"]
     assert (told is not None) == with_json
-    assert not with_json or "2 of the first 3 pictures" in told
+    assert not with_json or "2 of the first 4 pictures" in told
 
 
 def test_plan_counts_only_what_the_option_would_turn(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from clipmill.jobs.cli.main import run
-from clipmill.jobs.planning.turned import LOOK_AT, turned
+from clipmill.jobs.planning import turned as planned
+from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
@@ -82,33 +83,43 @@ def exif(orientation: str) -> bytes:
     return json.dumps({"exif": json.dumps({"Image Orientation": orientation})}).encode()
 
 
-def test_what_is_no_sign_of_a_turned_picture_is_none(tmp_path: Path) -> None:
-    jpeg = picture(1)
-    for number, said in enumerate(
-        (
-            b"",
-            b"{",
-            b"[1]",
-            b'{"exif": 6}',
-            b'{"exif": "[]"}',
-            b'{"exif": null}',
-            exif("Horizontal (normal)"),
-            exif("0"),
-        )
-    ):
-        tar = packed(tmp_path / f"{number}.tar", [("a.jpg", jpeg), ("a.json", said), ("b.json", exif("Rotated 180"))])
-        assert told(tar) is None, said
+def test_plan_says_that_a_picture_lies_turned_exactly_where_embed_would_turn_it(tmp_path: Path) -> None:
+    said = {
+        b"": False,
+        b"{": False,
+        b"[1]": False,
+        b'{"exif": "[]"}': False,
+        b'{"exif": null}': False,
+        b'{"exif": 9}': False,
+        exif("Horizontal (normal)"): False,
+        exif("0"): False,
+        exif("Rotated by hand"): False,
+        exif("Rotated 180"): True,
+        exif("6"): True,
+        b'{"exif": 6}': True,
+        b'{"exif": {"Image Orientation": "Mirrored vertical"}}': True,
+    }
+    for number, (text, lies) in enumerate(said.items()):
+        members = [("a.jpg", picture(1)), ("a.json", text), ("b.json", exif("Rotated 180"))]
+        tar = packed(tmp_path / f"{number}.tar", members)
+        embedded = samples(read_tar(str(tar), orientation="json:exif")).values()
+        assert any(one.orientation not in (None, 1) for one in embedded) == lies, text
+        assert (told(tar) is not None) == lies, text
 
 
-def test_a_turned_picture_is_found_in_any_order_packed_or_not_and_of_the_first_members(tmp_path: Path) -> None:
+def test_a_turned_picture_is_found_in_any_order_packed_or_not_and_of_the_first_members(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jpeg = picture(1)
     pair = [("d/a.json", exif("Rotated 90 CCW")), ("d/a.jpg", jpeg)]
     assert "1 of the first 1 picture of" in str(told(packed(tmp_path / "a.tar.gz", pair, "w:gz")))
     assert "1 of the first 1 picture of" in str(told(packed(tmp_path / "a.tar", pair[::-1])))
-    late = packed(tmp_path / "late.tar", [*((f"{n}.txt", b"") for n in range(LOOK_AT)), *pair])
+    late = packed(tmp_path / "late.tar", [("long.txt", bytes(20_000)), *pair])
+    assert told(late) is not None
+    monkeypatch.setattr(planned, "LOOK_BYTES", 20_000)
     assert told(late) is None, "plan does not read a tar to its end"
     whole = packed(tmp_path / "whole.tar", pair).read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 4])
+    (tmp_path / "cut.tar").write_bytes(whole[:1600])
     (tmp_path / "zip.tar").write_bytes(b"PK\x03\x04" + whole)
     assert told(tmp_path / "cut.tar") is None, "embed names what is cut"
     assert told(tmp_path / "zip.tar") is None
