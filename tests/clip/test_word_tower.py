@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import string
 import subprocess
 import sys
 from dataclasses import replace
@@ -88,6 +89,35 @@ def test_it_says_the_same_of_words_and_of_itself() -> None:
     assert engine.unknown_words(asked) == torch_engine.unknown_words(asked) != []
     with pytest.raises(AssertionError, match="words alone"):
         engine.encode_images(np.zeros((1, 3, 64, 64), np.uint8))
+
+
+def test_no_text_costs_more_than_the_context_has_room_for() -> None:
+    """A hundred megabytes, a million letters without a space, entities, a million spaces in front: on both roads."""
+    torch_engine: Any = load_text_engine(ModelSpec(name="clipmill-tiny", precision="fp32"))
+    engine: Any = load_words(torch_engine.fingerprint)
+    letters = "".join(random.Random(1).choices(string.ascii_lowercase, k=1_000_000))
+    texts = ["red dog " * 12_500_000, letters, "&amp;quot;" * 100_000, " " * 1_000_000 + "red dog", "犬" * 1_000_000]
+    for one, tokenizer in ((engine, engine._tokenizer), (torch_engine, torch_engine._parts.tokenizer)):
+        tokenizer.cache = {word: token for word, token in tokenizer.cache.items() if word.startswith("<")}
+        tokens = [text.ids_L.tolist() for text in one.prepare_texts(texts)]
+        assert max(map(len, tokenizer.cache)) <= 32 * 4 * tokenizer.context_length
+        assert [ids[:9] for ids in tokens[::3]] == [
+            text.ids_L.tolist()[:9] for text in one.prepare_texts(["red dog " * 100, "red dog"])
+        ]
+        assert one.prepare_texts([letters[:5_000]])[0].ids_L.tolist() == tokens[1]
+        few = 10  # a word of a few thousand letters comes apart as that of a few hundred does
+        assert one.prepare_texts([letters[:500]])[0].ids_L.tolist()[:few] == tokens[1][:few]
+    assert (engine.encode_texts(texts) * torch_engine.encode_texts(texts)).sum(axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("load", [load_words, lambda made: load_text_engine(made.spec())])
+def test_words_are_not_remembered_for_ever(vit: tuple[Path, Fingerprint], load: Any) -> None:
+    engine = load(vit[1])
+    tokenizer = getattr(engine, "_tokenizer", None) or engine._parts.tokenizer
+    before = engine.prepare_texts(["red"])[0].ids_L
+    tokenizer.cache |= {str(number): "x" for number in range(200_000)}
+    np.testing.assert_array_equal(engine.prepare_texts(["red"])[0].ids_L, before)
+    assert len(tokenizer.cache) < 10
 
 
 @pytest.fixture(scope="module")

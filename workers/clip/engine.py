@@ -9,7 +9,6 @@ B batch, C = 3 channels, H and W pixels of the model's input, L tokens, D dimens
 """
 
 import math
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +24,13 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.samples import Picture
 from clipmill.workers.clip import selfcheck
+from clipmill.workers.clip.alike import forget_words, words_of
 from clipmill.workers.clip.batch_size import CPU_SIZES, GPU_SIZES, best_batch_size
 from clipmill.workers.clip.load import Tokenizer
 from clipmill.workers.clip.towers import ImageTower, IntraOpThreads, TextTower
 from clipmill.workers.decode.prepared import prepared
 from clipmill.workers.engine import OutOfMemory, Text, Tokens
 
-_WORD = re.compile(r"[^\W\d_]+|\d+")
-# open_clip's tokenizer remembers every word it ever met.
-_MAX_REMEMBERED_WORDS = 200_000
 # oneDNN makes its kernels anew for every number of rows it has not seen (docs/speed.md: 35 to 45 ms of a core for those
 # of a text tower). So texts are parted at multiples of one number and cut at multiples of another: a hundred shapes
 # instead of a thousand.
@@ -179,8 +176,7 @@ class ClipEngine:
         encode: Any = getattr(self._parts.tokenizer, "encode", None)
         if not self._parts.untrained or encode is None:
             return []
-        words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
-        return [word for word in words if not self._parts.untrained.isdisjoint(encode(word))]
+        return [word for word in words_of(texts) if not self._parts.untrained.isdisjoint(encode(word))]
 
     def tune(self) -> None:
         """See `workers.engine.Engine.tune` and `workers.clip.batch_size`."""
@@ -218,12 +214,8 @@ class ClipEngine:
         return torch.stack([next(made) if isinstance(t, str) else torch.from_numpy(t.ids_L) for t in texts])
 
     def _tokenize(self, texts: list[str]) -> Tensor:
-        tokenizer: Any = self._parts.tokenizer
-        words = getattr(tokenizer, "cache", None)
-        if isinstance(words, dict) and len(words) > _MAX_REMEMBERED_WORDS:
-            # A new dictionary: another thread may be looking into the old one. The special tokens must stay.
-            tokenizer.cache = {word: token for word, token in list(words.items()) if word.startswith("<")}
-        return cast(Tensor, tokenizer(texts))
+        forget_words(self._parts.tokenizer)
+        return self._parts.tokenizer(texts)
 
     @contextmanager
     def _forward(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
+from clipmill.workers.clip.alike import bounded, hash_of
 from clipmill.workers.clip.library import WHOLE, Library, evaluation_transform, plain
 from clipmill.workers.clip.names import find
 from clipmill.workers.naming.hub import without_waiting
@@ -149,12 +150,13 @@ def weights_sha256(model: nn.Module) -> str:
 
     Taken after loading, in fp32: the same weights in safetensors, in a .pt file, or in fp16 have one hash.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+
+    def tensors() -> Iterator[tuple[str, tuple[int, ...], Any]]:
+        for name, tensor in sorted(model.state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            yield name, tuple(values.shape), values.reshape(-1).view(torch.uint8).numpy()
+
+    return hash_of(tensors())
 
 
 def untrained_tokens(model: Any) -> frozenset[int]:
@@ -283,7 +285,7 @@ def _triple(value: Any) -> tuple[float, float, float]:
 def _load_tokenizer(resolved: Resolved, library: Library) -> Tokenizer:
     try:
         with _quiet_open_clip(), _hub(resolved, library):
-            return cast(Tokenizer, library.part("factory").get_tokenizer(resolved.open_clip_name))
+            return bounded(cast(Tokenizer, library.part("factory").get_tokenizer(resolved.open_clip_name)))
     except ImportError as error:
         raise UserError(
             f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error)}",

@@ -2,17 +2,15 @@
 question.
 
 Importing torch takes longer than all else of a search by words. The weights are read from the safetensors file and
-hashed as `load.weights_sha256` does, so that a tower that answers is the one of the table's fingerprint; the words are
+hashed as torch's road does (`alike`), so that a tower that answers is the one of the table's fingerprint; the words are
 taken apart by open_clip's own tokenizer, pictures prepared as the fingerprint says. What is not known to be plain, or
 differs, is left to torch: `plain_engine` gives None. Computed in fp32; tests compare with open_clip.
 
 L tokens, W width, H heads, D dimension of the shared space, B texts.
 """
 
-import hashlib
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.samples import Picture
+from clipmill.workers.clip.alike import bounded, forget_words, hash_of, words_of
 from clipmill.workers.clip.layers import Array, Layers, OneThread, gelu, quick_gelu
 from clipmill.workers.clip.library import without_torch
 from clipmill.workers.clip.names import find
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 _MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"}
 _TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers"}
 _FLOATS = {"F16", "F32"}  # numpy has no bf16
-_WORD = re.compile(r"[^\W\d_]+|\d+")
 _AT_ONCE = 32
 _HASHED = {**dict.fromkeys(_FLOATS, np.float32), "I64": np.int64}
 
@@ -71,13 +69,13 @@ class PlainEngine:
         return vectors_BD
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.lower()))
         known = self._tower.trained
-        return [word for word in words if not known[self._tokenizer.encode(word)].all()]
+        return [word for word in words_of(texts) if not known[self._tokenizer.encode(word)].all()]
 
     def _ids(self, text: str) -> npt.NDArray[np.int64]:
         """As SimpleTokenizer does for one text, without what follows the end token (L,)."""
         most, tokenizer = self._tower.context_length, self._tokenizer
+        forget_words(tokenizer)
         ids = [tokenizer.sot_token_id, *tokenizer.encode(text)[: most - 2], tokenizer.eot_token_id]
         return np.asarray(ids, np.int64)
 
@@ -150,7 +148,7 @@ def _made(fingerprint: Fingerprint, pictures: bool) -> PlainEngine | None:
     text = config["text_cfg"]
     if not (set(config) <= _MODEL_KEYS and set(text) == _TEXT_KEYS):
         return None
-    tokenizer = library.part("tokenizer").SimpleTokenizer(context_length=text["context_length"])
+    tokenizer = bounded(library.part("tokenizer").SimpleTokenizer(context_length=text["context_length"]))
     name = f"SimpleTokenizer context_length={text['context_length']} vocab_size={tokenizer.vocab_size}"
     if name != fingerprint.tokenizer or text["vocab_size"] < tokenizer.vocab_size:
         return None
@@ -171,15 +169,15 @@ def _weights(checkpoint: Path, pictures: bool) -> tuple[dict[str, Array], str]:
     model."""
     from safetensors import safe_open
 
-    digest, kept = hashlib.sha256(), {}
-    with safe_open(str(checkpoint), framework="numpy") as file:
+    kept: dict[str, Array] = {}
+
+    def tensors() -> Iterator[tuple[str, tuple[int, ...], Any]]:
         for name in sorted(file.keys()):
-            kind = file.get_slice(name).get_dtype()
-            values = np.ascontiguousarray(file.get_tensor(name), _HASHED[kind]).reshape(
-                file.get_slice(name).get_shape()
-            )
-            digest.update(f"{name}{tuple(values.shape)}".encode())
-            digest.update(values.reshape(-1).view(np.uint8).data)
+            kind, shape = file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()
+            values = np.ascontiguousarray(file.get_tensor(name), _HASHED[kind]).reshape(shape)
+            yield name, values.shape, values.reshape(-1).view(np.uint8).data
             if pictures or not name.startswith("visual."):
                 kept[name.removeprefix("text.")] = values
-    return kept, digest.hexdigest()
+
+    with safe_open(str(checkpoint), framework="numpy") as file:
+        return kept, hash_of(tensors())
