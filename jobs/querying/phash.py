@@ -46,6 +46,11 @@ def hash_of(snapshot: Snapshot, asked: Any, storage: Storage) -> int:
     search takes it. `Examples` with one id mean that row and never a file. Raises UserError."""
     check_hashes(snapshot)
     if isinstance(asked, Examples):
+        if len(asked) != 1 or not asked.ids:
+            raise UserError(
+                "Examples of a search by perceptual hash are one id and nothing else",
+                "ask once for each; a picture or a hash is given as it is",
+            )
         found = _of_row(snapshot, *asked.ids)
         if found is None:
             raise UserError(f"there is no row with id {asked.ids[0]!r}", "ids are exact; list some with a search")

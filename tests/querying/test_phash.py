@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.exploring.dedup import dedup, keep_list
-from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.querying.open import Examples, Table, open_table
 from clipmill.jobs.selecting.select import select
 from clipmill.schemas.columns import PHASH
 from clipmill.schemas.config import Limits
@@ -124,6 +124,12 @@ def test_copies_over_http_are_of_a_row_and_never_of_a_file(table: Table, tmp_pat
         ("nowhere.jpg", {}, "'nowhere.jpg' is no id of a row and no file"),
         (2**64, {}, "more than 64 bits"),
         (b"no picture", {}, "cannot be"),
+        (Examples(ids=("row-000001", "row-000002")), {}, "one id and nothing else"),
+        (Examples(texts=("a shoe",)), {}, "one id and nothing else"),
+        (Examples(), {}, "one id and nothing else"),
+        ([1, 2], {}, "a query image is a list"),
+        (np.array([1, 2], np.uint64), {}, "a query image is a ndarray"),
+        (True, {}, "a query image is a bool"),
         ("row-000001", {"max_distance": 65}, "65 bits is not from 0 to 64"),
         ("row-000001", {"min_score": 0.5}, "no option min_score"),
     ],
