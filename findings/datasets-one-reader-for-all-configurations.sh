@@ -4,7 +4,8 @@
 # One would guess: each configuration under `configs:` of README.md names its own files, so one may be Lance and one parquet.
 # What happens: the reader is chosen by the endings of the first configuration, and opens the files of all others too: a
 #   parquet configuration beside a Lance one is "no Lance file". Each alone is read.
-# Why it matters: a data set repository is of one format. `clipmill push --format lance` writes its rejects in Lance as well.
+# Why it matters: the error blames a sound file of a card that is written as the documentation has it. Keep a data set
+#   repository to one format, as `clipmill push --format lance` does.
 # Versions: datasets 5.2.0, pylance 14.0.2, pyarrow 26.0.1, Python 3.11. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)

@@ -5,7 +5,8 @@
 # What happens: by default it does neither. The pixels are as they were stored, the new JPEG has no EXIF, and the
 #   orientation stands as a phrase ("Rotated 90 CW") inside a JSON text inside the .json beside the picture. With
 #   `disable_all_reencoding` the bytes are the originals and the tag is there.
-# Why it matters: whatever is trained or computed on such shards sees part of all photographs turned.
+# Why it matters: whatever is trained or computed on such shards sees part of all photographs turned. Download with
+#   `disable_all_reencoding`, or turn each by what its .json says.
 # Versions: img2dataset 1.47.0, Pillow 13.0.0, Python 3.11. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)

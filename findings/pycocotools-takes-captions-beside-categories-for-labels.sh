@@ -4,7 +4,8 @@
 # One would guess: the lists of COCO's JSON are independent of each other, and an empty one says that there is nothing.
 # What happens: as soon as `categories` is there, every annotation is asked for its `category_id`; a caption has none, and the
 #   constructor ends with KeyError. COCO's own files of captions have no such list.
-# Why it matters: writers that always give all five lists make captions that no program on pycocotools reads.
+# Why it matters: writers that always give all five lists make captions that no program on pycocotools reads. Leave out
+#   `categories` where annotations have none.
 # Versions: pycocotools 2.0.11, numpy 2.4.6, Python 3.11. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)

@@ -8,7 +8,7 @@
 #   With `spark.sql.parquet.outputTimestampType=TIMESTAMP_MICROS` the zone is there again. A time without a zone is
 #   TIMESTAMP_NTZ from Parquet, and TIMESTAMP (an instant, by the session's zone) from an Arrow table.
 # Why it matters: hours are compared with others that have a zone, or are refused; those from Arrow move when another session
-#   with another zone reads them.
+#   with another zone reads them. Set the option, and give every time its zone before Spark sees it.
 # Versions: pyspark 4.3.0 (Java 17), pyarrow 26.0.1, pandas 3.1.1, numpy 2.4.6, Python 3.11. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)

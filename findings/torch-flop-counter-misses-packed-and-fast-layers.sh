@@ -7,7 +7,8 @@
 #   and hand-packed models use) counts 0, and so does a whole nn.TransformerEncoderLayer in inference, whose fast path is one
 #   operator that the counter has no formula for. The numbers it gives for the same layers unpacked and in training mode are
 #   right. Nothing warns: a packed model seems to need a fraction of the operations, and its share of the peak is a fiction.
-# Why it matters: give `custom_mapping` a formula for each such operator, and turn the fast path off while counting
+# Why it matters: estimates of hours and of a processor's use that are divided by such a count are off by whatever share of
+#   the model it left out. Give `custom_mapping` a formula for each such operator, and turn the fast path off while counting
 #   (`torch.backends.mha.set_fastpath_enabled(False)`).
 # Versions: torch 2.15.0 (CPU), numpy 2.4.6, Python 3.11. Seen 2026-11-28.
 set -euo pipefail

@@ -7,7 +7,7 @@
 #   a webdataset over the shard, give four samples of ten and end as usual. A tar that is cut off just there ends as silently.
 # Why it matters: training and embedding jobs lose the rest of a shard and nothing says so. Count the members by something
 #   else (an index, the number that was written), or compare where reading ended with the size of the file.
-# Versions: webdataset 1.0.2, Python 3.11's tarfile. Seen 2026-11-28.
+# Versions: webdataset 1.0.2, numpy 2.4.6, Python 3.11's tarfile. Seen 2026-11-28.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
