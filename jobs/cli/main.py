@@ -147,12 +147,13 @@ def run(argv: Sequence[str]) -> int:
     # Lance calls a commit that `retag` and `reembed` make "not stable yet": so its interface is; no user's concern.
     os.environ.setdefault("LANCE_LOG", "warn,lance_table::transaction::manifest_build=error")
     lines.use("text")  # until an option says otherwise
+    group = build()
     try:
-        result = build().main(args=list(argv), prog_name="clipmill", standalone_mode=False)
+        result = group.main(args=list(argv), prog_name="clipmill", standalone_mode=False)
         # Outside standalone mode click returns the code of ctx.exit() instead of raising it.
         return result if isinstance(result, int) else EXIT_OK
     except ClipmillError as error:
-        return _fail(error.message, error.hint, error.exit_code)
+        return _told(error, group, argv)
     except click.exceptions.NoArgsIsHelpError as error:
         note(error.format_message())  # `clipmill` alone: the help as it is, not squeezed into an error's line
         return EXIT_USER
@@ -175,9 +176,27 @@ def run(argv: Sequence[str]) -> int:
         missing = not_installed(error) if isinstance(error, ModuleNotFoundError) else None
         told = missing or of_table(error, "the table")  # a read of lance's somewhere on the way
         if isinstance(told, ClipmillError):
-            return _fail(told.message, told.hint, told.exit_code)
+            return _told(told, group, argv)
         note(traceback.format_exc())  # a defect, with everything known of it
         return EXIT_OTHER
+
+
+# What a job file says of its store, as the options of a command that has none.
+_OPTIONS = {
+    "storage.endpoint_url": "--endpoint-url",
+    "storage.region": "--region",
+    "; to read a public bucket: storage.anonymous: true": "",
+}
+
+
+def _told(error: ClipmillError, group: click.Group, argv: Sequence[str]) -> int:
+    """In the words of the command that was typed."""
+    message, hint = error.message, error.hint
+    command = group.commands.get(next((word for word in argv if not word.startswith("-")), ""))
+    if command is not None and "endpoint_url" in {param.name for param in command.params}:
+        for field, option in _OPTIONS.items():
+            message, hint = message.replace(field, option), hint.replace(field, option)
+    return _fail(message, hint, error.exit_code)
 
 
 def _usage(error: click.UsageError) -> tuple[str, str]:

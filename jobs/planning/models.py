@@ -23,6 +23,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "resize_mode": "shortest",
 }
 _CONTEXT = 77
+OWN_LICENSE = "apache-2.0"  # of clipmill itself, and so of the weights that it carries
 _CALLED: Mapping[tuple[float, ...], str] = {
     (0.48145466, 0.4578275, 0.40821073, 0.26862954, 0.26130258, 0.27577711): "OpenAI's",
     (0.485, 0.456, 0.406, 0.229, 0.224, 0.225): "ImageNet's",
@@ -140,6 +141,8 @@ def _said_on_cards(entry: Mapping[str, Any]) -> dict[str, str]:
 
 def license_of(name: str, pretrained: str) -> str:
     """Of the weights, by their card; empty where nobody here read one, and where there is no open_clip to ask."""
+    if name == TINY:
+        return OWN_LICENSE
     try:
         entry = catalog.tags(name).get(pretrained)
     except UserError:
@@ -163,6 +166,7 @@ def _tiny() -> Weights:
     config, entry = read_config(path), json.loads(path.read_text("utf-8")).get("preprocess_cfg", {})
     return Weights(
         name=TINY,
+        license=OWN_LICENSE,
         pretrained="",
         activation="quickgelu" if config.get("quick_gelu") else "gelu",
         **_of_config(TINY, config),

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.importing.request import ImportOptions, Names
 from clipmill.jobs.importing.sources import find
-from clipmill.jobs.planning.models import license_of
+from clipmill.jobs.planning.models import by_tag, license_of
 from clipmill.jobs.pushing import files
 from clipmill.jobs.pushing.push import push
 from clipmill.jobs.pushing.request import PushOptions, parse_target
@@ -220,6 +221,9 @@ def test_vectors_of_which_nobody_knows_the_model_are_told_so(tmp_path: Path) -> 
 
 def test_the_licence_of_weights_is_what_their_card_says() -> None:
     assert license_of("ViT-B-16", "dfn2b") == "apple-amlr"
+    own = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["license"]
+    (tiny,) = by_tag("clipmill-tiny")
+    assert license_of("clipmill-tiny", "") == tiny.license == own.lower() == "apache-2.0"
     assert license_of("ViT-B-16", "nobody") == license_of("nobody", "") == ""
 
 

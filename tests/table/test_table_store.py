@@ -200,6 +200,36 @@ def test_a_profile_without_credentials_is_one_sentence(
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize("road", ["import", "status", "plan"])
+def test_a_hint_names_what_the_command_has(
+    road: str, store: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job file's fields where there is a job file, else options; `import` reads no bucket without credentials."""
+    (tmp_path / "job.yaml").write_text(
+        f"table: {tmp_path}/t/x\nstorage: {{endpoint_url: '{store.endpoint}', region: x}}\n"
+        "source: {format: files, uri: 's3://b/raw/'}\n"
+    )
+    asked = {
+        "import": ["import", "s3://b/v/", "--to", f"{tmp_path}/t/x", "--model", "clipmill-tiny"],
+        "status": ["status", "s3://b/db/images"],
+        "plan": ["plan", f"{tmp_path}/job.yaml"],
+    }[road]
+    there = [] if road == "plan" else ["--endpoint-url", store.endpoint, "--region", "x"]
+
+    def hint(*more: str) -> str:
+        code, said = cli.run([*asked, *more]), capsys.readouterr().err
+        assert code == EXIT_USER, said
+        return said.partition("hint:")[2]
+
+    store.before = lambda method, key: (404, "NoSuchBucket")
+    assert ("--endpoint-url" if there else "storage.endpoint_url") in hint(*there)
+    store.reset()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    assert ("storage." in hint(*there)) == (road == "plan")
+
+
 @pytest.fixture
 def table(store: FakeS3) -> Tables:
     return make_tables("s3://b", storage=storage_of(store))
