@@ -234,6 +234,9 @@ def test_a_file_that_is_damaged_costs_its_rows_and_one_that_is_gone_is_a_change(
 def test_mistakes_are_one_sentence(table: Path, tmp_path: Path) -> None:
     with pytest.raises(EmptySource, match="is no Lance table"):
         units_of(tmp_path / "elsewhere")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(EmptySource, match="is no Lance table"):
+        units_of(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="a Lance table is named whole"):
         units_of(tmp_path / "db" / "*.lance")
     with pytest.raises(UserError, match=r"has no column nope, which source\.keep\.nope names"):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import UserError
 from clipmill.workers.read import coco
-from clipmill.workers.read.columns import link_names, needed_columns, rows_of
+from clipmill.workers.read.columns import holds_bytes, link_names, needed_columns, rows_of
 from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
 from clipmill.workers.read.labels import Features
@@ -148,8 +148,20 @@ class _TextRows:
         if any("\r" in name for name in self.names):
             raise self._old_line_ends()
         if self.names:
+            self._refuse_other_separator(source)
             link = needed_columns(self.names, source, self._uri, link_names(self._uri))[0]
             self._shape = Shape(delimiter=delimiter, num_columns=len(self.names), link_column=self.names.index(link))
+
+    def _refuse_other_separator(self, source: Source) -> None:
+        """One column whose name is a whole header: as spreadsheets of many countries write it."""
+        known = {"csv": ",", "tsv": "a tab"}[self._kind]
+        separators = {";": ";", "|": "|", "\t": "a tab", ",": ","}
+        found = next((name for sign, name in separators.items() if sign in self.names[0] and name != known), None)
+        if len(self.names) == 1 and found and self.names[0] not in source.image:
+            raise UserError(
+                f"manifest {self._uri} parts its columns by {found}, and a .{self._kind} is read by {known}",
+                "call it .tsv" if found == "a tab" else "write it anew, with commas",
+            )
 
     def __enter__(self) -> "_TextRows":
         return self
@@ -247,7 +259,12 @@ class _ParquetRows:
             stream.close()
             raise UserError(f"manifest {uri} is not a readable parquet file", "write it again") from error
         self.names: Sequence[str] = self._file.schema_arrow.names
-        self._columns = needed_columns(self.names, source, uri, link_names(uri))[1]
+        image, self._columns = needed_columns(self.names, source, uri, link_names(uri))
+        if holds_bytes(self._file.schema_arrow.field(image).type):
+            stream.close()
+            raise UserError(
+                f"column {image} of {uri} holds pictures, and a list says where they are", "set source.format: parquet"
+            )
         self._features = Features.of(self._file.schema_arrow)
         self.header = self._features.header
         self.start = start or 0

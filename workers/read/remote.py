@@ -14,6 +14,7 @@ The answer to a redirect is not looked at again: what comes back is only ever de
 
 import ipaddress
 import posixpath
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from clipmill.workers.store.uri import join_uri, quote, split_uri
 
 _STORES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 _MAX_URI_CHARS = 4096
+# A picture's bytes as text: a data: URL, or base64 of what JPEG, PNG, GIF or WebP begin with.
+_AS_TEXT = re.compile(r"data:|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=_-]{100}")
 _USUAL_IMAGE_BYTES = 1_000_000
 
 
@@ -52,6 +55,8 @@ class BadUri(Exception):
 def allowed_uri(text: str, listed_in: str, images: str | None = None) -> str:
     """The absolute URI of an image that the list at `listed_in` names. `images`: where names without an address lie,
     if not beside the list. Raises BadUri."""
+    if _AS_TEXT.match(text):
+        raise BadUri("a picture written as text, and no address: store its bytes")
     if len(text) > _MAX_URI_CHARS or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in text):
         raise BadUri("too long, or holds control characters")
     scheme, list_path = split_uri(listed_in)

@@ -99,6 +99,10 @@ def has_any(folder: str, storage: Storage) -> bool:
         return next(list_keys(folder_pattern(*split_uri(folder)), storage), None) is not None
     except FileNotFoundError:
         return False
+    except BadName as error:
+        if isinstance(error.__cause__, NotADirectoryError):  # below a file lies nothing
+            return False
+        raise
     except (PermissionError, StoreUnavailable) as error:
         raise as_user_error(error, folder) from error
 
