@@ -100,7 +100,7 @@ def checkout(commit: str, home: Path) -> Path:
     uv, python = Path(sys.executable).with_name("uv"), tree / ".venv/bin/python"
     if not python.exists():
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tree / ".venv"], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", python]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python]
     subprocess.run([*install, "-r", tree / "requirements.lock"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "-e", tree], check=True)
     (tree / ".venv" / ".installed").touch()

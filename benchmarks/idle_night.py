@@ -87,7 +87,7 @@ def main() -> int:
     if given.serve:
         serve(given.units)
         return 0
-    results = {"at": machine.now(), "load_before": [round(x, 1) for x in os.getloadavg()]}
+    results: dict[str, Any] = {"at": machine.now(), "load_before": [round(x, 1) for x in os.getloadavg()]}
     with tempfile.TemporaryDirectory(prefix="clipmill-idle-") as folder:
         here = Path(folder)
         results["local"] = measure(here / "local", local(here, given.units), given.units, given.times)

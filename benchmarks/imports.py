@@ -113,7 +113,7 @@ def alone(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(options.folder, ignore_errors=True)
     make(options.folder, options.rows, options.files)
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     for _ in range(options.rounds):
         for left in ("db", "plain.lance"):
             shutil.rmtree(options.folder / left, ignore_errors=True)

@@ -55,7 +55,7 @@ class Losing:
 
     def drain(self) -> None:
         """The oldest: told to go, and gone when its time is over."""
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         deadline_ms = int((time.time() + GRACE_S) * 1000)
         accepted, why = GcsClient(address=self.address).drain_node(self.nodes[0].node_id, 2, "spot", deadline_ms)

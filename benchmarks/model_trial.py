@@ -82,7 +82,7 @@ def calibrate(model: nn.Module, pixels_BCHW: Tensor) -> None:
     """Let every BatchNorm of the image tower know the photos' means and variances."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
     for norm in norms:
-        norm.momentum = None  # type: ignore[assignment] - a plain average
+        norm.momentum = None  # a plain average
         norm.reset_running_stats()
         norm.train()
     if norms:

@@ -166,7 +166,7 @@ def _blas() -> dict[str, Any]:
     """What numpy's products run on, and whether the environment chose it."""
     from threadpoolctl import threadpool_info
 
-    found = next((one for one in threadpool_info() if one["user_api"] == "blas"), {})
+    found: dict[str, Any] = next((one for one in threadpool_info() if one["user_api"] == "blas"), {})
     names = ("internal_api", "version", "architecture")
     return {**{name: found.get(name) for name in names}, "chosen": os.environ.get("OPENBLAS_CORETYPE", "")}
 

@@ -272,7 +272,7 @@ def _truth(uri: str, questions: list[Any]) -> list[set[str]]:
 def _results(servers: list[Server], memory: dict[str, Any], truth: list[set[str]]) -> dict[str, Any]:
     ours, results = servers[0], {}
     for server in servers:
-        answers: dict[str, Any] = {}
+        answers: dict[int, Any] = {}
         for one in server.rounds:
             answers |= one.pop("answers")
         found = {n: server.ids(answer) for n, answer in answers.items() if n < len(truth)}

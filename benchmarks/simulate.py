@@ -104,7 +104,9 @@ class Pump:
         collector, commits = self.collector, self.collector.totals.commits
         while self.clock.now_s >= self.busy_until_s:
             try:
-                collector._turn(collector._queue.get_nowait())
+                receipt = collector._queue.get_nowait()
+                assert receipt is not None, "the end, which nobody sends here"
+                collector._turn(receipt)
             except queue.Empty:
                 if self.clock.now_s < collector._due():
                     break

@@ -4,6 +4,7 @@ import statistics
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _AT_ONCE = 64
 
 def run(setting: Setting, report: Report) -> None:
     for label, tars in (("256 px", setting.tars), ("1920 px", setting.large_tars)):
-        report.case(label, 0 if setting.small else 5, lambda tars=tars: compared(tars, setting))
+        report.case(label, 0 if setting.small else 5, partial(compared, tars, setting))
 
 
 def jpegs_of(tars: Path, most: int) -> list[bytes]:

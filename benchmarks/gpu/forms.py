@@ -27,7 +27,7 @@ class FusedAttention(nn.Module):
         super().__init__()
         self._heads = attention.num_heads
         self.qkv = nn.Linear(attention.embed_dim, 3 * attention.embed_dim)
-        self.qkv.weight, self.qkv.bias = cast(nn.Parameter, attention.in_proj_weight), attention.in_proj_bias
+        self.qkv.weight, self.qkv.bias = attention.in_proj_weight, attention.in_proj_bias
         self.out = attention.out_proj
 
     def forward(self, x_BLW: Tensor, *_: Tensor, need_weights: bool = False, attn_mask: Any = None) -> Any:
@@ -102,7 +102,7 @@ def eager(tower: ImageTower) -> Form:
 
 def channels_last(tower: ImageTower) -> Form:
     copied = copy.copy(tower)
-    copied.visual = copy.deepcopy(tower.visual).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied.visual = copy.deepcopy(tower.visual).to(memory_format=torch.channels_last)
     return lambda pixels_BCHW: copied(pixels_BCHW.contiguous(memory_format=torch.channels_last))
 
 
@@ -135,7 +135,10 @@ def fp8(tower: ImageTower) -> ImageTower:
 
 
 def compiled(tower: ImageTower) -> Form:
-    return cast(Form, torch.compile(lambda pixels_BCHW: tower(pixels_BCHW), dynamic=False))
+    def run(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        return tower(pixels_BCHW)
+
+    return cast(Form, torch.compile(run, dynamic=False))
 
 
 class Graphed:

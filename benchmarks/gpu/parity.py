@@ -7,6 +7,7 @@ pictures apart. `apart` is how unlike two different pictures are then; without i
 N pictures or texts, D dimension.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ Vectors = npt.NDArray[np.float32]
 def run(setting: Setting, report: Report) -> None:
     for name in [TINY] if setting.small else MODELS:
         needs_s = 3 if name == TINY else 18
-        report.case(name, 0 if setting.small else needs_s, lambda name=name: compared(name, setting))
+        report.case(name, 0 if setting.small else needs_s, partial(compared, name, setting))
 
 
 def compared(name: str, setting: Setting) -> dict[str, Any]:
@@ -87,4 +88,5 @@ def least_cosine(right_ND: Vectors, got_ND: Vectors) -> dict[str, float]:
 
 
 def _unit(vectors_ND: Vectors) -> Vectors:
-    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    units_ND: Vectors = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return units_ND

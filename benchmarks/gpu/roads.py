@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def _cases(cases: tuple[Case, ...], setting: Setting, report: Report) -> None:
     peak = meters.matmul_flops_per_s(setting.device, setting.sizes.matmul, at_least_s=setting.sizes.round_s)
     for case in cases[:2] if setting.small else cases:
         needs_s = _LOAD_S + setting.sizes.seconds + 4
-        report.case(case.label, 0 if setting.small else needs_s, lambda case=case: run_case(case, setting, peak))
+        report.case(case.label, 0 if setting.small else needs_s, partial(run_case, case, setting, peak))
 
 
 def job_of(case: Case, setting: Setting, **workers: Any) -> "JobFile":

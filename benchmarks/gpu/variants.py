@@ -6,7 +6,8 @@ ratio is taken within a round. One that fails, or whose vectors are too far off,
 
 import gc
 import statistics
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from benchmarks.gpu import forms, meters
 from benchmarks.gpu.parity import Vectors, least_cosine
@@ -31,9 +32,11 @@ class Towers:
         # On a CPU a bf16 tower is packed for oneDNN, which nobody can copy; there the code is tried, not measured.
         spec = ModelSpec(name=setting.model(name)["name"], precision="bf16" if setting.on_gpu else "fp32")
         self.setting, self.device = setting, setting.device
-        self.engine: Any = load_engine(spec, device=self.device, threads=setting.threads, batch_size=sizes.batch)
-        self.tower = self.engine._parts.image_tower
-        self.right_ND: Vectors = self.engine._parts.build_reference().images_ND
+        self.engine = engine = cast(
+            Any, load_engine(spec, device=self.device, threads=setting.threads, batch_size=sizes.batch)
+        )
+        self.tower = engine._parts.image_tower
+        self.right_ND: Vectors = engine._parts.build_reference().images_ND
         limits = _limits()
         check_N = [self.engine.prepare(image, limits).pixels_CHW for image in selfcheck.pictures().values()]
         self.check_NCHW = torch.stack([torch.from_numpy(pixels) for pixels in check_N]).to(self.device)
@@ -45,7 +48,7 @@ class Towers:
     def in_mode(self, form: forms.Form) -> forms.Form:
         import torch
 
-        return torch.inference_mode()(form)  # type: ignore[no-any-return]
+        return torch.inference_mode()(form)
 
     def cosines(self, form: forms.Form) -> dict[str, float]:
         """One by one where a batch of another shape would be compiled anew: the whole batch begins with them."""
@@ -86,7 +89,7 @@ def of_model(name: str, setting: Setting, report: Report) -> None:
         wanted += [(forms.ON_GPU, 8), (forms.COMPILED, 40)]
     for some, needs_s in wanted:
         for label, make in some.items():
-            report.case(f"{name}, {label}", needs_s, lambda make=make: in_turn(towers, make))
+            report.case(f"{name}, {label}", needs_s, partial(in_turn, towers, make))
 
 
 def in_turn(towers: Towers, make: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def verified(table: str, timeout_s: float) -> dict[str, Any]:
 
 def run(setting: Setting, report: Report) -> None:
     for name in ("ViT-L-14", "ViT-B-32")[: 1 if setting.small else 2]:
-        report.case(f"embed {name}", 0 if setting.small else 30, lambda name=name: embedded(setting, report, name))
+        report.case(f"embed {name}", 0 if setting.small else 30, partial(embedded, setting, report, name))
 
 
 def embedded(setting: Setting, report: Report, name: str) -> dict[str, Any]:

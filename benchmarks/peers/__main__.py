@@ -145,7 +145,8 @@ class Bench:
                 self.vectors[name] = cosines(mine, np.load(self._out(name) / "vectors.npz"))
 
     def _out(self, name: str) -> Path:
-        return self.folder / "out" / "".join(c if c.isalnum() else "-" for c in name)
+        out: Path = self.folder / "out" / "".join(c if c.isalnum() else "-" for c in name)
+        return out
 
     def _unpack(self, samples: int) -> None:
         """The first shards as loose files, for the tools that read folders; not timed."""

@@ -82,4 +82,5 @@ def as_markdown(summary: Mapping[str, Mapping[str, Any]], vectors: Mapping[str, 
 
 def _unit(vectors_ND: npt.NDArray[Any]) -> Floats:
     vectors_ND = vectors_ND.astype(np.float32)
-    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    units_ND: Floats = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return units_ND

@@ -86,8 +86,8 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
             vectors = list(callers.map(image_tower, batches))
         with timed("text tower"):
             texts = list(callers.map(text_tower, batches))
-    for tower, of_sample in gflop.items():
-        result[tower]["gflop_per_sample"] = of_sample
+    for stage, of_sample in gflop.items():
+        result[stage]["gflop_per_sample"] = of_sample
     result["precision"] = engine.fingerprint.provenance["precision"]
     with timed("tag"):
         tags = [road.tagger.tag(vectors_BD) for vectors_BD in vectors] if road.tagger else []
@@ -103,7 +103,9 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
 def _gflop(tower: Callable[[slice], Any], batches: list[slice]) -> float:
     """Billions of operations of a sample, over the first unit's batches."""
     few = batches[:4]
-    return counted(lambda: [tower(rows) for rows in few]) / sum(rows.stop - rows.start for rows in few) / 1e9
+    operations: float = counted(lambda: [tower(rows) for rows in few])
+    samples: int = sum(rows.stop - rows.start for rows in few)
+    return operations / samples / 1e9
 
 
 def _embedded(samples: Any, pictures_: Any, vectors_BD: Any, caption_vectors_BD: Any, tags: Any) -> Any:

@@ -11,7 +11,7 @@ TOWERS = ("image tower", "text tower")
 def bound(one: dict[str, Any], cores: int, *, server_cpu_ms: float = 0.0) -> float:
     """Samples/s that `cores` could do if nothing but the stages' own CPU time counted, or the wire if that is less."""
     cpu_ms = sum(one[stage]["cpu_ms_per_sample"] for stage in STAGES) + server_cpu_ms
-    return min(1000 * cores / cpu_ms, one["read"]["samples_per_s"])
+    return float(min(1000 * cores / cpu_ms, one["read"]["samples_per_s"]))
 
 
 def share_of_peak(one: dict[str, Any], tower: str) -> float:

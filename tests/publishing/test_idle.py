@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_its_time_grows_no_faster_than_the_number_of_units(tmp_path: Path) -> No
             store.listing = [f"{units}/{number:06d}.tar" for number in range(units)]
             made = published(tmp_path / str(units), f"s3://b/{units}/*.tar", endpoint_url=store.endpoint)
             before = versions(made)
-            cpu_s[units] = least_cpu_s(lambda made=made: nightly(made, say=SAID.append), times=3)
+            cpu_s[units] = least_cpu_s(partial(nightly, made, say=SAID.append), times=3)
             assert versions(made) == before
     assert cpu_s[8_000] <= 16 * cpu_s[1_000], cpu_s
 
