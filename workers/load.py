@@ -6,6 +6,7 @@ from typing import Literal
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.engine import Engine
+from clipmill.workers.naming import names
 
 
 def load_engine(
@@ -27,6 +28,7 @@ def load_engine(
         from clipmill.workers.stub import StubEngine
 
         return StubEngine.from_name(spec.name)
+    names.check(spec)  # what is not there is said before torch is loaded, which takes 0.65 GB of memory
     from clipmill.workers.clip.build import build_engine
 
     return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
@@ -40,6 +42,7 @@ def load_text_engine(spec: ModelSpec) -> Engine:
     """
     if _is_stub(spec):
         return load_engine(spec)
+    names.check(spec)
     from clipmill.workers.clip.build import build_engine
 
     return build_engine(spec, device="auto", threads=0, batch_size="auto", words=True)

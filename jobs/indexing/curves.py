@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.jobs.indexing.centroids import sample
-from clipmill.jobs.indexing.recall import batches_of, nearest_of, query_column
+from clipmill.jobs.indexing.recall import nearest_of, query_column
 from clipmill.jobs.querying.curve import MAX_REFINE, Curve
 from clipmill.jobs.querying.roads import REFINE
 from clipmill.jobs.querying.snapshot import ROW_ID, VectorIndex
-from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.querying.vectors import as_rows, batches_of, normalise
 
 QUERIES = 64
 # Above the 0.97 that is promised of every filter: a mean over so few queries is uncertain by some 0.005.

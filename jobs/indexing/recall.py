@@ -8,7 +8,7 @@ Q: queries. N: rows of a batch. D: dimension.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ import pyarrow as pa
 from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.querying.nearest import nearest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
-from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.querying.vectors import as_rows, batches_of, normalise
 
 _BUDGET_PRODUCTS = 2e8  # rows x queries of the brute force: some ten seconds on two cores at D = 512
 MIN_QUERIES, MAX_QUERIES = 20, 100
-_BLOCK = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +84,6 @@ def brute_force(
     """Row ids of the true k nearest of each query, best first. One pass over the column; memory is one batch."""
     ids_QK, _ = nearest_of(batches_of(dataset, column, predicate), column, queries_QD, k)
     return [[int(i) for i in row] for row in ids_QK]
-
-
-def batches_of(dataset: Any, column: str, predicate: str | None = None) -> Iterator[pa.RecordBatch]:
-    """The column and the row ids. Of a whole table in many short scans: one long scan reads ahead as fast as it can,
-    some 300 MB of a table of 200 (by hand, 2026-11-28), in the same time."""
-    options = {"columns": [column], "with_row_id": True, "batch_size": _BLOCK}
-    if predicate is not None:
-        yield from dataset.scanner(filter=predicate, **options).to_batches()
-        return
-    for start in range(0, dataset.count_rows(), _BLOCK):
-        yield from dataset.scanner(offset=start, limit=_BLOCK, **options).to_batches()
 
 
 def nearest_of(

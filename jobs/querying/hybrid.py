@@ -57,10 +57,9 @@ def _ranked(
     words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate)
     by_vector = nearest(snapshot, query.column, vector_D, looked, predicate, query.exact)
     by_text = words.result()
-    # All of them from the stored vectors: by another road they would differ in the last digits, and so in their order.
-    near_N = cosines(snapshot, query.column, vector_D, by_text[ROW_ID].to_numpy())
+    near = _near(snapshot, query.column, vector_D, by_text, looked)
     bm25 = dict(zip(by_text[ROW_ID].to_pylist(), by_text["bm25"].to_pylist(), strict=True))
-    text_score = {i: s for i, s in zip(bm25, near_N.tolist(), strict=True) if s == s}  # NaN: no vector, so hidden
+    text_score = {i: s for i, s in near.items() if s == s}  # NaN: no vector, so hidden
     # Of captions with the same words, which tell nothing, those nearer to the query come first.
     text_ids = sorted(text_score, key=lambda i: (-bm25[i], -text_score[i], i))
     score = text_score | dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
@@ -79,6 +78,22 @@ def _ranked(
         }
     )
     return hits, not settled
+
+
+def _near(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], by_text: pa.Table, looked: int
+) -> dict[int, float]:
+    """Cosines of the rows that have the words. Of more captions with the same words than are looked at it need be the
+    nearest only, as no other can be among as many of the fused ranking; a server sees which those are."""
+    row_ids, bm25 = by_text[ROW_ID].to_numpy(), by_text["bm25"].to_numpy()
+    near: dict[int, float] = {}
+    if (warm := snapshot.warm.get(column)) is not None and len(row_ids) > looked:
+        equals, scores = warm.best(vector_D, looked, row_ids[bm25 == bm25[looked - 1]])
+        if len(equals) >= looked:
+            near = dict(zip(equals.tolist(), scores.tolist(), strict=True))
+            row_ids = row_ids[bm25 > bm25[looked - 1]]
+    # All of them from the stored vectors: by another road they would differ in the last digits, and so in their order.
+    return near | dict(zip(row_ids.tolist(), cosines(snapshot, column, vector_D, row_ids).tolist(), strict=True))
 
 
 def fuse(by_vector: list[int], by_text: list[int], text_weight: float) -> dict[int, float]:

@@ -29,10 +29,10 @@ def nearest(
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
-    if warm is not None and not few and (exact or index is None):
-        return _best(*warm.cosines(vector_D, passing(snapshot, predicate) if predicate else None), depth)
+    if warm is not None and (few or exact or index is None):
+        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
-    if predicate and few and (warm is not None or not road.use_index) and fits(snapshot, column):
+    if predicate and few and not road.use_index and fits(snapshot, column):
         return _best(*subset(snapshot, column, predicate).cosines(vector_D), depth)
     if road.proposed:
         found = _proposed(snapshot, column, vector_D, depth, predicate, road)
@@ -41,7 +41,7 @@ def nearest(
         assert index is not None
         road = widest(index)  # what is near does not pass: look through everything that does
     if predicate and warm is not None and matches is not None and road.filter_first and matches <= EXACT_ROWS_FAR:
-        return _best(*warm.cosines(vector_D, passing(snapshot, predicate)), depth)
+        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate)), depth)
     return _by_lance(snapshot, column, vector_D, depth, predicate, road)
 
 
@@ -77,6 +77,8 @@ def _proposed(
     if len(row_ids) < max(road.least, min(depth, snapshot.num_rows)):
         return None
     row_ids = row_ids[: 2 * road.least or road.proposed]
+    if (warm := snapshot.warm.get(column)) is not None:
+        return _best(*warm.best(vector_D, depth, row_ids), depth)
     return _best(row_ids, cosines(snapshot, column, vector_D, row_ids), depth)
 
 

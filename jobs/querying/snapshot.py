@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.vectors import WarmVectors
+from clipmill.jobs.querying.vectors import HeldVectors, WarmVectors
+from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
@@ -28,6 +29,7 @@ from clipmill.workers.recent import Recent
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
 _PIECE_S = 0.5
+_INDEX_BYTES = 6 << 30  # of indices that Lance may keep, which is its default, or half of what is free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Snapshot:
         self.schema: pa.Schema = dataset.schema
         self.warm: dict[str, WarmVectors] = {}
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
-        self.subsets: Recent[tuple[str, str], WarmVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
+        self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
         self._vector_indices: dict[str, VectorIndex | None] = {}
@@ -197,6 +199,11 @@ class Snapshot:
             self._vector_indices[column] = with_curve(index, stored_curve(self.dataset, column)) if index else None
         return self._vector_indices[column]
 
+    def index_bytes(self, column: str) -> int:
+        """Of the files of its index: what it takes in memory, nearly."""
+        found = [index for index in self._indices if list(index.field_names) == [column]]
+        return sum(index.total_size_bytes or 0 for index in found)
+
     def assume(self, column: str, index: VectorIndex) -> None:
         """Search the column by another description of its index than the table has: to try one."""
         self._vector_indices[column] = index
@@ -223,7 +230,9 @@ def _weigh_facet(_: Any, facet: Any) -> int:
 
 def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:
     """`version`: a number, a tag, or None for `live` where that tag exists and else the newest. Raises UserError."""
-    dataset = Tables.at(uri, storage).open()
+    free = available_bytes()
+    index_bytes = _INDEX_BYTES if free is None else min(_INDEX_BYTES, free // 2)
+    dataset = Tables.at(uri, storage).open(index_bytes=index_bytes)
     tags = tags_of(dataset)
     wanted = version if version is not None else LIVE if LIVE in tags else None
     if wanted is None or wanted == dataset.version:

@@ -18,6 +18,7 @@ from clipmill.jobs.querying.nearest import nearest
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from clipmill.jobs.querying.warm import load as load_warm
+from clipmill.jobs.querying.warm import no_room, too_large
 from clipmill.jobs.table.proof import warning
 from clipmill.schemas.columns import FINGERPRINT_KEY
 from clipmill.schemas.config import Storage
@@ -39,6 +40,7 @@ class Table:
         self._engine = engine
         self._warm_columns: tuple[str, ...] = ()
         self._warm_bytes = 0
+        self.cold = ""  # why not all that `warm` was asked for is in memory, in a sentence
         self._words: Recent[tuple[str, str, tuple[str, ...]], npt.NDArray[np.float32]] | None = None
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
 
@@ -66,16 +68,19 @@ class Table:
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
         moved = fresh.identity != self.snapshot.identity
         if moved:
-            self._fill(fresh)  # before it is put in place, so that no query meets a cold one
+            room = self._fill(fresh)  # before it is put in place, so that no query meets a cold one
             self.snapshot = fresh
+            if not room:  # beside the one before it, which has gone now
+                self._fill(fresh)
         return moved
 
     def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2_000_000_000) -> bool:
         """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and
-        load the index. False where they do not fit. Costs one read of the columns, again after each refresh."""
+        load the index. False where they do not fit: `cold` says why. Costs one read of the columns, again after each
+        refresh."""
         self._warm_columns, self._warm_bytes = tuple(columns), memory_bytes
         self._fill(self.snapshot)
-        return all(column in self.snapshot.warm for column in columns)
+        return not self.cold
 
     def remember_words(self, *, memory_bytes: int = 16_000_000) -> None:
         """Keep the vectors of texts from now on: a page asks with the same words for its hits, its facets and more."""
@@ -84,12 +89,20 @@ class Table:
             max_bytes=memory_bytes,
         )
 
-    def _fill(self, snapshot: Snapshot) -> None:
+    def _fill(self, snapshot: Snapshot) -> bool:
+        """False where the machine has no room for it."""
+        if lacking := no_room(snapshot, self._warm_columns):
+            self.cold = lacking
+            return False
+        self.cold = ""
         for column in self._warm_columns:
-            if (loaded := load_warm(snapshot, column, self._warm_bytes // len(self._warm_columns))) is not None:
-                snapshot.warm[column] = loaded
+            if lacking := too_large(snapshot, column, self._warm_bytes // len(self._warm_columns)):
+                self.cold = lacking
+            else:
+                snapshot.warm[column] = load_warm(snapshot, column)
             if (index := snapshot.vector_index(column)) is not None:
                 snapshot.dataset.prewarm_index(index.name)
+        return True
 
     def engine(self, column: str = "vector", *, words: bool = False) -> Engine:
         """The model that made the column's vectors, loaded at the first call; `words`: its text tower will do. Raises

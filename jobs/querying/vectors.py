@@ -1,16 +1,25 @@
-"""Stored vectors as arrays, and those of a column in memory.
+"""Stored vectors as arrays, and those of a column at hand.
 
-N, S: rows that have one. M: rows asked for. D: dimension.
+N, S: rows that have one. M: rows asked for. B: rows of a block. D: dimension.
 """
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 _BLOCK = 512  # rows: 1 MB of float32, which a core has at hand; 2048 took a quarter longer (by hand, 2026-11-28, AMD)
+_READ = 8192  # rows
+_ROUNDING = 1e-5  # of cosines in float32, at most
+
+Ids = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float32]
 
 
-def as_rows(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:
+def as_rows(column: pa.ChunkedArray, dim: int) -> Floats:
     """The vectors that are there, float32 (S, D)."""
     flat = column.drop_null().combine_chunks()
     if isinstance(flat, pa.ChunkedArray):
@@ -18,32 +27,85 @@ def as_rows(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:
     return np.asarray(flat.flatten()).astype(np.float32).reshape(-1, dim)
 
 
-def normalise(vectors_SD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def normalise(vectors_SD: Floats) -> Floats:
     lengths_S = np.linalg.norm(vectors_SD, axis=1, keepdims=True)
     return (vectors_SD / np.where(lengths_S == 0, 1, lengths_S)).astype(np.float32, copy=False)
 
 
-class WarmVectors:
-    """float16 vectors by row id; 2 D + 8 bytes per row, and 16 more where the rows do not come in the order of their
-    ids: the vectors stay where they are, which may be a file. Immutable once loaded."""
+def batches_of(dataset: Any, column: str, predicate: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The column and the row ids. Of a whole table in many short scans: one long scan reads ahead as fast as it can,
+    some 300 MB of a table of 200 (by hand, 2026-11-28), in the same time."""
+    options = {"columns": [column], "with_row_id": True, "batch_size": _READ}
+    if predicate is not None:
+        yield from dataset.scanner(filter=predicate, **options).to_batches()
+        return
+    for start in range(0, dataset.count_rows(), _READ):
+        yield from dataset.scanner(offset=start, limit=_READ, **options).to_batches()
 
-    def __init__(self, row_ids_N: npt.NDArray[np.uint64], vectors_ND: npt.NDArray[np.float16]) -> None:
-        order_N = np.argsort(row_ids_N, kind="stable")
+
+class HeldVectors:
+    """A few rows' float16 vectors; 2 D + 8 bytes per row. Immutable."""
+
+    def __init__(self, row_ids_N: Ids, vectors_ND: npt.NDArray[np.float16]) -> None:
         self.row_ids_N, self.vectors_ND = row_ids_N, vectors_ND
+
+    @property
+    def nbytes(self) -> int:
+        return self.row_ids_N.nbytes + self.vectors_ND.nbytes
+
+    def cosines(self, vector_D: Floats) -> tuple[Ids, Floats]:
+        """Row ids and cosines with a unit vector."""
+        places_N = np.arange(len(self.row_ids_N))
+        return self.row_ids_N, _cosines(lambda places_B: self.vectors_ND[places_B], places_N, vector_D)
+
+
+class WarmVectors:
+    """All vectors of a column by row id, in a byte a value, so that what cannot be among the nearest is seen without
+    the stored ones; `stored` gives those of the few that can be (B, D), by their places and row ids.
+
+    Memory: D + 16 bytes per row, and 16 more where the rows do not come in the order of their ids. Immutable.
+    """
+
+    def __init__(
+        self,
+        row_ids_N: Ids,
+        bytes_ND: npt.NDArray[np.int8],
+        scales: tuple[Floats, Floats],
+        stored: Callable[[Places, Ids], npt.NDArray[np.float16]],
+    ) -> None:
+        """`scales`: what a byte stands for and how far a row's bytes are from its unit vector (N,), by `to_bytes`."""
+        order_N = np.argsort(row_ids_N, kind="stable")
+        self.row_ids_N, self.bytes_ND, self._stored = row_ids_N, bytes_ND, stored
+        self._step_N, self._off_N = scales
         self._order_N = None if (order_N == np.arange(len(order_N))).all() else order_N
         self._sorted_N = row_ids_N if self._order_N is None else row_ids_N[order_N]
 
     @property
     def nbytes(self) -> int:
-        by_id = 0 if self._order_N is None else self._order_N.nbytes + self._sorted_N.nbytes
-        return self.row_ids_N.nbytes + self.vectors_ND.nbytes + by_id
+        """Of everything that a row takes here."""
+        order = 0 if self._order_N is None else self._order_N.nbytes + self._sorted_N.nbytes
+        return self.row_ids_N.nbytes + self.bytes_ND.nbytes + self._step_N.nbytes + self._off_N.nbytes + order
 
-    def take(self, row_ids_M: npt.NDArray[np.uint64]) -> "WarmVectors":
-        """A copy of the rows asked for that have a vector."""
-        places_M = self._places(row_ids_M)
-        return WarmVectors(self.row_ids_N[places_M], self.vectors_ND[places_M])
+    def best(self, vector_D: Floats, depth: int, row_ids_M: Ids | None = None) -> tuple[Ids, Floats]:
+        """Row ids and cosines with a unit vector of the `depth` nearest rows, of all or of those asked for that have a
+        vector, and of some more: all that are as near as the last of them are there."""
+        places = None if row_ids_M is None else self._places(row_ids_M)
+        score = self._about(vector_D, places)
+        off = self._off_N if places is None else self._off_N[places]
+        if len(score) > depth:
+            least = np.partition(score - off, len(score) - depth)[len(score) - depth]
+            near = np.flatnonzero(score + off >= least)
+            places = near if places is None else places[near]
+        elif places is None:
+            places = np.arange(len(score))
+        return self.row_ids_N[places], self._exact(vector_D, places)
 
-    def _places(self, row_ids_M: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    def cosines(self, vector_D: Floats, row_ids_M: Ids) -> tuple[Ids, Floats]:
+        """Row ids and cosines with a unit vector, of those asked for that have a vector."""
+        places = self._places(row_ids_M)
+        return self.row_ids_N[places], self._exact(vector_D, places)
+
+    def _places(self, row_ids_M: Ids) -> Places:
         """Of those that are there, by row id."""
         wanted_M = np.sort(row_ids_M)
         found_M = np.searchsorted(self._sorted_N, wanted_M)
@@ -51,25 +113,49 @@ class WarmVectors:
         found_M = found_M[self._sorted_N[found_M] == wanted_M] if len(self._sorted_N) else found_M[:0]
         return found_M if self._order_N is None else self._order_N[found_M]
 
-    def cosines(
-        self, vector_D: npt.NDArray[np.float32], row_ids_M: npt.NDArray[np.uint64] | None = None
-    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
-        """Row ids and cosines with a unit vector, of all rows or of those asked for that have a vector."""
-        places = None if row_ids_M is None else self._places(row_ids_M)
-        ids = self.row_ids_N if places is None else self.row_ids_N[places]
-        score = np.empty(len(ids), dtype=np.float32)
-        for start in range(0, len(ids), _BLOCK):
+    def _about(self, vector_D: Floats, places: Places | None) -> Floats:
+        """Cosines, each wrong by `_off_N` at most."""
+        score = np.empty(len(self.row_ids_N) if places is None else len(places), dtype=np.float32)
+        for start in range(0, len(score), _BLOCK):
             stop = start + _BLOCK
-            stored = self.vectors_ND[start:stop] if places is None else self.vectors_ND[places[start:stop]]
-            rows_BD = to_float32(stored)
-            lengths_B = np.sqrt(np.einsum("bd,bd->b", rows_BD, rows_BD))
-            # einsum, not @: for so little work BLAS threads cost more than they save, and on a busy machine they wait
-            # for each other (56 ms instead of 8 for a thousand rows; by hand, 2026-11-21, two shared cores).
-            score[start:stop] = np.einsum("bd,d->b", rows_BD, vector_D) / np.where(lengths_B == 0, 1, lengths_B)
-        return ids, np.clip(score, -1, 1)
+            bytes_BD = self.bytes_ND[start:stop] if places is None else self.bytes_ND[places[start:stop]]
+            score[start:stop] = np.einsum("bd,d->b", bytes_BD.astype(np.float32), vector_D)
+        score *= self._step_N if places is None else self._step_N[places]
+        return score
+
+    def _exact(self, vector_D: Floats, places_M: Places) -> Floats:
+        return _cosines(lambda places_B: self._stored(places_B, self.row_ids_N[places_B]), places_M, vector_D)
 
 
-def to_float32(half: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+def _cosines(rows: Callable[[Places], npt.NDArray[np.float16]], places_M: Places, vector_D: Floats) -> Floats:
+    score = np.empty(len(places_M), dtype=np.float32)
+    for start in range(0, len(places_M), _BLOCK):
+        rows_BD = to_float32(rows(places_M[start : start + _BLOCK]))
+        lengths_B = np.sqrt(np.einsum("bd,bd->b", rows_BD, rows_BD))
+        # einsum, not @: for so little work BLAS threads cost more than they save, and on a busy machine they wait
+        # for each other (56 ms instead of 8 for a thousand rows; by hand, 2026-11-21, two shared cores).
+        score[start : start + _BLOCK] = np.einsum("bd,d->b", rows_BD, vector_D) / np.where(lengths_B == 0, 1, lengths_B)
+    return np.clip(score, -1, 1)
+
+
+def to_bytes(rows_SD: npt.NDArray[np.float16]) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
+    """Unit vectors of the rows as bytes (S, D), what a byte of each row stands for, and how far the row may be from
+    what its bytes say (S,): no cosine with a unit vector is wrong by more."""
+    bytes_SD = np.empty(rows_SD.shape, np.int8)
+    step_S, off_S = np.empty(len(rows_SD), np.float32), np.empty(len(rows_SD), np.float32)
+    for start in range(0, len(rows_SD), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        unit_BD = normalise(to_float32(rows_SD[block]))
+        step_B = np.maximum(unit_BD.max(axis=1), -unit_BD.min(axis=1)) / np.float32(127)
+        near_BD = np.rint(unit_BD / np.where(step_B == 0, 1, step_B)[:, None])
+        bytes_SD[block] = near_BD
+        near_BD *= step_B[:, None]
+        near_BD -= unit_BD
+        step_S[block], off_S[block] = step_B, np.sqrt(np.einsum("bd,bd->b", near_BD, near_BD)) + _ROUNDING
+    return bytes_SD, step_S, off_S
+
+
+def to_float32(half: npt.NDArray[np.float16]) -> Floats:
     """Exact for finite values, at three times the speed of `astype`: the exponent is moved and then rebiased by
     2**(127 - 15), which is a multiplication."""
     bits = half.view(np.int16).astype(np.int32)

@@ -78,13 +78,21 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
     _find_facets(services)
     _load_encoder(services, tell)
     services.table.warm(memory_bytes=services.settings.warm_bytes)
+    cold = _tell_cold(services, "", tell)
     give_back()
     while not stop.wait(services.settings.refresh_s):
         if _follow(services):
             logger.info("now serving version %s", services.table.version)
             _find_facets(services)
             _load_encoder(services, logger.info)  # a table that was made again may be of another model
+            cold = _tell_cold(services, cold, logger.warning)
             give_back()
+
+
+def _tell_cold(services: Services, before: str, tell: Callable[[str], None]) -> str:
+    if (cold := services.table.cold) and cold != before:
+        tell(f"{cold}: narrow filters are answered from the table instead, which takes longer")
+    return cold
 
 
 def _find_facets(services: Services) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.table.memory import few_arenas
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
@@ -36,6 +37,7 @@ def serve(
     """Serve until interrupted. Raises UserError for a missing table, a taken port, or an open server without token."""
     check(settings)
     require("serving a table", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    few_arenas(_cores())
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
     _share_cores(settings.threads)
@@ -60,8 +62,11 @@ def serve(
 def _share_cores(queries: int) -> None:
     """Before torch is loaded, which reads it then: texts are embedded side by side, and threads of several of them that
     each want all cores spend more time in waiting for each other than in work. Somebody's own number stays."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // queries)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // queries)))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_port(settings: Settings) -> None:

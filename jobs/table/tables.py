@@ -101,11 +101,13 @@ class Tables:
         version: int | None = None,
         missing_ok: bool = False,
         cache_bytes: int | None = None,
+        index_bytes: int | None = None,
     ) -> Any:
         """The LanceDataset, at its latest version unless one is given. UserError, or None, where there is none. For the
         version that a tag names: `table.readers.tags_of`.
 
-        `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once.
+        `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once. `index_bytes`: of
+        indices; Lance's default is 6 GiB.
         """
         for cut_off in (False, True):
             try:
@@ -114,6 +116,7 @@ class Tables:
                     version=version,
                     storage_options=self.options or None,
                     metadata_cache_size_bytes=cache_bytes,
+                    index_cache_size_bytes=index_bytes,
                 )
             except (ValueError, OSError) as error:
                 self._raise_unless_missing(error, part)

@@ -214,6 +214,15 @@ from clipmill.schemas.model import ModelSpec
 from clipmill.workers.naming import catalog as model_catalog, names as model_names
 assert len(model_catalog.architectures()) > 100 and "laion2b_s34b_b79k" in model_catalog.tags("ViT-B-32")
 model_names.check(ModelSpec(name="ViT-B-32", pretrained="laion2b_s34b_b79k"))
+from clipmill.schemas.errors import UserError
+from clipmill.workers.load import load_engine, load_text_engine
+for load in (load_engine, load_text_engine):  # a server whose model is not here goes on without
+    try:
+        load(ModelSpec(name="generated"))
+    except UserError as error:
+        assert "no model named 'generated'" in error.message
+    else:
+        raise AssertionError(load)
 heavy = {"torch", "open_clip", "timm"} & set(sys.modules)
 assert not heavy, heavy
 import json

@@ -22,7 +22,7 @@ ROOMS = {
     "workers.decode": "",
     "workers.naming": "",
     "workers.clip": "workers workers.decode workers.naming",
-    "workers": "workers.store workers.read workers.decode workers.clip",
+    "workers": "workers.store workers.read workers.decode workers.clip workers.naming",
     "jobs.terminal": "",
     "jobs.observing": "",
     "jobs.table": "workers workers.store workers.read",

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from clipmill.jobs.querying.curve import Curve
 from clipmill.jobs.querying.roads import Road, choose_road, widest
 from clipmill.jobs.querying.snapshot import VectorIndex
-from clipmill.jobs.querying.vectors import WarmVectors, to_float32
+from clipmill.jobs.querying.vectors import WarmVectors, to_bytes, to_float32
 
 RQ = VectorIndex(name="i", kind="IVF_RQ", num_partitions=1000, bits=5, unindexed_rows=0)
 
@@ -20,18 +20,36 @@ def test_float16_becomes_float32_exactly(half: np.ndarray) -> None:
     np.testing.assert_array_equal(to_float32(half), half.astype(np.float32))
 
 
+def warm_of(row_ids: list[int], vectors_ND: np.ndarray) -> WarmVectors:
+    bytes_ND, *scales = to_bytes(vectors_ND)
+    return WarmVectors(np.array(row_ids, np.uint64), bytes_ND, (*scales,), lambda places, _: vectors_ND[places])
+
+
 def test_vectors_in_memory_answer_for_unsorted_and_unknown_row_ids() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((5, 8)).astype(np.float16)
-    warm = WarmVectors(np.array([9, 2, 7, 4, 0], np.uint64), vectors)
+    warm = warm_of([9, 2, 7, 4, 0], vectors)
     query = np.ones(8, np.float32) / np.sqrt(8, dtype=np.float32)
-    ids, score = warm.cosines(query, np.array([7, 100, 9, 3], np.uint64))
-    assert ids.tolist() == [7, 9]
-    wide = vectors[[2, 0]].astype(np.float64)
-    np.testing.assert_allclose(score, wide @ query / np.linalg.norm(wide, axis=1), atol=1e-6)
-    assert warm.nbytes == vectors.nbytes + 5 * (8 + 16), "its order and its sorted ids too"
-    assert WarmVectors(np.arange(5, dtype=np.uint64), vectors).nbytes == vectors.nbytes + 5 * 8
-    assert len(WarmVectors(np.array([], np.uint64), np.zeros((0, 8), np.float16)).cosines(query, ids)[0]) == 0
+    for found in (warm.cosines, lambda query, ids: warm.best(query, 5, ids)):
+        ids, score = found(query, np.array([7, 100, 9, 3], np.uint64))
+        assert ids.tolist() == [7, 9]
+        wide = vectors[[2, 0]].astype(np.float64)
+        np.testing.assert_allclose(score, wide @ query / np.linalg.norm(wide, axis=1), atol=1e-6)
+    assert warm.nbytes == 5 * (8 + 16 + 16), "its order and its sorted ids too"
+    assert warm_of([0, 1, 2, 3, 4], vectors).nbytes == 5 * (8 + 16)
+    assert len(warm_of([], np.zeros((0, 8), np.float16)).cosines(query, ids)[0]) == 0
+
+
+@given(hnp.arrays(np.float16, (40, 6), elements=st.floats(-65504, 65504, width=16)), st.integers(1, 45))
+def test_bytes_never_hide_one_of_the_nearest(vectors: np.ndarray, depth: int) -> None:
+    """Whatever the vectors are: long or short, nearly alike, one number beside which a byte sees no other, zero."""
+    query = vectors[0].astype(np.float32)
+    query = query / np.linalg.norm(query) if query.any() else np.eye(6, dtype=np.float32)[0]
+    warm = warm_of(list(range(40)), vectors)
+    ids, score = warm.best(query, depth)
+    true_ids, truth = warm.cosines(query, np.arange(40, dtype=np.uint64))
+    np.testing.assert_array_equal(truth[ids.astype(int)], score)
+    assert set(true_ids[truth >= np.sort(truth)[-min(depth, 40)]]) <= set(ids)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9), st.integers(1, 10_000))

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.query_data import write
+from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.querying.open import Table, open_table
 from tests.tables import TableOptions, WordEngine, make_table
 
@@ -30,15 +33,66 @@ def test_vectors_at_hand_lie_in_a_file_or_where_the_disk_is_full_in_memory(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     table = open_table(uri, engine=WordEngine())
     assert table.warm()
-    held = table.snapshot.warm["vector"].vectors_ND
+    held = table.snapshot.warm["vector"].bytes_ND
     assert list(tmp_path.iterdir()) == [], "a name in the folder would outlive the process"
     lines = Path("/proc/self/maps").read_text().splitlines()
-    mapped = [int(line.partition("-")[0], 16) for line in lines if f"{tmp_path}/" in line and "(deleted)" in line]
-    assert np.asarray(held).ctypes.data in mapped, "not of the file"
+    ours = [line.split()[0].split("-") for line in lines if f"{tmp_path}/" in line and "(deleted)" in line]
+    assert any(int(first, 16) <= held.ctypes.data < int(last, 16) for first, last in ours), "not of the file"
     from_file = hits(table)
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert table.warm()
     assert hits(table) == from_file
+
+
+def test_a_row_at_hand_takes_a_byte_a_value_and_little_of_the_processs_own(tmp_path: Path) -> None:
+    rows, dim = 20_000, 512
+    table = open_table(write(tmp_path, rows, dim))
+    tracemalloc.start()
+    try:
+        assert table.warm()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    warm = table.snapshot.warm["vector"]
+    assert warm.nbytes == rows * (dim + 16)
+    assert held < rows * 20 + 1_000_000, "bytes are of the file, the rest is ids and scales"
+    assert peak < held + 40_000_000, "what is read goes into its place in pieces"
+    table.search(vector=np.ones(dim), k=20, exact=True)
+    table.search(vector=np.ones(dim), k=20, where="bucket < 100")
+    kept = sum(value.nbytes for value in table.snapshot.subsets._values.values())
+    assert kept == 0, "rows that pass a filter are not kept once more"
+
+
+def test_what_is_compared_exactly_is_what_a_script_finds(tmp_path: Path) -> None:
+    """Filters that leave few rows, all rows, and captions of which more have the same words than are looked at."""
+    uri = make_table(tmp_path, TableOptions(rows=600))
+    build_index(uri)
+    script, server = (open_table(uri, engine=WordEngine()) for _ in range(2))
+    assert server.warm()
+    for options in ({"where": "views < 100"}, {"exact": True}, {"hybrid": True}, {"hybrid": True, "any_tags": "red"}):
+        for offset in (0, 15):
+            asked = {"k": 15, "offset": offset, "columns": ("id",), **options}
+            found = [table.search("red shoe", **asked) for table in (script, server)]
+            assert found[0].num_rows == 15
+            assert found[0]["id"].to_pylist() == found[1]["id"].to_pylist(), options
+            np.testing.assert_allclose(
+                found[0]["score"].to_numpy(), found[1]["score"].to_numpy(), atol=1e-4
+            )  # Lance ranks in float16
+
+
+def test_where_memory_is_short_a_server_says_so_and_answers_all_the_same(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = open_table(uri, engine=WordEngine())
+    assert not table.warm(memory_bytes=1_000)
+    assert table.cold.startswith("vectors of vector take 0 MB of memory, more than the 0 MB they may (--memory)")
+    monkeypatch.setattr("clipmill.jobs.querying.warm.available_bytes", lambda: 5_000)
+    assert not table.warm()
+    assert table.cold.endswith("of memory, queries some 250 MB, and here are 0 MB free")
+    assert (table.snapshot.warm, len(hits(table))) == ({}, 20)
+    monkeypatch.undo()
+    assert table.warm()
+    assert table.cold == ""
 
 
 def test_words_are_embedded_once(uri: str) -> None:

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,29 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     memory.give_back()
     assert memory_bytes("VmRSS") < full - 80_000_000
     assert before > memory_bytes("VmRSS") + 50_000_000
+
+
+def test_memory_that_is_free_is_the_least_of_machine_and_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    monkeypatch.setattr(memory, "_SYSTEM", tmp_path)
+    assert memory.available_bytes() is None, "where nothing says it, as on macOS"
+    write("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    assert memory.available_bytes() == 4_096_000
+    write("proc/self/cgroup", "9:cpu:/\n4:memory:/a/b\n0::/c\n")
+    assert memory.available_bytes() == 4_096_000
+    group = "sys/fs/cgroup/memory/a/memory"  # around its own
+    write(f"{group}.limit_in_bytes", "3000000")
+    write(f"{group}.usage_in_bytes", "1000000")
+    write(f"{group}.stat", "total_inactive_file 300000\ntotal_active_file 200000\n")
+    assert memory.available_bytes() == 2_500_000
+    write("sys/fs/cgroup/memory.max", "max")  # of the second kind, its own as the root
+    write("sys/fs/cgroup/memory.current", "1000000")
+    write("sys/fs/cgroup/memory.stat", "inactive_file 1\nactive_file 2\n")
+    assert memory.available_bytes() == 2_500_000
+    write("sys/fs/cgroup/memory.max", "1000")
+    assert memory.available_bytes() == 0
