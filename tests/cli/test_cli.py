@@ -195,9 +195,9 @@ def test_a_wrong_command_line_is_one_sentence_and_a_hint(capsys, monkeypatch, tm
     assert hint in lines[1]
 
 
-class _Raises(click.Command):
+class _Raises(click.Group):
     def __init__(self, error: BaseException) -> None:
-        super().__init__("x")
+        super().__init__("x", invoke_without_command=True)
         self.error = error
 
     def invoke(self, ctx: click.Context) -> None:
