@@ -29,6 +29,10 @@ _STARTUP_S = 60.0
 # Ray's own 30 s are too few for a busy machine; set before any test imports ray.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 
+# OpenMP's threads else turn in circles while they wait for each other: on a machine whose cores are taken, by another
+# process of these tests for one, torch so takes twice the processor's time. Set before any test imports it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 load_profile()
 
 
