@@ -88,6 +88,7 @@ def build_index(
         from clipmill.jobs.cluster.connect import check_address
 
         check_address(options.address)  # before anything is built
+    memory.use_little()
     tables = Tables.at(table, storage)
     dataset = tables.open()
     names = [f.name for f in dataset.schema if pa.types.is_fixed_size_list(f.type)]

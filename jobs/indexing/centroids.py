@@ -10,6 +10,7 @@ from clipmill.jobs.querying.vectors import as_rows, normalise
 
 SAMPLES_PER_PARTITION = 64
 MAX_SAMPLE_BYTES = 512_000_000
+_BLOCK = 2048
 FEW = 256  # rows that are cheap to read one by one: neighbours are often pictures of one kind
 
 
@@ -30,8 +31,11 @@ def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDAr
     starts = rng.choice(max(1, total // run), min(max(1, total // run), -(-wanted // run)), replace=False) * run
     offsets = (np.sort(starts)[:, None] + np.arange(run)).reshape(-1)
     offsets = offsets[offsets < total]
-    blocks = []
-    for start in range(0, len(offsets), 16_384):
-        table = dataset.take(offsets[start : start + 16_384].tolist(), columns=[column])
-        blocks.append(as_rows(table[column], dim))
-    return normalise(np.concatenate(blocks))
+    found_SD = np.empty((len(offsets), dim), dtype=np.float32)  # joining blocks would hold them all twice
+    count = 0
+    for start in range(0, len(offsets), _BLOCK):
+        table = dataset.take(offsets[start : start + _BLOCK].tolist(), columns=[column])
+        rows_BD = normalise(as_rows(table[column], dim))
+        found_SD[count : count + len(rows_BD)] = rows_BD
+        count += len(rows_BD)
+    return found_SD[:count]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 ITERATIONS = 12
-_BLOCK = 8192
+_BLOCK = 2048
 
 
 def train(sample_SD: npt.NDArray[np.float32], num_partitions: int, *, seed: int = 0) -> npt.NDArray[np.float32]:

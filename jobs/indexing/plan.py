@@ -16,7 +16,7 @@ SMALL_BYTES = 16_000_000
 ROWS_PER_PARTITION = 1024
 MAX_PARTITIONS = 65_536
 HNSW_ROWS_PER_PARTITION = 250_000
-ROWS_PER_SEGMENT = 4_000_000  # built in one go; bounds memory and what a crash can lose
+ROWS_PER_SEGMENT = 250_000  # built in one go; bounds memory and what a crash can lose
 RQ_BITS = (5, 1)
 MEMORY_BYTES = 4_000_000_000  # of the index in a query process, where nobody says
 

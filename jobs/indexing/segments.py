@@ -21,6 +21,7 @@ import numpy.typing as npt
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.plan import VectorPlan
+from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.words import counted
 
@@ -142,7 +143,9 @@ class Builder:
 
 def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
     for place, task in enumerate(tasks):
-        yield place, build_segment(task)
+        built = build_segment(task)
+        memory.give_back()  # what one took is not added to what the next one takes
+        yield place, built
 
 
 def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> int:
@@ -156,6 +159,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
         dim = dataset.schema.field(column).type.list_size
         model = lance_module().lance.indices.build_rq_model(dim, plan.bits)
         state.begin(centroids(dataset, column, plan.num_partitions), model)
+        memory.give_back()  # what training took is not added to what building takes
     assert state.centroids_PD is not None
     missing = [name for name in names if name not in state.segments]
     tasks = [

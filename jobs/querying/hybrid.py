@@ -114,7 +114,9 @@ def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None) 
 
     if not snapshot.index_names(TEXT_COLUMN):
         raise UserError("the captions have no full-text index", "run `clipmill index TABLE`, then search again")
-    wanted = depth + 1
+    # Under a filter every caption with the words is weighed whatever the limit, so one question is asked, and not one
+    # for each time that the last of so many has equals.
+    wanted = depth + 1 if predicate is None else MAX_TIES + depth
     while True:
         with filter_errors(predicate):
             found = snapshot.dataset.scanner(
@@ -127,11 +129,10 @@ def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None) 
             ).to_table()
         found = found.sort_by([("_score", "descending"), (ROW_ID, "ascending")])
         scores = found["_score"].to_numpy()
-        if len(found) < wanted or wanted >= MAX_TIES:
-            break
         # Which captions of the last score are among them is Lance's choice, so it is all of them or none.
-        if scores[-1] < scores[depth - 1]:
-            found = found.slice(0, int((scores > scores[-1]).sum()))
+        if len(found) < wanted or scores[-1] < scores[depth - 1] or wanted >= MAX_TIES:
             break
         wanted *= 4
+    if len(found) > depth:
+        found = found.slice(0, int((scores >= scores[depth - 1]).sum()))
     return pa.table({ROW_ID: found[ROW_ID], "bm25": found["_score"]})

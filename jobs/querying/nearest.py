@@ -12,11 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.roads import MAX_PROPOSED, POSTFILTER_SELECTIVITY, Road, choose_road, widest
-from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.warm import EXACT_ROWS, EXACT_ROWS_FAR, fits, passing, subset
+from clipmill.jobs.querying.roads import MAX_PROPOSED, Road, at_odds, choose_road, in_memory, widest
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
+from clipmill.jobs.querying.warm import EXACT_ROWS, fits, passing, subset
 
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
+# Up to so many proposed rows the filter is worked out for just those, from its columns; of more, an index says sooner
+# which rows pass.
+_LOOKED_AT = 400
+_PASSES = "passes"
 
 
 def nearest(
@@ -29,9 +33,9 @@ def nearest(
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
-    if warm is not None and (few or exact or index is None):
-        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
+    if warm is not None and (few or exact or index is None or _cheap(snapshot, index, road, matches)):
+        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
     if predicate and few and not road.use_index and fits(snapshot, column):
         return _best(*subset(snapshot, column, predicate).cosines(vector_D), depth)
     if road.proposed:
@@ -40,9 +44,13 @@ def nearest(
             return found
         assert index is not None
         road = widest(index)  # what is near does not pass: look through everything that does
-    if predicate and warm is not None and matches is not None and road.filter_first and matches <= EXACT_ROWS_FAR:
-        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate)), depth)
+        if predicate and warm is not None and _cheap(snapshot, index, road, matches):
+            return _best(*warm.best(vector_D, depth, passing(snapshot, predicate)), depth)
     return _by_lance(snapshot, column, vector_D, depth, predicate, road)
+
+
+def _cheap(snapshot: Snapshot, index: VectorIndex, road: Road, matches: int | None) -> bool:
+    return matches is not None and road.ef is None and in_memory(index, road, matches=matches, total=snapshot.num_rows)
 
 
 def _by_lance(
@@ -64,16 +72,23 @@ def _proposed(
     snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, road: Road
 ) -> pa.Table | None:
     """What the index proposes, filtered and re-ranked; None where too little of it passes to be trusted."""
-    by_lance = predicate and snapshot.count(predicate) >= POSTFILTER_SELECTIVITY * snapshot.num_rows
-    found = _scan(snapshot, column, vector_D, road.proposed, predicate if by_lance else None, road)
     if road.refine:
+        found = _scan(snapshot, column, vector_D, road.proposed, predicate, road)
         found = _hits(found[ROW_ID], _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"])))
         return found.slice(0, depth) if len(found) >= road.least else None
+    looked_at = predicate if road.proposed <= _LOOKED_AT else None
+    found = _scan(snapshot, column, vector_D, road.proposed, looked_at, road)
     row_ids = found[ROW_ID].to_numpy()
-    if predicate and not by_lance:
-        allowed = passing(snapshot, predicate)
-        place = np.minimum(np.searchsorted(allowed, row_ids), len(allowed) - 1)
-        row_ids = row_ids[allowed[place] == row_ids]
+    if predicate:
+        if looked_at:
+            passes_N = np.asarray(pc.fill_null(found[_PASSES], False))
+        else:
+            allowed = passing(snapshot, predicate)
+            place = np.minimum(np.searchsorted(allowed, row_ids), len(allowed) - 1)
+            passes_N = allowed[place] == row_ids
+        if at_odds(passes_N, snapshot.count(predicate) / snapshot.num_rows):
+            return None
+        row_ids = row_ids[passes_N]
     if len(row_ids) < max(road.least, min(depth, snapshot.num_rows)):
         return None
     row_ids = row_ids[: 2 * road.least or road.proposed]
@@ -94,7 +109,8 @@ def _best(row_ids: npt.NDArray[np.uint64], score: npt.NDArray[np.float32], depth
 def _scan(
     snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], rows: int, predicate: str | None, road: Road
 ) -> pa.Table:
-    """Columns _rowid and _distance, best first. The filter comes before the search unless the road proposes."""
+    """Columns _rowid and _distance, best first. The filter comes before the search unless the road proposes; where what
+    it proposes are estimates, the filter takes no row away but is the column `_PASSES`."""
     arguments: dict[str, Any] = {"column": column, "q": vector_D, "k": rows, "metric": "cosine"}
     arguments["use_index"] = road.use_index
     if road.use_index:
@@ -102,11 +118,13 @@ def _scan(
     if road.ef is not None:
         # Where ties are asked for again there are more rows than the road was chosen for, and Lance refuses fewer.
         arguments["ef"] = max(road.ef, rows * (road.refine or 1))
+    looked_at = predicate if road.proposed and not road.refine else None
+    columns = {"_distance": "_distance"} | ({_PASSES: looked_at} if looked_at else {})
     with filter_errors(predicate):
         return snapshot.dataset.scanner(
-            columns=["_distance"],
+            columns=columns,
             nearest=arguments,
-            filter=predicate,
+            filter=None if looked_at else predicate,
             prefilter=not road.proposed,
             with_row_id=True,
             limit=rows,
@@ -118,9 +136,11 @@ def cosines(
 ) -> npt.NDArray[np.float32]:
     """Cosine of each row's stored vector with `vector_D`, NaN where the row has none."""
     if (warm := snapshot.warm.get(column)) is not None:
-        known, score = warm.cosines(vector_D, row_ids)
-        by_id = dict(zip(known.tolist(), score.tolist(), strict=True))
-        return np.array([by_id.get(row_id, np.nan) for row_id in row_ids.tolist()], dtype=np.float32)
+        known, score = warm.cosines(vector_D, row_ids)  # in the order of the ids
+        if not len(known):
+            return np.full(len(row_ids), np.nan, dtype=np.float32)
+        place = np.minimum(np.searchsorted(known, row_ids), len(known) - 1)
+        return np.where(known[place] == row_ids, score[place], np.float32(np.nan))
     stored = snapshot.dataset._take_rows(row_ids.tolist(), columns=[column])[column].combine_chunks()
     result = np.full(len(row_ids), np.nan, dtype=np.float32)
     valid = np.asarray(stored.is_valid())

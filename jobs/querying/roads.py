@@ -9,6 +9,9 @@ which of them pass the filter and how near they truly are is settled afterwards.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from clipmill.jobs.querying.snapshot import VectorIndex
 
 # Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the
@@ -20,6 +23,10 @@ MAX_WIDENING = 16.0
 # Where Lance re-ranks: from this share of matching rows on it is cheaper to filter what the unfiltered search found.
 POSTFILTER_SELECTIVITY = 0.2
 REFINE = {5: 4, 1: 16}  # rows looked at for each that is wanted, by bits of IVF_RQ; other kinds 4
+# What an exact comparison in memory costs, in estimates of the index, and what a row that it proposes costs more.
+EXACT_COST = 15.0
+_PROPOSING_COST = 2.5
+_CHANCE = 2.5  # standard deviations: so little passes by chance in one of a hundred searches
 MAX_PROPOSED = 10_000
 
 
@@ -76,6 +83,30 @@ def widest(index: VectorIndex) -> Road:
     """Every partition, the filter first: for a filter whose rows lie far from the query, in any partition, and where
     nothing is proposed that would show whether they do."""
     return Road(use_index=True, probes=index.num_partitions, refine=_refine(index))
+
+
+def in_memory(index: VectorIndex, road: Road, *, matches: int, total: int) -> bool:
+    """Whether comparing all that pass, with the vectors in memory, takes no longer than the road: it misses nothing."""
+    rows_a_partition = max(1.0, total / index.num_partitions)
+    proposing = _PROPOSING_COST * min(1.0, road.proposed / rows_a_partition)
+    estimates = min(road.probes or 0, index.num_partitions) * rows_a_partition * (1 + proposing)
+    return matches * EXACT_COST <= estimates
+
+
+def at_odds(passes_N: npt.NDArray[np.bool_], selectivity: float) -> bool:
+    """Whether a filter has to do with the query, by which of the nearest rows pass, best first.
+
+    By chance as many pass as everywhere, near the query as well as further off. Where fewer than half do, and fewer
+    than chance explains, in the first quarter, the first half or all of them, then those that pass further down are of
+    other partitions, and nearer ones may be in any: amid 300 rows that all fail, 20 of 960 are found behind them.
+    """
+    for share in (0.25, 0.5, 1.0):
+        looked = math.ceil(share * len(passes_N))
+        by_chance = looked * selectivity
+        least = min(by_chance / 2, by_chance - _CHANCE * math.sqrt(by_chance))
+        if int(np.count_nonzero(passes_N[:looked])) < least:
+            return True
+    return False
 
 
 def _refine(index: VectorIndex) -> int:

@@ -35,8 +35,6 @@ _pread.restype = ctypes.c_ssize_t
 
 # Rows up to which an exact scan in memory beats the index at equal or better recall.
 EXACT_ROWS = 12_000
-# The same beside a search through every partition, which is what a filter at odds with the query needs.
-EXACT_ROWS_FAR = 120_000
 
 
 def fits(snapshot: Snapshot, column: str) -> bool:

@@ -5,6 +5,7 @@ Tables are small, so that they would never need their index: the constants that 
 
 import json
 import logging
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks import query_data
 from benchmarks.query_cases import CASES, query_vectors
 from clipmill.jobs.indexing import curves, plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.querying import nearest, roads
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, curve_of
 from clipmill.jobs.querying.open import open_table
@@ -33,8 +35,8 @@ QUIET = IndexOptions(kind="ivf_rq", measure_recall=False)
 def through_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 64)
     monkeypatch.setattr(roads, "EXACT_MATCHES", 16)
-    for name in ("EXACT_ROWS", "EXACT_ROWS_FAR"):
-        monkeypatch.setattr(nearest, name, 16)
+    for name, value in (("EXACT_ROWS", 16), ("in_memory", lambda *_, **__: False)):
+        monkeypatch.setattr(nearest, name, value)
 
 
 def least_recall(uri: str, *kinds: str) -> float:
@@ -184,6 +186,19 @@ def test_a_large_table_is_judged_by_a_sample_of_its_rows(tmp_path: Path, monkeyp
     assert part is not None
     assert part.probes != whole.probes
     assert np.abs(np.subtract(part.probes, whole.probes)).max() <= whole.num_partitions / 5
+
+
+def test_a_training_sample_is_held_once(tmp_path: Path) -> None:
+    """It is the largest thing that training holds: 128 MB for a million rows of 512."""
+    dataset = lance.dataset(f"{query_data.write(tmp_path, 16_000, DIM)}.lance")
+    tracemalloc.start()
+    try:
+        found = sample(dataset, "vector", 16_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(found), peak < 2 * found.nbytes) == (16_000, True)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
 def test_copies_do_not_make_the_search_deeper(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Full text and vectors as one ranking: its pages join, its filters hold, and nothing of it is missing."""
 
+from typing import Any
+
 import pytest
 
 from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
@@ -59,6 +61,21 @@ def test_a_least_score_is_applied_to_the_whole_ranking_and_not_to_its_first_rows
         for i in table.search("number", k=20, offset=n, min_score=least, **fields)["id"].to_pylist()
     ]
     assert pages == expected
+
+
+def test_under_a_filter_the_words_are_looked_up_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of these captions are equal to the words, and each question costs what all of them together cost."""
+    fields = {"hybrid": True, "text_weight": 1.0, "where": "views >= 300", "k": 5, "columns": ("id",)}
+    asked = []
+    scanner = table.snapshot.dataset.scanner
+
+    def counted(**options: Any) -> Any:
+        asked.append("full_text_query" in options)
+        return scanner(**options)
+
+    monkeypatch.setattr(table.snapshot.dataset, "scanner", counted)
+    table.search("number", **fields)
+    assert sum(asked) == 1
 
 
 def test_the_filter_comes_before_the_limit_of_the_words(table: Table) -> None:

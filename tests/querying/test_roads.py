@@ -1,14 +1,16 @@
 """The choice of the road and the arithmetic of vectors in memory, without a table."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from clipmill.jobs.querying.curve import Curve
-from clipmill.jobs.querying.roads import Road, choose_road, widest
+from clipmill.jobs.querying.roads import Road, at_odds, choose_road, in_memory, widest
 from clipmill.jobs.querying.snapshot import VectorIndex
 from clipmill.jobs.querying.vectors import WarmVectors, to_bytes, to_float32
 
@@ -143,3 +145,33 @@ def test_what_was_measured_of_the_index_is_what_it_is_asked() -> None:
     assert road(20_000) == Road(use_index=True, probes=500, proposed=3000, least=30)
     assert road(200_000).probes == 50
     assert widest(index) == Road(use_index=True, probes=1000, refine=6)
+
+
+@pytest.mark.parametrize("selectivity", [0.04, 0.3, 0.9])
+@pytest.mark.parametrize("depth", [10, 100])
+def test_a_filter_is_at_odds_where_what_passes_lies_behind_what_does_not(selectivity: float, depth: int) -> None:
+    """As many pass as may be trusted, and still those near the query do not: what chance does in few of a hundred."""
+    rng = np.random.default_rng(0)
+    proposed = math.ceil(4 * depth / selectivity)
+    draws = rng.random((200, proposed)) < selectivity
+    assert np.mean([at_odds(passes, selectivity) for passes in draws]) <= 0.02
+    behind = draws.copy()
+    behind[:, : proposed * 3 // 10] = False
+    assert np.median(behind.sum(axis=1)) >= 2 * depth
+    assert np.mean([at_odds(passes, selectivity) for passes in behind]) >= 0.99
+    assert np.mean([at_odds(passes, 3 * selectivity) for passes in draws]) >= 0.99
+
+
+def test_what_passes_is_compared_in_memory_where_that_takes_no_longer_than_the_index() -> None:
+    """By what the index would look at: for a tenth as many partitions, or rows, a tenth as many that pass."""
+
+    def cheap(matches: int, road: Road, total: int = 10**6) -> bool:
+        return in_memory(RQ, road, matches=matches, total=total)
+
+    assert cheap(60_000, widest(RQ))
+    assert not cheap(70_000, widest(RQ))
+    assert (cheap(6_000, widest(RQ), 10**5), cheap(7_000, widest(RQ), 10**5)) == (True, False)
+    assert not cheap(10_000, Road(use_index=True, probes=24, proposed=40))
+    # The more each partition proposes, the dearer is the index.
+    assert not cheap(60_000, Road(use_index=True, probes=800, proposed=40))
+    assert cheap(150_000, Road(use_index=True, probes=800, proposed=8_000))

@@ -21,8 +21,8 @@ def test_tags_that_lie_far_from_the_query_are_found_all_the_same(
     # So small a table would never need its index, and would search most of it.
     for module, name, value in ((roads, "EXACT_MATCHES", 16), (roads, "BASE_PROBES", 3), (roads, "MAX_WIDENING", 1.0)):
         monkeypatch.setattr(module, name, value)
-    for name in ("EXACT_ROWS", "EXACT_ROWS_FAR"):
-        monkeypatch.setattr(nearest, name, 16)
+    for name, value in (("EXACT_ROWS", 16), ("in_memory", lambda *_, **__: False)):
+        monkeypatch.setattr(nearest, name, value)
     table = open_table(uri, engine=WordEngine())
     hits = 0
     for words, tag in (("red shoe", "boat"), ("blue hat", "tree"), ("green dog", "car"), ("white house", "black")):
