@@ -145,7 +145,9 @@ def build() -> click.Group:
 def run(argv: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code; only a defect prints a traceback."""
     # Lance calls a commit that `retag` and `reembed` make "not stable yet": so its interface is; no user's concern.
-    os.environ.setdefault("LANCE_LOG", "warn,lance_table::transaction::manifest_build=error")
+    # It also says of each partition that a segment has no rows of that it has none.
+    quiet = "lance_table::transaction::manifest_build=error,lance::index::vector::builder=error"
+    os.environ.setdefault("LANCE_LOG", f"warn,{quiet}")
     lines.use("text")  # until an option says otherwise
     group = build()
     try:
