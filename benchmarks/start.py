@@ -1,10 +1,9 @@
 """What the commands that people wait for cost before their first answer, against another build of clipmill.
 
 Both builds run the same command on the same table, one after the other, round by round; the ratio is taken within a
-round. CPU seconds are those of the command and of all processes that it started, Ray's too: this process adopts those
-that outlive it, and waits for their end. Other work on the machine disturbs them little, though threads that wait for
-one another spin longer; wall time is given beside them. The answers are compared: the rows found, and their scores,
-which differ by what low precision does.
+round. CPU seconds are those of the command and of all processes that it started, Ray's too. Other work on the machine
+disturbs them little, though threads that wait for one another spin longer; wall time is given beside them. The answers
+are compared: the rows found, and their scores, which differ by what low precision does.
 
 The other build is a checkout of the commit to compare with, installed into its own `.venv`; it also makes the table, of
 photographs embedded by clipmill-tiny, so that both can read it. `embed` begins anew each time, with Ray's own start.
@@ -12,14 +11,13 @@ photographs embedded by clipmill-tiny, so that both can read it. `embed` begins 
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from benchmarks import machine
 from benchmarks.pictures import make_shards, photographs
 
 ROUNDS, SAMPLES = 5, 128
-_PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
 SCORE_TOLERANCE = 0.005  # bf16 and fp32 of one model
 WORDS = "a folded blue shirt"
 
@@ -38,21 +35,36 @@ def commit_of(folder: Path) -> str:
     return done.stdout.strip()
 
 
-def adopt() -> None:
-    """From now on the processes of a command become this one's children when the command ends (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+class TreeTime:
+    """CPU seconds of a process and of all that descend from it, looked at ten times a second: Ray's raylet lets its
+    children go without adding their time to its own. Of a process that ends, the last look counts."""
 
+    def __init__(self, pid: int) -> None:
+        self._pid, self._seen, self._ended = pid, dict[int, float](), threading.Event()
+        self._known = {pid}
+        self._thread = threading.Thread(target=self._look_on)
+        self._thread.start()
 
-def used_s() -> float:
-    """CPU seconds of all children that have ended, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    def end(self) -> float:
+        self._ended.set()
+        self._thread.join()
+        return sum(self._seen.values())
 
-
-def wait_for_all() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            os.wait()
+    def _look_on(self) -> None:
+        while not self._ended.wait(0.1):
+            above = dict[int, int]()
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError, ValueError):
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                    pid = int(entry.name)
+                    above[pid] = int(fields[1])
+                    if pid in self._known:
+                        self._seen[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            for _ in above:
+                more = {pid for pid, parent in above.items() if parent in self._known} - self._known
+                self._known |= more
+                if not more:
+                    break
 
 
 def measured(command: list[str], cwd: Path) -> dict[str, Any]:
@@ -61,16 +73,17 @@ def measured(command: list[str], cwd: Path) -> dict[str, Any]:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     out, said = cwd / "stdout", cwd / "stderr"
     with out.open("wb") as stdout, said.open("wb") as stderr:
-        start, before_s = time.monotonic(), used_s()
+        start = time.monotonic()
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
+        tree = TreeTime(process.pid)
         _, status, used = os.wait4(process.pid, 0)
         wall_s = time.monotonic() - start
-    wait_for_all()
+        cpu_s = tree.end()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"error: {' '.join(command)} ended with {process.returncode}: {said.read_text()[-2000:]}")
     return {
-        "cpu_s": round(used_s() - before_s, 2),
+        "cpu_s": round(max(cpu_s, used.ru_utime + used.ru_stime), 2),
         "wall_s": round(wall_s, 2),
         "peak_rss_mb": round(used.ru_maxrss / 1024),
         "answer": json.loads(out.read_text()),
@@ -145,7 +158,6 @@ def main() -> int:
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    adopt()
     builds = {
         "before": given.before.resolve() / ".venv/bin/clipmill",
         "now": Path(sys.executable).with_name("clipmill"),

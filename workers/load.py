@@ -6,6 +6,7 @@ from typing import Literal
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.engine import Engine
+from clipmill.workers.heap import large_blocks_apart
 from clipmill.workers.naming import names
 
 
@@ -31,7 +32,8 @@ def load_engine(
     names.check(spec)  # what is not there is said before torch is loaded, which takes 0.65 GB of memory
     from clipmill.workers.clip.build import build_engine
 
-    return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
+    with large_blocks_apart():
+        return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
 
 
 def load_text_engine(spec: ModelSpec) -> Engine:

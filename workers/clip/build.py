@@ -27,6 +27,7 @@ from clipmill.workers.clip.library import light
 from clipmill.workers.clip.load import (
     Loaded,
     build_model,
+    file_pages,
     load_clip,
     one_line,
     own_weights,
@@ -57,7 +58,7 @@ def build_engine(
         torch.set_num_threads(threads)
     library = light()
     loaded = load_clip(spec, library)
-    weights, untrained = weights_sha256(loaded.model), untrained_tokens(loaded.model)
+    weights, untrained = weights_sha256(loaded.model, loaded.pages), untrained_tokens(loaded.model)
 
     def engine_in(precision: str, reference: selfcheck.Reference | None, note: str = "") -> ClipEngine:
         image_tower, text_tower = (
@@ -108,7 +109,7 @@ def _text_tower(loaded: Loaded, device: torch.device, precision: str) -> TextTow
     tokens_BL = loaded.tokenizer(list(selfcheck.TEXTS))
     text_tower = TextTower(loaded.model.to("cpu"), tokens_BL)
     dtype = _choose(loaded.model, precision)
-    _convert(loaded.model, device, dtype)
+    _convert(loaded, device, dtype)
     if device.type == "cpu" and dtype == torch.bfloat16:
         cut_BL = text_tower.cut(tokens_BL)
         pack(loaded.model, lambda: text_tower(cut_BL))
@@ -126,12 +127,13 @@ def _choose(model: nn.Module, precision: str) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def _convert(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def _convert(loaded: Loaded, device: torch.device, dtype: torch.dtype) -> None:
     """To another dtype or device, or a copy: in any case nothing of it lies in the checkpoint's file afterwards."""
-    if device.type == "cpu" and dtype == torch.float32:
-        own_weights(model)
+    if device.type == "cpu":
+        own_weights(loaded.model, loaded.pages, dtype)
     else:
-        model.to(device=device, dtype=dtype)
+        loaded.model.to(device=device, dtype=dtype)
+        loaded.pages.let_go()
 
 
 def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[ImageTower, TextTower]:
@@ -140,6 +142,7 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
     loaded.model.to("cpu")
     tokens_BL = loaded.tokenizer(list(selfcheck.TEXTS))
     text_tower = TextTower(loaded.model, tokens_BL)
+    loaded.pages.let_go()  # nothing has been written into a weight yet
     pixels_BCHW = probe_pixels(loaded.preprocess)
     normalised_BCHW = normalise(pixels_BCHW, loaded.preprocess)
     shorten_image_tower(loaded.model.visual, lambda: image_features(loaded.model.visual, normalised_BCHW))
@@ -149,12 +152,14 @@ def _towers(loaded: Loaded, device: torch.device, precision: str) -> tuple[Image
         fold_batchnorm(loaded.model, loaded.preprocess)
         folded = fold_normalisation(loaded.model, loaded.preprocess)
         exact = {} if folded else copy.deepcopy(pixel_convs(loaded.model.visual, loaded.preprocess))
-    _convert(loaded.model, device, dtype)
+    _convert(loaded, device, dtype)
     widen_pixel_convs(loaded.model.visual, exact, dtype)
     image_tower = ImageTower(loaded.model, loaded.preprocess, dtype=dtype, folded=folded, wide=bool(exact))
     if device.type == "cpu" and dtype == torch.bfloat16:
         cut_BL = text_tower.cut(tokens_BL)  # what is not packed yet is slow
-        pack(loaded.model, lambda: torch.cat([image_tower(pixels_BCHW), text_tower(cut_BL)]))
+        # One after the other: until a tower is proved, it is there twice. Texts call only their part of the model.
+        pack(loaded.model.visual, lambda: image_tower(pixels_BCHW))
+        pack(loaded.model, lambda: text_tower(cut_BL))
     return image_tower, text_tower
 
 
@@ -225,8 +230,12 @@ def _once_more(loaded: Loaded) -> Any:
 
 
 def _reference(model: Any, loaded: Loaded, device: torch.device, *, words: bool = False) -> selfcheck.Reference:
-    if words:
-        return selfcheck.reference_of_texts(model.to(device), loaded.tokenizer, device)
-    return selfcheck.reference_vectors(
-        model.to(device), reference_transform(loaded.preprocess), loaded.tokenizer, device
-    )
+    """One tower after the other: of a checkpoint that is mapped, one is in memory at a time. `model`: as loaded."""
+    pages, model = file_pages(loaded.resolved, model), model.to(device)
+    reference = selfcheck.reference_of_texts(model, loaded.tokenizer, device)
+    pages.let_go()
+    if not words:
+        transform = reference_transform(loaded.preprocess)
+        reference = selfcheck.reference_of_pictures(model, transform, reference, device)
+        pages.let_go()
+    return reference

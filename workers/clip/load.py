@@ -23,6 +23,7 @@ from clipmill.schemas.model import ModelSpec, Preprocess
 from clipmill.workers.clip.alike import bounded, hash_of
 from clipmill.workers.clip.library import WHOLE, Library, evaluation_transform, plain
 from clipmill.workers.clip.names import find
+from clipmill.workers.clip.pages import FilePages
 from clipmill.workers.naming.hub import without_waiting
 from clipmill.workers.naming.names import HF_HUB_PREFIX, INSTALL_HF, Resolved
 
@@ -59,6 +60,7 @@ class Loaded:
     logit_scale: float  # exponentiated
     logit_bias: float | None
     library: Library  # that built it
+    pages: FilePages  # of the checkpoint, in which the model's tensors may lie
 
 
 def load_clip(spec: ModelSpec, library: Library = WHOLE) -> Loaded:
@@ -90,6 +92,7 @@ def _loaded(resolved: Resolved, library: Library) -> Loaded:
         logit_scale=_scalar(model.logit_scale.exp()),
         logit_bias=None if bias is None else _scalar(bias),
         library=library,
+        pages=file_pages(resolved, model),
     )
 
 
@@ -145,7 +148,7 @@ class _LeaveUninitialised(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def weights_sha256(model: nn.Module) -> str:
+def weights_sha256(model: nn.Module, pages: FilePages) -> str:
     """Hash over name, shape and float bytes of every tensor of the state dict, in the order of names.
 
     Taken after loading, in fp32: the same weights in safetensors, in a .pt file, or in fp16 have one hash.
@@ -155,6 +158,7 @@ def weights_sha256(model: nn.Module) -> str:
         for name, tensor in sorted(model.state_dict().items()):
             values = tensor.detach().cpu().contiguous()
             yield name, tuple(values.shape), values.reshape(-1).view(torch.uint8).numpy()
+            pages.let_go([values])
 
     return hash_of(tensors())
 
@@ -223,11 +227,19 @@ def _taken_as_they_are(model: Any) -> Iterator[None]:
             tensor.data = tensor.data.to(dtypes[name])
 
 
-def own_weights(model: nn.Module) -> None:
-    """Copy what may lie in a file still: a worker computes with it for days, and somebody may write to that file."""
+def file_pages(resolved: Resolved, model: nn.Module) -> FilePages:
+    """Those of the checkpoint that the model's tensors are."""
+    return FilePages(resolved.checkpoint, [*model.parameters(), *model.buffers()])
+
+
+def own_weights(model: nn.Module, pages: FilePages, dtype: torch.dtype = torch.float32) -> None:
+    """Convert, or copy, what may lie in a file still: a worker computes with it for days, and somebody may write to
+    that file. One tensor after the other, so that no two weights are there twice."""
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.data = tensor.data.clone()
+            old = tensor.data
+            tensor.data = old.to(dtype) if old.is_floating_point() and old.dtype != dtype else old.clone()
+            pages.let_go([old])
 
 
 def _refuse_other_positions(model: nn.Module, checkpoint: Path, name: str) -> None:

@@ -67,14 +67,10 @@ def reference_rgb(image: bytes) -> Image.Image:
     return upright.convert("RGB")
 
 
-def reference_vectors(
-    model: Any,
-    transform: Callable[[Image.Image], Tensor],
-    tokenizer: Callable[[list[str]], Tensor],
-    device: torch.device,
+def reference_of_pictures(
+    model: Any, transform: Callable[[Image.Image], Tensor], texts: Reference, device: torch.device
 ) -> Reference:
-    """`model` in fp32 on `device`. One picture at a time: a large model barely fits."""
-    texts = reference_of_texts(model, tokenizer, device)
+    """Added to those of the texts. `model` in fp32 on `device`. One picture at a time: a large model barely fits."""
     with torch.inference_mode():
         images = [
             model.encode_image(transform(reference_rgb(image))[None].to(device), normalize=True)
@@ -84,7 +80,7 @@ def reference_vectors(
 
 
 def reference_of_texts(model: Any, tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Reference:
-    """The same of the texts alone: no row of pictures."""
+    """Of the texts alone: no row of pictures. `model` in fp32 on `device`."""
     with torch.inference_mode():
         texts_ND = model.encode_text(tokenizer(list(TEXTS)).to(device), normalize=True).cpu().numpy()
     return Reference(images_ND=texts_ND[:0], texts_ND=texts_ND)
