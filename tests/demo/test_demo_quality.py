@@ -15,6 +15,7 @@ import pytest
 
 import clipmill.workers.clip.engine
 import clipmill.workers.clip.towers
+import clipmill.workers.decode.prepared
 import clipmill.workers.decode.preprocess
 import clipmill.workers.unit
 from clipmill.jobs.demo.bucket import NUM_BROKEN, BucketSpec, choose_scenes, number_of, tar_bytes
@@ -187,13 +188,13 @@ def test_searches_tags_and_captions_are_as_good_as_the_model(figures: Measured) 
 
 
 def test_swapped_colours_are_seen(figures: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = clipmill.workers.clip.engine.decode
+    right = clipmill.workers.decode.prepared.decode
 
     def bgr(*args: Any, **kwargs: Any) -> Any:
         decoded = right(*args, **kwargs)
         return replace(decoded, stored_HWC=np.ascontiguousarray(decoded.stored_HWC[..., ::-1]))
 
-    monkeypatch.setattr(clipmill.workers.clip.engine, "decode", bgr)
+    monkeypatch.setattr(clipmill.workers.decode.prepared, "decode", bgr)
     measured, _ = figures()
     print(measured)
     assert {"colour", "captions"} <= measured.under_the_floor(), measured

@@ -365,7 +365,8 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     assert "still loading" in problem(answer, 503)
     assert "retry-after" in answer.headers
     assert "still loading" in problem(client.post("/api/encode", files={"image": ("a.png", picture("red"))}), 503)
-    assert len(client.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
+    patient = TestClient(create_app(open_table(uri, engine=Late()), Settings()), base_url="http://localhost")
+    assert len(patient.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
 
 
 def test_queries_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
