@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST ?= .venv-lowest
+# Processes that `make test` and `make lowest` divide the tests among (tests/side_by_side.py); each takes up to 3 GB.
+SIDE_BY_SIDE ?= 2
 FAST := not slow and not chaos and not browser and not gpu
 
 .PHONY: install test fuzz lowest lint demo bench chaos losses month docs wheels ci lock clean
@@ -26,7 +28,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/python -m pytest -m "$(FAST)"
+	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) -m "$(FAST)"
 
 # The property tests with twenty times the examples, others each time (tests/examples.py).
 fuzz: install
@@ -35,7 +37,7 @@ fuzz: install
 # Storage, reading and querying on the lowest versions that pyproject.toml allows, in an environment of their own.
 lowest: $(LOWEST)/.installed
 	$(BIN)/uv pip check --quiet --python $(LOWEST)/bin/python
-	PYTHONPATH="$(CURDIR)" $(LOWEST)/bin/python -m pytest -m "$(FAST) and not ray" tests/store tests/read tests/table tests/querying
+	PYTHONPATH="$(CURDIR)" $(LOWEST)/bin/python -m pytest -n $(SIDE_BY_SIDE) -m "$(FAST) and not ray" tests/store tests/read tests/table tests/querying
 
 # `sync` takes the pins as they are; whether each package then has what it asks for is what `check` above is for.
 $(LOWEST)/.installed: tests/lowest.lock $(STAMP)

@@ -22,6 +22,7 @@ import pytest
 
 from clipmill.schemas.config import Storage
 from tests.examples import load_profile
+from tests.side_by_side import first, scheduler
 from tests.tables import TableOptions, WordEngine, make_table
 
 _STARTUP_S = 60.0
@@ -34,6 +35,15 @@ os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 load_profile()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduler(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first(items)
 
 
 NOBODY = 65534
