@@ -17,8 +17,10 @@ except ImportError:  # the lowest version draws from its strategies alone
 _USUAL = 100  # hypothesis' own number, which each count of `examples` is a part or a multiple of
 
 # A busy machine takes longer than hypothesis' 200 ms over an example, and longer to think of one; every test has a
-# timeout of its own.
-settings.register_profile("patient", deadline=None, max_examples=_USUAL, suppress_health_check=[HealthCheck.too_slow])
+# timeout of its own. Where hypothesis takes the machine for a CI server, its own default would be derandomized.
+settings.register_profile(
+    "patient", deadline=None, max_examples=_USUAL, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("gate", settings.get_profile("patient"), derandomize=True)
 settings.register_profile("fuzz", settings.get_profile("patient"), max_examples=20 * _USUAL)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from clipmill.jobs.indexing import scalar, segments, vector
 from clipmill.jobs.indexing.curves import measure_curve, up_to_date
-from clipmill.jobs.indexing.plan import MEMORY_BYTES, ROWS_PER_SEGMENT, Kind, VectorPlan, kept_plan, plan_vector_index
+from clipmill.jobs.indexing.plan import MEMORY_BYTES, Kind, VectorPlan, kept_plan, plan_vector_index, rows_per_segment
 from clipmill.jobs.indexing.recall import Recall, measure
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
 from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
@@ -35,7 +35,7 @@ class IndexOptions:
     those that have an index. `memory_bytes`: of the vector index in a query process; None: the bits that are there, or
     4 GB. `rebuild`: pick, train and build everything anew. `measure_recall`: compare with brute force where the stored
     figure is missing or older than the rows. `address`: the Ray cluster whose nodes build the segments.
-    `rows_per_segment`: a larger table is indexed in several."""
+    `rows_per_segment`: a larger table is indexed in several; None: by its size."""
 
     kind: Kind = "auto"
     columns: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class IndexOptions:
     rebuild: bool = False
     measure_recall: bool = True
     address: str | None = None
-    rows_per_segment: int = ROWS_PER_SEGMENT
+    rows_per_segment: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +109,17 @@ def _builder(
     tables: Tables, dataset: Any, options: IndexOptions, tell: Callable[[str], None]
 ) -> Iterator[segments.Builder]:
     """Builds segments here one after another, or on the cluster's nodes side by side."""
+    total = dataset.count_rows()
+    rows = options.rows_per_segment or rows_per_segment(total)
     if not options.address:
-        yield segments.Builder(
-            tables=tables, rows_per_segment=options.rows_per_segment, run=segments.in_turn, tell=tell
-        )
+        yield segments.Builder(tables=tables, rows_per_segment=rows, run=segments.in_turn, tell=tell)
         return
     from clipmill.jobs.cluster.connect import connected
     from clipmill.jobs.indexing.cluster import count_nodes, on_nodes
 
     with connected(options.address):
-        share = -(-dataset.count_rows() // max(1, count_nodes()))
-        rows = max(1, min(options.rows_per_segment, share))
-        yield segments.Builder(tables=tables, rows_per_segment=rows, run=on_nodes, tell=tell)
+        share = max(1, -(-total // max(1, count_nodes())))
+        yield segments.Builder(tables=tables, rows_per_segment=min(rows, share), run=on_nodes, tell=tell)
 
 
 def _indexed(dataset: Any, vectors: list[str]) -> list[str]:

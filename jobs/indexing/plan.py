@@ -16,7 +16,8 @@ SMALL_BYTES = 16_000_000
 ROWS_PER_PARTITION = 1024
 MAX_PARTITIONS = 65_536
 HNSW_ROWS_PER_PARTITION = 250_000
-ROWS_PER_SEGMENT = 250_000  # built in one go; bounds memory and what a crash can lose
+SEGMENT_ROWS = (250_000, 4_000_000)  # built in one go, least and most: bounds memory and what a crash can lose
+SEGMENTS = 100  # of a large table, as long as none is too large: every one has all partitions, and is merged in the end
 RQ_BITS = (5, 1)
 MEMORY_BYTES = 4_000_000_000  # of the index in a query process, where nobody says
 
@@ -48,6 +49,12 @@ def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> Vec
     partitions = min(rows // ROWS_PER_PARTITION, int(4 * math.sqrt(rows)), MAX_PARTITIONS)
     bits = next((b for b in RQ_BITS if rows * dim * b / 8 <= memory_bytes), RQ_BITS[-1])
     return VectorPlan(kind="IVF_RQ", num_partitions=max(1, partitions), bits=bits)
+
+
+def rows_per_segment(rows: int) -> int:
+    """How many of a table's `rows` one segment takes."""
+    least, most = SEGMENT_ROWS
+    return min(most, max(least, rows // SEGMENTS))
 
 
 def kept_plan(existing: VectorPlan, rows: int, dim: int, memory_bytes: int | None) -> VectorPlan:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.installed import not_installed
+from clipmill.schemas.installed import not_installed, require
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
@@ -22,6 +22,7 @@ from clipmill.workers.process import without_collector
 
 QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
 NO_STORAGE = Storage()
+_DOING = "a search by words or pictures"
 
 _engines: dict[str, Engine] = {}
 _for_words: dict[str, Engine] = {}  # what loads in much less time; let go when the whole one is there
@@ -56,6 +57,7 @@ def _loaded_one(key: str, words: bool) -> Engine | None:
 def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:
     from clipmill.workers.load import load_engine, load_text_engine, load_words
 
+    require(_DOING, "open_clip")
     try:
         with without_collector():
             if not words:
@@ -67,7 +69,7 @@ def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:
                 fingerprint.spec("fp32" if fingerprint.provenance.get("precision_note") else "auto")
             )
     except ModuleNotFoundError as error:  # the client alone has no model
-        raise not_installed(error, "a search by words or pictures") or error from None
+        raise not_installed(error, _DOING) or error from None
 
 
 def check_engine(engine: Engine, fingerprint: Fingerprint) -> Engine:

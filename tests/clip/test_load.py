@@ -281,7 +281,7 @@ def test_many_threads_share_one_engine(vit: Path) -> None:
 
 
 def test_the_tokenizers_memory_is_bounded(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmill.workers.clip.engine._MAX_REMEMBERED_WORDS", 50)
+    monkeypatch.setattr("clipmill.workers.clip.alike._MAX_REMEMBERED_WORDS", 50)
     engine = load(vit)
     before = engine.encode_texts(["a red shoe"])
     for start in range(0, 400, 20):

@@ -1,6 +1,6 @@
 """Which index is planned, without a table."""
 
-from clipmill.jobs.indexing.plan import VectorPlan, plan_vector_index
+from clipmill.jobs.indexing.plan import VectorPlan, plan_vector_index, rows_per_segment
 
 
 def test_the_index_is_chosen_by_size_and_memory() -> None:
@@ -9,6 +9,10 @@ def test_the_index_is_chosen_by_size_and_memory() -> None:
     assert plan_vector_index(100_000_000, 512, "auto", 10**10).bits == 1
     assert plan_vector_index(1_000_000, 512, "hnsw_sq", 0).kind == "IVF_HNSW_SQ"
     assert plan_vector_index(0, 512, "ivf_rq", 10**9).kind == ""
+
+
+def test_a_large_table_is_built_in_more_rows_at_once_up_to_a_bound() -> None:
+    assert [rows_per_segment(10**n) for n in (4, 6, 7, 8, 10)] == [250_000, 250_000, 250_000, 1_000_000, 4_000_000]
 
 
 def test_an_index_is_extended_until_the_table_has_outgrown_it() -> None:
