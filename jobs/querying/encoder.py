@@ -5,8 +5,9 @@ D: dimension. B: examples of one kind.
 
 import io
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,50 +25,63 @@ QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
 NO_STORAGE = Storage()
 _DOING = "a search by words or pictures"
 
-_engines: dict[str, Engine] = {}
-_for_words: dict[str, Engine] = {}  # what loads in much less time; let go when the whole one is there
+# What an engine is for: words alone, a question of words and pictures, or many of both. Those that stand later here can
+# do what is before them too, and take longer to load.
+Use = Literal["words", "question", "all"]
+_USES: tuple[Use, ...] = ("words", "question", "all")
+# Once pictures spent so long in towers without torch, all of the model is loaded: that takes about as long, and then
+# each is done in half the time.
+_PICTURES_S = 5.0
+
+_engines: dict[tuple[str, Use], Engine] = {}
+_pictures_s: dict[str, float] = {}
 _lock = threading.Lock()
 
 
-def engine_for(fingerprint: Fingerprint, *, words: bool = False) -> Engine:
-    """The engine whose vectors may be compared with the column's; one per weights and process. `words`: it need embed
-    no picture.
+def engine_for(fingerprint: Fingerprint, use: Use = "all") -> Engine:
+    """The engine whose vectors may be compared with the column's; one per weights and process.
 
     Raises UserError where the model that loads is not the one that made the vectors, or where there is no torch.
     """
-    key = f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
-    if (engine := _loaded_one(key, words)) is not None:  # without the lock: words go on while a whole model loads
+    key = _key(fingerprint)
+    if use == "question" and _pictures_s.get(key, 0.0) >= _PICTURES_S:
+        use = "all"
+    if (engine := _loaded_one(key, use)) is not None:  # without the lock: words go on while a whole model loads
         return engine
     with _lock:
-        engine = _loaded_one(key, words)
+        engine = _loaded_one(key, use)
         if engine is None:
-            engine = check_engine(_loaded(fingerprint, words), fingerprint)
-            if words:
-                _for_words[key] = engine
-            else:
-                _engines[key] = engine
-                _for_words.pop(key, None)
+            engine, use = _loaded(fingerprint, use)
+            _engines[key, use] = check_engine(engine, fingerprint)
+            for less in _USES[: _USES.index(use)]:
+                _engines.pop((key, less), None)
         return engine
 
 
-def _loaded_one(key: str, words: bool) -> Engine | None:
-    return _engines.get(key) or (_for_words.get(key) if words else None)
+def _key(fingerprint: Fingerprint) -> str:
+    return f"{fingerprint.weights_sha256}/{fingerprint.tokenizer}"
 
 
-def _loaded(fingerprint: Fingerprint, words: bool) -> Engine:
-    from clipmill.workers.load import load_engine, load_text_engine, load_words
+def _loaded_one(key: str, use: Use) -> Engine | None:
+    able = (_engines.get((key, more)) for more in _USES[_USES.index(use) :])
+    return next((engine for engine in able if engine is not None), None)
+
+
+def _loaded(fingerprint: Fingerprint, use: Use) -> tuple[Engine, Use]:
+    """And what it is good for, which may be more."""
+    from clipmill.workers.load import load_engine, load_few, load_text_engine, load_words
 
     require(_DOING, "open_clip")
+    without_torch = {"words": load_words, "question": load_few}
     try:
         with without_collector():
-            if not words:
-                return load_engine(fingerprint.spec())
-            if (engine := load_words(fingerprint)) is not None:
-                return engine
+            if use != "all" and (engine := without_torch[use](fingerprint)) is not None:
+                return engine, use
+            if use != "words":
+                return load_engine(fingerprint.spec()), "all"
             # What the pictures were found to need, words get too, though here is no picture to see it by.
-            return load_text_engine(
-                fingerprint.spec("fp32" if fingerprint.provenance.get("precision_note") else "auto")
-            )
+            spec = fingerprint.spec("fp32" if fingerprint.provenance.get("precision_note") else "auto")
+            return load_text_engine(spec), use
     except ModuleNotFoundError as error:  # the client alone has no model
         raise not_installed(error, _DOING) or error from None
 
@@ -98,7 +112,11 @@ def encode_images(
             pictures.append(engine.prepare(image_bytes(image, limits=limits, storage=storage), limits).pixels_CHW)
         except BadImage as bad:
             raise unusable(bad, limits) from None
-    return _finite(engine.encode_images(np.stack(pictures)), "image")
+    begun = time.monotonic()
+    vectors_BD = engine.encode_images(np.stack(pictures))
+    key = _key(engine.fingerprint)
+    _pictures_s[key] = _pictures_s.get(key, 0.0) + time.monotonic() - begun
+    return _finite(vectors_BD, "image")
 
 
 def unusable(bad: BadImage, limits: Limits) -> UserError:

@@ -39,7 +39,7 @@ def caveat(table: Table, query: Query) -> str:
 
 def _unknown_words(table: Table, query: Query) -> str:
     texts = (*query.positive.texts, *query.negative.texts)
-    unknown = table.engine(query.column, words=True).unknown_words(texts) if texts else []
+    unknown = table.engine(query.column, "words").unknown_words(texts) if texts else []
     if not unknown:
         return ""
     words = ", ".join(f"'{word[:100]}'" for word in unknown[:_MOST_NAMED]) + (

@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import filters, phash, values
-from clipmill.jobs.querying.encoder import check_engine, combine, encode_images, encode_texts, engine_for, unit_rows
+from clipmill.jobs.querying.encoder import (
+    Use,
+    check_engine,
+    combine,
+    encode_images,
+    encode_texts,
+    engine_for,
+    unit_rows,
+)
 from clipmill.jobs.querying.hybrid import hybrid
 from clipmill.jobs.querying.nearest import nearest
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
@@ -104,10 +112,9 @@ class Table:
                 snapshot.dataset.prewarm_index(index.name)
         return True
 
-    def engine(self, column: str = "vector", *, words: bool = False) -> Engine:
-        """The model that made the column's vectors, loaded at the first call; `words`: its text tower will do. Raises
-        UserError."""
-        return self._engine_of(self.snapshot, column, words=words)
+    def engine(self, column: str = "vector", use: Use = "all") -> Engine:
+        """The model that made the column's vectors, loaded at the first call. Raises UserError."""
+        return self._engine_of(self.snapshot, column, use)
 
     def unproven(self, column: str = "vector") -> str:
         """One sentence where the column's vectors were imported and never shown to be of the model that embeds the
@@ -115,9 +122,9 @@ class Table:
         known = FINGERPRINT_KEY in (self.schema.field(column).metadata or {})
         return warning(self.snapshot.fingerprint(column)) if known else ""
 
-    def _engine_of(self, snapshot: Snapshot, column: str, *, words: bool) -> Engine:
+    def _engine_of(self, snapshot: Snapshot, column: str, use: Use) -> Engine:
         fingerprint = snapshot.fingerprint(column)
-        return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint, words=words)
+        return check_engine(self._engine, fingerprint) if self._engine else engine_for(fingerprint, use)
 
     def search(
         self,
@@ -210,9 +217,9 @@ class Table:
 
     def _query_vector(self, snapshot: Snapshot, query: Query) -> npt.NDArray[np.float32]:
         """By the model of that snapshot: another may be in use as soon as a refresh has put a newer one in place."""
-        words = not (query.positive.images or query.negative.images)  # else the whole model, once
-        positive_BD = self._encode(snapshot, query.positive, query.column, words)
-        negative_BD = self._encode(snapshot, query.negative, query.column, words) if len(query.negative) else None
+        use: Use = "question" if query.positive.images or query.negative.images else "words"
+        positive_BD = self._encode(snapshot, query.positive, query.column, use)
+        negative_BD = self._encode(snapshot, query.negative, query.column, use) if len(query.negative) else None
         return combine(positive_BD, negative_BD)
 
     def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
@@ -230,12 +237,12 @@ class Table:
             hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
         return hits
 
-    def _encode(self, snapshot: Snapshot, examples: Examples, column: str, words: bool) -> npt.NDArray[np.float32]:
+    def _encode(self, snapshot: Snapshot, examples: Examples, column: str, use: Use) -> npt.NDArray[np.float32]:
         rows = []
         if examples.texts:
-            rows.append(self._texts(snapshot, examples.texts, column, words))
+            rows.append(self._texts(snapshot, examples.texts, column, use))
         if examples.images:
-            engine = self._engine_of(snapshot, column, words=False)
+            engine = self._engine_of(snapshot, column, use)
             rows.append(encode_images(engine, examples.images, storage=self.storage))
         if examples.ids:
             rows.append(self._stored(snapshot, examples.ids, column))
@@ -243,9 +250,9 @@ class Table:
             rows.append(unit_rows(examples.vectors, snapshot.dim(column)))
         return np.concatenate(rows)
 
-    def _texts(self, snapshot: Snapshot, texts: tuple[str, ...], column: str, words: bool) -> npt.NDArray[np.float32]:
+    def _texts(self, snapshot: Snapshot, texts: tuple[str, ...], column: str, use: Use) -> npt.NDArray[np.float32]:
         def make() -> npt.NDArray[np.float32]:
-            return encode_texts(self._engine_of(snapshot, column, words=words), texts)
+            return encode_texts(self._engine_of(snapshot, column, use), texts)
 
         if self._words is None:
             return make()

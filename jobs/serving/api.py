@@ -217,7 +217,7 @@ async def encode(request: Request, image: Annotated[UploadFile, File(description
     limits = Limits(max_image_bytes=found.settings.max_image_bytes, max_pixels=found.settings.max_pixels)
 
     def work() -> models.Encoded:
-        engine = found.table.engine()  # all of the model, from the first picture on
+        engine = found.table.engine(use="question")
         vector_D = encode_images(engine, (data,), limits=limits)[0]
         return models.Encoded(vector=models.encode_vector(vector_D, engine.fingerprint), dim=len(vector_D))
 

@@ -107,9 +107,9 @@ def _find_facets(services: Services) -> None:
 
 
 def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
-    """The text tower, which takes half of the time; the first picture that is sent loads all of the model."""
+    """The text tower, which takes half of the time; what pictures need is loaded with the first that is sent."""
     try:
-        services.table.engine(words=True)
+        services.table.engine(use="words")
         services.encoder[0] = "ready"
         tell("the model is ready")
     except ClipmillError as error:

@@ -82,7 +82,7 @@ def test_texts_have_open_clips_vectors(kind: str, tmp_path: Path) -> None:
 def test_it_says_the_same_of_words_and_of_itself() -> None:
     spec = ModelSpec(name="clipmill-tiny", precision="fp32")
     torch_engine = load_text_engine(spec)
-    engine = encoder.engine_for(torch_engine.fingerprint, words=True)
+    engine = encoder.engine_for(torch_engine.fingerprint, "words")
     assert isinstance(engine, words.PlainEngine)
     assert engine.fingerprint == torch_engine.fingerprint
     asked = ["a FOLDED blue shirt, 1984", "zyxw dog"]
@@ -151,12 +151,15 @@ def test_anything_else_is_left_to_torch(what: str, vit: tuple[Path, Fingerprint]
     assert load_words(made) is None
 
 
-def test_a_model_that_is_gone_is_refused_by_torchs_road(vit: tuple[Path, Fingerprint], tmp_path: Path) -> None:
+def test_a_model_that_is_gone_is_refused_by_torchs_road(
+    vit: tuple[Path, Fingerprint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_engines", {})  # of these weights, whichever file they came from
     made = replace(vit[1], model=str(shutil.copytree(vit[0], tmp_path / "model")))
     next((tmp_path / "model").glob("*.safetensors")).unlink()
     assert load_words(made) is None
     with pytest.raises(encoder.UserError, match="no weights"):
-        encoder.engine_for(made, words=True)
+        encoder.engine_for(made, "words")
 
 
 def test_another_release_of_open_clip_is_left_to_torch(

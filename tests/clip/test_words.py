@@ -108,7 +108,7 @@ def test_what_the_pictures_were_found_to_need_words_get_too(tmp_path: Path, monk
         patch.setattr("clipmill.workers.clip.selfcheck.AUTO_MIN_COSINE", 1.1)
         noted = load_engine(spec, device="cpu").fingerprint
     assert load_text_engine(spec).fingerprint.provenance["precision"] == "bf16"  # no text asks for fp32
-    assert engine_for(noted, words=True).fingerprint.provenance["precision"] == "fp32"
+    assert engine_for(noted, "words").fingerprint.provenance["precision"] == "fp32"
 
 
 def test_open_clip_that_is_imported_already_is_used() -> None:
@@ -149,14 +149,23 @@ there = heavy & set(sys.modules)
 assert not there, there
 if sys.argv[2] == "none":
     sys.exit()
-table.search(image=sys.argv[2])  # the whole model takes the place of the text tower
+picture = table.query_vector(Query(positive=Examples(images=(sys.argv[2],))))
+there = heavy & set(sys.modules)
+assert not there, there
+assert table.engine(use="words") is table.engine(use="question"), "both towers take the place of the text tower"
+from clipmill.jobs.querying import encoder
+assert list(encoder._pictures_s.values())[0] > 0
+encoder._PICTURES_S = 0.0
+there = table.query_vector(Query(positive=Examples(images=(sys.argv[2],))))
+assert "torch" in sys.modules, "whoever asks for many pictures gets all of the model"
+assert picture @ there > 0.9995
 there = {"timm", "transformers", "open_clip", "torch._dynamo", "sympy"} & set(sys.modules)
 assert not there, there
 import open_clip, torchvision
 assert open_clip.transform.Compose is torchvision.transforms.Compose, "whole"
 again = table.query_vector(Query(positive=Examples(texts=("a green car",))))
 assert words @ again > 0.9995  # fp32 in numpy, and what precision: auto gives
-assert table.engine(words=True) is table.engine()
+assert table.engine(use="words") is table.engine(use="question") is table.engine()
 """
 
 

@@ -122,7 +122,7 @@ def test_a_hybrid_answer_shows_the_score_that_it_is_ordered_by(
     from clipmill.jobs.querying import table as opened
 
     # The model of this table has no file to be loaded from.
-    monkeypatch.setattr(opened, "engine_for", lambda _, **words: engine)
+    monkeypatch.setattr(opened, "engine_for", lambda *_: engine)
     uri = with_captions(tmp_path)
     build_index(uri)
     assert run(["search", uri, "red shoe", "--hybrid", "-k", "5"]) == 0

@@ -114,7 +114,7 @@ def test_the_command_prints_the_same_numbers_and_writes_the_page(
 ) -> None:
     from tests.tables import WordEngine
 
-    monkeypatch.setattr("clipmill.jobs.querying.table.engine_for", lambda fingerprint, **_: WordEngine())
+    monkeypatch.setattr("clipmill.jobs.querying.table.engine_for", lambda *_: WordEngine())
     page = tmp_path / "night.html"
     assert cli.run(["report", nights[0], "--night", "last", "--html", str(page), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)

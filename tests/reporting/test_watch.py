@@ -113,7 +113,7 @@ def test_the_command_prints_the_searches_of_the_last_job(
     nights: tuple[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, _ = nights
-    monkeypatch.setattr("clipmill.jobs.querying.table.engine_for", lambda fingerprint, **_: WordEngine())
+    monkeypatch.setattr("clipmill.jobs.querying.table.engine_for", lambda *_: WordEngine())
     assert cli.run(["watch", uri, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["runs"] == ["two"]
