@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving [--rows 200000] [--folder DIR] [--clients 32] [--rounds 5] [--seconds 8] [--out DIR]
         [--clip-retrieval PYTHON]   the Python of an environment with clip-retrieval (pip install clip-retrieval)
-        [--before CHECKOUT]         `clipmill serve` of another checkout too
+        [--before CHECKOUT]         `clipmill serve` of another checkout too, installed into its own .venv
     python -m benchmarks.serving --words   the same with words, over a table of clipmill-tiny's
 
 The servers run all the time and are asked in turn, so that what else the machine does meets all of them alike. CPU
@@ -108,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--words", action="store_true", help="ask with words, of clipmill-tiny")
     parser.add_argument("--clip-retrieval", type=Path, help="Python of an environment with clip-retrieval")
-    parser.add_argument("--before", type=Path, help="another checkout of clipmill")
+    parser.add_argument("--before", type=Path, help="another checkout of clipmill, with its .venv")
     parser.add_argument("--only", help="comma-separated beginnings of names of servers")
     parser.add_argument("--out", type=Path, help="folder for the dated JSON")
     return parser.parse_args()
@@ -137,7 +137,8 @@ def _servers(options: argparse.Namespace, uri: str) -> list[Server]:
     tail = ["clipmill-tiny"] if options.words else []
     servers = [Server(name="clipmill", command=serve)]
     if options.before:
-        servers.append(Server(name="clipmill before", command=serve, cwd=options.before))
+        before = [str(options.before.resolve() / ".venv/bin/clipmill"), *serve[3:]]
+        servers.append(Server(name="clipmill before", command=before, cwd=options.before))
     servers.append(Server(name="LanceDB, same index", command=[*peer, uri, "{port}", "0", "0", *tail]))
     command = [*peer, uri, "{port}", *_as_we_search(uri), *tail]
     servers.append(Server(name="LanceDB, same index, as far and refined", command=command))
