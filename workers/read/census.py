@@ -20,12 +20,14 @@ class Census:
 
     `pictures`: members, keys or rows that can be a sample. `dotted`: those of them whose name has an earlier dot, so
     that they are pictures only where their key has no other (webdataset). `passed_over`: those of them that are not,
-    which are in `left_out` too.
+    which are in `left_out` too. `of_none`: rejects that are no picture's, as of a key that has texts alone; they must
+    not stand in for one that is missing.
     """
 
     pictures: int = 0
     dotted: int = 0
     passed_over: int = 0
+    of_none: int = 0
     left_out: LeftOut = field(default_factory=dict)
 
     def members(self, members: Iterable[Member], wanted: Wanted) -> Iterator[Member]:
@@ -75,7 +77,7 @@ class Census:
 
     def missing(self, seen: int) -> int:
         """Pictures that are neither among the `seen` samples and rejects nor left out by name; 0 where all are."""
-        return max(0, self.pictures - self.passed_over - seen)
+        return max(0, self.pictures - self.passed_over - (seen - self.of_none))
 
 
 def split_name(name: str) -> tuple[str, str] | None:

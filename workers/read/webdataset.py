@@ -43,6 +43,7 @@ class Group:
     json: Part | None = None
     extensions: list[str] = field(default_factory=list)
     dotted: list[str] = field(default_factory=list)  # names of pictures with an earlier dot
+    is_cut: bool = False  # the tar ended in its last image
 
     @property
     def weight(self) -> int:
@@ -107,7 +108,7 @@ class _Assembly:
         last, self._current = self._current, None
         if cut is not None:
             # What came last may lack what lay behind the cut, so it is not trusted unless nothing can be missing.
-            if last is not None and last.is_complete(self._wanted):
+            if last is not None and last.is_complete(self._wanted) and not last.is_cut:
                 yield from self._emit(last)
                 last = None
             yield from self._cut(cut, last)
@@ -149,7 +150,12 @@ class _Assembly:
             better = best is None or self._rank[extension] < self._rank[best.extension]
             if better and best is not None:
                 best.data = None
-            group.images.append(self._image_part(member, extension, wanted=better))
+            part = self._image_part(member, extension)
+            group.images.append(part)  # which was met, even where the tar ends in its bytes
+            if better and not part.problem:
+                group.is_cut = True
+                part.data = self._tar.read(member)
+                group.is_cut = False
         elif extension == self._wanted.caption and group.caption is None:
             group.caption = self._text_part(member, extension)
         elif extension == "json" and self._wanted.json and group.json is None:
@@ -157,7 +163,8 @@ class _Assembly:
         elif is_dotted(extension, self._wanted):
             group.dotted.append(member.name)
 
-    def _image_part(self, member: Member, extension: str, *, wanted: bool) -> Part:
+    def _image_part(self, member: Member, extension: str) -> Part:
+        """Without its bytes."""
         part = Part(member.name, extension, member.offset, member.size)
         if member.link is not None:
             part.problem, part.detail = Reason.NO_IMAGE, f"a link to {member.link!r}, without bytes of its own"
@@ -168,8 +175,6 @@ class _Assembly:
         elif member.size > self._limits.max_image_bytes:
             part.problem = Reason.TOO_MANY_BYTES
             part.detail = f"{member.size:,} bytes, the limit is {self._limits.max_image_bytes:,}"
-        elif wanted:
-            part.data = self._tar.read(member)
         return part
 
     def _text_part(self, member: Member, extension: str) -> Part:
@@ -222,6 +227,7 @@ class _Assembly:
         yield from self._dotted_of(group)
         if not group.images:
             if not group.dotted:
+                self._census.of_none += 1
                 detail = f"has {', '.join(group.extensions)}"
                 yield self._reject(group.key, uri, Reason.NO_IMAGE, detail)
             return
@@ -267,6 +273,8 @@ class _Assembly:
     def _cut(self, cut: BadTar, group: Group | None) -> Iterator[Reject]:
         uri = self._uri(group.key) if group is not None else f"{self._unit.uri}#byte={cut.offset}"
         key = group.key if group is not None else uri
+        if group is None or not group.images:
+            self._census.of_none += 1
         yield self._reject(key, uri, cut.reason, cut.detail)
         if group is not None:
             for other in group.images[1:]:
