@@ -9,6 +9,7 @@ list at a time.
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,11 +23,13 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.coco import pictures_of
 from clipmill.jobs.verifying.imported import check_imported
 from clipmill.jobs.verifying.report import Problems, Report
+from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas import words
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.left_out import from_json
 from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.rejects import Reason
 from clipmill.schemas.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
 from clipmill.workers.read.coco import PICTURE
@@ -59,6 +62,7 @@ class _Look:
     storage: Storage
     say: Problems
     tar_bytes: int | None  # None: all tars are read
+    of_none: Counter[str]  # by unit: rejects of a tar that are no picture's
     unread_tars: int = 0
 
 
@@ -73,7 +77,7 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     if source is None:
         return
     storage = source_storage(tables)
-    look = _Look(source, storage, say, None if asked else SMALL_BYTES)
+    look = _Look(source, storage, say, None if asked else SMALL_BYTES, _texts_alone(tables, source))
     counts = dict.fromkeys(("compared", "not in the table yet"), 0)
     try:
         for uri, group in groupby(survey(source, storage, Limits()), key=lambda unit: unit.uri):
@@ -114,6 +118,20 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
     return source.model_copy(update={"uri": tuple(uris)})
 
 
+def _texts_alone(tables: Tables, source: Source) -> Counter[str]:
+    """Rejects of keys that have no picture, by unit: else each would stand in for one that its tar's reader lost."""
+    alone: Counter[str] = Counter()
+    if source.format != "webdataset":
+        return alone
+    for batch in counted_rejects(tables, ["unit_id", "reason", "uri"]):
+        for unit_id, reason, uri in zip(
+            *(batch[name].to_pylist() for name in ("unit_id", "reason", "uri")), strict=True
+        ):
+            # A key ends at the first dot of a name, and every picture has one behind it.
+            alone[unit_id] += reason == Reason.NO_IMAGE and "." not in uri.rpartition("#")[2].rpartition("/")[2]
+    return alone
+
+
 def _entry(alive: ledger.Ledger, unit_id: str) -> LedgerEntry | None:
     """Of the unit, or of the one whose rows stand for it."""
     entry = alive.get(unit_id)
@@ -136,7 +154,8 @@ def _compare(uri: str, units: list[WorkUnit], known: list[LedgerEntry | None], l
             continue
         compared += 1
         # Pictures of a tar that are passed over by name are in the ledger too; an older one did not count them.
-        there = entry.seen + sum(n for key, n in from_json(entry.left_out).items() if key.startswith(BEHIND_A_DOT))
+        passed_over = sum(n for key, n in from_json(entry.left_out).items() if key.startswith(BEHIND_A_DOT))
+        there = entry.seen + passed_over - look.of_none[entry.unit_id]
         lost = counted.pictures - there
         if lost > 0 or (counted.exactly and lost):
             where = f"{uri} [{unit.start}, {unit.end}]" if unit.end else uri
@@ -235,7 +254,8 @@ def _of_footers(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
 
 
 def _of_tar(uri: str, units: list[WorkUnit], look: _Look) -> list[_Counted]:
-    """Pictures by the names of the members. Groups without one are rejects as well, so the ledger may have more."""
+    """Pictures by the names of the members. The place where a tar is cut is a reject as well, so the ledger may have
+    more."""
     found = []
     for unit in units:
         if look.tar_bytes is not None:

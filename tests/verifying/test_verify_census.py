@@ -42,7 +42,9 @@ def make_source(folder: Path, format: str) -> dict[str, Any]:
     raw = folder / "raw"
     raw.mkdir()
     if format == "webdataset":
-        (raw / "a.tar").write_bytes(tar([*pictures.items(), ("x.y.jpg", picture(7)), ("x.jpg", picture(8))]))
+        (raw / "a.tar").write_bytes(
+            tar([*pictures.items(), ("x.y.jpg", picture(7)), ("x.jpg", picture(8)), ("y.cls", b"3")])
+        )
         return {"format": format, "uri": f"{raw}/"}
     if format == "zip":
         with zipfile.ZipFile(raw / "a.zip", "w") as packed:
