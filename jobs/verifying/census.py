@@ -77,7 +77,7 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
     if source is None:
         return
     storage = source_storage(tables)
-    look = _Look(source, storage, say, None if asked else SMALL_BYTES, _texts_alone(tables, source))
+    look = _Look(source, storage, say, None if asked else SMALL_BYTES, _texts_alone(tables, source, latest))
     counts = dict.fromkeys(("compared", "not in the table yet"), 0)
     try:
         for uri, group in groupby(survey(source, storage, Limits()), key=lambda unit: unit.uri):
@@ -118,17 +118,15 @@ def _source_of(tables: Tables, report: Report) -> Source | None:
     return source.model_copy(update={"uri": tuple(uris)})
 
 
-def _texts_alone(tables: Tables, source: Source) -> Counter[str]:
+def _texts_alone(tables: Tables, source: Source, latest: ledger.Ledger) -> Counter[str]:
     """Rejects of keys that have no picture, by unit: else each would stand in for one that its tar's reader lost."""
     alone: Counter[str] = Counter()
     if source.format != "webdataset":
         return alone
-    for batch in counted_rejects(tables, ["unit_id", "reason", "uri"]):
-        for unit_id, reason, uri in zip(
-            *(batch[name].to_pylist() for name in ("unit_id", "reason", "uri")), strict=True
-        ):
+    for batch in counted_rejects(tables, ["unit_id", "uri"], f"reason = '{Reason.NO_IMAGE}'", latest=latest):
+        for unit_id, uri in zip(batch["unit_id"].to_pylist(), batch["uri"].to_pylist(), strict=True):
             # A key ends at the first dot of a name, and every picture has one behind it.
-            alone[unit_id] += reason == Reason.NO_IMAGE and "." not in uri.rpartition("#")[2].rpartition("/")[2]
+            alone[unit_id] += "." not in uri.rpartition("#")[2].rpartition("/")[2]
     return alone
 
 
