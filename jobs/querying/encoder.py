@@ -4,6 +4,8 @@ D: dimension. B: examples of one kind.
 """
 
 import io
+import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -13,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.schemas.config import Limits, Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.installed import not_installed, require
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.samples import BadImage
 from clipmill.workers.engine import Engine
 from clipmill.workers.process import without_collector
+
+logger = logging.getLogger(__name__)
 
 QUERY_LIMITS = Limits(max_image_bytes=20_000_000, max_pixels=50_000_000)
 NO_STORAGE = Storage()
@@ -44,18 +48,40 @@ def engine_for(fingerprint: Fingerprint, use: Use = "all") -> Engine:
     Raises UserError where the model that loads is not the one that made the vectors, or where there is no torch.
     """
     key = _key(fingerprint)
+    if (engine := _loaded_one(key, use)) is None:  # without the lock: words go on while a whole model loads
+        with _lock:
+            engine = _loaded_one(key, use) or _kept(fingerprint, use)
     if use == "question" and _pictures_s.get(key, 0.0) >= _PICTURES_S:
-        use = "all"
-    if (engine := _loaded_one(key, use)) is not None:  # without the lock: words go on while a whole model loads
+        return _whole(fingerprint, engine)
+    return engine
+
+
+def _kept(fingerprint: Fingerprint, use: Use) -> Engine:
+    """Loaded, in place of what can do less. To be called with the lock."""
+    key = _key(fingerprint)
+    engine, use = _loaded(fingerprint, use)
+    _engines[key, use] = check_engine(engine, fingerprint)
+    for less in _USES[: _USES.index(use)]:
+        _engines.pop((key, less), None)
+    return engine
+
+
+def _whole(fingerprint: Fingerprint, able: Engine) -> Engine:
+    """All of the model; one question waits for it, those beside it take the one that is `able`, as do all of them where
+    it does not load."""
+    key = _key(fingerprint)
+    if (engine := _engines.get((key, "all"))) is not None:
         return engine
-    with _lock:
-        engine = _loaded_one(key, use)
-        if engine is None:
-            engine, use = _loaded(fingerprint, use)
-            _engines[key, use] = check_engine(engine, fingerprint)
-            for less in _USES[: _USES.index(use)]:
-                _engines.pop((key, less), None)
-        return engine
+    if not _lock.acquire(blocking=False):
+        return able
+    try:
+        return _engines.get((key, "all")) or _kept(fingerprint, "all")
+    except (ClipmillError, OSError, MemoryError) as error:
+        logger.warning("pictures are embedded without torch, because the model does not load: %s", error)
+        _pictures_s[key] = -math.inf
+        return able
+    finally:
+        _lock.release()
 
 
 def _key(fingerprint: Fingerprint) -> str:

@@ -162,6 +162,40 @@ def test_a_model_that_is_gone_is_refused_by_torchs_road(
         encoder.engine_for(made, "words")
 
 
+def test_pictures_do_without_torch_until_it_is_worth_loading_and_while_it_loads(
+    vit: tuple[Path, Fingerprint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_engines", {})
+    monkeypatch.setattr(encoder, "_pictures_s", {})
+    plain = encoder.engine_for(vit[1], "question")
+    assert isinstance(plain, words.PlainEngine)
+    assert encoder.engine_for(vit[1], "words") is plain
+    encoder.encode_images(plain, (next(iter(selfcheck.pictures().values())),))
+    (spent_s,) = encoder._pictures_s.values()
+    assert spent_s > 0
+    monkeypatch.setattr(encoder, "_PICTURES_S", spent_s)
+    with encoder._lock:  # as while another question loads all of the model
+        assert encoder.engine_for(vit[1], "question") is plain
+    whole = encoder.engine_for(vit[1], "question")
+    assert not isinstance(whole, words.PlainEngine)
+    assert encoder.engine_for(vit[1], "words") is encoder.engine_for(vit[1]) is whole
+
+
+def test_a_model_that_no_longer_loads_leaves_pictures_as_they_were(
+    vit: tuple[Path, Fingerprint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_engines", {})
+    monkeypatch.setattr(encoder, "_pictures_s", {})
+    made = replace(vit[1], model=str(shutil.copytree(vit[0], tmp_path / "model")))
+    plain = encoder.engine_for(made, "question")
+    next((tmp_path / "model").glob("*.safetensors")).unlink()
+    monkeypatch.setattr(encoder, "_PICTURES_S", 0.0)
+    assert encoder.engine_for(made, "question") is plain
+    picture = next(iter(selfcheck.pictures().values()))
+    assert np.isfinite(encoder.encode_images(plain, (picture,))).all()
+    assert encoder.engine_for(made, "question") is plain, "and nothing is tried again"
+
+
 def test_another_release_of_open_clip_is_left_to_torch(
     vit: tuple[Path, Fingerprint], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,7 +278,7 @@ class _Assembly:
         yield self._reject(key, uri, cut.reason, cut.detail)
         if group is not None:
             for other in group.images[1:]:
-                yield self._duplicate(key, other.name, f"{group.images[0].name!r} is the image of this key")
+                yield self._duplicate(key, other.name, f"beside {group.images[0].name!r}, of the key the tar is cut in")
             yield from self._dotted_of(group)
 
     def _duplicate(self, key: str, name: str, detail: str) -> Reject:
