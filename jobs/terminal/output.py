@@ -122,7 +122,9 @@ def _write_fields(value: Mapping[str, Any], indent: str) -> None:
         elif isinstance(item, list) and (len(item) > 4 or any(isinstance(entry, Mapping | str) for entry in item)):
             sys.stdout.write(f"{indent}{key}\n" + "".join(f"{indent}  {cell(entry, _MAX_LINE)}\n" for entry in item))
         else:
-            sys.stdout.write(f"{indent}{key:<{width}}  {cell(item, _MAX_LINE)}\n")
+            # What an option takes is shown as it takes it, without separators.
+            taken = isinstance(item, int) and key.endswith(("version", "seed"))
+            sys.stdout.write(f"{indent}{key:<{width}}  {item if taken else cell(item, _MAX_LINE)}\n")
 
 
 def program() -> str:

@@ -339,6 +339,12 @@ def test_a_record_is_readable(capsys):
     assert capsys.readouterr().out == "\n".join(lines)
 
 
+def test_what_an_option_takes_is_shown_as_it_takes_it(capsys):
+    output.print_record({"rows": 1234, "version": 1234, "seed": 2097000505, "table_version": None}, as_json=False)
+    shown = ["rows           1,234", "version        1234", "seed           2097000505", "table_version  -", ""]
+    assert capsys.readouterr().out == "\n".join(shown)
+
+
 def test_an_id_can_be_copied_from_the_last_column(capsys):
     name = "s3://lake/" + "x" * 300
     output.print_rows([{"score": 1.0, "id": name}], as_json=False, columns=["score", "id"])
