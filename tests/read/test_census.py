@@ -109,7 +109,6 @@ def test_wherever_a_tar_is_cut_every_picture_that_was_met_is_there(
         path.write_bytes(gzip.compress(data[:cut], 1) if packed else data[:cut])
         found, census = read(path, caption=caption)
         assert census.pictures + census.of_none == len(found), cut
-        assert len({item.uri for item in found}) >= len(found) - 1
 
 
 @examples(100)
