@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 ITERATIONS = 12
-_BLOCK = 2048
+_BLOCK_BYTES = 16_000_000  # of one product
 
 
 def train(sample_SD: npt.NDArray[np.float32], num_partitions: int, *, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -35,15 +35,31 @@ def train(sample_SD: npt.NDArray[np.float32], num_partitions: int, *, seed: int 
     return centroids_PD
 
 
+def nearest_centroids(
+    vectors_ND: npt.NDArray[np.float32], centroids_PD: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """The partition of each vector, of any length, whose unit centroid is nearest by cosine (N,); memory is a block."""
+    nearest_N = np.empty(len(vectors_ND), dtype=np.int64)
+    step = _rows_at_once(centroids_PD)
+    for start in range(0, len(vectors_ND), step):
+        nearest_N[start : start + step] = np.argmax(vectors_ND[start : start + step] @ centroids_PD.T, axis=1)
+    return nearest_N
+
+
+def _rows_at_once(centroids_PD: npt.NDArray[np.float32]) -> int:
+    return max(64, _BLOCK_BYTES // (4 * len(centroids_PD)))
+
+
 def _step(
     sample_SD: npt.NDArray[np.float32], centroids_PD: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Sum and count of the vectors nearest to each centroid; memory beyond the inputs is one block."""
     sums_PD = np.zeros_like(centroids_PD)
     counts_P = np.zeros(len(centroids_PD), dtype=np.int64)
-    for start in range(0, len(sample_SD), _BLOCK):
-        block_BD = sample_SD[start : start + _BLOCK]
-        nearest_B = np.argmax(block_BD @ centroids_PD.T, axis=1)
+    step = _rows_at_once(centroids_PD)
+    for start in range(0, len(sample_SD), step):
+        block_BD = sample_SD[start : start + step]
+        nearest_B = nearest_centroids(block_BD, centroids_PD)
         order = np.argsort(nearest_B, kind="stable")
         present, first = np.unique(nearest_B[order], return_index=True)
         sums_PD[present] += np.add.reduceat(block_BD[order], first, axis=0)

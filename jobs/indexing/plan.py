@@ -45,8 +45,9 @@ def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> Vec
         return VectorPlan(kind="")
     if kind == "hnsw_sq":
         return VectorPlan(kind="IVF_HNSW_SQ", num_partitions=max(1, math.ceil(rows / HNSW_ROWS_PER_PARTITION)))
-    # Above 16 M rows partitions grow with the square root, so that training stays within reach.
-    partitions = min(rows // ROWS_PER_PARTITION, int(4 * math.sqrt(rows)), MAX_PARTITIONS)
+    # Above a million rows they grow with the square root: every search compares all centroids, every row was compared
+    # with all of them, and so a table of ten million does not cost a search ten times as much.
+    partitions = min(rows // ROWS_PER_PARTITION, math.isqrt(rows), MAX_PARTITIONS)
     bits = next((b for b in RQ_BITS if rows * dim * b / 8 <= memory_bytes), RQ_BITS[-1])
     return VectorPlan(kind="IVF_RQ", num_partitions=max(1, partitions), bits=bits)
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
+from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables, lance_module
@@ -48,18 +49,20 @@ class SegmentTask:
 def build_segment(task: SegmentTask) -> str:
     """Write one segment, unseen by readers; its description as JSON."""
     dataset = lance_module().dataset(task.uri, version=task.version, storage_options=task.options or None)
-    segment = dataset.create_index_uncommitted(
-        task.column,
-        task.plan.kind,
-        name=index_name(dataset, task.column),
-        metric="cosine",
-        replace=True,
-        fragment_ids=list(task.fragment_ids),
-        ivf_centroids=task.centroids_PD,
-        num_partitions=task.plan.num_partitions,
-        rabitq_model=task.model,
-        num_bits=task.plan.bits,
-    )
+    with assigned(dataset, task.column, task.centroids_PD, task.fragment_ids) as partitions:
+        segment = dataset.create_index_uncommitted(
+            task.column,
+            task.plan.kind,
+            name=index_name(dataset, task.column),
+            metric="cosine",
+            replace=True,
+            fragment_ids=list(task.fragment_ids),
+            ivf_centroids=task.centroids_PD,
+            num_partitions=task.plan.num_partitions,
+            rabitq_model=task.model,
+            num_bits=task.plan.bits,
+            **partitions,
+        )
     return to_json(segment)
 
 

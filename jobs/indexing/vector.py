@@ -1,9 +1,11 @@
 """The vector index of one column: trained here, built in segments, extended by what was appended."""
 
+import contextlib
 from typing import Any
 
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
+from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, Tell, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
@@ -42,11 +44,14 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
     if plan.kind == "IVF_RQ":
         options["num_bits"] = plan.bits
-    if plan.num_partitions > 1:
-        options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
-    memory.give_back()  # what training took is not added to what building takes
-    builder.tell(f"{column}: building {plan.kind}")
-    dataset.create_index(column, plan.kind, name=index_name(dataset, column), metric="cosine", replace=True, **options)
+    with contextlib.ExitStack() as stack:
+        if plan.num_partitions > 1:
+            centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
+            memory.give_back()  # what training took is not added to what building takes
+            options |= stack.enter_context(assigned(dataset, column, centroids_PD))
+        builder.tell(f"{column}: building {plan.kind}")
+        name = index_name(dataset, column)
+        dataset.create_index(column, plan.kind, name=name, metric="cosine", replace=True, **options)
     return "built"
 
 

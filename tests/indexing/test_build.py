@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import clipmill.jobs.indexing.segments as segments
@@ -16,17 +17,18 @@ from clipmill.jobs.indexing import plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.indexing.kmeans import train
+from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.recall import brute_force
 from clipmill.jobs.indexing.vector import existing_plan
 from clipmill.jobs.maintaining.orphans import orphans
 from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
-from clipmill.jobs.querying.vectors import normalise
+from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
 from clipmill.workers.store.uri import quote
-from tests.tables import TableOptions, WordEngine, append, make_table
+from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 
 def test_kmeans_leaves_no_partition_empty_and_finds_clear_clusters() -> None:
@@ -222,6 +224,47 @@ def test_in_segments_over_several_fragments_with_deletes(tmp_path: Path) -> None
     append(uri, TableOptions(rows=700, start=2800))
     build_index(uri, IndexOptions(kind="ivf_rq", rows_per_segment=800, rebuild=True))  # over the older one
     check_complete(uri)
+
+
+@pytest.mark.parametrize("options", [IN_SEGMENTS, IndexOptions(kind="ivf_rq")])
+def test_rows_without_a_direction_and_fragments_without_vectors(tmp_path: Path, options: IndexOptions) -> None:
+    """Partitions are found here, for those rows that have a vector: all others are still rows of the table."""
+    uri = several_fragments(tmp_path)
+    rows = batch(TableOptions(rows=900, start=2800))
+    vectors = rows["vector"].to_pylist()
+    for values in ([*vectors[:-2], None, [0.0] * DIM], [None] * 900):  # the second: a whole segment of nothing
+        place = rows.schema.get_field_index("vector")
+        column = pa.array(values, rows.schema.field(place).type)
+        part = rows.set_column(place, rows.schema.field(place), column)
+        lance.write_dataset(part, f"{uri}.lance", mode="append")
+    build_index(uri, options)
+    check_complete(uri)
+    dataset = lance.dataset(f"{uri}.lance")
+    assert dataset.count_rows() == 2800 - 2 + 1800
+    found = dataset.scanner(
+        columns=["id"], nearest={"column": "vector", "q": vectors[0], "k": 5000, "metric": "cosine", "nprobes": 1000}
+    ).to_table()["id"]
+    with_vector = dataset.count_rows("vector IS NOT NULL")
+    assert found.to_pylist()[0] == "row-002800"
+    assert with_vector - 1 == len(found) == len(set(found.to_pylist()))
+
+
+def test_partitions_are_those_of_the_nearest_centroids(tmp_path: Path) -> None:
+    uri = several_fragments(tmp_path)
+    dataset = lance.dataset(f"{uri}.lance")
+    centroids_PD = normalise(np.random.default_rng(0).standard_normal((7, DIM)).astype(np.float32))
+    with assigned(dataset, "vector", centroids_PD, (1, 3)) as options:
+        placed = lance.dataset(options["precomputed_partition_dataset"]).to_table()
+    stored = dataset.scanner(
+        columns=["vector"],
+        fragments=[dataset.get_fragment(1), dataset.get_fragment(3)],
+        with_row_id=True,
+        filter="vector IS NOT NULL",
+    ).to_table()
+    expected = np.argmax(as_rows(stored["vector"], DIM) @ centroids_PD.T, axis=1)
+    assert placed["row_id"].to_pylist() == stored["_rowid"].to_pylist()
+    assert placed["partition"].to_pylist() == expected.tolist()
+    assert not Path(options["precomputed_partition_dataset"]).exists()
 
 
 def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ from clipmill.jobs.indexing.plan import VectorPlan, plan_vector_index, rows_per_
 def test_the_index_is_chosen_by_size_and_memory() -> None:
     assert plan_vector_index(10_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="")
     assert plan_vector_index(1_000_000, 512, "auto", 4 * 10**9) == VectorPlan(kind="IVF_RQ", num_partitions=976, bits=5)
-    assert plan_vector_index(100_000_000, 512, "auto", 10**10).bits == 1
+    assert plan_vector_index(100_000_000, 512, "auto", 10**10) == VectorPlan(
+        kind="IVF_RQ", num_partitions=10_000, bits=1
+    )
     assert plan_vector_index(1_000_000, 512, "hnsw_sq", 0).kind == "IVF_HNSW_SQ"
     assert plan_vector_index(0, 512, "ivf_rq", 10**9).kind == ""
 
