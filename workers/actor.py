@@ -76,11 +76,9 @@ class EmbedWorker:
             with process.without_collector():
                 import_code(spec)
                 self._imported.set()
-                engine = load_engine(spec, device=device, threads=self.threads, batch_size=batch_size)
-            process.short_turns()
-            if batch_size == "auto":
-                engine.tune()
-            self._engine = engine
+                process.short_turns()
+                process.freeze_imports()
+                self._engine = load_engine(spec, device=device, threads=self.threads, batch_size=batch_size, tune=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised by `engine`
             self._engine = error
         finally:

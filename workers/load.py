@@ -16,11 +16,13 @@ def load_engine(
     device: str = "auto",
     threads: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    tune: bool = False,
 ) -> Engine:
     """A loaded model. `name: stub` or `stub:D` gives the deterministic stand-in of `workers.stub`.
 
     device: auto (the GPU that is visible, else the CPU), cpu, cuda, cuda:N.
     threads: torch's intra-op threads on a CPU; 0 leaves them as they are (one under Ray).
+    tune: find the batch size by trying, where it is auto (`Engine.tune`).
     Raises UserError for an unknown name or tag, missing or damaged weights, weights of another shape, no such device.
     """
     if threads < 0 or (batch_size != "auto" and batch_size < 1):
@@ -33,7 +35,9 @@ def load_engine(
     from clipmill.workers.clip.build import build_engine
 
     with large_blocks_apart():
-        return build_engine(spec, device=device, threads=threads, batch_size=batch_size)
+        return build_engine(
+            spec, device=device, threads=threads, batch_size=batch_size, tune=tune and batch_size == "auto"
+        )
 
 
 def load_text_engine(spec: ModelSpec) -> Engine:

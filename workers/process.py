@@ -38,6 +38,11 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
+def freeze_imports() -> None:
+    """Nothing of what has been imported is garbage: the collection after the model is there leaves it out."""
+    gc.freeze()
+
+
 def freeze_garbage() -> None:
     """What is there now, modules and model, lives as long as the process: the collector need not look at it again."""
     gc.collect()

@@ -36,7 +36,7 @@ class Towers:
             Any, load_engine(spec, device=self.device, threads=setting.threads, batch_size=sizes.batch)
         )
         self.tower = engine._parts.image_tower
-        self.right_ND: Vectors = engine._parts.build_reference().images_ND
+        self.right_ND: Vectors = engine._parts.reference(engine.own_vectors()).images_ND
         limits = _limits()
         check_N = [self.engine.prepare(image, limits).pixels_CHW for image in selfcheck.pictures().values()]
         self.check_NCHW = torch.stack([torch.from_numpy(pixels) for pixels in check_N]).to(self.device)

@@ -10,6 +10,14 @@ import pytest
 from tests.models import config
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test finds what another has kept, and none leaves anything with the user."""
+    folder = tmp_path_factory.mktemp("cache") / "of-a-user"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def small_architecture(tmp_path: Path) -> Iterator[str]:
     """open_clip knows `clipmill-small-vit` as an architecture, without tags, during the test."""

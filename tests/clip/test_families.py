@@ -18,6 +18,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import build as clip_build
 from clipmill.workers.clip import fold as clip_fold
+from clipmill.workers.clip import ready as clip_ready
 from clipmill.workers.clip.load import load_clip
 from clipmill.workers.load import load_engine
 from tests.models import encoded, picture
@@ -119,7 +120,7 @@ def test_a_road_that_raises_gives_way_to_fp32_and_says_so(folder: Path, monkeypa
     def broken(*_: object) -> bool:
         raise RuntimeError("mat1 and mat2 must have the same dtype")
 
-    monkeypatch.setattr(clip_build, "fold_normalisation", broken)
+    monkeypatch.setattr(clip_ready, "fold_normalisation", broken)
     engine: Any = load_engine(ModelSpec(name=str(folder)), device="cpu", threads=1)
     provenance = engine.fingerprint.provenance
     assert provenance["precision"] == "fp32"

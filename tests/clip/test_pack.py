@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from clipmill.schemas.model import ModelSpec
-from clipmill.workers.clip import build as clip_build
 from clipmill.workers.clip import pack as clip_pack
+from clipmill.workers.clip import ready as clip_ready
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.pack import PackedAttention, PackedLinear, PackedPatches, pack
 from clipmill.workers.load import load_engine
@@ -111,7 +111,7 @@ def test_what_cannot_be_packed_stays(
 def test_every_family_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """Their vectors are compared with the reference's in test_parity."""
     packed: list[int] = []
-    monkeypatch.setattr(clip_build, "pack", lambda root, probe: packed.append(clip_pack.pack(root, probe)))
+    monkeypatch.setattr(clip_ready, "pack", lambda root, probe: packed.append(clip_pack.pack(root, probe)))
     folder = save_checkpoint(tmp_path / family, family)
     engine = load_engine(ModelSpec(name=str(folder), precision="bf16"), device="cpu", threads=1)
     assert packed[0] > 0

@@ -54,7 +54,8 @@ class Parts:
     batch_size: int
     threads: int
     untrained: frozenset[int]  # token ids without a vector
-    build_reference: Callable[[], selfcheck.Reference]  # loads the fp32 model once more
+    # What an engine's own vectors are compared with; may load the fp32 model once more.
+    reference: Callable[[selfcheck.Reference], selfcheck.Reference]
 
 
 class ClipEngine:
@@ -89,6 +90,10 @@ class ClipEngine:
         if self._copies is not None:
             return self._batch_size
         return max(self._batch_size, min(_CPU_SAMPLES, _CPU_SAMPLES_PER_IMAGE * self._batch_size))
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._copies is not None
 
     @property
     def callers(self) -> int:
@@ -201,11 +206,11 @@ class ClipEngine:
     def self_check(self, reference: dict[str, Any] | None) -> dict[str, Any]:
         """See `workers.engine.Engine.self_check` and `workers.clip.selfcheck`."""
         identity = self.fingerprint.weights_sha256
-        known = selfcheck.reference_from(reference, identity)
+        own, known = self.own_vectors(), selfcheck.reference_from(reference, identity)
         if known is None:
             with self._forward():
-                known = self._parts.build_reference()
-        return selfcheck.compare(known, self.own_vectors(), identity=identity, precision=self._parts.precision)
+                known = self._parts.reference(own)
+        return selfcheck.compare(known, own, identity=identity, precision=self._parts.precision)
 
     def _tokens(self, texts: list[Text]) -> Tensor:
         """Token ids (B, L) of texts, of which some may come tokenised."""

@@ -107,15 +107,18 @@ def probe_pixels(preprocess: Preprocess) -> Tensor:
     return torch.randint(0, 256, (2, 3, *preprocess.size_HW), generator=torch.Generator().manual_seed(0))
 
 
-def fold_normalisation(model: nn.Module, preprocess: Preprocess) -> bool:
+def fold_normalisation(
+    model: nn.Module, preprocess: Preprocess, met: tuple[dict[str, nn.Conv2d], Tensor] | None = None
+) -> bool:
     """Change the fp32 model so that its image tower takes `uint8 - CENTRE`; False, and unchanged, where it cannot.
+    `met`: of `pixels_met`, where that has been asked already.
 
     (x / 255 - mean) / std under weights w and bias b is (x - c) under w / (255 std) and
     b + sum w (c / 255 - mean) / std. A convolution that pads would pad with another grey, so it is left alone.
     """
     visual = cast(nn.Module, model.visual)
     pixels_BCHW = probe_pixels(preprocess)
-    convs, before_BD = _met(visual, preprocess)
+    convs, before_BD = pixels_met(visual, preprocess) if met is None else met
     if len(convs) != 1:
         return False
     ((name, conv),) = convs.items()
@@ -167,10 +170,10 @@ def pixel_convs(visual: nn.Module, preprocess: Preprocess) -> dict[str, nn.Conv2
     """The convolutions that take the pixels themselves, by name: one as a rule, two side by side in MobileCLIP's stem.
     Empty where another kind of layer takes them too, so that they cannot all be given another dtype.
     """
-    return _met(visual, preprocess)[0]
+    return pixels_met(visual, preprocess)[0]
 
 
-def _met(visual: nn.Module, preprocess: Preprocess) -> tuple[dict[str, nn.Conv2d], Tensor]:
+def pixels_met(visual: nn.Module, preprocess: Preprocess) -> tuple[dict[str, nn.Conv2d], Tensor]:
     """`pixel_convs`, and the features of the probe that found them."""
     pixels_BCHW = normalise(probe_pixels(preprocess), preprocess)
     met: dict[str, nn.Module] = {}

@@ -70,7 +70,7 @@ def load_clip(spec: ModelSpec, library: Library = WHOLE) -> Loaded:
     it, as in another release, all of open_clip does; what is wrong with the model itself is then raised by that.
     """
     resolved = find(spec, library)
-    if library is not WHOLE and plain(_config(resolved, library)):
+    if library is not WHOLE and plain(config_of(resolved, library)):
         try:
             return _loaded(resolved, library)
         except Exception as error:  # noqa: BLE001 - of a release that is made otherwise, anything
@@ -88,7 +88,7 @@ def _loaded(resolved: Resolved, library: Library) -> Loaded:
         tokenizer_id=_tokenizer_id(tokenizer),
         preprocess=_preprocess_of(model),
         resolved=resolved,
-        dim=int(_config(resolved, library)["embed_dim"]),
+        dim=int(config_of(resolved, library)["embed_dim"]),
         logit_scale=_scalar(model.logit_scale.exp()),
         logit_bias=None if bias is None else _scalar(bias),
         library=library,
@@ -125,13 +125,13 @@ def build_model(resolved: Resolved, library: Library = WHOLE) -> Any:
     return model
 
 
-def _config(resolved: Resolved, library: Library) -> Any:
+def config_of(resolved: Resolved, library: Library) -> Any:
     return library.part("factory").get_model_config(resolved.open_clip_name) or {}
 
 
 def _hub(resolved: Resolved, library: Library) -> AbstractContextManager[None]:
     """For whatever open_clip may ask the hub: of a text tower or a tokenizer that is not its own."""
-    text_cfg = _config(resolved, library).get("text_cfg", {})
+    text_cfg = config_of(resolved, library).get("text_cfg", {})
     asks = text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")
     return without_waiting() if asks or resolved.open_clip_name.startswith(HF_HUB_PREFIX) else nullcontext()
 
@@ -148,14 +148,14 @@ class _LeaveUninitialised(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def weights_sha256(model: nn.Module, pages: FilePages) -> str:
-    """Hash over name, shape and float bytes of every tensor of the state dict, in the order of names.
+def weights_sha256(weights: Mapping[str, Tensor], pages: FilePages) -> str:
+    """Hash over name, shape and float bytes of every tensor of a state dict, in the order of names.
 
     Taken after loading, in fp32: the same weights in safetensors, in a .pt file, or in fp16 have one hash.
     """
 
     def tensors() -> Iterator[tuple[str, tuple[int, ...], Any]]:
-        for name, tensor in sorted(model.state_dict().items()):
+        for name, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous()
             yield name, tuple(values.shape), values.reshape(-1).view(torch.uint8).numpy()
             pages.let_go([values])

@@ -9,7 +9,7 @@ N pictures or texts, D dimension.
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,23 +67,22 @@ def reference_rgb(image: bytes) -> Image.Image:
     return upright.convert("RGB")
 
 
-def reference_of_pictures(
-    model: Any, transform: Callable[[Image.Image], Tensor], texts: Reference, device: torch.device
-) -> Reference:
-    """Added to those of the texts. `model` in fp32 on `device`. One picture at a time: a large model barely fits."""
+def reference_of_pictures(model: Any, transform: Callable[[Image.Image], Tensor], device: torch.device) -> Vectors:
+    """`model` in fp32 on `device`. One picture at a time: a large model barely fits."""
     with torch.inference_mode():
         images = [
             model.encode_image(transform(reference_rgb(image))[None].to(device), normalize=True)
             for image in pictures().values()
         ]
-    return replace(texts, images_ND=torch.cat(images).cpu().numpy())
+    vectors_ND: Vectors = torch.cat(images).cpu().numpy()
+    return vectors_ND
 
 
-def reference_of_texts(model: Any, tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Reference:
-    """Of the texts alone: no row of pictures. `model` in fp32 on `device`."""
+def reference_of_texts(model: Any, tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Vectors:
+    """`model` in fp32 on `device`."""
     with torch.inference_mode():
-        texts_ND = model.encode_text(tokenizer(list(TEXTS)).to(device), normalize=True).cpu().numpy()
-    return Reference(images_ND=texts_ND[:0], texts_ND=texts_ND)
+        vectors_ND: Vectors = model.encode_text(tokenizer(list(TEXTS)).to(device), normalize=True).cpu().numpy()
+    return vectors_ND
 
 
 def fast_vectors(engine: _Engine, *, words: bool = False) -> Reference:
