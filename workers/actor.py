@@ -143,7 +143,8 @@ class EmbedWorker:
             pool=ThreadPoolExecutor(max_workers=self.threads, thread_name_prefix="decode"),
             decode_window=max(2 * self.engine.samples_at_once, 4 * self.threads),
             samples_at_once=self.engine.samples_at_once,
-            turns=Turns(context.at_the_model(self.engine.callers)),
+            # A GPU is only kept busy by several at once.
+            turns=Turns(context.at_the_model(self.engine.callers), one_first=self.facts().device == "cpu"),
         )
         return self.place()
 

@@ -45,6 +45,7 @@ class Bench:
         try:
             yield
         finally:
+            self.turns.all_at_once()  # the first one has ended
             self._changed_by(-1)
 
     def _changed_by(self, units: int) -> None:

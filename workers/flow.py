@@ -94,8 +94,11 @@ class Turns:
     the next ones begin to read. In order of age, one ends while the next is already decoded.
     """
 
-    def __init__(self, at_once: int = 1) -> None:
-        self.at_once = self._free = at_once
+    def __init__(self, at_once: int = 1, *, one_first: bool = False) -> None:
+        """`one_first`: one at a time until `all_at_once`, so that the first unit has the device for itself and ends
+        before the others: somebody waits for its rows."""
+        self.most = at_once
+        self.at_once = self._free = 1 if one_first else at_once
         self._changed = threading.Condition()
         self._waiting: list[int] = []
         self._ranks = count()
@@ -104,6 +107,12 @@ class Turns:
         """A place in the order, for one that begins now."""
         with self._changed:
             return next(self._ranks)
+
+    def all_at_once(self) -> None:
+        with self._changed:
+            self._free += self.most - self.at_once
+            self.at_once = self.most
+            self._changed.notify_all()
 
     @contextmanager
     def turn(self, rank: int) -> Iterator[None]:

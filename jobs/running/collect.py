@@ -3,7 +3,6 @@
 A unit that replaces others is held back until the last of its group is here, and then they land together.
 """
 
-import math
 import queue
 import threading
 import time
@@ -23,10 +22,6 @@ from clipmill.schemas.units import WorkUnit
 Deduplicate = Callable[[list[Receipt], list[str]], Checked]
 # Told how many fragments a commit brought; may compact the table before the next one.
 AfterCommit = Callable[[int], None]
-
-# The first rows are committed this long after the first unit ended, whatever commit.every_s says: whoever starts a job
-# wants to look at some rows before leaving it alone.
-FIRST_COMMIT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -77,7 +72,6 @@ class Collector:
         self._queue: queue.Queue[Receipt | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
         self._last_commit = time.monotonic()
-        self._first_ready = 0.0
         # When the receipt of each unit that is not committed came, by the monotonic clock, the oldest first: also of
         # those that are held, and of those in a commit that is under way.
         self.uncommitted_s: dict[str, float] = {}
@@ -129,14 +123,12 @@ class Collector:
             self._commit()
 
     def _due(self) -> float:
-        """When what is ready is committed at the latest, by the monotonic clock."""
-        waits = self.ready and not self.totals.commits
-        first = self._first_ready + FIRST_COMMIT_S if waits else math.inf
-        return min(first, self._last_commit + self.options.every_s)
+        """When what is ready is committed at the latest, by the monotonic clock. The first rows are at once, whatever
+        commit.every_s says: whoever starts a job wants to look at some before leaving it alone."""
+        first = self.ready and not self.totals.commits
+        return 0.0 if first else self._last_commit + self.options.every_s
 
     def _take(self, receipt: Receipt) -> None:
-        if not self.ready:
-            self._first_ready = time.monotonic()
         group = self.groups.get(receipt.unit_id)
         if group is None:
             self._is_ready(receipt)

@@ -115,7 +115,7 @@ def test_texts_go_together_beyond_the_batch_of_images(vit: Path, monkeypatch: py
 def test_threads_that_another_caller_leaves_are_taken_up_at_the_next_batch(
     vit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = load(vit, batch_size=2, threads=4)
+    engine = load(vit, batch_size=2, threads=2)
     pixels_BCHW = np.stack([engine.prepare(encoded(picture(s)), Limits()).pixels_CHW for s in range(6)])
     real, seen = engine._parts.image_tower.visual.forward, list[int]()
 
@@ -128,7 +128,23 @@ def test_threads_that_another_caller_leaves_are_taken_up_at_the_next_batch(
     monkeypatch.setattr(engine._parts.image_tower.visual, "forward", left_alone)
     engine.share(2)
     engine.encode_images(pixels_BCHW)
-    assert seen == [2, 4, 4]
+    assert seen == [1, 2, 2]
+
+
+def test_batches_of_one_caller_go_side_by_side(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(vit, batch_size=2, threads=2)
+    pixels_BCHW = np.stack([engine.prepare(encoded(picture(s)), Limits()).pixels_CHW for s in range(4)])
+    expected = np.concatenate([engine.encode_images(pixels_BCHW[start : start + 2]) for start in (0, 2)])
+    real, together = engine._parts.image_tower.visual.forward, threading.Barrier(2, timeout=20)
+
+    def met(batch_BCHW: torch.Tensor) -> torch.Tensor:
+        together.wait()  # raises where one waits for the other to end
+        assert torch.get_num_threads() == 1
+        features_BD: torch.Tensor = real(batch_BCHW)
+        return features_BD
+
+    monkeypatch.setattr(engine._parts.image_tower.visual, "forward", met)
+    np.testing.assert_allclose(engine.encode_images(pixels_BCHW), expected, atol=1e-5)
 
 
 def test_texts_may_come_tokenised(family: str, tmp_path: Path) -> None:

@@ -57,6 +57,32 @@ def test_no_more_than_so_many_at_once_and_nobody_is_forgotten(at_once: int) -> N
     assert (done, most) == (5, at_once)
 
 
+def test_the_first_is_alone_until_it_has_ended() -> None:
+    turns = Turns(2, one_first=True)
+    inside, out = threading.Semaphore(0), threading.Event()
+
+    def go() -> None:
+        with turns.turn(turns.rank()):
+            inside.release()
+            out.wait(20)
+
+    threads = [threading.Thread(target=go) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert inside.acquire(timeout=20)
+    assert not inside.acquire(timeout=0.1)
+    assert turns.at_once == 1
+    for _ in range(2):  # a later unit's end changes nothing more
+        turns.all_at_once()
+    assert turns.at_once == 2
+    assert inside.acquire(timeout=20)
+    assert not inside.acquire(timeout=0.1)
+    out.set()
+    for thread in threads:
+        thread.join(20)
+    assert inside.acquire(timeout=20)
+
+
 def test_a_turn_ends_with_an_error_too() -> None:
     turns = Turns()
     with pytest.raises(ValueError, match="no"), turns.turn(turns.rank()):

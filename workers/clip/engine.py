@@ -11,6 +11,7 @@ B batch, C = 3 channels, H and W pixels of the model's input, L tokens, D dimens
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -67,6 +68,7 @@ class ClipEngine:
         self._own: selfcheck.Reference | None = None
         self._copies = cast(Any, torch.cuda.Stream)(parts.device) if parts.device.type == "cuda" else None
         self._threads = IntraOpThreads(parts.threads)
+        self._pool = ThreadPoolExecutor(self.callers, thread_name_prefix="chunk")  # its threads start when needed
         self._passes = threading.Semaphore(self.callers if self._copies is None else 1)
         # fp32 asks for the exact road: no scaling while a JPEG is decoded, and Pillow's own resize.
         self._exact = parts.precision == "fp32"
@@ -158,7 +160,7 @@ class ClipEngine:
         if not chunks:
             return np.empty((0, self.dim), np.float32)
         if self._copies is None:
-            return torch.cat([self._on_cpu(tower, chunk) for chunk in chunks]).numpy()
+            return torch.cat(self._on_cpu(tower, chunks)).numpy()
         with self._forward():
             compute = torch.cuda.current_stream(self._parts.device)
             compute.wait_stream(self._copies)
@@ -171,10 +173,16 @@ class ClipEngine:
         done.synchronize()  # outside the lock: the next thread's kernels are put into the queue meanwhile
         return on_host_BD.numpy().copy()
 
-    def _on_cpu(self, tower: Callable[[Tensor], Tensor], chunk: Tensor) -> Tensor:
-        """One chunk a turn, so that threads which another caller leaves are taken up at the next one."""
-        with self._forward():
-            return _unit_length(tower(chunk))
+    def _on_cpu(self, tower: Callable[[Tensor], Tensor], chunks: list[Tensor]) -> list[Tensor]:
+        """Side by side, as callers are, where this one has several threads. One chunk a turn, so that threads which
+        another caller leaves are taken up at the next one."""
+
+        def one(chunk: Tensor) -> Tensor:
+            with self._forward(parts):
+                return _unit_length(tower(chunk))
+
+        parts = min(len(chunks), self._threads.share)
+        return list(map(one, chunks) if parts == 1 else self._pool.map(one, chunks))
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
         """See `workers.engine.Engine.unknown_words`."""
@@ -223,10 +231,10 @@ class ClipEngine:
         return self._parts.tokenizer(texts)
 
     @contextmanager
-    def _forward(self) -> Iterator[None]:
+    def _forward(self, parts: int = 1) -> Iterator[None]:
         """Within the turns of this device, with the right threads; running out of memory becomes OutOfMemory."""
         with self._passes, torch.inference_mode(), self._out_of_memory():
-            self._threads.ensure()
+            self._threads.ensure(parts)
             yield
 
     @contextmanager

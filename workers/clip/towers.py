@@ -150,8 +150,14 @@ class IntraOpThreads:
         self.callers = 1  # at once, among whom the threads are divided
         self._set = threading.local()
 
-    def ensure(self) -> None:
-        threads = max(1, self.threads // self.callers)
+    @property
+    def share(self) -> int:
+        """Of one caller."""
+        return max(1, self.threads // self.callers)
+
+    def ensure(self, parts: int = 1) -> None:
+        """`parts`: that a caller computes side by side, each in a thread that calls this."""
+        threads = max(1, self.share // parts)
         if self.threads > 0 and getattr(self._set, "threads", 0) != threads:
             torch.set_num_threads(threads)
             self._set.threads = threads
