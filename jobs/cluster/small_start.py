@@ -21,11 +21,11 @@ _IDLE_AGENT = "import os, time; up = os.getppid()\nwhile os.getppid() == up: tim
 @contextlib.contextmanager
 def small_start() -> Iterator[None]:
     """Around a `ray.init` that starts a node here."""
-    from ray._private import node, services
+    from ray._private import node, services, utils
 
     kind: Any = node.Node
     kept = {name: getattr(kind, name) for name in _LEFT_OUT}
-    start_process = services.start_ray_process
+    start_process, can_have_dashboard = services.start_ray_process, utils.get_dashboard_dependency_error
 
     def smaller(command: list[str], *args: Any, **kwargs: Any) -> Any:
         if command[0] == services.RAYLET_EXECUTABLE:
@@ -35,10 +35,12 @@ def small_start() -> Iterator[None]:
     for name in _LEFT_OUT:
         setattr(kind, name, _nothing)
     services.start_ray_process = smaller
+    # Imports a web server here to find out whether the agent that is left out could run: a third of a second.
+    utils.get_dashboard_dependency_error = _nothing
     try:
         yield
     finally:
-        services.start_ray_process = start_process
+        services.start_ray_process, utils.get_dashboard_dependency_error = start_process, can_have_dashboard
         for name, method in kept.items():
             setattr(kind, name, method)
 

@@ -16,7 +16,7 @@ from clipmill.jobs.running.deaths import first_line, is_node_loss
 from clipmill.jobs.running.interrupts import noting_interrupts
 from clipmill.jobs.running.sizing import size
 from clipmill.jobs.running.slots import Slot
-from clipmill.jobs.table.tables import Tables
+from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.config import JobFile, Tags
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.model import Fingerprint
@@ -222,6 +222,7 @@ def loaded_workforce(context: RunContext, todo: Sequence[WorkUnit]) -> Iterator[
         force = Workforce(job=context.job, shape=shape, grow=grow, vocabulary=context.vocabulary, say=progress.phase)
         force.start()
         try:
+            lance_module()  # imported while the workers import theirs: a new table has not needed it yet
             force.wait_for_facts()
             check_interrupt()
             yield force

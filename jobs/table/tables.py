@@ -109,10 +109,13 @@ class Tables:
         `cache_bytes`: of metadata to keep in memory, for a caller that touches every file once. `index_bytes`: of
         indices; Lance's default is 6 GiB.
         """
+        address = self.uri(part)
+        if missing_ok and self._has_no_folder(part):
+            return None  # nor need Lance be imported to see that
         for cut_off in (False, True):
             try:
                 found = lance_module().dataset(
-                    self.uri(part),
+                    address,
                     version=version,
                     storage_options=self.options or None,
                     metadata_cache_size_bytes=cache_bytes,
@@ -126,7 +129,7 @@ class Tables:
             if version is not None or not self._is_there(part):
                 break
             if cut_off:  # twice: not another driver that made the table in between
-                raise StoreBusy(f"the store of {self.uri(part)} lists nothing where there is something", "try it later")
+                raise StoreBusy(f"the store of {address} lists nothing where there is something", "try it later")
         if missing_ok:
             return None
         raise UserError(
@@ -156,6 +159,16 @@ class Tables:
                 f"`{lacks[0]}`",
                 "check the name, or give the job another table name",
             )
+
+    def _has_no_folder(self, part: str) -> bool:
+        """On a disk; whatever else there is to say of the place is Lance's to say."""
+        scheme, path = split_uri(self.place(part))
+        try:
+            return scheme == "file" and not os.lstat(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     def _is_there(self, part: str) -> bool:
         """Lance takes a listing that is cut off for an empty one, and the table for missing; then everything would be

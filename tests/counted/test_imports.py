@@ -38,7 +38,7 @@ def test_plan_loads_no_model_no_cluster_and_no_store_that_it_does_not_ask(tmp_pa
     job = tmp_path / "job.json"
     source = {"format": "webdataset", "uri": f"{tmp_path}/*.tar"}
     job.write_text(json.dumps({"table": f"{tmp_path}/db/images", "source": source, "model": {"name": "stub"}}))
-    assert loaded("plan", str(job), "--json") <= OF_A_TABLE
+    assert loaded("plan", str(job), "--json") <= OF_A_TABLE - {"lance", "pandas"}, "there is no table yet"
 
 
 def test_a_search_for_what_is_like_a_row_loads_no_model(tmp_path: Path) -> None:
