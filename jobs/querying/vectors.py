@@ -84,6 +84,8 @@ class WarmVectors:
         self._step_N, self._off_N = scales
         self._order_N = None if (order_N == np.arange(len(order_N))).all() else order_N
         self._sorted_N = row_ids_N if self._order_N is None else row_ids_N[order_N]
+        # Without gaps, as in a table from which nothing was deleted, an id says its place.
+        self._gapless = len(order_N) > 0 and int(self._sorted_N[-1]) - int(self._sorted_N[0]) == len(order_N) - 1
 
     @property
     def nbytes(self) -> int:
@@ -113,18 +115,29 @@ class WarmVectors:
     def _places(self, row_ids_M: Ids) -> Places:
         """Of those that are there, by row id."""
         wanted_M = np.sort(row_ids_M)
-        found_M = np.searchsorted(self._sorted_N, wanted_M)
-        found_M[found_M == len(self._sorted_N)] = 0
-        found_M = found_M[self._sorted_N[found_M] == wanted_M] if len(self._sorted_N) else found_M[:0]
+        if self._gapless:
+            first, last = self._sorted_N[0], self._sorted_N[-1]
+            found_M: Places = (wanted_M[(wanted_M >= first) & (wanted_M <= last)] - first).astype(np.intp)
+        else:
+            found_M = np.searchsorted(self._sorted_N, wanted_M)
+            found_M[found_M == len(self._sorted_N)] = 0
+            found_M = found_M[self._sorted_N[found_M] == wanted_M] if len(self._sorted_N) else found_M[:0]
         return found_M if self._order_N is None else self._order_N[found_M]
 
     def _about(self, vector_D: Floats, places: Places | None) -> Floats:
         """Cosines, each wrong by `_off_N` at most."""
         score = np.empty(len(self.row_ids_N) if places is None else len(places), dtype=np.float32)
+        # Into the same memory block after block: new blocks of a megabyte take a quarter longer (by hand, 2026-11-29).
+        few_BD = np.empty((_BLOCK, self.bytes_ND.shape[1]), np.int8)
+        wide_BD = np.empty(few_BD.shape, np.float32)
         for start in range(0, len(score), _BLOCK):
-            stop = start + _BLOCK
-            bytes_BD = self.bytes_ND[start:stop] if places is None else self.bytes_ND[places[start:stop]]
-            score[start:stop] = np.einsum("bd,d->b", bytes_BD.astype(np.float32), vector_D)
+            count = len(score[start : start + _BLOCK])
+            bytes_BD = self.bytes_ND[start : start + count]
+            if places is not None:
+                bytes_BD = few_BD[:count]
+                np.take(self.bytes_ND, places[start : start + count], axis=0, out=bytes_BD, mode="clip")
+            np.copyto(wide_BD[:count], bytes_BD)
+            score[start : start + count] = np.einsum("bd,d->b", wide_BD[:count], vector_D)
         score *= self._step_N if places is None else self._step_N[places]
         return score
 
