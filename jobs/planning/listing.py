@@ -12,7 +12,7 @@ from clipmill.jobs.planning.turned import refuse_to_turn_back
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import EmptySource, UserError
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.lance_table import named
@@ -28,11 +28,14 @@ class Listing:
 
 
 def list_source(job: JobFile, *, say: Callable[[str], None] = lambda text: None) -> Listing:
-    """`say` hears when the store asks for patience. Raises UserError as `survey` does, StoreBusy, StoreUnavailable."""
+    """`say` hears when the store asks for patience. Raises UserError as `survey` does, EmptySource also of a list
+    without lines, StoreBusy, StoreUnavailable."""
     left_out: LeftOut = {}
     _refuse_itself(job)
     with telling(say):
         units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
+    if not units:
+        raise EmptySource(f"source.uri {', '.join(job.source.uri)} names nothing to embed", "is it the right file?")
     return Listing(units=units, left_out=left_out)
 
 

@@ -27,7 +27,6 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.installed import require
 from clipmill.schemas.left_out import merge
 from clipmill.schemas.words import all_of, counted
@@ -88,12 +87,7 @@ def run(job: JobFile, options: Options) -> Summary:
 
 def _listing(job: JobFile, progress: Progress) -> Listing:
     progress.phase(f"listing {', '.join(job.source.uri)}")
-    listing = list_source(job, say=progress.say)
-    if not listing.units:
-        raise EmptySource(
-            f"nothing to embed at {', '.join(job.source.uri)}", "check source.uri; a prefix of images ends in /"
-        )
-    return listing
+    return list_source(job, say=progress.say)
 
 
 def _check_store(context: RunContext) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.planning import survey as survey_module
 from clipmill.jobs.planning import survey_slices
+from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.errors import SourceChanged, UserError
+from clipmill.schemas.config import JobFile, Limits, Source, Storage
+from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit, make_unit_id
 from clipmill.workers.read import keys, read_unit
@@ -382,6 +383,17 @@ def test_mistakes_are_one_sentence(tmp_path: Path, format: str, make: Any, sente
     (tmp_path / "m.csv.gz").write_bytes(b"x")
     with pytest.raises(UserError, match=sentence) as caught:
         units(make(tmp_path), format, **({"image": "photo"} if "photo" in sentence else {}))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "url,caption\n"])
+def test_a_list_without_a_line_is_nothing_to_embed_for_a_plan_too(tmp_path: Path, text: str) -> None:
+    """A plan of 0 units, and an exit code of 0, would send somebody's nightly list on that was not written."""
+    (tmp_path / "list.csv").write_text(text or "url\n")
+    source = {"format": "manifest", "uri": f"{tmp_path}/list.csv", "image": "url"}
+    job = {"table": f"{tmp_path}/db/t", "source": source, "model": {"name": "stub"}}
+    with pytest.raises(EmptySource, match=r"list.csv (names nothing|holds no)") as caught:
+        list_source(JobFile.model_validate(job))
     assert caught.value.hint
 
 
