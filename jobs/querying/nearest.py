@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.roads import MAX_PROPOSED, Road, at_odds, choose_road, in_memory, widest
+from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
 from clipmill.jobs.querying.warm import EXACT_ROWS, fits, passing, subset
 
@@ -36,7 +36,8 @@ def nearest(
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
     if warm is not None and (few or exact or index is None or _cheap(snapshot, index, road, matches)):
         return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
-    if predicate and few and not road.use_index and fits(snapshot, column):
+    kept = matches is not None and matches <= max(MOST_READ, depth)
+    if predicate and kept and not road.use_index and fits(snapshot, column):
         return _best(*subset(snapshot, column, predicate).cosines(vector_D), depth)
     if road.proposed:
         found = _proposed(snapshot, column, vector_D, depth, predicate, road)
