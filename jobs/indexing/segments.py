@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -107,6 +107,7 @@ class Checkpoint:
         self._write()
 
     def finish(self) -> None:
+        """What the index was built with stays, for rows that come later."""
         self._key = ""  # matches no build: the segments belong to the table now
         self.segments = {}
         self._write()
@@ -118,12 +119,14 @@ class Checkpoint:
         put_bytes(f"{self._base}.json", json.dumps(state).encode(), self._storage)
 
 
-def groups(dataset: Any, rows_per_segment: int) -> list[tuple[int, ...]]:
-    """Fragment ids of each segment, in order; a fragment is never cut."""
+def groups(dataset: Any, rows_per_segment: int, *, without: Container[int] = ()) -> list[tuple[int, ...]]:
+    """Fragment ids of each segment, in order; a fragment is never cut. `without`: fragments to leave alone."""
     found: list[tuple[int, ...]] = []
     held: list[int] = []
     rows = 0
     for fragment in dataset.get_fragments():
+        if fragment.fragment_id in without:
+            continue
         count = fragment.count_rows()
         if held and rows + count > rows_per_segment:
             found.append(tuple(held))
@@ -154,37 +157,77 @@ def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
 def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> int:
     """Build, merge and commit; the number of segments built now (those of an earlier run are taken over)."""
     parts = groups(dataset, builder.rows_per_segment)
-    names = {",".join(map(str, part)): part for part in parts}
     key = hashlib.sha256(json.dumps([dataclasses.asdict(plan), column, parts]).encode()).hexdigest()
     state = Checkpoint(builder.tables, column, key)
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
-        dim = dataset.schema.field(column).type.list_size
-        model = lance_module().lance.indices.build_rq_model(dim, plan.bits)
-        state.begin(centroids(dataset, column, plan.num_partitions), model)
+        state.begin(centroids(dataset, column, plan.num_partitions), rotation(dataset, column, plan))
         memory.give_back()  # what training took is not added to what building takes
+    missing = [part for part in parts if _name(part) not in state.segments]
+    tasks = _tasks(dataset, column, plan, state, missing)
+    for place, segment in builder.run(tasks):
+        state.add(_name(missing[place]), segment)
+        builder.tell(f"{column}: segment {len(state.segments)} of {len(parts)} built")
+    merged = dataset.merge_existing_index_segments([from_json(text) for text in state.segments.values()])
+    dataset.commit_existing_index_segments(index_name(dataset, column), column, [merged])
+    state.finish()
+    return len(missing)
+
+
+def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> bool:
+    """Bring the rows that no part of the column's index holds into it, as one part more. False where what it was built
+    with is not known here: Lance knows it, but finds partitions slowly (`jobs.indexing.partitions`)."""
+    name = index_name(dataset, column)
+    state = Checkpoint(builder.tables, column, "")  # of a build that ended
+    if not state.model or state.centroids_PD is None or not _is_of(dataset, name, state.centroids_PD):
+        return False
+    (described,) = [index for index in dataset.describe_indices() if index.name == name]
+    held = {fragment for segment in described.segments for fragment in segment.fragment_ids}
+    parts = groups(dataset, builder.rows_per_segment, without=held)
+    built = [from_json(text) for _, text in builder.run(_tasks(dataset, column, plan, state, parts))]
+    if built:
+        merged = dataset.merge_existing_index_segments(built) if len(built) > 1 else built[0]
+        dataset.commit_existing_index_segments(name, column, [merged])
+    return bool(built)
+
+
+def _is_of(dataset: Any, name: str, centroids_PD: npt.NDArray[np.float32]) -> bool:
+    """Whether an index has these centroids, which Lance keeps as the vectors are, in float16."""
+    stored = dataset.get_ivf_model(name).centroids
+    if stored is None or len(stored) != len(centroids_PD):
+        return False
+    flat = np.asarray(stored.flatten()).astype(np.float32)
+    return flat.size == centroids_PD.size and bool(np.allclose(flat, centroids_PD.reshape(-1), rtol=0, atol=1e-3))
+
+
+def rotation(dataset: Any, column: str, plan: VectorPlan) -> str:
+    """Of IVF_RQ, drawn anew: all parts of an index must have the same."""
+    dim = dataset.schema.field(column).type.list_size
+    model: str = lance_module().lance.indices.build_rq_model(dim, plan.bits)
+    return model
+
+
+def _name(part: tuple[int, ...]) -> str:
+    return ",".join(map(str, part))
+
+
+def _tasks(
+    dataset: Any, column: str, plan: VectorPlan, state: Checkpoint, parts: Sequence[tuple[int, ...]]
+) -> list[SegmentTask]:
     assert state.centroids_PD is not None
-    missing = [name for name in names if name not in state.segments]
-    tasks = [
+    return [
         SegmentTask(
             uri=dataset.uri,
             version=dataset.version,
             column=column,
             plan=plan,
-            fragment_ids=names[name],
+            fragment_ids=part,
             centroids_PD=state.centroids_PD,
             model=state.model,
             options=dict(dataset.latest_storage_options() or {}),
         )
-        for name in missing
+        for part in parts
     ]
-    for place, segment in builder.run(tasks):
-        state.add(missing[place], segment)
-        builder.tell(f"{column}: segment {len(state.segments)} of {len(names)} built")
-    merged = dataset.merge_existing_index_segments([from_json(text) for text in state.segments.values()])
-    dataset.commit_existing_index_segments(index_name(dataset, column), column, [merged])
-    state.finish()
-    return len(missing)
 
 
 def to_json(segment: Any) -> str:

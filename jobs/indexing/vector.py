@@ -7,7 +7,7 @@ from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
-from clipmill.jobs.indexing.segments import Builder, Tell, build_in_segments, groups
+from clipmill.jobs.indexing.segments import Builder, Checkpoint, add_segment, build_in_segments, groups, rotation
 from clipmill.jobs.querying.snapshot import read_vector_index
 from clipmill.jobs.table import memory
 from clipmill.schemas.words import counted
@@ -36,23 +36,33 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
             dataset.drop_index(found[0])
         return "none"
     if found and not retrain and plan.serves(found[1]):
-        return _extend(dataset, *found, tell=builder.tell)
+        return _extend(dataset, column, found, builder)
     if plan.kind == "IVF_RQ" and len(groups(dataset, builder.rows_per_segment)) > 1:
         build_in_segments(dataset, column, plan, builder)
         return "built"
-    builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
+    _build_at_once(dataset, column, plan, builder)
+    return "built"
+
+
+def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> None:
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
-    if plan.kind == "IVF_RQ":
-        options["num_bits"] = plan.bits
+    state = Checkpoint(builder.tables, column, "at once") if plan.kind == "IVF_RQ" else None
     with contextlib.ExitStack() as stack:
         if plan.num_partitions > 1:
+            builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
             centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
             memory.give_back()  # what training took is not added to what building takes
             options |= stack.enter_context(assigned(dataset, column, centroids_PD))
+            if state is not None:
+                options["rabitq_model"] = rotation(dataset, column, plan)
+                state.begin(centroids_PD, options["rabitq_model"])
+        if plan.kind == "IVF_RQ":
+            options["num_bits"] = plan.bits
         builder.tell(f"{column}: building {plan.kind}")
         name = index_name(dataset, column)
         dataset.create_index(column, plan.kind, name=name, metric="cosine", replace=True, **options)
-    return "built"
+    if state is not None:
+        state.finish()
 
 
 def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:
@@ -64,10 +74,15 @@ def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:
     return not plan.serves(existing) or unindexed_rows > 0 or deltas > MAX_DELTAS
 
 
-def _extend(dataset: Any, name: str, plan: VectorPlan, unindexed_rows: int, deltas: int, *, tell: Tell) -> str:
+def _extend(dataset: Any, column: str, found: tuple[str, VectorPlan, int, int], builder: Builder) -> str:
+    name, plan, unindexed_rows, deltas = found
     if unindexed_rows == 0 and deltas <= MAX_DELTAS:
         return "current"
-    tell(f"{name}: adding {counted(unindexed_rows, 'row')}")
-    merge = deltas if deltas > MAX_DELTAS else 0
-    dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
+    builder.tell(f"{name}: adding {counted(unindexed_rows, 'row')}")
+    if unindexed_rows and plan.kind == "IVF_RQ" and add_segment(dataset, column, plan, builder):
+        dataset.checkout_latest()
+        unindexed_rows, deltas = 0, deltas + 1
+    if unindexed_rows or deltas > MAX_DELTAS:
+        merge = deltas if deltas > MAX_DELTAS else 0
+        dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
     return "extended"

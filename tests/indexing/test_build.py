@@ -267,6 +267,55 @@ def test_partitions_are_those_of_the_nearest_centroids(tmp_path: Path) -> None:
     assert not Path(options["precomputed_partition_dataset"]).exists()
 
 
+def check_all_in_the_index(uri: str, parts: int) -> None:
+    """Every row finds itself first by the index alone, whichever part of it holds the row."""
+    dataset = lance.dataset(f"{uri}.lance")
+    found = existing_plan(dataset, "vector")
+    assert found is not None
+    assert found[2:] == (0, parts)
+    for row in (
+        dataset.scanner(columns=["vector"], with_row_id=True, filter="vector IS NOT NULL").to_table().to_pylist()[::40]
+    ):
+        nearest = {"column": "vector", "q": np.array(row["vector"], np.float32), "k": 5, "metric": "cosine"}
+        hits = dataset.scanner(columns=[], nearest=nearest, with_row_id=True, fast_search=True).to_table()
+        assert row["_rowid"] in hits["_rowid"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [
+        (IN_SEGMENTS, "as built"),
+        (IndexOptions(kind="ivf_rq"), "as built"),
+        (IN_SEGMENTS, "gone"),
+        (IN_SEGMENTS, "other"),
+    ],
+)
+def test_new_rows_are_a_part_of_the_index_and_parts_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: IndexOptions, known: str
+) -> None:
+    """Where it is known what the index was built with the part is built here; else by Lance. Both are merged alike."""
+    uri = several_fragments(tmp_path)
+    build_index(uri, options)
+    state = Path(f"{uri}.lance/_clipmill/index-vector.npy")
+    if known == "gone":
+        state.with_suffix(".json").unlink()
+    elif known == "other":
+        np.save(state, np.load(state)[:, ::-1].copy())
+    built: list[tuple[int, ...]] = []
+
+    def noted(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        built.extend(task.fragment_ids for task in tasks)
+        yield from in_turn(tasks)
+
+    in_turn = segments.in_turn
+    monkeypatch.setattr(segments, "in_turn", noted)
+    for turn, parts in enumerate([2, 3, 4, 1] if known == "as built" else [2, 3]):
+        append(uri, TableOptions(rows=120, start=2800 + 120 * turn))
+        assert build_index(uri, IndexOptions(measure_recall=False)).vectors[0].done == "extended"
+        check_all_in_the_index(uri, parts)
+    assert built == ([(4,), (5,), (6,), (7,)] if known == "as built" else [])
+
+
 def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = several_fragments(tmp_path)
     built: list[tuple[int, ...]] = []
