@@ -49,7 +49,7 @@ class EmbedWorker:
         self,
         spec: ModelSpec,
         threads: int,
-        batch_size: int | Literal["auto"],
+        batch_size: int | Literal["auto", "untried"],
         expected_code: str,
         *,
         device: str = "auto",
@@ -57,6 +57,7 @@ class EmbedWorker:
     ) -> None:
         """Check whose code this is, then load the model; `threads` serve decoding and the model's CPU kernels.
 
+        `batch_size`: found by trying where it is auto; untried: the device's usual one.
         `share_of_gpus`: take the share of this node's CPUs that so many of its GPUs are, where that is more threads.
         `device`: auto (the GPU that Ray gave this actor, else the CPU) or cpu, which hides the GPUs of the node.
 
@@ -78,7 +79,13 @@ class EmbedWorker:
                 self._imported.set()
                 process.short_turns()
                 process.freeze_imports()
-                self._engine = load_engine(spec, device=device, threads=self.threads, batch_size=batch_size, tune=True)
+                self._engine = load_engine(
+                    spec,
+                    device=device,
+                    threads=self.threads,
+                    batch_size=batch_size if isinstance(batch_size, int) else "auto",
+                    tune=batch_size == "auto",
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised by `engine`
             self._engine = error
         finally:

@@ -14,6 +14,15 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.words import counted
 
 WORTH_S = 900.0  # a node takes minutes to start and a worker a minute to load: less work than this is not worth one
+# Pictures a worker, of which a trial of batch sizes costs more than it brings: a second, against a few hundredths.
+WORTH_A_TRIAL = 1000
+_BYTES_A_SAMPLE = 50_000  # where nothing else is known
+
+
+def few(todo: Sequence[WorkUnit], workers: int) -> bool:
+    """Whether there is so little to do that the batch size may be any."""
+    known = (unit.num_samples if unit.num_samples is not None else unit.size_bytes / _BYTES_A_SAMPLE for unit in todo)
+    return sum(samples or WORTH_A_TRIAL * workers for samples in known) < WORTH_A_TRIAL * workers
 
 
 def size(context: RunContext, todo: Sequence[WorkUnit]) -> tuple[Shape, int]:

@@ -14,7 +14,7 @@ from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.deaths import first_line, is_node_loss
 from clipmill.jobs.running.interrupts import noting_interrupts
-from clipmill.jobs.running.sizing import size
+from clipmill.jobs.running.sizing import few, size
 from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.config import JobFile, Tags
@@ -43,12 +43,14 @@ class Workforce:
     """Starts actors that all get the same model, labels, reference vectors and context. All are asked for at once;
     those that the cluster has no room for wait, and are what an autoscaler starts nodes for.
 
-    `grow`: how many `workers.num: auto` may come to on a cluster that grows; 0 where none does.
+    `grow`: how many `workers.num: auto` may come to on a cluster that grows; 0 where none does. `is_short`: there is so
+    little to do that `workers.batch_size: auto` is not tried.
     """
 
     job: JobFile
     shape: Shape
     grow: int = 0
+    is_short: bool = False
     recruits: list[Recruit] = field(default_factory=list)
     vocabulary: Vocabulary | None
     say: Callable[[str], None]
@@ -87,7 +89,7 @@ class Workforce:
             actor.load.remote(
                 self.job.model.spec(),
                 self.shape.threads,
-                self.job.workers.batch_size,
+                "untried" if self.is_short and self.job.workers.batch_size == "auto" else self.job.workers.batch_size,
                 origin()[1],
                 device=self.shape.device,
                 share_of_gpus=self.shape.gpus if self.shape.own_share else 0.0,
@@ -219,7 +221,14 @@ def loaded_workforce(context: RunContext, todo: Sequence[WorkUnit]) -> Iterator[
     ):
         check_interrupt()
         shape, grow = size(context, todo)
-        force = Workforce(job=context.job, shape=shape, grow=grow, vocabulary=context.vocabulary, say=progress.phase)
+        force = Workforce(
+            job=context.job,
+            shape=shape,
+            grow=grow,
+            is_short=few(todo, shape.num),
+            vocabulary=context.vocabulary,
+            say=progress.phase,
+        )
         force.start()
         try:
             lance_module()  # imported while the workers import theirs: a new table has not needed it yet

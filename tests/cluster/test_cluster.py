@@ -9,8 +9,10 @@ import pytest
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster.nodes import Node
 from clipmill.jobs.cluster.shape import AHEAD, Shape, check_fits, shape, wanted
+from clipmill.jobs.running.sizing import few
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.units import WorkUnit
 
 
 def workers(**options: object) -> Workers:
@@ -154,3 +156,24 @@ def test_a_sigterm_that_ray_takes_for_itself_while_it_connects_is_an_interrupt(
     monkeypatch.setattr(ray, "init", stopped)
     with pytest.raises(KeyboardInterrupt), cluster.connected(None):
         pass
+
+
+@pytest.mark.parametrize(
+    ("units", "workers", "short"),
+    [
+        ([(600, 0), (399, 0)], 1, True),
+        ([(600, 0), (400, 0)], 1, False),
+        ([(600, 0), (400, 0)], 2, True),
+        ([(None, 40_000_000)], 1, True),
+        ([(None, 60_000_000)], 1, False),
+        ([(None, 0)], 3, False),  # nothing is known of it
+    ],
+)
+def test_batch_sizes_are_not_tried_for_few_pictures(
+    units: list[tuple[int | None, int]], workers: int, short: bool
+) -> None:
+    todo = [
+        WorkUnit(unit_id=str(number), format="files", uri="", etag="", size_bytes=size, num_samples=samples)
+        for number, (samples, size) in enumerate(units)
+    ]
+    assert few(todo, workers) == short
