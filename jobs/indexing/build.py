@@ -1,7 +1,7 @@
 """`clipmill index TABLE`: every index a query can use, built or brought up to date, and what the result is worth.
 
-Safe beside writers (index commits conflict with no append) and safe to kill: each index is one commit, and a second
-run goes on with what is missing.
+Safe beside writers: index commits conflict with no append, and one that meets a compaction is refused whole. Safe to
+kill: each index is one commit, and a second run goes on with what is missing.
 """
 
 import contextlib
@@ -21,9 +21,10 @@ from clipmill.jobs.indexing.recall import Recall, measure
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
 from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
 from clipmill.jobs.table import memory
+from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.words import counted
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def build_index(
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
     done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
     dataset.checkout_latest()
-    with _builder(tables, dataset, options, tell) as builder:
+    with _builder(tables, dataset, options, tell) as builder, _told_of_others(table):
         columns = options.columns or _indexed(dataset, names)
         reports = [_build_vector(dataset, column, options, builder) for column in columns]
     dataset.checkout_latest()
@@ -120,6 +121,19 @@ def _builder(
     with connected(options.address):
         share = max(1, -(-total // max(1, count_nodes())))
         yield segments.Builder(tables=tables, rows_per_segment=min(rows, share), run=on_nodes, tell=tell)
+
+
+@contextlib.contextmanager
+def _told_of_others(table: str) -> Iterator[None]:
+    """New rows conflict with no index, but rows that a compaction rewrote are not those that were indexed."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if not is_conflict(error):
+            raise
+        raise ClipmillError(
+            f"another writer changed {table} while its index was built, of which nothing is seen", "run it again"
+        ) from None
 
 
 def _indexed(dataset: Any, vectors: list[str]) -> list[str]:

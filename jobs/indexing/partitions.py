@@ -21,6 +21,7 @@ from clipmill.jobs.indexing.kmeans import nearest_centroids
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, batches_of
 from clipmill.jobs.table.tables import lance_module
+from clipmill.schemas.errors import UserError
 
 _SCHEMA = pa.schema([pa.field("row_id", pa.uint64()), pa.field("partition", pa.uint32())])  # as Lance reads it
 
@@ -32,11 +33,20 @@ def assigned(
     """What to call Lance's index with: a table of row ids and partitions of these fragments, or of all, on this disk,
     12 bytes a row, gone when the block ends. Rows without a direction are not in it, nor in the index then. Where no
     row has one Lance is told nothing, because it refuses an empty table."""
-    with tempfile.TemporaryDirectory(prefix="clipmill-") as folder:
+    with _folder() as folder:
         path = str(Path(folder) / "partitions.lance")
         rows = pa.RecordBatchReader.from_batches(_SCHEMA, _rows(dataset, column, centroids_PD, fragment_ids))
         written = lance_module().write_dataset(rows, path, max_rows_per_file=1 << 31)  # Lance wants a single file
         yield {"precomputed_partition_dataset": path} if written.count_rows() else {}
+
+
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="clipmill-")
+    except OSError as error:
+        raise UserError(
+            f"an index needs a temporary folder, and none can be made: {error.strerror or error}", "set TMPDIR to one"
+        ) from error
 
 
 def _rows(

@@ -33,10 +33,11 @@ class VectorPlan:
     bits: int = 0
 
     def serves(self, existing: "VectorPlan", tolerance: float = 4.0) -> bool:
-        """Whether an existing index of `existing` shape may be extended rather than trained anew."""
+        """Whether an existing index of `existing` shape may be extended rather than trained anew. More partitions than
+        are wanted cost little: an older release made four times the square root of the rows."""
         ratio = self.num_partitions / max(existing.num_partitions, 1)
         same = self.kind == existing.kind and self.bits == existing.bits
-        return same and 1 / tolerance <= ratio <= tolerance
+        return same and 1 / (2 * tolerance) <= ratio <= tolerance
 
 
 def plan_vector_index(rows: int, dim: int, kind: Kind, memory_bytes: int) -> VectorPlan:

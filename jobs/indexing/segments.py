@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,14 @@ from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.table import memory
+from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import Tables, lance_module
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
 
 Tell = Callable[[str], None]
+
+_STATE_BYTES = 1_000_000_000  # of what a build notes beside the table, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,13 @@ def build_segment(task: SegmentTask) -> str:
     return to_json(segment)
 
 
+class BuiltWith(NamedTuple):
+    """What every part of one index must have: unit centroids (P, D), and the rotation of IVF_RQ."""
+
+    centroids_PD: npt.NDArray[np.float32]
+    model: str
+
+
 class Checkpoint:
     """What is done of one build: `<table>/_clipmill/index-<column>.json` and the centroids beside it.
 
@@ -81,17 +92,22 @@ class Checkpoint:
         self._read()
 
     def _read(self) -> None:
+        """What is not there, is of another build or is damaged means that it begins anew."""
         from clipmill.workers.store.storage import get_bytes
 
         try:
-            state = json.loads(get_bytes(f"{self._base}.json", self._storage, max_bytes=64_000_000))
+            state = json.loads(get_bytes(f"{self._base}.json", self._storage, max_bytes=_STATE_BYTES))
             if state["key"] != self._key:
                 return
-            centroids = get_bytes(f"{self._base}.npy", self._storage, max_bytes=1_000_000_000)
-        except FileNotFoundError:
+            content = get_bytes(f"{self._base}.npy", self._storage, max_bytes=_STATE_BYTES)
+            model, segments = state["model"], state["segments"]
+            for segment in segments.values():
+                from_json(segment)
+            found = _floats(content)
+        except (FileNotFoundError, UserError, ValueError, LookupError, TypeError, AttributeError):
             return
-        self.model, self.segments = state["model"], state["segments"]
-        self.centroids_PD = np.load(io.BytesIO(centroids), allow_pickle=False)
+        if isinstance(model, str):
+            self.centroids_PD, self.model, self.segments = found, model, segments
 
     def begin(self, centroids_PD: npt.NDArray[np.float32], model: str) -> None:
         from clipmill.workers.store.storage import put_bytes
@@ -107,7 +123,6 @@ class Checkpoint:
         self._write()
 
     def finish(self) -> None:
-        """What the index was built with stays, for rows that come later."""
         self._key = ""  # matches no build: the segments belong to the table now
         self.segments = {}
         self._write()
@@ -117,6 +132,18 @@ class Checkpoint:
 
         state = {"key": self._key, "model": self.model, "segments": self.segments}
         put_bytes(f"{self._base}.json", json.dumps(state).encode(), self._storage)
+
+
+def _floats(content: bytes) -> npt.NDArray[np.float32]:
+    """Of a .npy file. Raises ValueError for anything but a float32 matrix as large as the file: numpy would first make
+    room for as much as a header says."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of .npy")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if len(shape) != 2 or is_fortran or dtype != np.float32 or 4 * shape[0] * shape[1] != len(content) - file.tell():
+        raise ValueError("no matrix of float32, or cut off")
+    return np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)
 
 
 def groups(dataset: Any, rows_per_segment: int, *, without: Container[int] = ()) -> list[tuple[int, ...]]:
@@ -161,10 +188,12 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     state = Checkpoint(builder.tables, column, key)
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
-        state.begin(centroids(dataset, column, plan.num_partitions), rotation(dataset, column, plan))
+        dim = dataset.schema.field(column).type.list_size
+        state.begin(centroids(dataset, column, plan.num_partitions), _drawn(dim, plan.bits))
         memory.give_back()  # what training took is not added to what building takes
+    assert state.centroids_PD is not None
     missing = [part for part in parts if _name(part) not in state.segments]
-    tasks = _tasks(dataset, column, plan, state, missing)
+    tasks = _tasks(dataset, column, plan, BuiltWith(state.centroids_PD, state.model), missing)
     for place, segment in builder.run(tasks):
         state.add(_name(missing[place]), segment)
         builder.tell(f"{column}: segment {len(state.segments)} of {len(parts)} built")
@@ -175,35 +204,47 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
 
 
 def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> bool:
-    """Bring the rows that no part of the column's index holds into it, as one part more. False where what it was built
-    with is not known here: Lance knows it, but finds partitions slowly (`jobs.indexing.partitions`)."""
+    """Bring the rows that no part of the column's index holds into it, as one part more. False where that is for Lance
+    to do: of an index whose rotation it does not tell, and where another writer changed the table meanwhile."""
     name = index_name(dataset, column)
-    state = Checkpoint(builder.tables, column, "")  # of a build that ended
-    if not state.model or state.centroids_PD is None or not _is_of(dataset, name, state.centroids_PD):
+    live = _built_with(dataset, name, plan)
+    if live is None:
         return False
     (described,) = [index for index in dataset.describe_indices() if index.name == name]
     held = {fragment for segment in described.segments for fragment in segment.fragment_ids}
     parts = groups(dataset, builder.rows_per_segment, without=held)
-    built = [from_json(text) for _, text in builder.run(_tasks(dataset, column, plan, state, parts))]
-    if built:
-        merged = dataset.merge_existing_index_segments(built) if len(built) > 1 else built[0]
-        dataset.commit_existing_index_segments(name, column, [merged])
-    return bool(built)
-
-
-def _is_of(dataset: Any, name: str, centroids_PD: npt.NDArray[np.float32]) -> bool:
-    """Whether an index has these centroids, which Lance keeps as the vectors are, in float16."""
-    stored = dataset.get_ivf_model(name).centroids
-    if stored is None or len(stored) != len(centroids_PD):
+    built = [from_json(text) for _, text in builder.run(_tasks(dataset, column, plan, live, parts))]
+    if not built:
         return False
-    flat = np.asarray(stored.flatten()).astype(np.float32)
-    return flat.size == centroids_PD.size and bool(np.allclose(flat, centroids_PD.reshape(-1), rtol=0, atol=1e-3))
+    try:
+        merged = dataset.merge_existing_index_segments(built)  # of one too: it packs codes as searches like them
+        dataset.commit_existing_index_segments(name, column, [merged])
+    except (OSError, ValueError, RuntimeError) as error:
+        if not is_conflict(error):
+            raise
+        dataset.checkout_latest()
+        return False
+    return True
 
 
-def rotation(dataset: Any, column: str, plan: VectorPlan) -> str:
-    """Of IVF_RQ, drawn anew: all parts of an index must have the same."""
-    dim = dataset.schema.field(column).type.list_size
-    model: str = lance_module().lance.indices.build_rq_model(dim, plan.bits)
+def _built_with(dataset: Any, name: str, plan: VectorPlan) -> "BuiltWith | None":
+    """What all parts of the live index have: whatever lies beside the table may be of another one."""
+    centroids = dataset.get_ivf_model(name).centroids
+    parts = [part.get("sub_index") or {} for part in dataset.stats.index_stats(name).get("indices") or []]
+    if centroids is None or len(centroids) != plan.num_partitions or not parts:
+        return None
+    flat = np.asarray(centroids.flatten()).astype(np.float32)
+    fresh = json.loads(_drawn(len(flat) // len(centroids), plan.bits))
+    rotations = [{key: part.get(key) for key in fresh.keys() - {"packed"}} for part in parts]
+    if not parts[0].get("fast_rotation_signs") or any(one != rotations[0] for one in rotations):
+        return None
+    model = json.dumps(fresh | rotations[0])
+    return BuiltWith(flat.reshape(len(centroids), -1), model)
+
+
+def _drawn(dim: int, bits: int) -> str:
+    """A rotation, JSON as Lance makes it; all parts of an index must have the same."""
+    model: str = lance_module().lance.indices.build_rq_model(dim, bits)
     return model
 
 
@@ -212,9 +253,8 @@ def _name(part: tuple[int, ...]) -> str:
 
 
 def _tasks(
-    dataset: Any, column: str, plan: VectorPlan, state: Checkpoint, parts: Sequence[tuple[int, ...]]
+    dataset: Any, column: str, plan: VectorPlan, alike: "BuiltWith", parts: Sequence[tuple[int, ...]]
 ) -> list[SegmentTask]:
-    assert state.centroids_PD is not None
     return [
         SegmentTask(
             uri=dataset.uri,
@@ -222,8 +262,8 @@ def _tasks(
             column=column,
             plan=plan,
             fragment_ids=part,
-            centroids_PD=state.centroids_PD,
-            model=state.model,
+            centroids_PD=alike.centroids_PD,
+            model=alike.model,
             options=dict(dataset.latest_storage_options() or {}),
         )
         for part in parts

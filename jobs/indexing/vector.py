@@ -7,7 +7,7 @@ from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
-from clipmill.jobs.indexing.segments import Builder, Checkpoint, add_segment, build_in_segments, groups, rotation
+from clipmill.jobs.indexing.segments import Builder, add_segment, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
 from clipmill.jobs.table import memory
 from clipmill.schemas.words import counted
@@ -46,23 +46,17 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
 
 def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> None:
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
-    state = Checkpoint(builder.tables, column, "at once") if plan.kind == "IVF_RQ" else None
     with contextlib.ExitStack() as stack:
         if plan.num_partitions > 1:
             builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
             centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
             memory.give_back()  # what training took is not added to what building takes
             options |= stack.enter_context(assigned(dataset, column, centroids_PD))
-            if state is not None:
-                options["rabitq_model"] = rotation(dataset, column, plan)
-                state.begin(centroids_PD, options["rabitq_model"])
         if plan.kind == "IVF_RQ":
             options["num_bits"] = plan.bits
         builder.tell(f"{column}: building {plan.kind}")
         name = index_name(dataset, column)
         dataset.create_index(column, plan.kind, name=name, metric="cosine", replace=True, **options)
-    if state is not None:
-        state.finish()
 
 
 def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:

@@ -34,7 +34,7 @@ def nearest(
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
-    if warm is not None and (few or exact or index is None or _cheap(snapshot, index, road, matches)):
+    if warm is not None and (few or index is None or not road.use_index or _cheap(snapshot, index, road, matches)):
         return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
     kept = matches is not None and matches <= max(MOST_READ, depth)
     if predicate and kept and not road.use_index and fits(snapshot, column):

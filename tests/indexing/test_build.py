@@ -1,9 +1,11 @@
 """Building: in one go, in segments, killed half way, over an older index, with deletes and new rows; nothing lost."""
 
+import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.workers.store.uri import quote
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
@@ -281,26 +283,28 @@ def check_all_in_the_index(uri: str, parts: int) -> None:
         assert row["_rowid"] in hits["_rowid"].to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("options", "known"),
-    [
-        (IN_SEGMENTS, "as built"),
-        (IndexOptions(kind="ivf_rq"), "as built"),
-        (IN_SEGMENTS, "gone"),
-        (IN_SEGMENTS, "other"),
-    ],
-)
+def made_in_segments(uri: str) -> None:
+    build_index(uri, IN_SEGMENTS)
+
+
+def made_again_and_restored(uri: str) -> None:
+    """What lies beside the table is then of another index than the one that lives: a rotation is drawn anew."""
+    build_index(uri, IN_SEGMENTS)
+    version = lance.dataset(f"{uri}.lance").version
+    build_index(uri, replace(IN_SEGMENTS, rebuild=True))
+    lance.dataset(f"{uri}.lance", version=version).restore()
+
+
+def made_by_another(uri: str) -> None:
+    lance.dataset(f"{uri}.lance").create_index("vector", "IVF_RQ", metric="cosine", num_partitions=2, num_bits=5)
+
+
+@pytest.mark.parametrize("make", [made_in_segments, made_again_and_restored, made_by_another])
 def test_new_rows_are_a_part_of_the_index_and_parts_are_merged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: IndexOptions, known: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
 ) -> None:
-    """Where it is known what the index was built with the part is built here; else by Lance. Both are merged alike."""
     uri = several_fragments(tmp_path)
-    build_index(uri, options)
-    state = Path(f"{uri}.lance/_clipmill/index-vector.npy")
-    if known == "gone":
-        state.with_suffix(".json").unlink()
-    elif known == "other":
-        np.save(state, np.load(state)[:, ::-1].copy())
+    make(uri)
     built: list[tuple[int, ...]] = []
 
     def noted(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
@@ -309,11 +313,74 @@ def test_new_rows_are_a_part_of_the_index_and_parts_are_merged(
 
     in_turn = segments.in_turn
     monkeypatch.setattr(segments, "in_turn", noted)
-    for turn, parts in enumerate([2, 3, 4, 1] if known == "as built" else [2, 3]):
+    for turn, parts in enumerate([2, 3, 4, 1]):
         append(uri, TableOptions(rows=120, start=2800 + 120 * turn))
         assert build_index(uri, IndexOptions(measure_recall=False)).vectors[0].done == "extended"
         check_all_in_the_index(uri, parts)
-    assert built == ([(4,), (5,), (6,), (7,)] if known == "as built" else [])
+    assert built == [(4,), (5,), (6,), (7,)]
+
+
+def test_a_compaction_while_new_rows_are_added_leaves_them_to_lance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = several_fragments(tmp_path)
+    made_in_segments(uri)
+    for start in (2800, 2920):
+        append(uri, TableOptions(rows=120, start=start))
+
+    def disturbed(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        for built in list(in_turn(tasks)):
+            lance.dataset(f"{uri}.lance").optimize.compact_files(target_rows_per_fragment=10_000)
+            yield built
+
+    in_turn = segments.in_turn
+    monkeypatch.setattr(segments, "in_turn", disturbed)
+    assert build_index(uri, IndexOptions(measure_recall=False)).vectors[0].done == "extended"
+    check_all_in_the_index(uri, 2)
+
+
+def test_a_compaction_while_an_index_is_built_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = several_fragments(tmp_path)
+
+    def disturbed(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        yield from list(in_turn(tasks))
+        lance.dataset(f"{uri}.lance").optimize.compact_files(target_rows_per_fragment=10_000)
+
+    in_turn = segments.in_turn
+    monkeypatch.setattr(segments, "in_turn", disturbed)
+    with pytest.raises(ClipmillError, match="another writer changed"):
+        build_index(uri, IN_SEGMENTS)
+    monkeypatch.setattr(segments, "in_turn", in_turn)
+    build_index(uri, IN_SEGMENTS)
+    check_complete(uri)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b'{"key": ', b'{"key": "KEY"}', b'{"key": "KEY", "model": 1, "segments": {}}']
+)
+@pytest.mark.parametrize("numbers", ["as they were", "cut off", "pickled"])
+def test_a_damaged_note_of_a_killed_build_means_that_it_begins_anew(
+    tmp_path: Path, damage: bytes, numbers: str
+) -> None:
+    note, npy = Path(f"{tmp_path}/t.lance/_clipmill/index-vector.json"), io.BytesIO()
+    np.save(npy, np.eye(3, dtype=object if numbers == "pickled" else np.float32))
+    note.parent.mkdir(parents=True)
+    note.with_suffix(".npy").write_bytes(npy.getvalue()[: -4 if numbers == "cut off" else None])
+    note.write_bytes(damage)
+    tables = Tables.at(f"{tmp_path}/t")
+    assert segments.Checkpoint(tables, "vector", "k").centroids_PD is None
+    note.write_bytes(b'{"key": "k", "model": "m", "segments": {"0": "{}"}}')
+    assert segments.Checkpoint(tables, "vector", "k").centroids_PD is None
+    note.write_bytes(b'{"key": "k", "model": "m", "segments": {}}')
+    whole = segments.Checkpoint(tables, "vector", "k").centroids_PD
+    assert (whole is not None) == (numbers == "as they were")
+
+
+def test_no_temporary_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = several_fragments(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="temporary folder"):
+        build_index(uri, IndexOptions(kind="ivf_rq"))
 
 
 def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,4 +21,8 @@ def test_an_index_is_extended_until_the_table_has_outgrown_it() -> None:
     old = VectorPlan(kind="IVF_RQ", num_partitions=100, bits=5)
     assert VectorPlan(kind="IVF_RQ", num_partitions=300, bits=5).serves(old)
     assert not VectorPlan(kind="IVF_RQ", num_partitions=500, bits=5).serves(old)
+    # An older release made four times the square root; rows of which some were deleted since.
+    for rows in (16_800_000, 20_123_456, 100_000_000, 10**9):
+        older = VectorPlan(kind="IVF_RQ", num_partitions=min(rows // 1024, int(4 * rows**0.5), 65_536), bits=5)
+        assert plan_vector_index(rows * 9 // 10, 512, "ivf_rq", 10**12).serves(older)
     assert not VectorPlan(kind="IVF_RQ", num_partitions=100, bits=1).serves(old)

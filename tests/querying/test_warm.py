@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.query_data import write
-from clipmill.jobs.indexing.build import build_index
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying import nearest, roads, warm
 from clipmill.jobs.querying.open import Table, open_table
 from tests.tables import TableOptions, WordEngine, make_table
 
@@ -123,3 +124,28 @@ def test_words_are_embedded_anew_by_another_model(uri: str) -> None:
     table.snapshot.fingerprint = lambda _: other.fingerprint  # type: ignore[method-assign]
     hits(table)
     assert other.texts_seen == 1
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_what_few_of_a_large_table_pass_is_read_once_or_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_hand: bool
+) -> None:
+    """As of ten million rows 12,001 to 20,000: too many for any table, few of so large a one."""
+    uri = make_table(tmp_path, TableOptions(rows=6000))
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    for module, name, value in (
+        (roads, "EXACT_MATCHES", 20),
+        (nearest, "EXACT_ROWS", 40),
+        (roads, "_READING_COST", 30),
+    ):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(roads, "MAX_PROPOSED", 500)
+    table = open_table(uri, engine=WordEngine())
+    assert not at_hand or table.warm()
+    reads: list[str] = []
+    real = warm._batches
+    monkeypatch.setattr(warm, "_batches", lambda *given: [reads.append(given[2]), real(*given)][1])
+    answers = [table.search("red dog", k=10, where="views < 150", columns=("id",))["id"].to_pylist() for _ in range(2)]
+    assert len(reads) == (0 if at_hand else 1)
+    exact = table.search("red dog", k=10, where="views < 150", columns=("id",), exact=True)["id"].to_pylist()
+    assert answers == [exact, exact]
