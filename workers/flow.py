@@ -4,6 +4,7 @@ Nothing here knows what an image is; the unit loop says how heavy an item is and
 """
 
 import heapq
+import math
 import queue
 import threading
 import time
@@ -87,6 +88,9 @@ class ReadAhead(Generic[T]):
         self._thread.join()
 
 
+ALONE_S = 15.0
+
+
 class Turns:
     """A lock that goes to whoever came first of all, not to whoever waited longest.
 
@@ -96,8 +100,10 @@ class Turns:
 
     def __init__(self, at_once: int = 1, *, one_first: bool = False) -> None:
         """`one_first`: one at a time until `all_at_once`, so that the first unit has the device for itself and ends
-        before the others: somebody waits for its rows."""
+        before the others: somebody waits for its rows. Not longer than `ALONE_S`: a large unit takes hours, and units
+        side by side get more done."""
         self.most = at_once
+        self._alone_until_s = math.inf
         self.at_once = self._free = 1 if one_first else at_once
         self._changed = threading.Condition()
         self._waiting: list[int] = []
@@ -110,13 +116,19 @@ class Turns:
 
     def all_at_once(self) -> None:
         with self._changed:
-            self._free += self.most - self.at_once
-            self.at_once = self.most
-            self._changed.notify_all()
+            self._open()
+
+    def _open(self) -> None:
+        self._free += self.most - self.at_once
+        self.at_once = self.most
+        self._changed.notify_all()
 
     @contextmanager
     def turn(self, rank: int) -> Iterator[None]:
         with self._changed:
+            if self.at_once < self.most and time.monotonic() > self._alone_until_s:
+                self._open()
+            self._alone_until_s = min(self._alone_until_s, time.monotonic() + ALONE_S)
             heapq.heappush(self._waiting, rank)
             while not self._free or self._waiting[0] != rank:
                 self._changed.wait()

@@ -9,6 +9,8 @@ import pytest
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec
+from clipmill.workers.clip import known as known_module
+from clipmill.workers.clip import load as load_module
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.engine import ClipEngine
 from clipmill.workers.clip.kept import Kept
@@ -166,13 +168,30 @@ def test_weights_that_only_look_the_same_are_hashed(
     assert len(computed) == 4
 
 
-@pytest.mark.parametrize("how", ["no home", "a file in the way"])
+def test_a_model_that_comes_to_be_fp32_is_built_no_oftener_the_second_time(
+    vit: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    real = load_module.build_model
+    monkeypatch.setattr(load_module, "build_model", lambda *given: (built.append("once"), real(*given))[1])
+    monkeypatch.setattr(known_module, "build_model", load_module.build_model)
+    monkeypatch.setattr("clipmill.workers.clip.build.native_bf16", lambda _: True)
+    monkeypatch.setattr(selfcheck, "AUTO_MIN_COSINE", 1.1)
+    for turn in (1, 2, 3):
+        assert load(vit).fingerprint.provenance["precision"] == "fp32"
+        assert len(built) == 2 * turn
+
+
+@pytest.mark.parametrize("how", ["no home", "an empty home", "a file in the way"])
 def test_where_nothing_can_be_kept_all_is_as_before(
     vit: Path, own_cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "no home":
         monkeypatch.setenv("XDG_CACHE_HOME", "")
         monkeypatch.setattr(Path, "home", _no_home)
+    elif how == "an empty home":
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        monkeypatch.setenv("HOME", "")
     else:
         own_cache.write_text("")
     for _ in range(2):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from clipmill.workers import flow
 from clipmill.workers.flow import Turns
 
 
@@ -81,6 +82,17 @@ def test_the_first_is_alone_until_it_has_ended() -> None:
     for thread in threads:
         thread.join(20)
     assert inside.acquire(timeout=20)
+
+
+def test_a_large_first_unit_is_not_alone_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "ALONE_S", 0.05)
+    turns = Turns(2, one_first=True)
+    first, at_once = turns.rank(), []
+    for _ in range(3):
+        with turns.turn(first):
+            at_once.append(turns.at_once)
+            time.sleep(0.03)
+    assert at_once == [1, 1, 2]
 
 
 def test_a_turn_ends_with_an_error_too() -> None:

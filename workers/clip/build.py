@@ -85,6 +85,7 @@ def build_engine(
         floor = selfcheck.AUTO_MIN_COSINE
         cosine = selfcheck.least_cosine(known.reference(fast, floor), fast) if is_auto else 1.0
         if not is_auto or cosine >= floor:
+            known.keep()
             return engine
         # Some models, most of all untrained ones, amplify rounding.
         reason = f"in {precision} its least cosine to reference open_clip is {cosine:.5f}"

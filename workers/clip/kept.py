@@ -60,8 +60,9 @@ class Kept:
 
     def is_likely(self) -> bool:
         """Whether there is a file for a model like this one, of whatever weights: their hash takes a while."""
-        with _opened() as folder:
+        with _opened() as folder, contextlib.suppress(OSError):
             return folder is not None and any(name.startswith(self.key) for name in os.listdir(folder))
+        return False
 
     def read(self, weights: str) -> selfcheck.Reference | None:
         """`weights`: their hash."""
@@ -96,7 +97,11 @@ class Kept:
 def _folder() -> Path:
     """Raises RuntimeError where there is no home."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "clipmill" / "references"
+    if os.path.isabs(home):
+        return Path(home) / "clipmill" / "references"
+    if os.environ.get("HOME") == "":  # taken for the root of all folders
+        raise RuntimeError("no home")
+    return Path.home() / ".cache" / "clipmill" / "references"
 
 
 @contextlib.contextmanager
@@ -134,7 +139,8 @@ def _put(folder: int, name: str, content: bytes) -> None:
     os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
     by_age = sorted(os.listdir(folder), key=lambda one: os.stat(one, dir_fd=folder, follow_symlinks=False).st_mtime_ns)
     for one in by_age[:-_MOST_FILES]:
-        os.unlink(one, dir_fd=folder)
+        with contextlib.suppress(OSError):  # a folder, which is somebody's else
+            os.unlink(one, dir_fd=folder)
 
 
 def _which(checkpoint: Path | None) -> list[Any]:

@@ -22,11 +22,20 @@ class Known:
         self._kept = Kept.of(loaded, device, words=words)
         self._loaded, self._device, self._words = replace(loaded, model=None), device, words
         self._reference: selfcheck.Reference | None = None
+        self._is_new = False
 
     def look_ahead(self, model: Any) -> None:
-        """Compute the reference with the model that is loaded, unless it seems to be kept: later it takes another."""
+        """Compute the reference with the model that is loaded, unless it seems to be kept: later it takes another.
+        `keep` is for the case that low precision will do: a model that comes to be fp32 is better off without, because
+        it would be found out only once it has been made ready in vain."""
         if not self._kept.is_likely():
-            self._compute(model)
+            self._reference, self._is_new = self._computed(model), True
+
+    def keep(self) -> None:
+        """What was computed, for the next start."""
+        if self._is_new and self._reference is not None:
+            self._kept.write(self.weights(), self._reference)
+            self._is_new = False
 
     def reference(self, own: selfcheck.Reference, floor: float) -> selfcheck.Reference:
         """What an engine's `own` vectors are compared with: what is kept where that agrees with them at this cosine;
@@ -36,11 +45,12 @@ class Known:
             if kept is not None and selfcheck.least_cosine(kept, own) >= floor:
                 self._reference = kept
             else:
-                self._compute(build_model(self._loaded.resolved, self._loaded.library))
-        assert self._reference is not None
+                built = build_model(self._loaded.resolved, self._loaded.library)
+                self._reference, self._is_new = self._computed(built), True
+                self.keep()
         return self._reference
 
-    def _compute(self, model: Any) -> None:
+    def _computed(self, model: Any) -> selfcheck.Reference:
         """`model`: as loaded, and nothing changed."""
         loaded, device = self._loaded, self._device
         pages, model = file_pages(loaded.resolved, model), model.to(device)
@@ -54,7 +64,4 @@ class Known:
             of_pictures, lambda: selfcheck.reference_of_texts(model, loaded.tokenizer, device)
         )
         pages.let_go()
-        self._reference = selfcheck.Reference(
-            images_ND=texts_ND[:0] if images_ND is None else images_ND, texts_ND=texts_ND
-        )
-        self._kept.write(self.weights(), self._reference)
+        return selfcheck.Reference(images_ND=texts_ND[:0] if images_ND is None else images_ND, texts_ND=texts_ND)
