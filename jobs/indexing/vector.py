@@ -45,10 +45,10 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
 
 
 def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> None:
+    builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
     with contextlib.ExitStack() as stack:
         if plan.num_partitions > 1:
-            builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
             centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
             memory.give_back()  # what training took is not added to what building takes
             options |= stack.enter_context(assigned(dataset, column, centroids_PD))
