@@ -96,11 +96,12 @@ def build_index(
     for column in options.columns:
         if column not in names:
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
-    done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
-    dataset.checkout_latest()
-    with _builder(tables, dataset, options, tell) as builder, _told_of_others(table):
-        columns = options.columns or _indexed(dataset, names)
-        reports = [_build_vector(dataset, column, options, builder) for column in columns]
+    with _told_of_others(table):
+        done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
+        dataset.checkout_latest()
+        with _builder(tables, dataset, options, tell) as builder:
+            columns = options.columns or _indexed(dataset, names)
+            reports = [_build_vector(dataset, column, options, builder) for column in columns]
     dataset.checkout_latest()
     return IndexReport(table=table, version=dataset.version, vectors=reports, scalar=done)
 

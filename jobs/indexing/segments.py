@@ -30,7 +30,7 @@ from clipmill.schemas.words import counted
 
 Tell = Callable[[str], None]
 
-_STATE_BYTES = 1_000_000_000  # of what a build notes beside the table, at most
+_NOTE_BYTES, _CENTROIDS_BYTES = 64_000_000, 1_000_000_000  # of what a build keeps beside the table, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +96,10 @@ class Checkpoint:
         from clipmill.workers.store.storage import get_bytes
 
         try:
-            state = json.loads(get_bytes(f"{self._base}.json", self._storage, max_bytes=_STATE_BYTES))
+            state = json.loads(get_bytes(f"{self._base}.json", self._storage, max_bytes=_NOTE_BYTES))
             if state["key"] != self._key:
                 return
-            content = get_bytes(f"{self._base}.npy", self._storage, max_bytes=_STATE_BYTES)
+            content = get_bytes(f"{self._base}.npy", self._storage, max_bytes=_CENTROIDS_BYTES)
             model, segments = state["model"], state["segments"]
             for segment in segments.values():
                 from_json(segment)
@@ -227,7 +227,7 @@ def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -
     return True
 
 
-def _built_with(dataset: Any, name: str, plan: VectorPlan) -> "BuiltWith | None":
+def _built_with(dataset: Any, name: str, plan: VectorPlan) -> BuiltWith | None:
     """What all parts of the live index have: whatever lies beside the table may be of another one."""
     centroids = dataset.get_ivf_model(name).centroids
     parts = [part.get("sub_index") or {} for part in dataset.stats.index_stats(name).get("indices") or []]
@@ -253,7 +253,7 @@ def _name(part: tuple[int, ...]) -> str:
 
 
 def _tasks(
-    dataset: Any, column: str, plan: VectorPlan, alike: "BuiltWith", parts: Sequence[tuple[int, ...]]
+    dataset: Any, column: str, plan: VectorPlan, alike: BuiltWith, parts: Sequence[tuple[int, ...]]
 ) -> list[SegmentTask]:
     return [
         SegmentTask(
