@@ -174,6 +174,8 @@ def test_two_fills_at_once(world: World) -> None:
                 alive.take(poll_s=0.2)
             finally:
                 holder._stop.set()
+                assert holder._thread is not None
+                holder._thread.join(20)  # it may be renewing, and a renewal between the next two lines is a conflict
         dataset, _ = other._read()
         other.epoch = 99
         assert other._swap(dataset)
