@@ -299,9 +299,8 @@ class JobFile(Strict):
     @field_validator("table")
     @classmethod
     def _table_name(cls, value: str) -> str:
-        database, _, name = value.rstrip("/").rpartition("/")
-        if not database or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
-            raise ValueError(f"'{value}' is not <database uri>/<name>, such as s3://lake/db/images")
+        if why := refused_table(value):
+            raise ValueError(why)
         return value.rstrip("/")
 
     @field_validator("heads")
@@ -321,6 +320,17 @@ class JobFile(Strict):
         if self.source.orientation is not None and ORIENTATION in self.heads:
             raise ValueError(f"{_TAKEN}; call the head otherwise")
         return self
+
+
+def refused_table(address: str) -> str:
+    """Why no table is made at this address; empty where one can be. `__` parts a table's name from what lies beside
+    it (`jobs.table.tables`)."""
+    database, _, name = address.rstrip("/").rpartition("/")
+    if not database or not name:
+        return f"'{address}' is not <database uri>/<name>, such as s3://lake/db/images"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or "__" in name:
+        return f"'{name}' cannot be a table's name: letters, digits, dots, - and single _, a letter or digit first"
+    return ""
 
 
 def refused_head_name(name: str) -> str:

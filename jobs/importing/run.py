@@ -38,7 +38,7 @@ from clipmill.jobs.table.proof import PROVEN, UNPROVEN, is_unproven, marked, met
 from clipmill.jobs.table.tables import Tables, new_id
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.schemas import columns
-from clipmill.schemas.config import Storage
+from clipmill.schemas.config import Storage, refused_table
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.secrets import masked
@@ -52,7 +52,10 @@ SAY_EVERY_S = 10.0
 
 def import_vectors(table: str, options: ImportOptions, storage: Storage, *, say: Say = lambda text: None) -> Imported:
     """Raises UserError where the files, the model or the table do not fit, LeaseHeld, LeaseLost, SourceChanged."""
-    return _Import(Tables.at(table, storage), options, storage, say).run()
+    tables = Tables.at(table, storage)
+    if why := refused_table(table):
+        raise UserError(why, "give --to another name, such as s3://lake/db/images")
+    return _Import(tables, options, storage, say).run()
 
 
 @dataclass(slots=True)

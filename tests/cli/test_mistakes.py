@@ -63,6 +63,11 @@ TYPED: dict[str, tuple[str, str]] = {
     "evaluate TABLE --plot HERE/none/plot.svg": ("there is no folder 'HERE/none'", "--help"),
     "demo --out HERE/notes.txt": ("notes.txt is not a folder", "--out"),
     "demo --out /proc/demo": ("/proc/demo cannot be", "--out"),
+    "import OTHER.lance --to HERE/db/a__units --model stub": (
+        "'a__units' cannot be a table's name: letters, digits, dots, - and single _",
+        "another name",
+    ),
+    "import OTHER.lance --to HERE/db/naïve --model stub": ("'naïve' cannot be a table's name", "another name"),
     # files to read
     "export TABLE --to HERE/out --ids HERE/picture.jpg": ("picture.jpg is no UTF-8 text", "one id a line"),
     "export TABLE --to HERE/out --ids HERE/none.txt": ("none.txt' does not exist", "--help"),

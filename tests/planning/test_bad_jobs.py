@@ -69,7 +69,16 @@ BAD: dict[str, tuple[str, str, str]] = {
     "not a number": (GOOD + "commit: {every_s: .nan}\n", "'commit.every_s' must be", "every_s"),
     "unknown precision": (GOOD + "model: {precision: bf17}\n", "must be one of auto, fp32, bf16", "bf16`?"),
     "table without a database": (GOOD.replace("{out}/db/images", "images"), "'images' is not <database uri>", "table:"),
-    "table with a reserved name": (GOOD.replace("db/images", "db/a__units"), "is not <database uri>/<name>", "table:"),
+    "table with a reserved name": (
+        GOOD.replace("db/images", "db/a__units"),
+        "'a__units' cannot be a table's name",
+        "table:",
+    ),
+    "table with a blank in its name": (
+        GOOD.replace("db/images", "db/my images"),
+        "'my images' cannot be a table's name: letters",
+        "table:",
+    ),
     "unknown id": (GOOD + "  id: name\n", "'name' is none of uri, key, content, column:NAME", "`id: uri`"),
     "kept column with a taken name": (GOOD + "  keep: {tags: string}\n", "'tags' is a column of the table", "keep"),
     "kept column of unknown type": (GOOD + "  keep: {a: varchar}\n", "'source.keep.a' must be one of", "keep"),
