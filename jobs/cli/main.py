@@ -207,7 +207,8 @@ def _usage(error: click.UsageError) -> tuple[str, str]:
     text = (text[:1].lower() + text[1:]).rstrip(".")
     where = error.ctx.command_path if error.ctx else "clipmill"
     hint = f"`{where} --help` shows how it is used"
-    if "unexpected extra argument" in text:
+    takes_words = error.ctx is not None and any(param.name == "text" for param in error.ctx.command.params)
+    if takes_words and "unexpected extra argument" in text:
         hint = f'words that belong together take quotes, such as "a red shoe"; {hint}'
     return text, getattr(error, "hint", hint)
 

@@ -107,10 +107,12 @@ def _mixed(kind: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _vector(schema: pa.Schema, found: str, uri: str) -> str:
-    able = [f.name for f in schema if is_vector(f.type)]
-    found = found or (able[0] if len(able) == 1 else "")
-    if found in able:
+    if found and is_vector(schema.field(found).type):
         return found
+    # Of the names of our own columns only those of `VECTORS` hold a picture's vector; `tag_scores` are floats too.
+    able = [f.name for f in schema if is_vector(f.type) and f.name not in RESERVED]
+    if not found and len(able) == 1:
+        return str(able[0])
     what = f"column {found} of {uri} holds {schema.field(found).type}" if found else f"{uri} has no column of vectors"
     hint = f"name it: --vector {' or '.join(able)}" if able else f"a column of lists of floats; {_its(schema)}"
     raise UserError(what if found or not able else f"{uri} has several columns of vectors", hint)

@@ -265,7 +265,8 @@ class Table:
         vectors = dict(zip(found["id"].to_pylist(), found[column].to_pylist(), strict=True))
         for row_id in ids:
             if row_id not in vectors:
-                raise UserError(f"there is no row with id {row_id!r}", "ids are exact; list some with a search")
+                hint = "ids are exact; list some with a search; a picture in a file is an image, no id"
+                raise UserError(f"there is no row with id {row_id!r}", hint)
             if vectors[row_id] is None:
                 raise UserError(f"the row {row_id!r} has no {column}", "choose another row")
         return unit_rows(tuple(np.asarray(vectors[i], dtype=np.float32) for i in ids), snapshot.dim(column))

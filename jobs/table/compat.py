@@ -186,9 +186,10 @@ def check_vocabulary(schema: pa.Schema, mine: Vocabulary | None, column: str = "
     if (theirs["hash"] if theirs else None) != (mine.hash if mine else None):
         was = f"vocabulary '{theirs['name']}'" if theirs else "no vocabulary"
         now = f"vocabulary '{mine.name}'" if mine else "none"
+        same = "put the table's vocabulary into" if theirs else "leave `tags.vocabulary` out of"
         changed = " with other labels or templates" if theirs and mine and theirs["name"] == mine.name else ""
         raise UserError(
             f"the table's tags were made with {was}, the job names {now}{changed}",
-            "put the table's vocabulary into the job file, or give the job another table name"
+            f"{same} the job file, or give the job another table name"
             + ("; `clipmill retag TABLE --vocabulary FILE` gives the rows that are there the new tags" if mine else ""),
         )

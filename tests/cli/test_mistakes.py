@@ -75,6 +75,8 @@ TYPED: dict[str, tuple[str, str]] = {
     "plan HERE/absent-list.yaml": ("HERE/absent.csv", "check the spelling, and the folder"),
     # words and filters
     "search TABLE a red shoe": ("unexpected extra arguments (red shoe)", 'quotes, such as "a red shoe"'),
+    "tags TABLE red": ("unexpected extra argument (red)", "`clipmill tags --help` shows"),
+    "search TABLE --like HERE/picture.jpg": ("there is no row with id", "a picture in a file is an image, no id"),
     "search TABLE --where tags='red'": ("the filter cannot be used", "array_has_any(tags, ['shoe'])"),
     "search TABLE --where widht>3": ("names widht, which is no column", "did you mean width?"),
     "search TABLE --where width>": ("the filter cannot be used", "filters are SQL"),

@@ -86,6 +86,18 @@ def test_columns_of_the_wrong_kind_are_refused_before_anything_is_written(
     assert not (tmp_path / "db").exists()
 
 
+def test_a_tables_own_scores_of_tags_are_not_taken_for_vectors(tmp_path: Path) -> None:
+    """What `export` writes without --column: all but the vectors. All nulls, they made an empty table of rejects."""
+    file = write(tmp_path / "out", tag_scores=pa.nulls(4, pa.list_(pa.float32())))
+    whole = pq.read_table(file)
+    pq.write_table(whole.drop_columns("vector"), file)
+    with pytest.raises(UserError, match=r"a\.parquet has no column of vectors"):
+        bring(tmp_path)
+    assert not (tmp_path / "db").exists()
+    pq.write_table(whole.rename_columns({"vector": "mine"}), file)
+    assert bring(tmp_path).rows == 4  # nor are those one column of vectors too many
+
+
 def test_a_later_file_with_another_kind_is_refused_too(tmp_path: Path) -> None:
     write(tmp_path / "out", part=[1, 2, 3, 4])
     write(tmp_path / "out", "b", ids=range(4, 8), part=["x"] * 4)

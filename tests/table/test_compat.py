@@ -131,6 +131,7 @@ def test_tags_of_another_vocabulary(stored: Vocabulary | None, mine: Vocabulary 
     with pytest.raises(UserError, match=said) as error:
         compat.check_vocabulary(schema(vocabulary=stored), mine)
     assert "another table name" in error.value.hint
+    assert ("leave `tags.vocabulary` out" in error.value.hint) == (stored is None)
 
 
 def test_the_vocabularys_name_alone_is_no_difference() -> None:
