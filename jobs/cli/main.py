@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing o
 5 somebody else holds the table: later; 130 interrupted; 1 anything else.
 """
 
+import gc
 import importlib
 import logging
 import os
@@ -225,7 +226,9 @@ def _fail(message: str, hint: str, code: int) -> int:
 def main() -> NoReturn:
     """Entry point of the console script."""
     end_as_ctrl_c_does()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # or Python looks for cycles among all that was imported, several times, before it ends
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,9 @@ committed, and the next run or night goes on. What cannot be filled never undoes
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipmill.jobs.migrating.beside_derived import fill_columns
-from clipmill.jobs.migrating.fill import Hook, no_hook
-from clipmill.jobs.migrating.reembed import Reembedded, reembed
-from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
@@ -21,6 +18,10 @@ from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.secrets import masked
 from clipmill.schemas.words import counted
+
+if TYPE_CHECKING:
+    from clipmill.jobs.migrating.fill import Hook
+    from clipmill.jobs.migrating.reembed import Reembedded
 
 Say = Callable[[str], None]
 
@@ -49,12 +50,12 @@ def fill_sets(
     say: Say,
     address: str | None = None,
     num_cpus: int | None = None,
-    hook: Hook = no_hook,
+    hook: "Hook | None" = None,
 ) -> tuple[Beside, ...]:
     """Fill what is left of every set of the job's table; nothing is started where nothing is. `hook` is called at each
     step of `migrating.fill`. Raises only what the store says where even the table cannot be read."""
     tables = Tables.at(job.table, job.storage)
-    how = {"address": address, "num_cpus": num_cpus, "hook": hook}
+    how = {"address": address, "num_cpus": num_cpus} | ({"hook": hook} if hook else {})
     found: list[Beside] = []
     for slug in sets_in(tables.open().schema):
         before = sets.coverage(tables, tables.open(), slug)
@@ -76,6 +77,9 @@ def with_sets(summary: Summary, job: JobFile, *, say: Say, address: str | None =
 
 
 def _filled(tables: Tables, slug: str, how: dict[str, Any], say: Say) -> Beside:
+    from clipmill.jobs.migrating.reembed import reembed  # with all of a job's machinery: only where a set lacks rows
+    from clipmill.jobs.migrating.reembed_plan import ReembedOptions
+
     done: Reembedded | None = None
     note = ""
     try:
@@ -95,7 +99,7 @@ def _filled(tables: Tables, slug: str, how: dict[str, Any], say: Say) -> Beside:
     return _beside(sets.coverage(tables, tables.open(), slug), done, note)
 
 
-def _beside(now: sets.Coverage, done: Reembedded | None = None, note: str = "") -> Beside:
+def _beside(now: sets.Coverage, done: "Reembedded | None" = None, note: str = "") -> Beside:
     return Beside(
         set=now.slug,
         model=f"{now.model} {now.pretrained}".strip(),

@@ -5,18 +5,15 @@ Nothing but what the columns' metadata names is needed (`table.again`). Where th
 rows stay without, and it is told: what the run did is whole.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
-from clipmill.jobs.migrating.retag import derived_tags
-from clipmill.jobs.migrating.set_heads import derived_scores
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import compat
-from clipmill.jobs.table.again import head_again, tagger_again
 from clipmill.jobs.table.heads import check_fit, without_scores
 from clipmill.jobs.table.sets import fingerprint_of
 from clipmill.jobs.table.tables import Tables
@@ -24,7 +21,13 @@ from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost, UserError
 from clipmill.schemas.secrets import masked
 from clipmill.schemas.words import counted
-from clipmill.workers.engine import Engine
+
+if TYPE_CHECKING:
+    from clipmill.jobs.committing.derived import Derived
+    from clipmill.workers.engine import Engine
+
+Say = Callable[[str], None]
+Step = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,8 @@ def fill_columns(tables: Tables, command: str, say: Say, step: Step = lambda _: 
 
 
 def _filled(tables: Tables, lease: Lease, column: str, say: Say, step: Step) -> Followed:
+    from clipmill.jobs.committing.derived import Derivation  # as all that makes a column: only where rows lack one
+
     new, note = 0, ""
     try:
         new = Derivation(tables, lease, _derived(tables, column), say, step).fill()
@@ -102,7 +107,11 @@ def _told(one: Followed, say: Say) -> Followed:
     return one
 
 
-def _derived(tables: Tables, column: str) -> Derived:
+def _derived(tables: Tables, column: str) -> "Derived":
+    from clipmill.jobs.migrating.retag import derived_tags
+    from clipmill.jobs.migrating.set_heads import derived_scores
+    from clipmill.jobs.table.again import head_again, tagger_again
+
     schema = tables.open().schema
     slug = column.partition("__")[2]
     if slug in sets_in(schema):
@@ -118,7 +127,7 @@ def _derived(tables: Tables, column: str) -> Derived:
             f"clipmill retag TABLE --vocabulary FILE --as {slug}",
         )
 
-    def engine() -> Engine:
+    def engine() -> "Engine":
         from clipmill.jobs.querying.encoder import engine_for  # loads torch and the model
 
         return engine_for(fingerprint)

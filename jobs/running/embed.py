@@ -5,17 +5,14 @@ Running it again resumes, or says in seconds that there is nothing to do and wri
 
 import time
 
-from clipmill.jobs.committing import head_columns, heal
+from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.planning.arithmetic import model_dim
 from clipmill.jobs.planning.listing import Listing, list_source
 from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
-from clipmill.jobs.running.leaving import leave_only, needs_no_worker
-from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.options import Options, new_run_id
-from clipmill.jobs.running.run import run_units
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import compat, heads, memory
 from clipmill.jobs.table.errors import check_folder
@@ -73,6 +70,9 @@ def run(job: JobFile, options: Options) -> Summary:
         plan = context.plan(read_ledger(tables))
         if rows is not None and _nothing_to_do(context, plan):
             return _idle(context, plan)
+        from clipmill.jobs.running.leaving import leave_only, needs_no_worker  # of no use to a run with nothing to do
+        from clipmill.jobs.running.run import run_units
+
         model_names.check(job.model.spec(), here=options.address is None)
         if tables.exists("runs"):
             context.take_lease()
@@ -107,6 +107,10 @@ def _nothing_to_do(context: RunContext, plan: Plan) -> bool:
 
 def _refresh_heads(context: RunContext) -> dict[str, int]:
     """Of a table to which nothing is added: a head that is new or changed, from the vectors that are there."""
+    if not context.heads:
+        return {}
+    from clipmill.jobs.committing import head_columns
+
     if not head_columns.behind(context.tables.open(), context.heads):
         return {}
     context.take_lease()
@@ -117,7 +121,10 @@ def _refresh_heads(context: RunContext) -> dict[str, int]:
 
 def _idle(context: RunContext, plan: Plan) -> Summary:
     """Nothing to embed; publishes where that was asked for and readers do not see the newest version yet."""
-    idle(context)
+    if context.options.metrics is not None:
+        from clipmill.jobs.running.meter import idle
+
+        idle(context)
     options, left_out = context.options, ledger_left_out(plan.ledger)
     merge(left_out, context.listing.left_out)
     try:

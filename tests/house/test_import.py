@@ -15,6 +15,10 @@ LATE = (
 MOST_S = 0.05
 HEAVY_OF_HELP = ("torch", "open_clip", "ray", "lance", "lancedb", "pyarrow", "pandas", "s3fs", "fastapi", "requests")
 
+# With what they import more modules of ours than `embed` needs to see that there is nothing to do.
+_ROOMS = ("running.run", "running.meter", "migrating.reembed", "migrating.retag", "cluster", "indexing", "querying")
+OF_A_RUN = tuple(f"clipmill.jobs.{room}" for room in _ROOMS)
+
 
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -37,6 +41,22 @@ def test_the_command_line_that_only_helps_loads_nothing_heavy() -> None:
         f"print(*[name for name in {HEAVY_OF_HELP!r} if name in sys.modules])"
     )
     assert run(code).strip() == ""
+
+
+def test_an_embed_with_nothing_to_do_imports_nothing_of_a_run() -> None:
+    code = (
+        "import sys, clipmill.jobs.planning.jobfile, clipmill.jobs.running.embed, clipmill.jobs.migrating.beside\n"
+        f"print(*[name for name in sys.modules if name.startswith({OF_A_RUN!r})])"
+    )
+    assert run(code).strip() == ""
+
+
+def test_the_command_ends_without_looking_for_cycles() -> None:
+    code = (
+        "import atexit, gc, sys\nfrom clipmill.jobs.cli.main import main\nsys.argv = ['clipmill', '--version']\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\nmain()"
+    )
+    assert run(code).endswith("True\n")
 
 
 @pytest.mark.parametrize("name", [name for name in clipmill.__all__ if name != "__version__"])

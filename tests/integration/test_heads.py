@@ -84,7 +84,7 @@ def test_a_head_of_another_model_is_refused_before_anything_starts(here: Path, m
     def no_cluster(*_: object) -> None:
         pytest.fail("a cluster was started")
 
-    monkeypatch.setattr("clipmill.jobs.running.embed.run_units", no_cluster)
+    monkeypatch.setattr("clipmill.jobs.running.run.run_units", no_cluster)
     write_tar(here / "raw" / "1.tar", range(3, 5))
     wide = head_file(here / "wide.safetensors", 1, dim=512)
     other = head_file(here / "other.safetensors", 1, model="stub", weights_sha256="ab" * 32)
