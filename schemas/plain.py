@@ -7,12 +7,16 @@ from datetime import date, datetime
 from enum import Enum
 from typing import Any
 
+_PLAIN = (str, int, bool)
+
 
 def plain(value: Any) -> Any:
     """JSON values for anything clipmill prints: dataclasses, Arrow tables (as rows), enums, times, numpy scalars.
 
     NaN and infinity become null: JSON has neither.
     """
+    if value is None or type(value) in _PLAIN:  # most of what there is: first, since a server asks it of every value
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):

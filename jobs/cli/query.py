@@ -233,9 +233,7 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond this machine a token is needed.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535))
 @version_option
-@click.option(
-    "--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors, so that filters are fast."
-)
+@click.option("--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors and rows at hand.")
 @click.option("--no-originals", is_flag=True, help="Only thumbnails, never the full images.")
 @allow_source_option
 def serve(table: str, endpoint_url: str | None, region: str | None, version: str | None, **options: Any) -> None:

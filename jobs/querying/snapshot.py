@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.rows import HeldRows
 from clipmill.jobs.querying.vectors import HeldVectors, WarmVectors
 from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import LIVE, tags_of
@@ -78,11 +79,13 @@ class Snapshot:
         self.version: int = dataset.version
         self.schema: pa.Schema = dataset.schema
         self.warm: dict[str, WarmVectors] = {}
+        self.rows: HeldRows | None = None
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
         self._vector_indices: dict[str, VectorIndex | None] = {}
+        self._fingerprints: dict[str, Fingerprint] = {}
 
     @cached_property
     def num_rows(self) -> int:
@@ -95,7 +98,7 @@ class Snapshot:
         files = fragments[-1].data_files() if fragments else []
         return table_id(self.schema), self.version, files[0].path if files else ""
 
-    @property
+    @cached_property
     def models(self) -> dict[str, str]:
         """The model of each vector column that says which it is of."""
         vectors = [f.name for f in self.schema if FINGERPRINT_KEY in (f.metadata or {})]
@@ -104,23 +107,29 @@ class Snapshot:
 
     def fingerprint(self, column: str) -> Fingerprint:
         """Of a vector column. Raises UserError where there is no such column."""
-        metadata = self._vectors(column).metadata or {}
-        if FINGERPRINT_KEY not in metadata:
-            raise UserError(
-                f"the column {column} carries no fingerprint, so no text or image can be compared with it",
-                "search by vector or id, or embed the table with clipmill",
-            )
-        return Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+        if column not in self._fingerprints:
+            metadata = self._vectors(column).metadata or {}
+            if FINGERPRINT_KEY not in metadata:
+                raise UserError(
+                    f"the column {column} carries no fingerprint, so no text or image can be compared with it",
+                    "search by vector or id, or embed the table with clipmill",
+                )
+            self._fingerprints[column] = Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
+        return self._fingerprints[column]
 
     def dim(self, column: str) -> int:
         """Of a vector column. Raises UserError where there is no such column."""
         return int(self._vectors(column).type.list_size)
 
     def _vectors(self, column: str) -> pa.Field:
-        names = [f.name for f in self.schema if pa.types.is_fixed_size_list(f.type)]
-        if column not in names:
-            raise UserError(f"{column} is no vector column of the table", f"there is: {', '.join(names)}")
-        return self.schema.field(column)
+        if column not in self._vector_fields:
+            names = ", ".join(self._vector_fields)
+            raise UserError(f"{column} is no vector column of the table", f"there is: {names}")
+        return self._vector_fields[column]
+
+    @cached_property
+    def _vector_fields(self) -> dict[str, pa.Field]:
+        return {f.name: f for f in self.schema if pa.types.is_fixed_size_list(f.type)}
 
     def count(self, predicate: str | None) -> int:
         """Rows that pass a predicate; remembered, because pages and facets ask again and again."""
@@ -210,6 +219,10 @@ class Snapshot:
 
     def default_columns(self) -> tuple[str, ...]:
         """Everything a person reads: no vectors, no thumbnails, none of a set under way."""
+        return self._default_columns
+
+    @cached_property
+    def _default_columns(self) -> tuple[str, ...]:
         hidden = waiting(self.schema)
         return tuple(
             f.name
@@ -217,10 +230,18 @@ class Snapshot:
             if not pa.types.is_fixed_size_list(f.type) and not pa.types.is_binary(f.type) and f.name not in hidden
         )
 
+    def take(self, row_ids_K: npt.NDArray[np.uint64], columns: tuple[str, ...]) -> pa.Table:
+        """Columns of rows by row id, in this order."""
+        if not len(row_ids_K):
+            return pa.schema([self.schema.field(name) for name in columns]).empty_table()
+        found = self.rows.take(row_ids_K, columns) if self.rows else None
+        return self.dataset._take_rows(row_ids_K.tolist(), columns=list(columns)) if found is None else found
+
     def check_columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:
+        known = self.schema.names
         for name in columns:
-            if name not in self.schema.names:
-                raise UserError(f"{name} is no column of the table", f"there is: {', '.join(self.schema.names)}")
+            if name not in known:
+                raise UserError(f"{name} is no column of the table", f"there is: {', '.join(known)}")
         return columns
 
 

@@ -24,11 +24,11 @@ from clipmill.jobs.querying.encoder import (
 from clipmill.jobs.querying.hybrid import hybrid
 from clipmill.jobs.querying.nearest import nearest
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
+from clipmill.jobs.querying.rows import load as load_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from clipmill.jobs.querying.warm import load as load_warm
 from clipmill.jobs.querying.warm import no_room, too_large
 from clipmill.jobs.table.proof import warning
-from clipmill.schemas.columns import FINGERPRINT_KEY
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
@@ -48,6 +48,7 @@ class Table:
         self._engine = engine
         self._warm_columns: tuple[str, ...] = ()
         self._warm_bytes = 0
+        self._rows_too = False
         self.cold = ""  # why not all that `warm` was asked for is in memory, in a sentence
         self._words: Recent[tuple[str, str, tuple[str, ...]], npt.NDArray[np.float32]] | None = None
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
@@ -82,11 +83,13 @@ class Table:
                 self._fill(fresh)
         return moved
 
-    def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2_000_000_000) -> bool:
+    def warm(
+        self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2_000_000_000, rows: bool = False
+    ) -> bool:
         """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and
         load the index. False where they do not fit: `cold` says why. Costs one read of the columns, again after each
-        refresh."""
-        self._warm_columns, self._warm_bytes = tuple(columns), memory_bytes
+        refresh. `rows`: what a person reads of each row too, in a file, where the vectors leave room for it."""
+        self._warm_columns, self._warm_bytes, self._rows_too = tuple(columns), memory_bytes, rows
         self._fill(self.snapshot)
         return not self.cold
 
@@ -110,6 +113,9 @@ class Table:
                 snapshot.warm[column] = load_warm(snapshot, column)
             if (index := snapshot.vector_index(column)) is not None:
                 snapshot.dataset.prewarm_index(index.name)
+        if self._rows_too:
+            left = self._warm_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
+            snapshot.rows = load_rows(snapshot.dataset, snapshot.default_columns(), left)
         return True
 
     def engine(self, column: str = "vector", use: Use = "all") -> Engine:
@@ -119,8 +125,8 @@ class Table:
     def unproven(self, column: str = "vector") -> str:
         """One sentence where the column's vectors were imported and never shown to be of the model that embeds the
         query; else empty."""
-        known = FINGERPRINT_KEY in (self.schema.field(column).metadata or {})
-        return warning(self.snapshot.fingerprint(column)) if known else ""
+        snapshot = self.snapshot
+        return warning(snapshot.fingerprint(column)) if column in snapshot.models else ""
 
     def _engine_of(self, snapshot: Snapshot, column: str, use: Use) -> Engine:
         fingerprint = snapshot.fingerprint(column)
@@ -287,10 +293,8 @@ def _row_ids(snapshot: Snapshot, ids: Sequence[str]) -> list[int]:
 
 
 def _with_columns(snapshot: Snapshot, hits: pa.Table, columns: tuple[str, ...]) -> pa.Table:
-    """Fetch `columns` of the hits by row id, keeping their order, and put the scores behind."""
-    rows = snapshot.dataset._take_rows(hits[ROW_ID].to_pylist(), columns=list(columns)) if len(hits) else None
-    if rows is None:
-        rows = pa.schema([snapshot.schema.field(name) for name in columns]).empty_table()
+    """Fetch `columns` of the hits, keeping their order, and put the scores behind."""
+    rows = snapshot.take(hits[ROW_ID].to_numpy(), columns)
     for name in hits.column_names:
         if name != ROW_ID:
             rows = rows.append_column(name, hits[name])

@@ -77,7 +77,7 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
     tell("loading the model; filters and pictures work meanwhile")
     _find_facets(services)
     _load_encoder(services, tell)
-    services.table.warm(memory_bytes=services.settings.warm_bytes)
+    services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True)
     cold = _tell_cold(services, "", tell)
     give_back()
     while not stop.wait(services.settings.refresh_s):

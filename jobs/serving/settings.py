@@ -12,8 +12,9 @@ class Settings:
     that a query is answered 504. `threads`: queries at a time; `queue`: those that may wait, further ones get 503.
     `connections`: open at a time; beyond that the one that keeps us waiting longest goes. `header_s`: for the first
     lines of a request; `body_s`: for its body, and for a client to take its answer. `refresh_s`: how often the table
-    is looked at for a newer version. `warm_bytes`: for vectors at hand. `originals`: whether full images are passed on.
-    `allow_sources`: places beside the table's own source that images may be read from, see `jobs.table.originals`."""
+    is looked at for a newer version. `warm_bytes`: for vectors and rows at hand. `originals`: whether full images are
+    passed on. `allow_sources`: places beside the table's own source that images may be read from, see
+    `jobs.table.originals`."""
 
     host: str = "127.0.0.1"
     port: int = 8000

@@ -5,7 +5,9 @@ import os
 import tracemalloc
 from pathlib import Path
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from benchmarks.query_data import write
@@ -149,3 +151,57 @@ def test_what_few_of_a_large_table_pass_is_read_once_or_is_at_hand(
     assert len(reads) == (0 if at_hand else 1)
     exact = table.search("red dog", k=10, where="views < 150", columns=("id",), exact=True)["id"].to_pylist()
     assert answers == [exact, exact]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_rows_at_hand_are_those_of_the_table_in_the_order_of_the_hits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """Of a table whose ids have gaps and come in another order, too; a column that is not at hand is the table's."""
+    monkeypatch.setattr("clipmill.jobs.querying.rows._BATCH", 64)
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    if changed:
+        dataset = lance.dataset(f"{uri}.lance")
+        dataset.delete("views < 20")
+        dataset.update({"caption": "'a red shoe again'"}, where="views < 200")
+    script, server = (open_table(uri, engine=WordEngine()) for _ in range(2))
+    assert server.warm(rows=True)
+    held = server.snapshot.rows
+    assert held is not None
+    assert (held._by_id is None) != changed
+    assert held.take(np.array([0, 10**9], np.uint64), ("id",)) is None, "there is no such row"
+    asked: list[list[str]] = []
+    real = lance.LanceDataset._take_rows
+
+    def taken(self: lance.LanceDataset, row_ids: list[int], columns: list[str]) -> pa.Table:
+        asked.append(columns)
+        return real(self, row_ids, columns)
+
+    for columns in (None, ("caption", "id"), ("tags",), ("vector", "id")):
+        answers = []
+        for table in (script, server):
+            monkeypatch.setattr(lance.LanceDataset, "_take_rows", real if table is script else taken)
+            found = table.search("red shoe", k=40, min_score=-1, columns=columns)
+            assert len(found) == 40
+            answers.append(found.drop_columns("score"))
+        assert answers[0].equals(answers[1], check_metadata=True), columns
+    assert asked == [["vector", "id"]]
+
+
+def test_rows_are_at_hand_only_where_there_is_room_for_them(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    table = open_table(uri, engine=WordEngine())
+    assert table.warm(rows=True)
+    vectors, cold = table.snapshot.warm["vector"].nbytes, hits(table)
+    assert list(tmp_path.iterdir()) == [], "a name in the folder would outlive the process"
+    assert table.warm(rows=True, memory_bytes=vectors + 10_000)
+    assert table.snapshot.rows is None
+    assert hits(table) == cold
+    monkeypatch.setattr("clipmill.jobs.querying.rows._write", full)
+    assert table.warm(rows=True)
+    assert table.snapshot.rows is None
