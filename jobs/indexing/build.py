@@ -154,7 +154,14 @@ def _plan(dataset: Any, column: str, options: IndexOptions) -> tuple[VectorPlan,
         if (stored_report(dataset, column) or {}).get("asked") == "none":
             return VectorPlan(kind=""), "none"
     budget = MEMORY_BYTES if memory_bytes is None else memory_bytes
-    return plan_vector_index(rows, dim, options.kind, budget), options.kind
+    plan = plan_vector_index(rows, dim, options.kind, budget)
+    return plan if not plan.kind or _has_any(dataset, column) else VectorPlan(kind=""), options.kind
+
+
+def _has_any(dataset: Any, column: str) -> bool:
+    """Whether any row has a vector: of captions, where there are none, no row has."""
+    found = dataset.scanner(columns=[], filter=f"{column} IS NOT NULL", limit=1, with_row_id=True)
+    return bool(found.to_table().num_rows)
 
 
 def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: segments.Builder) -> VectorReport:
@@ -163,6 +170,10 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
     plan, asked = _plan(dataset, column, options)
     done = vector.build(dataset, column, plan, retrain=options.rebuild, builder=builder)
     dataset.checkout_latest()
+    if metric := vector.other_metric(dataset, column):
+        builder.tell(
+            f"{column}: the index is of {metric} distances, so no search uses it; --rebuild makes one of cosines"
+        )
     index = _index(dataset, column)
     if index is not None:
         plan = VectorPlan(kind=index.kind, num_partitions=index.num_partitions, bits=index.bits)

@@ -35,7 +35,8 @@ def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDAr
     count = 0
     for start in range(0, len(offsets), _BLOCK):
         table = dataset.take(offsets[start : start + _BLOCK].tolist(), columns=[column])
-        rows_BD = normalise(as_rows(table[column], dim))
+        rows_BD = as_rows(table[column], dim)
+        rows_BD = normalise(rows_BD[np.isfinite(rows_BD).all(axis=1)])  # one NaN would become every centroid's
         found_SD[count : count + len(rows_BD)] = rows_BD
         count += len(rows_BD)
     return found_SD[:count]

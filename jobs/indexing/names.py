@@ -2,6 +2,8 @@
 
 from typing import Any
 
+METRIC = "cosine"  # of every vector index that is built here, and what all searches ask for
+
 
 def index_name(dataset: Any, column: str) -> str:
     """Of the index there is on the column, to be replaced; else one that no other column's index has."""

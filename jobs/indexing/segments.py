@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.indexing.centroids import centroids
-from clipmill.jobs.indexing.names import index_name
+from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.table import memory
@@ -58,7 +58,7 @@ def build_segment(task: SegmentTask) -> str:
             task.column,
             task.plan.kind,
             name=index_name(dataset, task.column),
-            metric="cosine",
+            metric=METRIC,
             replace=True,
             fragment_ids=list(task.fragment_ids),
             ivf_centroids=task.centroids_PD,
@@ -205,7 +205,8 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
 
 def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> bool:
     """Bring the rows that no part of the column's index holds into it, as one part more. False where that is for Lance
-    to do: of an index whose rotation it does not tell, and where another writer changed the table meanwhile."""
+    to do: of an index whose rotation it does not tell or that has other distances, and where another writer changed the
+    table meanwhile."""
     name = index_name(dataset, column)
     live = _built_with(dataset, name, plan)
     if live is None:
@@ -233,6 +234,8 @@ def _built_with(dataset: Any, name: str, plan: VectorPlan) -> BuiltWith | None:
     parts = [part.get("sub_index") or {} for part in dataset.stats.index_stats(name).get("indices") or []]
     if centroids is None or len(centroids) != plan.num_partitions or not parts:
         return None
+    if any(str(part.get("metric_type")).lower() != METRIC for part in parts):
+        return None  # another tool's, of other distances
     flat = np.asarray(centroids.flatten()).astype(np.float32)
     fresh = json.loads(_drawn(len(flat) // len(centroids), plan.bits))
     rotations = [{key: part.get(key) for key in fresh.keys() - {"packed"}} for part in parts]

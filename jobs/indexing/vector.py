@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from clipmill.jobs.indexing.centroids import centroids
-from clipmill.jobs.indexing.names import index_name
+from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, add_segment, build_in_segments, groups
@@ -25,6 +25,21 @@ def existing_plan(dataset: Any, column: str) -> tuple[str, VectorPlan, int, int]
     return None
 
 
+def _names(dataset: Any, column: str) -> list[str]:
+    """Another tool may have made several on one column."""
+    return [str(index.name) for index in dataset.describe_indices() if list(index.field_names) == [column]]
+
+
+def other_metric(dataset: Any, column: str) -> str:
+    """What the column's index measures where that is no cosine, as LanceDB's are unless it is told; else empty. Lance
+    compares every row then."""
+    for index in dataset.describe_indices():
+        if list(index.field_names) == [column]:
+            metric = str((index.details or {}).get("metric_type") or METRIC).lower()
+            return "" if metric == METRIC else metric
+    return ""
+
+
 def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder: Builder) -> str:
     """Bring the column's index to `plan`; returns what was done: none (there is none now), current, extended, built.
 
@@ -32,8 +47,8 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
     """
     found = existing_plan(dataset, column)
     if not plan.kind:
-        if found:
-            dataset.drop_index(found[0])
+        for name in _names(dataset, column):
+            dataset.drop_index(name)
         return "none"
     if found and not retrain and plan.serves(found[1]):
         return _extend(dataset, column, found, builder)
@@ -56,7 +71,7 @@ def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder
             options["num_bits"] = plan.bits
         builder.tell(f"{column}: building {plan.kind}")
         name = index_name(dataset, column)
-        dataset.create_index(column, plan.kind, name=name, metric="cosine", replace=True, **options)
+        dataset.create_index(column, plan.kind, name=name, metric=METRIC, replace=True, **options)
 
 
 def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:

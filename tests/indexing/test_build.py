@@ -147,6 +147,37 @@ def test_an_index_made_by_another_client_is_extended_and_not_replaced(tmp_path: 
     assert (report.kind, report.num_partitions, report.done) == ("IVF_PQ", 2, "extended")
 
 
+def test_an_index_of_other_distances_is_extended_by_lance_and_said_to_be_of_no_use(tmp_path: Path) -> None:
+    """LanceDB's are of L2 unless it is told otherwise; a part of cosines is refused beside those."""
+    uri = make_table(tmp_path, TableOptions(rows=1200))
+    lance.dataset(f"{uri}.lance").create_index("vector", "IVF_RQ", metric="l2", num_partitions=1)
+    append(uri, TableOptions(rows=100, start=1200))
+    told: list[str] = []
+    assert build_index(uri, tell=told.append).vectors[0].done == "extended"
+    assert "vector: the index is of l2 distances, so no search uses it; --rebuild makes one of cosines" in told
+    told.clear()
+    build_index(uri, IndexOptions(kind="ivf_rq", rebuild=True), tell=told.append)
+    assert not [line for line in told if "l2" in line]
+    check_complete(uri)
+
+
+def test_of_two_indices_on_one_column_none_is_left_where_none_is_asked_for(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=600))
+    for name in ("mine", "yours"):
+        lance.dataset(f"{uri}.lance").create_index("vector", "IVF_FLAT", name=name, metric="cosine", num_partitions=1)
+    report = build_index(uri, IndexOptions(kind="none")).vectors[0]
+    assert (report.kind, report.done) == ("", "none")
+    assert existing_plan(lance.dataset(f"{uri}.lance"), "vector") is None
+
+
+@pytest.mark.parametrize("kind", ["ivf_rq", "hnsw_sq"])
+def test_a_column_without_a_vector_gets_no_index(tmp_path: Path, kind: plan.Kind) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=50))
+    lance.dataset(f"{uri}.lance").update({"caption_vector": "NULL"})
+    report = build_index(uri, IndexOptions(kind=kind, columns=("caption_vector",))).vectors[0]
+    assert (report.kind, report.done, report.recall) == ("", "none", None)
+
+
 def test_no_index_stays_none_where_that_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SMALL_BYTES", 0)
     uri = make_table(tmp_path, TableOptions(rows=1200))
@@ -249,6 +280,31 @@ def test_rows_without_a_direction_and_fragments_without_vectors(tmp_path: Path, 
     with_vector = dataset.count_rows("vector IS NOT NULL")
     assert found.to_pylist()[0] == "row-002800"
     assert with_vector - 1 == len(found) == len(set(found.to_pylist()))
+
+
+def test_a_vector_that_is_no_number_spoils_no_partition(tmp_path: Path) -> None:
+    """Another tool may write one. It was in the sample that partitions are made from, and made all of them NaN."""
+    uri = make_table(tmp_path, TableOptions(rows=2100))
+    rows = batch(TableOptions(rows=2, start=2100))
+    place = rows.schema.get_field_index("vector")
+    odd = pa.array([[float("nan")] * DIM, [float("inf")] * DIM], rows.schema.field(place).type)
+    lance.write_dataset(rows.set_column(place, rows.schema.field(place), odd), f"{uri}.lance", mode="append")
+    report = build_index(uri, IndexOptions(kind="ivf_rq")).vectors[0]
+    assert report.num_partitions == 2
+    assert report.recall is not None
+    assert report.recall.recall > 0.95
+
+
+def test_copies_of_a_picture_count_as_found_and_a_lonely_row_has_nothing_to_miss(tmp_path: Path) -> None:
+    """Which ten of forty copies an index names is chance; one row has no other beside it."""
+    rows = batch(TableOptions(rows=30))
+    copies = pa.concat_tables([rows] * 40).combine_chunks()
+    (tmp_path / "copies").mkdir()
+    lance.write_dataset(copies, f"{tmp_path}/copies/images.lance")
+    for uri in (f"{tmp_path}/copies/images", make_table(tmp_path / "one", TableOptions(rows=1))):
+        recall = build_index(uri, IndexOptions(kind="ivf_rq")).vectors[0].recall
+        assert recall is not None
+        assert recall.recall > 0.95, uri
 
 
 def test_partitions_are_those_of_the_nearest_centroids(tmp_path: Path) -> None:
