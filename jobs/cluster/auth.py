@@ -6,22 +6,40 @@ then every actor dies, because the cluster's processes cannot call it.
 """
 
 import os
+import secrets
 from dataclasses import dataclass
-from pathlib import Path
 
 from clipmill.schemas.errors import UserError
 
 TOKEN_HINT = "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token"  # noqa: S105 - no token
-MODE = "RAY_AUTH_MODE"
+MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _ASK_S = 10.0
 _CALL, _CLIENT_CALL = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/KVExists"
 
 
 def has_token() -> bool:
     """Where Ray looks for one."""
-    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    if any(os.environ.get(name) for name in (_TOKEN, "RAY_AUTH_TOKEN_PATH")):
         return True
-    return (Path.home() / ".ray" / "auth_token").is_file()
+    return os.path.isfile(_file())  # False too where the home folder is somebody else's
+
+
+def _file() -> str:
+    return os.path.join(os.path.expanduser("~"), ".ray", "auth_token")
+
+
+def have_token() -> None:
+    """Before Ray starts a node here: it leaves a token in the home folder, and does not start where it cannot, as in
+    many a container. Then this process and those it starts have one of their own."""
+    if os.environ.get(MODE, "token") != "token" or has_token():
+        return
+    try:
+        os.makedirs(os.path.dirname(_file()), exist_ok=True)
+        writable = os.access(os.path.dirname(_file()), os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        os.environ[_TOKEN] = secrets.token_hex(32)
 
 
 def use_token() -> None:

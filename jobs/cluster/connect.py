@@ -17,7 +17,7 @@ from typing import Any
 
 import clipmill
 from clipmill.jobs.cluster import local_node
-from clipmill.jobs.cluster.auth import use_what_the_cluster_asks_for
+from clipmill.jobs.cluster.auth import have_token, use_what_the_cluster_asks_for
 from clipmill.jobs.cluster.small_start import small_start
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
@@ -60,6 +60,7 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
         if address:
             ray.init(address=address, **options)
         else:
+            have_token()
             with patient_start(), small_start():
                 ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **options)
     except SystemExit:  # Ray takes SIGTERM for itself as it connects, and exits; to us it is what Ctrl-C is

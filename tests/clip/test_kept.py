@@ -203,6 +203,13 @@ def _no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
+def test_what_cannot_be_put_in_its_place_is_not_left_beside_it(own_cache: Path) -> None:
+    """Each start left a file on a full disk too, where nothing is ever the oldest of too many."""
+    (own_cache / "clipmill" / "references" / f"{KEPT.key}-{'a' * 32}").mkdir(parents=True)
+    KEPT.write("a" * 64, selfcheck.Reference(images_ND=np.ones((1, 3)), texts_ND=np.ones((2, 3))))
+    assert [file.is_dir() for file in kept(own_cache)] == [True]
+
+
 def test_the_oldest_go(own_cache: Path) -> None:
     folder = own_cache / "clipmill" / "references"
     folder.mkdir(mode=0o700, parents=True)

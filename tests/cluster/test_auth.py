@@ -63,6 +63,23 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
+@pytest.mark.parametrize(
+    ("home", "mode", "own"), [("/dev/null", "", True), ("", "", False), ("/dev/null", "disabled", False)]
+)
+def test_where_ray_cannot_leave_a_token_at_home_this_process_has_its_own(
+    home: str, mode: str, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray did not start: no such folder, or somebody else's, as in a container with another user than its image's."""
+    if home:
+        monkeypatch.setenv("HOME", home)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    assert not auth.has_token()
+    auth.have_token()
+    assert ("RAY_AUTH_TOKEN" in os.environ) == own
+    assert auth.has_token() == own
+
+
 @pytest.mark.parametrize("prefix", ["", "ray://"])
 @pytest.mark.parametrize(
     ("of_head", "found", "mode", "result"),

@@ -134,9 +134,13 @@ def _put(folder: int, name: str, content: bytes) -> None:
     """Whole or not at all; the oldest files go where there are too many."""
     part = f".{name}-{secrets.token_hex(8)}"
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
-    with open(file, "wb") as opened:
-        opened.write(content)
-    os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        with open(file, "wb") as opened:
+            opened.write(content)
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(part, dir_fd=folder)  # on a full disk every start would leave one
+        raise
     by_age = sorted(os.listdir(folder), key=lambda one: os.stat(one, dir_fd=folder, follow_symlinks=False).st_mtime_ns)
     for one in by_age[:-_MOST_FILES]:
         with contextlib.suppress(OSError):  # a folder, which is somebody's else
