@@ -7,7 +7,8 @@ from datetime import date, datetime
 from enum import Enum
 from typing import Any
 
-_PLAIN = (str, int, bool)
+# Most of what there is comes first: a server asks it of every value of a page.
+_AS_IT_IS = (str, int, bool, type(None))
 
 
 def plain(value: Any) -> Any:
@@ -15,7 +16,7 @@ def plain(value: Any) -> Any:
 
     NaN and infinity become null: JSON has neither.
     """
-    if value is None or type(value) in _PLAIN:  # most of what there is: first, since a server asks it of every value
+    if type(value) in _AS_IT_IS:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -83,9 +83,7 @@ class Table:
                 self._fill(fresh)
         return moved
 
-    def warm(
-        self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2_000_000_000, rows: bool = False
-    ) -> bool:
+    def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2 * 10**9, rows: bool = False) -> bool:
         """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and
         load the index. False where they do not fit: `cold` says why. Costs one read of the columns, again after each
         refresh. `rows`: what a person reads of each row too, in a file, where the vectors leave room for it."""

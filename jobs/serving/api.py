@@ -86,7 +86,7 @@ def services(request: Request) -> Services:
 @router.post("/api/search", response_model=models.SearchResponse, responses=PROBLEMS)
 async def search(request: Request, question: models.SearchRequest) -> Response:
     """Rows by words, ids or a vector, with filters; best first."""
-    return await _search(services(request), question)
+    return await answer(services(request), question)
 
 
 @router.get("/api/similar", response_model=models.SearchResponse, responses=PROBLEMS)
@@ -97,7 +97,7 @@ async def similar(
     offset: Annotated[int, Query(ge=0, le=models.MAX_OFFSET)] = 0,
 ) -> Response:
     """Rows like one row, without it."""
-    return await _search(services(request), models.SearchRequest(like=[id], k=k, offset=offset))
+    return await answer(services(request), models.SearchRequest(like=[id], k=k, offset=offset))
 
 
 @router.get("/api/copies", responses=PROBLEMS)
@@ -119,7 +119,7 @@ async def copies(
     return await found.runner.run(lambda: _steady(found.table, once))
 
 
-async def _search(found: Services, question: models.SearchRequest) -> Response:
+async def answer(found: Services, question: models.SearchRequest) -> Response:
     """The answer as JSON, made in the query's thread: FastAPI would check and write it in the one all clients share."""
     columns = tuple(question.columns) if question.columns is not None else None
     if question.text or question.not_text:
@@ -321,4 +321,4 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(found.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-__all__ = ["LOADING", "Loading", "Services", "router", "services"]
+__all__ = ["LOADING", "Loading", "Services", "answer", "router", "services"]

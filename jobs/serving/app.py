@@ -19,6 +19,7 @@ from clipmill.jobs.serving import models
 from clipmill.jobs.serving.api import LOADING, Loading, Services, router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
 from clipmill.jobs.serving.pictures import NoPicture, Pictures
+from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.runner import Busy, Runner, TooSlow
 from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.memory import give_back
@@ -53,6 +54,7 @@ def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] 
         lifespan=lambda _: _background(services, tell),
     )
     app.state.services = services
+    app.router.routes.append(QuickSearch(app.router))  # before the route that it stands in for
     app.include_router(router)
     app.get("/", include_in_schema=False)(_page)
     app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")

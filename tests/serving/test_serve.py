@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import struct
 import threading
 import time
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import lance
@@ -22,6 +24,7 @@ from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.app import create_app
+from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.serve import _share_cores, check
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.errors import UserError
@@ -351,6 +354,31 @@ def test_one_text_needs_no_list_and_a_mistyped_field_is_named(client: httpx.Clie
     assert "not JSON" in problem(
         client.post("/api/search", content=b'{"text":', headers={"content-type": "application/json"}), 422
     )
+
+
+def test_a_question_that_is_in_order_does_not_meet_fastapi_and_every_other_does(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways answer and refuse alike, and are counted as one route."""
+    passed_on: list[dict[str, Any]] = []
+    real = QuickSearch._pass_on
+
+    async def pass_on(self: QuickSearch, scope: Any, *rest: Any) -> None:
+        passed_on.append(scope)
+        await real(self, scope, *rest)
+
+    monkeypatch.setattr(QuickSearch, "_pass_on", pass_on)
+    bodies = ({"text": "red shoe", "k": 3}, {"where": "widht > 1"}, {"k": "5"}, {"nope": 1}, {"text": 5}, [], None)
+    kinds = ("application/json", "application/json; charset=utf-8", "application/vnd.mine+json")
+    for n, body in enumerate(bodies):
+        content = json.dumps(body).encode() if body is not None else b'{"text"'
+        found = [client.post("/api/search", content=content, headers={"content-type": kind}) for kind in kinds]
+        assert len({(one.status_code, re.sub('"took_ms":[0-9.]+', "", one.text)) for one in found}) == 1, body
+        assert len(passed_on) == (2 if n < 2 else 3), body
+        passed_on.clear()
+        counted = f'clipmill_requests_total{{route="/api/search",status="{found[0].status_code}"}} '
+        assert counted in client.get("/metrics").text, "both are one route"
+    assert client.put("/api/search").status_code == 405
 
 
 def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
