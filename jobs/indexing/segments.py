@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ from clipmill.schemas.words import counted
 Tell = Callable[[str], None]
 
 _NOTE_BYTES, _CENTROIDS_BYTES = 64_000_000, 1_000_000_000  # of what a build keeps beside the table, at most
+_MERGED_AT_ONCE = 64  # partitions: some 20 MB of a million rows, 60 of ten million
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +199,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     for place, segment in builder.run(tasks):
         state.add(_name(missing[place]), segment)
         builder.tell(f"{column}: segment {len(state.segments)} of {len(parts)} built")
-    merged = dataset.merge_existing_index_segments([from_json(text) for text in state.segments.values()])
+    merged = _merged(dataset, [from_json(text) for text in state.segments.values()])
     dataset.commit_existing_index_segments(index_name(dataset, column), column, [merged])
     state.finish()
     return len(missing)
@@ -218,7 +220,7 @@ def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -
     if not built:
         return False
     try:
-        merged = dataset.merge_existing_index_segments(built)  # of one too: it packs codes as searches like them
+        merged = _merged(dataset, built)  # of one too: it packs codes as searches like them
         dataset.commit_existing_index_segments(name, column, [merged])
     except (OSError, ValueError, RuntimeError) as error:
         if not is_conflict(error):
@@ -226,6 +228,13 @@ def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -
         dataset.checkout_latest()
         return False
     return True
+
+
+def _merged(dataset: Any, built: list[Any]) -> Any:
+    """One segment of all. Lance would read 512 partitions at once and as many ahead, twice: of a million rows all that
+    there are. It looks for this variable, named before it merged more than PQ, at its first merge."""
+    os.environ.setdefault("LANCE_IVF_PQ_MERGE_PARTITION_WINDOW_SIZE", str(_MERGED_AT_ONCE))
+    return dataset.merge_existing_index_segments(built)
 
 
 def _built_with(dataset: Any, name: str, plan: VectorPlan) -> BuiltWith | None:
