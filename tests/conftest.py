@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,6 +76,23 @@ def heeding(*numbers: int) -> Iterator[None]:
 
 def _is_ignored(number: int) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What clipmill keeps with its user, these tests keep for each other, and leave nothing. What else is in the user's
+    cache, such as uv's packages, is seen in it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for one in users.iterdir() if users.is_dir() else ():
+        if one.name != "clipmill":
+            with suppress(FileExistsError):  # another process of these tests was first
+                (folder / one.name).symlink_to(one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
