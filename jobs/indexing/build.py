@@ -21,7 +21,7 @@ from clipmill.jobs.indexing.recall import Recall, measure
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
 from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
 from clipmill.jobs.table import memory
-from clipmill.jobs.table.errors import is_conflict
+from clipmill.jobs.table.errors import is_conflict, refusal
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
@@ -96,7 +96,7 @@ def build_index(
     for column in options.columns:
         if column not in names:
             raise UserError(f"{column} is no vector column of {table}", f"there is: {', '.join(names)}")
-    with _told_of_others(table):
+    with _told(table):
         done = scalar.build(dataset, rebuild=options.rebuild, tell=tell)
         dataset.checkout_latest()
         with _builder(tables, dataset, options, tell) as builder:
@@ -125,11 +125,17 @@ def _builder(
 
 
 @contextlib.contextmanager
-def _told_of_others(table: str) -> Iterator[None]:
-    """New rows conflict with no index, but rows that a compaction rewrote are not those that were indexed."""
+def _told(table: str) -> Iterator[None]:
+    """New rows conflict with no index, but rows that a compaction rewrote are not those that were indexed. And what
+    Lance cannot write may be of the table or of TMPDIR: it says so of neither."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        told = refusal(error, table)
+        if isinstance(told, UserError):
+            raise UserError(told.message, f"{told.hint}; what an index is made from lies in TMPDIR meanwhile") from None
+        if told is not None:
+            raise told from None
         if not is_conflict(error):
             raise
         raise ClipmillError(

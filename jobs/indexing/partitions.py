@@ -8,6 +8,7 @@ N: rows of a block. P: partitions. D: dimension.
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,16 +34,17 @@ def assigned(
     """What to call Lance's index with: a table of row ids and partitions of these fragments, or of all, on this disk,
     12 bytes a row, gone when the block ends. Rows without a direction are not in it, nor in the index then. Where no
     row has one Lance is told nothing, because it refuses an empty table."""
-    with _folder() as folder:
+    with temporary_folder() as folder:
         path = str(Path(folder) / "partitions.lance")
         rows = pa.RecordBatchReader.from_batches(_SCHEMA, _rows(dataset, column, centroids_PD, fragment_ids))
         written = lance_module().write_dataset(rows, path, max_rows_per_file=1 << 31)  # Lance wants a single file
         yield {"precomputed_partition_dataset": path} if written.count_rows() else {}
 
 
-def _folder() -> "tempfile.TemporaryDirectory[str]":
+def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    """In TMPDIR as it is, whatever else Python would take instead: Lance takes no other, and panics without."""
     try:
-        return tempfile.TemporaryDirectory(prefix="clipmill-")
+        return tempfile.TemporaryDirectory(prefix="clipmill-", dir=os.environ.get("TMPDIR") or None)
     except OSError as error:
         raise UserError(
             f"an index needs a temporary folder, and none can be made: {error.strerror or error}", "set TMPDIR to one"

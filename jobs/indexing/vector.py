@@ -5,7 +5,7 @@ from typing import Any
 
 from clipmill.jobs.indexing.centroids import centroids
 from clipmill.jobs.indexing.names import METRIC, index_name
-from clipmill.jobs.indexing.partitions import assigned
+from clipmill.jobs.indexing.partitions import assigned, temporary_folder
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, add_segment, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
@@ -63,6 +63,7 @@ def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder
     builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
     options: dict[str, Any] = {"num_partitions": plan.num_partitions}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(temporary_folder())
         if plan.num_partitions > 1:
             centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
             memory.give_back()  # what training took is not added to what building takes
@@ -93,5 +94,6 @@ def _extend(dataset: Any, column: str, found: tuple[str, VectorPlan, int, int], 
         unindexed_rows, deltas = 0, deltas + 1
     if unindexed_rows or deltas > MAX_DELTAS:
         merge = deltas if deltas > MAX_DELTAS else 0
-        dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
+        with temporary_folder():
+            dataset.optimize.optimize_indices(index_names=[name], num_indices_to_merge=merge)
     return "extended"

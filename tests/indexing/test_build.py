@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import clipmill.jobs.indexing.segments as segments
-from clipmill.jobs.indexing import plan
+from clipmill.jobs.indexing import plan, vector
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.indexing.kmeans import train
@@ -432,11 +432,28 @@ def test_a_damaged_note_of_a_killed_build_means_that_it_begins_anew(
     assert (whole is not None) == (numbers == "as they were")
 
 
-def test_no_temporary_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = several_fragments(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+@pytest.mark.parametrize("kind", ["ivf_rq", "hnsw_sq"])
+def test_no_temporary_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: plan.Kind) -> None:
+    """Python would take another one than TMPDIR; Lance takes no other, and panicked."""
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
     with pytest.raises(UserError, match="temporary folder"):
+        build_index(uri, IndexOptions(kind=kind))
+    monkeypatch.delenv("TMPDIR")
+    build_index(uri, IndexOptions(kind=kind))
+
+
+def test_a_full_disk_is_one_sentence_that_names_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=300))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("LanceError(IO): No space left on device (os error 28), structural.rs:191:9")  # as Lance says it
+
+    monkeypatch.setattr(vector, "_build_at_once", full)
+    with pytest.raises(UserError, match=r"no space left for \S+images") as told:
         build_index(uri, IndexOptions(kind="ivf_rq"))
+    assert "TMPDIR" in told.value.hint
 
 
 def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
