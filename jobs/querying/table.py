@@ -111,7 +111,7 @@ class Table:
                 snapshot.warm[column] = load_warm(snapshot, column)
             if (index := snapshot.vector_index(column)) is not None:
                 snapshot.dataset.prewarm_index(index.name)
-        if self._rows_too:
+        if self._rows_too and not self.cold:
             left = self._warm_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
             snapshot.rows = load_rows(snapshot.dataset, snapshot.default_columns(), left)
         return True

@@ -202,6 +202,8 @@ def test_rows_are_at_hand_only_where_there_is_room_for_them(
     assert table.warm(rows=True, memory_bytes=vectors + 10_000)
     assert table.snapshot.rows is None
     assert hits(table) == cold
+    assert not table.warm(rows=True, memory_bytes=1_000)
+    assert table.snapshot.rows is None, "nor where vectors have no room, though a few rows would have"
     monkeypatch.setattr("clipmill.jobs.querying.rows._write", full)
     assert table.warm(rows=True)
     assert table.snapshot.rows is None
