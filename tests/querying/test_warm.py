@@ -207,3 +207,15 @@ def test_rows_are_at_hand_only_where_there_is_room_for_them(
     monkeypatch.setattr("clipmill.jobs.querying.rows._write", full)
     assert table.warm(rows=True)
     assert table.snapshot.rows is None
+
+
+def test_a_search_of_rows_at_hand_asks_the_tables_store_nothing(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    vectors_only, server = (open_table(uri, engine=WordEngine()) for _ in range(2))
+    assert vectors_only.warm()
+    assert server.warm(rows=True)
+    for file in Path(f"{uri}.lance", "data").iterdir():
+        file.unlink()
+    assert len(server.search("red shoe", k=5)) == 5
+    with pytest.raises((OSError, ValueError), match="Not found"):
+        vectors_only.search("red shoe", k=5)
