@@ -132,7 +132,7 @@ def _told(table: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         told = refusal(error, table)
-        if isinstance(told, UserError):
+        if told is not None and "no space left" in told.message:
             raise UserError(told.message, f"{told.hint}; what an index is made from lies in TMPDIR meanwhile") from None
         if told is not None:
             raise told from None

@@ -95,6 +95,7 @@ class Checkpoint:
 
     def _read(self) -> None:
         """What is not there, is of another build or is damaged means that it begins anew."""
+        from clipmill.workers.store.errors import as_user_error
         from clipmill.workers.store.storage import get_bytes
 
         try:
@@ -106,6 +107,8 @@ class Checkpoint:
             for segment in segments.values():
                 from_json(segment)
             found = _floats(content)
+        except PermissionError as error:
+            raise as_user_error(error, self._base) from error
         except (FileNotFoundError, UserError, ValueError, LookupError, TypeError, AttributeError):
             return
         if isinstance(model, str):

@@ -7,6 +7,7 @@ version, tagged or not, in no checkpoint of an index build, and older than a day
 Memory holds the names that the newest version does not know, and one version's manifest at a time.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -88,14 +89,15 @@ def named(dataset: Any, folders: tuple[str, ...]) -> set[str]:
 
 
 def _in_checkpoints(tables: Tables, part: str) -> set[str]:
-    """Segments of an index build that was killed and can go on: finished, named by the checkpoint, in no version."""
+    """Segments of an index build that was killed and can go on: finished, named by the checkpoint, in no version. One
+    that is damaged begins anew, so nothing is kept for it."""
     found: set[str] = set()
     for one in _listed(tables, part, "_clipmill"):
         if not one.uri.endswith(".json"):
             continue
-        state = json.loads(get_bytes(one.uri, tables.storage, max_bytes=_MAX_CHECKPOINT_BYTES))
-        for text in state.get("segments", {}).values():
-            found.add(f"_indices/{json.loads(text)['uuid']}")
+        content = get_bytes(one.uri, tables.storage, max_bytes=_MAX_CHECKPOINT_BYTES)
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            found.update(f"_indices/{json.loads(text)['uuid']}" for text in json.loads(content)["segments"].values())
     return found
 
 

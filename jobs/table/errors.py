@@ -99,7 +99,7 @@ def refusal(error: Exception, uri: str) -> ClipmillError | None:
     where that is not what happened."""
     if is_conflict(error):
         return None
-    text = str(error)
+    text = f"{error} (os error {error.errno})" if isinstance(error, OSError) else str(error)  # Python's, Lance's
     for pattern, sentence, hint in _REFUSALS:
         if isinstance(error, OSError) and re.search(pattern, text):
             return UserError(f"{sentence} {uri}", hint)

@@ -423,8 +423,9 @@ def test_a_damaged_note_of_a_killed_build_means_that_it_begins_anew(
     note.parent.mkdir(parents=True)
     note.with_suffix(".npy").write_bytes(npy.getvalue()[: -4 if numbers == "cut off" else None])
     note.write_bytes(damage)
-    tables = Tables.at(f"{tmp_path}/t")
+    tables = Tables.at(make_table(tmp_path, TableOptions(rows=1), name="t"))
     assert segments.Checkpoint(tables, "vector", "k").centroids_PD is None
+    assert orphans(tables, "", now_s=0.0, older_than_s=0.0, folders=("_indices",)) == []  # `maintain` reads it too
     note.write_bytes(b'{"key": "k", "model": "m", "segments": {"0": "{}"}}')
     assert segments.Checkpoint(tables, "vector", "k").centroids_PD is None
     note.write_bytes(b'{"key": "k", "model": "m", "segments": {}}')

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ from clipmill.workers.store.storage import (
     list_objects,
     open_stream,
     put_bytes,
+    put_file,
 )
 from clipmill.workers.store.uri import expand_braces, join_uri, quote, split_uri, unquote
 from tests.conftest import S3
@@ -302,6 +304,26 @@ def test_what_the_store_refuses_is_one_sentence_and_a_hint(
         list(list_objects("s3://b/x/", Storage(endpoint_url=fake.endpoint)))
     assert hint in caught.value.hint
     assert "very-secret-value" not in str(caught.value) + caught.value.hint
+
+
+def test_what_may_not_be_written_is_one_sentence_and_a_hint(fake: FakeS3, tmp_path: Path) -> None:
+    storage = Storage(endpoint_url=fake.endpoint)
+    fake.before = lambda method, key: (403, "AccessDenied") if method == "PUT" else None
+    (tmp_path / "file").write_bytes(b"1")
+    for write in (
+        lambda: put_bytes("s3://b/new", b"1", storage),
+        lambda: put_file("s3://b/new", str(tmp_path / "file"), storage),
+    ):
+        with pytest.raises(UserError, match="no permission to write to s3://b/new") as caught:
+            write()
+        assert "s3:PutObject" in caught.value.hint
+
+
+def test_what_lance_says_through_an_arrow_stream_is_the_stores_too() -> None:
+    said = "External error: LanceError(IO): ... Server returned non-2xx status code: 503 Service Unavailable: ..."
+    assert isinstance(store_errors.of_table(pa.ArrowInvalid(said), "s3://b/db/t"), StoreUnavailable)
+    other = pa.ArrowInvalid("Could not convert 'a' with type str")
+    assert store_errors.of_table(other, "s3://b/db/t") is other
 
 
 @pytest.mark.usefixtures("quick_retries")

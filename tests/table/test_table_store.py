@@ -12,6 +12,7 @@ import pytest
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.indexing.segments import Checkpoint
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
@@ -267,3 +268,9 @@ def test_a_commit_that_landed_before_the_store_went_away_lands_once(
     assert ids(table) == ["1", "2"]
     assert ledger.read_ledger(table)["u1"].written == 2
     assert verify(f"{table.database}/{table.name}", table.storage).problems == []
+
+
+def test_notes_of_an_index_that_may_not_be_read_are_one_sentence(store: FakeS3) -> None:
+    store.before = lambda method, key: (403, "AccessDenied")
+    with pytest.raises(UserError, match=r"no permission to read s3://b/db/images.lance/_clipmill/index-vector.json"):
+        Checkpoint(Tables.at("s3://b/db/images", storage_of(store)), "vector", "key")

@@ -100,8 +100,9 @@ def answer_of(error: BaseException) -> tuple[str, int]:
 
 
 def lance_text(error: BaseException) -> str:
-    """What lance or its object store said; empty for errors of others. Conflicts have a class of their own."""
-    text = str(error) if type(error) in (OSError, ValueError, RuntimeError) else ""
+    """What lance or its object store said, itself or through an Arrow stream of rows that it reads meanwhile; empty for
+    errors of others. Conflicts have a class of their own."""
+    text = str(error) if type(error).__name__ in ("OSError", "ValueError", "RuntimeError", "ArrowInvalid") else ""
     return text if "LanceError(" in text or "lance error" in text or "Generic S3 error" in text else ""
 
 

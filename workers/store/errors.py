@@ -77,9 +77,10 @@ def is_transient(error: BaseException) -> bool:
     return type(error) is OSError and error.errno in TRANSIENT_ERRNOS
 
 
-def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
+def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS, doing: str = "read") -> T:
     """Run `action` on the store, retrying what is transient. `attempts`: of a store that says nothing; one that answers
-    5xx or "slow down" is there, and gets the usual number. A host of the web gets what was said.
+    5xx or "slow down" is there, and gets the usual number. A host of the web gets what was said. `doing`: as in "no
+    permission to read".
 
     Raises FileNotFoundError, PermissionError, SourceChanged (the object was replaced), StoreUnavailable, and UserError
     for what no object of this store can get past (credentials, region, endpoint, missing package).
@@ -88,7 +89,7 @@ def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
         return action()  # nearly always: a Retrying object costs as much as a small local read
     except Exception as error:  # every library has its own; they leave under the few names above
         if attempts <= 1 or not is_transient(error):
-            raise translate(error, uri) from error
+            raise translate(error, uri, doing) from error
         _tell_busy(error, uri)
     too_long = stop_after_delay(REPEAT_FOR_S)
     time.sleep(_FIRST_WAIT_S * random.random())  # noqa: S311 - jitter
@@ -101,7 +102,7 @@ def call(uri: str, action: Callable[[], T], *, attempts: int = ATTEMPTS) -> T:
             reraise=True,
         )(action)
     except Exception as error:
-        raise translate(error, uri) from error
+        raise translate(error, uri, doing) from error
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def _error_of(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-def translate(error: Exception, uri: str) -> Exception:
+def translate(error: Exception, uri: str, doing: str = "read") -> Exception:
     """The error under one of clipmill's names; itself where it has one, or where nothing better is known."""
     if isinstance(error, ClipmillError):
         return error
@@ -160,7 +161,7 @@ def translate(error: Exception, uri: str) -> Exception:
     if code == "NoSuchKey" or status == 404 or isinstance(error, (FileNotFoundError, IsADirectoryError)):
         return FileNotFoundError(f"{uri} does not exist")
     if status in (401, 403) or isinstance(error, PermissionError):
-        return PermissionError(f"no permission to read {uri}" + (f" ({code})" if code else ""))
+        return PermissionError(f"no permission to {doing} {uri}" + (f" ({code})" if code else ""))
     if 400 <= status < 500:
         return PermissionError(f"the store refuses {uri} ({code or status})")
     return _local_mistake(error, uri, names)

@@ -142,17 +142,27 @@ def put_bytes(uri: str, data: bytes, storage: Storage) -> None:
     """Store `data` as one object, replacing it whole. Local folders are made; a half-written file is never visible."""
     fs, path = open_fs(uri, storage)
     if split_uri(uri)[0] != "file":
-        call(uri, lambda: fs.pipe_file(path, data))
+        _put(uri, lambda: fs.pipe_file(path, data))
         return
     with _published(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def _put(uri: str, action: Callable[[], object]) -> None:
+    """Raises UserError where the store will not have it: whoever writes was told to write there."""
+    try:
+        call(uri, action, doing="write to")
+    except PermissionError as error:
+        raise UserError(str(error), "ask for s3:PutObject on it") from error
+    except FileNotFoundError as error:
+        raise as_user_error(error, uri) from error
 
 
 def put_file(uri: str, local: str, storage: Storage) -> None:
     """Store a local file in the same way, a piece at a time."""
     fs, path = open_fs(uri, storage)
     if split_uri(uri)[0] != "file":
-        call(uri, lambda: fs.put_file(local, path))
+        _put(uri, lambda: fs.put_file(local, path))
         return
     with _published(path) as temporary:
         shutil.copyfile(local, temporary)
