@@ -17,7 +17,7 @@ import pyarrow as pa
 from clipmill.jobs.indexing import scalar, segments, vector
 from clipmill.jobs.indexing.curves import measure_curve, up_to_date
 from clipmill.jobs.indexing.plan import MEMORY_BYTES, Kind, VectorPlan, kept_plan, plan_vector_index, rows_per_segment
-from clipmill.jobs.indexing.recall import Recall, measure
+from clipmill.jobs.indexing.recall import Recall, ask, measure
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
 from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
 from clipmill.jobs.table import memory
@@ -184,9 +184,11 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
     if index is not None:
         plan = VectorPlan(kind=index.kind, num_partitions=index.num_partitions, bits=index.bits)
     stored = stored_report(dataset, column) or {}
-    searched, looked = _look(dataset, column, index, built=done == "built", tell=builder.tell)
     recall = _stored_recall(stored) if (stored.get("rows"), stored.get("newest_fragment")) == (rows, newest) else None
     current = done == "current" and recall is not None
+    memory.give_back()
+    questions = ask(dataset, column) if index is not None and options.measure_recall and not current else None
+    searched, looked = _look(dataset, column, index, built=done == "built", tell=builder.tell)
     measured = index is not None and options.measure_recall and (looked or not current)
     report = VectorReport(
         column=column,
@@ -195,7 +197,7 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
         bits=plan.bits,
         rows=rows,
         done=done,
-        recall=measure(dataset, column, index=searched) if measured else recall if current else None,
+        recall=measure(dataset, column, index=searched, asked=questions) if measured else recall if current else None,
         at=str(stored.get("at", "")) if current and not measured else datetime.now(UTC).isoformat(timespec="seconds"),
         asked=asked,
         newest_fragment=newest,

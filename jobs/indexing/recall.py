@@ -23,6 +23,7 @@ from clipmill.jobs.querying.vectors import as_rows, batches_of, normalise
 
 _BUDGET_PRODUCTS = 2e8  # rows x queries of the brute force: some ten seconds on two cores at D = 512
 MIN_QUERIES, MAX_QUERIES = 20, 100
+_K, _SEED = 10, 1
 _AS_NEAR = 1e-5  # of cosines: what two ways to compute one differ by
 
 
@@ -37,32 +38,47 @@ class Recall:
     p95_ms: float
 
 
-def measure(dataset: Any, column: str, *, k: int = 10, seed: int = 1, index: VectorIndex | None = None) -> Recall:
-    """`index`: with a curve that the table does not hold yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Queries, row ids and cosines of those truly nearest to each, and whether they are vectors of the column."""
+
+    queries_QD: npt.NDArray[np.float32]
+    ids_QK: npt.NDArray[np.uint64]
+    score_QK: npt.NDArray[np.float32]
+    own: bool
+
+
+def ask(dataset: Any, column: str) -> Asked:
+    """Reads all of the column; better before searches bring the index into Lance's cache, which would come on top."""
+    wanted = int(np.clip(_BUDGET_PRODUCTS / max(dataset.count_rows(), 1), MIN_QUERIES, MAX_QUERIES))
+    asked_by = query_column(dataset, column)
+    queries_QD = sample(dataset, asked_by, wanted, seed=_SEED)[:wanted]
+    own = asked_by == column
+    ids_QK, score_QK = nearest_of(batches_of(dataset, column), column, queries_QD, _K + own)
+    return Asked(queries_QD=queries_QD, ids_QK=ids_QK, score_QK=score_QK, own=own)
+
+
+def measure(dataset: Any, column: str, *, index: VectorIndex | None = None, asked: Asked | None = None) -> Recall:
+    """`index`: with a curve that the table does not hold yet. `asked`: what to ask for, else found now."""
     snapshot = Snapshot(dataset)
     if index is not None:
         snapshot.assume(column, index)
-    wanted = int(np.clip(_BUDGET_PRODUCTS / max(snapshot.num_rows, 1), MIN_QUERIES, MAX_QUERIES))
-    asked_by = query_column(dataset, column)
-    queries_QD = sample(dataset, asked_by, wanted, seed=seed)[:wanted]
-    own = asked_by == column
-    depth = k + 1 if own else k
-    true_ids_QK, true_score_QK = nearest_of(batches_of(dataset, column), column, queries_QD, depth)
+    asked = asked or ask(dataset, column)
     hits, times_ms = 0.0, []
-    for query_D, true_ids_K, true_score_K in zip(queries_QD, true_ids_QK, true_score_QK, strict=True):
+    for query_D, true_ids_K, true_score_K in zip(asked.queries_QD, asked.ids_QK, asked.score_QK, strict=True):
         start = time.perf_counter()
-        found = nearest(snapshot, column, query_D, depth, None, False)
+        found = nearest(snapshot, column, query_D, _K + asked.own, None, False)
         times_ms.append((time.perf_counter() - start) * 1e3)
         # One row that is as near as another is as good: copies of a picture do not count as missed.
         good_N = np.isin(found[ROW_ID].to_numpy(), true_ids_K)
         good_N |= found["score"].to_numpy() >= np.min(true_score_K, initial=2.0) - _AS_NEAR
         # The query's own row is found by any index, so it counts on neither side.
-        expected = len(true_ids_K) - own
-        hits += min(1.0, max(0, int(good_N.sum()) - own) / expected) if expected > 0 else 1.0
+        expected = len(true_ids_K) - asked.own
+        hits += min(1.0, max(0, int(good_N.sum()) - asked.own) / expected) if expected > 0 else 1.0
     return Recall(
-        k=k,
-        queries=len(queries_QD),
-        recall=hits / max(len(queries_QD), 1),
+        k=_K,
+        queries=len(asked.queries_QD),
+        recall=hits / max(len(asked.queries_QD), 1),
         p50_ms=float(np.median(times_ms)),
         p95_ms=float(np.percentile(times_ms, 95)),
     )

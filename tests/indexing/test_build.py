@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import clipmill.jobs.indexing.segments as segments
-from clipmill.jobs.indexing import plan, vector
+from clipmill.jobs.indexing import build, plan, vector
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.centroids import sample
 from clipmill.jobs.indexing.kmeans import train
@@ -45,9 +45,13 @@ def test_kmeans_leaves_no_partition_empty_and_finds_clear_clusters() -> None:
     np.testing.assert_array_equal(found, train(points, 40))
 
 
-def test_the_report_is_stored_with_the_recall_it_measured(tmp_path: Path) -> None:
+def test_the_report_is_stored_with_the_recall_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1200))
+    order: list[str] = []
+    for name in ("ask", "measure_curve", "measure"):
+        monkeypatch.setattr(build, name, noting(order, name))
     report = build_index(uri, IndexOptions(kind="ivf_rq"))
+    assert order == ["ask", "measure_curve", "measure"], "the column is read before searches fill Lance's cache"
     vectors = report.vectors[0]
     assert (vectors.kind, vectors.done, vectors.rows) == ("IVF_RQ", "built", 1200)
     assert vectors.recall is not None
@@ -60,6 +64,11 @@ def test_the_report_is_stored_with_the_recall_it_measured(tmp_path: Path) -> Non
     assert kinds["license"] == "BITMAP"
     assert kinds["tags"].replace("_", "") == "LABELLIST"
     assert kinds["views"] == "BTREE"
+
+
+def noting(order: list[str], name: str) -> Callable[..., object]:
+    called = getattr(build, name)
+    return lambda *given, **more: (order.append(name), called(*given, **more))[1]
 
 
 def test_a_second_run_does_nothing_and_new_rows_are_added(tmp_path: Path) -> None:
