@@ -38,7 +38,7 @@ SAID: list[str] = []
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFile:
     """Ten tars with three rows each, published."""
-    monkeypatch.setattr(embed, "run_units", lambda *given: pytest.fail("workers are started"))
+    monkeypatch.setattr("clipmill.jobs.running.run.run_units", lambda *given: pytest.fail("workers are started"))
     (tmp_path / "raw").mkdir()
     for number in range(10):
         (tmp_path / "raw" / f"{number}.tar").touch()
@@ -173,7 +173,7 @@ def test_a_deletion_beside_something_new_goes_the_whole_way(job: JobFile, monkey
         came.append(len(todo))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed, "run_units", whole_way)
+    monkeypatch.setattr("clipmill.jobs.running.run.run_units", whole_way)
     with pytest.raises(KeyboardInterrupt):
         embed.run(job, Options())
     assert came == [1]

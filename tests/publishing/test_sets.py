@@ -104,7 +104,7 @@ def test_a_set_that_cannot_be_filled_is_weighed_by_a_gate_and_ends_no_night(
 
     write_tar(here / "raw" / "2.tar", range(6, 9))
     with monkeypatch.context() as patch:
-        patch.setattr(beside, "reembed", gone)
+        patch.setattr("clipmill.jobs.migrating.reembed.reembed", gone)
         found = night(made)
     assert (found.status, [gate.name for gate in found.refused]) == ("refused", ["sets"])
     assert "66.67% of the rows have the set 'stub_16', 100.00% in what readers see" in found.refused[0].sentence
