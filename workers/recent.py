@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+PATIENCE_S = 5.0
+
 
 class Recent(Generic[K, V]):
     """The values that were looked up or put in last, up to about `max_bytes` of weight. Thread-safe."""
@@ -17,6 +19,7 @@ class Recent(Generic[K, V]):
         self._values: OrderedDict[K, V] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        self._under_way: dict[K, threading.Event] = {}
 
     def get(self, key: K) -> V | None:
         with self._lock:
@@ -37,9 +40,24 @@ class Recent(Generic[K, V]):
                 self._bytes -= self._weigh(old, dropped)
 
     def get_or_make(self, key: K, make: Callable[[], V]) -> V:
-        """Two threads that miss at once both make the value."""
-        value = self.get(key)
-        if value is None:
+        """Who misses while another thread makes the value waits for it, `PATIENCE_S` at most, and makes it where none
+        came of that: it failed, takes long, or is too large to be remembered."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            others = self._under_way.get(key)
+            mine = self._under_way.setdefault(key, threading.Event())
+        if others is not None:
+            others.wait(PATIENCE_S)
+            if (value := self.get(key)) is not None:
+                return value
+        try:
             value = make()
             self.put(key, value)
-        return value
+            return value
+        finally:
+            if others is None:
+                with self._lock:
+                    del self._under_way[key]
+                mine.set()
