@@ -4,6 +4,7 @@ D: dimension. Unrefined distances of a quantised index are not cosines (they are
 every road re-ranks with the stored vectors.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, widest
-from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
-from clipmill.jobs.querying.warm import EXACT_ROWS, fits, passing, subset
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.warm import EXACT_ROWS, fits, marks, passing, subset
 
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
 # Up to so many proposed rows the filter is worked out for just those, from its columns; of more, an index says sooner
@@ -33,9 +34,12 @@ def nearest(
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
+    if warm is not None and (few or exact or index is None or warm.cells is not None):
+        found = None if few or exact else _in_cells(snapshot, column, vector_D, depth, predicate)
+        if found is None:
+            found = warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None)
+        return _best(*found, depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
-    if warm is not None and (few or index is None or not road.use_index or _cheap(snapshot, index, road, matches)):
-        return _best(*warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None), depth)
     kept = matches is not None and matches <= max(MOST_READ, depth)
     if predicate and kept and not road.use_index and fits(snapshot, column):
         return _best(*subset(snapshot, column, predicate).cosines(vector_D), depth)
@@ -45,13 +49,30 @@ def nearest(
             return found
         assert index is not None
         road = widest(index)  # what is near does not pass: look through everything that does
-        if predicate and warm is not None and _cheap(snapshot, index, road, matches):
-            return _best(*warm.best(vector_D, depth, passing(snapshot, predicate)), depth)
     return _by_lance(snapshot, column, vector_D, depth, predicate, road)
 
 
-def _cheap(snapshot: Snapshot, index: VectorIndex, road: Road, matches: int | None) -> bool:
-    return matches is not None and road.ef is None and in_memory(index, road, matches=matches, total=snapshot.num_rows)
+def _in_cells(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None:
+    """The nearest of the vectors at hand, by as many partitions of the index as it would be asked for; None where all
+    that pass are to be compared: that takes no longer, or what is near does not pass."""
+    index, warm, total = snapshot.vector_index(column), snapshot.warm[column], snapshot.num_rows
+    if index is None or warm.cells is None:
+        return None
+    matches = snapshot.count(predicate) if predicate else total
+    index = replace(index, unindexed_rows=0)  # those are looked at in any case
+    road = choose_road(index, matches=matches if predicate else None, total=total, depth=depth, exact=False)
+    if not road.proposed or in_memory(index, road, matches=matches, total=total):
+        return None
+    looked = warm.look(vector_D, road.probes or 1)
+    if predicate:
+        passes_S = marks(snapshot, column, predicate)[looked.places_S]
+        first = passes_S[looked.best_first(road.proposed)]
+        if np.count_nonzero(first) < road.least or at_odds(first, matches / total):
+            return None
+        looked = looked.only(passes_S)
+    return warm.settled(looked, depth) if len(looked) >= min(depth, matches) else None
 
 
 def _by_lance(
@@ -93,8 +114,6 @@ def _proposed(
     if len(row_ids) < max(road.least, min(depth, snapshot.num_rows)):
         return None
     row_ids = row_ids[: 2 * road.least or road.proposed]
-    if (warm := snapshot.warm.get(column)) is not None:
-        return _best(*warm.best(vector_D, depth, row_ids), depth)
     return _best(row_ids, cosines(snapshot, column, vector_D, row_ids), depth)
 
 

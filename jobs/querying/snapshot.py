@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.rows import HeldRows
-from clipmill.jobs.querying.vectors import HeldVectors, WarmVectors
+from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
@@ -26,6 +26,9 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
+
+if TYPE_CHECKING:
+    from clipmill.jobs.querying.sketch import WarmVectors
 
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
@@ -81,6 +84,7 @@ class Snapshot:
         self.warm: dict[str, WarmVectors] = {}
         self.rows: HeldRows | None = None
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
+        self.marks: Recent[tuple[str, str], npt.NDArray[np.bool_]] = Recent(lambda _, m: m.nbytes, max_bytes=32_000_000)
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)

@@ -109,7 +109,8 @@ class Table:
                 self.cold = lacking
             else:
                 snapshot.warm[column] = load_warm(snapshot, column)
-            if (index := snapshot.vector_index(column)) is not None:
+            index, warm = snapshot.vector_index(column), snapshot.warm.get(column)
+            if index is not None and (warm is None or warm.cells is None):  # else it is not asked
                 snapshot.dataset.prewarm_index(index.name)
         if self._rows_too and not self.cold:
             left = self._warm_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())

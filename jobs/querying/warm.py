@@ -1,17 +1,13 @@
-"""A column's vectors at hand, for exact answers when a filter leaves few rows.
+"""A column's vectors at hand: a server keeps them, a script need not.
 
-An index serves badly where few rows pass: the nearest of them may lie in any partition. Reading just those rows from
-the table costs 10 to 16 us each; from a byte a value 0.2 to 0.3, and only what may be among the nearest is compared as
-it is stored (docs/querying.md). A server keeps this; a script need not. It lies in a file without a name, mapped.
+From the table a row takes 10 to 16 us to compare, from a byte a value 0.02 to 0.1, and only what may be among the
+nearest is compared as it is stored (docs/querying.md). They lie in a file without a name, by the partitions of the
+column's index, which is then not asked itself: where few rows pass a filter, or those far from the query, it serves
+badly, and else no faster.
 
 N: rows of the table with a vector. M: rows asked for. B: rows of a batch. D: dimension.
 """
 
-import ctypes
-import mmap
-import os
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,19 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.querying import cells
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.sketch import Marks, Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, WarmVectors, batches_of, to_bytes
+from clipmill.jobs.querying.vector_file import VectorFile
+from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, batches_of
 from clipmill.jobs.table.memory import available_bytes
 
 # What reading the column and answering takes beside.
 _SPARE_BYTES = 250_000_000
-
-# As `os.preadv`, but the interpreter's lock is kept: to take it again after each of some twenty reads of half a
-# microsecond cost a server 7 % more CPU, and its slowest answers more yet (by hand, 2026-11-29, 32 clients).
-_pread = ctypes.PyDLL(None).pread
-_pread.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64)
-_pread.restype = ctypes.c_ssize_t
 
 # Rows up to which an exact scan in memory beats the index at equal or better recall.
 EXACT_ROWS = 12_000
@@ -75,9 +68,12 @@ def _size(size: int) -> str:
 
 
 def load(snapshot: Snapshot, column: str) -> WarmVectors:
-    """Read the column once."""
+    """Read the column once. The rows of each partition of its index then lie together, where its file is to be had."""
     rows, dim = snapshot.num_rows, snapshot.dim(column)
-    file = _File.make(rows, dim)
+    indexed = cells.read(snapshot, column)
+    file = VectorFile.make(rows, dim, arranged=indexed is not None)
+    indexed = indexed if file else None
+    centre_D = indexed.centroids_PD.mean(axis=0) if indexed else np.zeros(dim, np.float32)
     bytes_ND = file.bytes_ND if file else np.empty((rows, dim), dtype=np.int8)
     row_ids_N = np.empty(rows, dtype=np.uint64)
     step_N, off_N = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.float32)
@@ -85,63 +81,27 @@ def load(snapshot: Snapshot, column: str) -> WarmVectors:
     for ids_B, rows_BD in _batches(snapshot, column, None):
         place = slice(count, count + len(ids_B))
         row_ids_N[place] = ids_B
-        bytes_BD, step_N[place], off_N[place] = to_bytes(rows_BD)
+        bytes_BD, step_N[place], off_N[place] = sketch_rows(rows_BD, centre_D)
         if file:
             file.put(count, bytes_BD, rows_BD)
         else:
             bytes_ND[place] = bytes_BD
         count += len(ids_B)
+    found = None
+    row_ids_N, step_N, off_N = row_ids_N[:count], step_N[:count], off_N[:count]
+    if file and indexed:
+        partition_N = indexed.partitions(row_ids_N)
+        order_N = np.argsort(partition_N, kind="stable")
+        file.arrange(order_N.astype(np.uint32 if rows < 1 << 32 else np.intp))
+        row_ids_N, step_N, off_N = row_ids_N[order_N], step_N[order_N], off_N[order_N]
+        found = cells.Cells.of(indexed, partition_N)
 
     def of_table(_: Places, row_ids_M: Ids) -> npt.NDArray[np.float16]:
         stored = snapshot.dataset._take_rows(row_ids_M.tolist(), columns=[column])[column].combine_chunks()
         return np.asarray(stored.flatten()).reshape(-1, dim)
 
-    return WarmVectors(
-        row_ids_N[:count], bytes_ND[:count], (step_N[:count], off_N[:count]), file.stored if file else of_table
-    )
-
-
-class _File:
-    """A file in TMPDIR that nobody else sees and that goes with the process: the vectors' bytes, which are mapped, and
-    behind them the vectors as they are stored. Those are read: a page that is mapped counts as this process's memory,
-    and the kernel maps a lot around what is asked for."""
-
-    def __init__(self, file: Any, rows: int, dim: int) -> None:
-        self._dim, self._behind = dim, rows * dim
-        # Now: where the disk is full only later, there would be half of it.
-        os.posix_fallocate(file.fileno(), 0, 3 * rows * dim)
-        self._number = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._number)
-        self.bytes_ND = np.frombuffer(mmap.mmap(file.fileno(), rows * dim, prot=mmap.PROT_READ), dtype=np.int8).reshape(
-            rows, dim
-        )
-
-    @classmethod
-    def make(cls, rows: int, dim: int) -> "_File | None":
-        """None where there is no room for it, or no such call (macOS)."""
-        try:
-            with tempfile.TemporaryFile(prefix="clipmill-vectors-") as file:
-                return cls(file, rows, dim)
-        except (OSError, AttributeError, ValueError):
-            return None
-
-    def put(self, place: int, bytes_BD: npt.NDArray[np.int8], rows_BD: npt.NDArray[np.float16]) -> None:
-        self._write(place * self._dim, bytes_BD.data)
-        self._write(self._behind + 2 * place * self._dim, np.ascontiguousarray(rows_BD).data)
-
-    def _write(self, at: int, data: memoryview) -> None:
-        left = data.cast("B")
-        while left:
-            done = os.pwrite(self._number, left, at)
-            left, at = left[done:], at + done
-
-    def stored(self, places_B: Places, _: Ids) -> npt.NDArray[np.float16]:
-        rows_BD = np.empty((len(places_B), self._dim), dtype=np.float16)
-        to, size, number, behind = rows_BD.ctypes.data, 2 * self._dim, self._number, self._behind
-        for row, place in enumerate(places_B.tolist()):
-            if _pread(number, to + row * size, size, behind + place * size) != size:
-                raise OSError("vectors at hand cannot be read from TMPDIR any more")
-        return rows_BD
+    sketch = Sketch(bytes_ND[:count], step_N, off_N, centre_D)
+    return WarmVectors(row_ids_N, sketch, file.stored if file else of_table, found)
 
 
 def subset(snapshot: Snapshot, column: str, predicate: str) -> HeldVectors:
@@ -172,12 +132,21 @@ def passing(snapshot: Snapshot, predicate: str) -> Ids:
     return snapshot.passing.get_or_make(predicate, make)
 
 
+def marks(snapshot: Snapshot, column: str, predicate: str) -> Marks:
+    """By place of the vectors at hand, whether a row passes a filter; kept like `subset`."""
+    warm = snapshot.warm[column]
+    return snapshot.marks.get_or_make((column, predicate), lambda: warm.marks(passing(snapshot, predicate)))
+
+
 def _batches(snapshot: Snapshot, column: str, predicate: str | None) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:
     """Row ids (B,) and vectors (B, D) of the rows that have one."""
     dim = snapshot.dim(column)
     with filter_errors(predicate):
         for batch in batches_of(snapshot.dataset, column, predicate):
             stored: Any = batch.column(column)
-            valid = np.asarray(stored.is_valid())
-            if valid.any():
-                yield batch.column(ROW_ID).to_numpy()[valid], np.asarray(stored.drop_null().flatten()).reshape(-1, dim)
+            ids_B = batch.column(ROW_ID).to_numpy()[np.asarray(stored.is_valid())]
+            rows_BD = np.asarray(stored.drop_null().flatten()).reshape(-1, dim)
+            # Not finite, as another client may write them.
+            odd_B = ((rows_BD.view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1)
+            if not odd_B.all():
+                yield (ids_B[~odd_B], rows_BD[~odd_B]) if odd_B.any() else (ids_B, rows_BD)

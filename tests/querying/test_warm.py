@@ -36,7 +36,7 @@ def test_vectors_at_hand_lie_in_a_file_or_where_the_disk_is_full_in_memory(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     table = open_table(uri, engine=WordEngine())
     assert table.warm()
-    held = table.snapshot.warm["vector"].bytes_ND
+    held = table.snapshot.warm["vector"].sketch.bytes_ND
     assert list(tmp_path.iterdir()) == [], "a name in the folder would outlive the process"
     lines = Path("/proc/self/maps").read_text().splitlines()
     ours = [line.split()[0].split("-") for line in lines if f"{tmp_path}/" in line and "(deleted)" in line]

@@ -1,0 +1,164 @@
+"""Vectors at hand by the partitions of an index: which rows lie where, and that nothing is missed among them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipmill.jobs.indexing import plan
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying import cells, nearest, roads
+from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.querying.sketch import _cut, _dots
+from clipmill.jobs.querying.snapshot import ROW_ID
+from clipmill.jobs.querying.vectors import as_rows, normalise
+from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
+
+DEPTH = 10
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many partitions, of which few are searched, in a table of test size."""
+    monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 50)
+    for name, value in (("EXACT_MATCHES", 16), ("BASE_PROBES", 3), ("MAX_WIDENING", 1.0)):
+        monkeypatch.setattr(roads, name, value)
+    monkeypatch.setattr(nearest, "EXACT_ROWS", 16)
+
+
+def served(uri: str) -> Table:
+    table = open_table(uri, engine=WordEngine())
+    assert table.warm(), table.cold
+    return table
+
+
+def ids(table: Table, **asked: Any) -> list[str]:
+    found: list[str] = table.search("red shoe", k=DEPTH, columns=("id",), **asked)["id"].to_pylist()
+    return found
+
+
+def stored(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Row ids and unit vectors of the rows that have one."""
+    rows = table.snapshot.dataset.scanner(columns=["vector"], filter="vector IS NOT NULL", with_row_id=True).to_table()
+    return rows[ROW_ID].to_numpy(), normalise(as_rows(rows["vector"], DIM))
+
+
+def test_rows_lie_in_their_index_s_partitions_and_others_in_none(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    dataset = lance.dataset(f"{uri}.lance")
+    append(uri, TableOptions(rows=60, start=1500))
+    dataset = lance.dataset(f"{uri}.lance")
+    dataset.delete("views >= 100 AND views < 120")
+    written = batch(TableOptions(rows=40, start=200, seed=9))  # the same ids, other vectors
+    dataset.merge_insert("id").when_matched_update_all().execute(written)
+    table = served(uri)
+    indexed = cells.read(table.snapshot, "vector")
+    assert indexed is not None
+    row_ids_N, vectors_ND = stored(table)
+    none = len(indexed.centroids_PD)
+    places = table.snapshot.dataset.scanner(columns=["id", "views"], with_row_id=True).to_table().to_pydict()
+    views = dict(zip(places[ROW_ID], places["views"], strict=True))
+    new_N = np.array([views[i] >= 1500 or 200 <= views[i] < 240 for i in row_ids_N.tolist()])
+    expected_N = np.where(new_N, none, np.argmax(vectors_ND @ indexed.centroids_PD.T, axis=1))
+    np.testing.assert_array_equal(indexed.partitions(row_ids_N), expected_N)
+    warm = table.snapshot.warm["vector"]
+    assert sorted(warm.row_ids_N.tolist()) == sorted(row_ids_N.tolist())
+    assert warm.cells is not None
+    held = [set(warm.row_ids_N[a:b].tolist()) for a, b in zip(warm.cells.starts, warm.cells.starts[1:], strict=False)]
+    assert held == [set(row_ids_N[expected_N == p].tolist()) for p in range(none + 1)]
+    # A row that was written again is found where its vector is now, and not where it was.
+    again = np.asarray(written["vector"][5].as_py(), np.float32)
+    assert table.search(vector=again, k=1, columns=("id",))["id"].to_pylist() == [written["id"][5].as_py()]
+
+
+@pytest.mark.parametrize("where", [None, "views % 3 = 0", "views >= 1490"])
+def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path, where: str | None) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    append(uri, TableOptions(rows=60, start=1500))
+    table = served(uri)
+    index = table.snapshot.vector_index("vector")
+    indexed = cells.read(table.snapshot, "vector")
+    assert index is not None
+    assert indexed is not None
+    table.snapshot.assume("vector", replace(index, curve=None))  # so that three partitions are looked into
+    row_ids_N, vectors_ND = stored(table)
+    passes = table.snapshot.dataset.scanner(columns=[], filter=where, with_row_id=True).to_table()[ROW_ID].to_numpy()
+    partition_N = indexed.partitions(row_ids_N)
+    for words in ("red shoe", "blue hat", "green dog boat"):
+        query_D = WordEngine().encode_texts([words])[0]
+        near = np.argsort(-(indexed.centroids_PD @ query_D))[: roads.BASE_PROBES]
+        looked_N = np.isin(partition_N, [*near, len(indexed.centroids_PD)]) & np.isin(row_ids_N, passes)
+        score = np.sort((vectors_ND @ query_D)[looked_N])[-DEPTH:][::-1]
+        found = nearest._in_cells(table.snapshot, "vector", query_D, DEPTH, where)
+        if found is None:
+            assert where is not None, "only a filter may be at odds with the query"
+            continue
+        np.testing.assert_allclose(np.sort(found[1])[::-1][:DEPTH], score, atol=1e-3)  # of float16
+
+
+def test_what_lies_far_from_the_query_is_compared_whole(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=3000))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    table = served(uri)
+    for words, tag in (("red shoe", "boat"), ("blue hat", "tree"), ("green dog", "car"), ("white house", "black")):
+        found = table.search(words, any_tags=(tag,), columns=("id",))["id"].to_pylist()
+        assert found == table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
+
+
+def test_the_index_itself_is_not_asked_by_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    script = open_table(uri, engine=WordEngine())
+    loaded: list[str] = []
+    monkeypatch.setattr(lance.LanceDataset, "prewarm_index", lambda _, name: loaded.append(name))
+    table = served(uri)
+    monkeypatch.setattr(nearest, "_by_lance", lambda *_: pytest.fail("asked Lance"))
+    monkeypatch.setattr(nearest, "_scan", lambda *_: pytest.fail("asked Lance"))
+    for asked in ({}, {"where": "views < 700"}, {"any_tags": "red"}, {"exact": True}, {"where": "views < 3"}):
+        assert len(ids(table, **asked)) == min(DEPTH, table.count(asked.get("where") or "true")), asked
+    assert loaded == []
+    monkeypatch.undo()
+    assert set(ids(table)) == set(ids(script))
+
+
+@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign"])
+def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    if kind == "foreign":  # LanceDB's own: its partitions are as good
+        lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", num_partitions=8, num_sub_vectors=8)
+    else:
+        build_index(uri, IndexOptions(kind="hnsw_sq" if kind == "hnsw_sq" else "ivf_rq", measure_recall=False))
+    if kind == "unreadable":
+        monkeypatch.setattr(cells, "_ids", lambda _: (_ for _ in ()).throw(OSError("no such file")))
+    table = served(uri)
+    assert (table.snapshot.warm["vector"].cells is not None) == (kind == "foreign")
+    found, exact = ids(table), ids(table, exact=True)
+    assert len(found) == DEPTH
+    assert len(set(found) & set(exact)) >= 5
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=400), st.integers(1, 12))
+def test_a_cut_never_takes_one_of_those_that_are_wanted(values: list[float], depth: int) -> None:
+    values_S = np.array(values, np.float32)
+    if len(values_S) <= depth:
+        return
+    assert _cut(values_S, depth) <= np.sort(values_S)[-depth]
+
+
+@pytest.mark.parametrize("dim", [1, 3, 63, 64, 65, 100, 512, 768, 1024, 1152])
+def test_products_of_bytes_are_whole_numbers(dim: int) -> None:
+    """Of a library, at the ends of what a byte holds too: a product that were wrong would hide rows in silence."""
+    rng = np.random.default_rng(dim)
+    rows_BD = rng.integers(-127, 128, (130, dim), dtype=np.int8)
+    queries_QD = rng.integers(-127, 128, (2, dim), dtype=np.int8)
+    rows_BD[0], rows_BD[1], queries_QD[0] = 127, -127, 127
+    out_QB = np.empty((2, 130), np.float32)
+    _dots(queries_QD, rows_BD, out_QB)
+    np.testing.assert_allclose(out_QB, queries_QD.astype(np.int64) @ rows_BD.T.astype(np.int64), rtol=2e-7)
