@@ -64,26 +64,29 @@ class Cells:
 
 
 def read(snapshot: Snapshot, column: str) -> Indexed | None:
-    """None without an index, for one whose partitions are graphs or were trained apart, and for one that Lance does not
-    read this way or that cannot be of this table."""
+    """None without an index, for one whose partitions are graphs or were trained apart, for one of other distances, and
+    for one that Lance does not read this way or that cannot be of this table."""
     index = snapshot.vector_index(column)
     if index is None or not index.kind.startswith("IVF") or index.kind.startswith("IVF_HNSW"):
         return None
     dataset = snapshot.dataset
     try:
+        parts = dataset.stats.index_stats(index.name).get("indices") or []
+        if any(str(part.get("metric_type")).lower() != "cosine" for part in parts):
+            return None
         stored = dataset.get_ivf_model(index.name).centroids
         if stored is None or len(stored) != index.num_partitions:
             return None
         flat = np.asarray(stored.flatten()).astype(np.float32)
         with ThreadPoolExecutor(_READS) as pool:
             read_one = dataset._ds.read_index_partition
-            parts = list(pool.map(lambda p: _ids(read_one(index.name, p, False)), range(len(stored))))
+            ids = list(pool.map(lambda p: _ids(read_one(index.name, p, False)), range(len(stored))))
     except (OSError, ValueError, RuntimeError, KeyError):
         return None
-    row_ids_I = np.concatenate(parts)
+    row_ids_I = np.concatenate(ids)
     if len(row_ids_I) > 2 * snapshot.num_rows + 1_000_000:  # also of rows that were deleted since
         return None
-    partition_I = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    partition_I = np.repeat(np.arange(len(ids), dtype=np.int32), [len(part) for part in ids])
     current = np.isin(row_ids_I, _not_held(snapshot, index.name), invert=True)
     row_ids_I, partition_I = row_ids_I[current], partition_I[current]
     order = np.argsort(row_ids_I, kind="stable")

@@ -36,7 +36,9 @@ def nearest(
     few = matches is not None and matches <= max(EXACT_ROWS, depth)
     if warm is not None and (few or exact or index is None or warm.cells is not None):
         found = None if few or exact else _in_cells(snapshot, column, vector_D, depth, predicate)
-        if found is None:
+        if found is None and predicate and not few:
+            found = warm.best_of(vector_D, depth, marks(snapshot, column, predicate))
+        elif found is None:
             found = warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None)
         return _best(*found, depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
@@ -67,12 +69,25 @@ def _in_cells(
         return None
     looked = warm.look(vector_D, road.probes or 1)
     if predicate:
-        passes_S = marks(snapshot, column, predicate)[looked.places_S]
-        first = passes_S[looked.best_first(road.proposed)]
-        if np.count_nonzero(first) < road.least or at_odds(first, matches / total):
+        first = looked.best_first(road.proposed)
+        known = snapshot.marks.get((column, predicate))
+        if known is None and road.proposed > _LOOKED_AT:
+            known = marks(snapshot, column, predicate)
+        if known is not None:
+            passes = known[looked.places_S[first]]
+        else:
+            passes = _passes(snapshot, warm.row_ids_N[looked.places_S[first]], predicate)
+        if np.count_nonzero(passes) < road.least or at_odds(passes, matches / total):
             return None
-        looked = looked.only(passes_S)
+        looked = looked.only(first[passes] if known is None else known[looked.places_S])
     return warm.settled(looked, depth) if len(looked) >= min(depth, matches) else None
+
+
+def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:
+    """(K,): whether each of a few rows passes, worked out for just those."""
+    with filter_errors(predicate):
+        found = snapshot.dataset._take_rows(row_ids_K.tolist(), columns={_PASSES: predicate})[_PASSES]
+    return np.asarray(pc.fill_null(found, False))
 
 
 def _by_lance(

@@ -124,10 +124,25 @@ class WarmVectors:
         asked = _Asked(vector_D, self.sketch)
         if row_ids_M is None:
             return self.settled(self._in_a_row(asked, [(0, len(self))]), depth)
-        places = self._places(row_ids_M)
-        if len(places) * GATHERED >= len(self):
-            return self.settled(self._in_a_row(asked, [(0, len(self))]).only(places), depth)
-        return self.settled(self._gathered(asked, places), depth)
+        return self.settled(self._gathered(asked, self._places(row_ids_M)), depth)
+
+    def best_of(self, vector_D: Floats, depth: int, marks_N: Marks) -> tuple[Ids, Floats]:
+        """As `best`, of the rows of marked places. Where those lie close together, all of that stretch are compared."""
+        asked, places = _Asked(vector_D, self.sketch), np.flatnonzero(marks_N)
+        if not len(places):
+            return self.row_ids_N[places], np.empty(0, np.float32)
+        ends = np.flatnonzero(np.diff(places) > GATHERED)
+        starts, stops = places[np.r_[0, ends + 1]], places[np.r_[ends, len(places) - 1]] + 1
+        long = stops - starts >= BLOCK
+        spans = list(zip(starts[long].tolist(), stops[long].tolist(), strict=True))
+        near = self._in_a_row(asked, spans)
+        near = near.only(marks_N[near.places_S])
+        alone = marks_N.copy() if spans else marks_N
+        for start, stop in spans:
+            alone[start:stop] = False
+        far = self._gathered(asked, np.flatnonzero(alone) if spans else places)
+        both = [np.concatenate([getattr(near, name), getattr(far, name)]) for name in ("places_S", "score_S", "off_S")]
+        return self.settled(Looked(asked, *both), depth)
 
     def look(self, vector_D: Floats, probes: int) -> Looked:
         """At the rows of the `probes` partitions nearest to a unit vector, and at those that are in none."""

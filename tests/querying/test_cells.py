@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.indexing import plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying import cells, nearest, roads
+from clipmill.jobs.querying import cells, nearest, roads, sketch
 from clipmill.jobs.querying.open import Table, open_table
-from clipmill.jobs.querying.sketch import _cut, _dots
+from clipmill.jobs.querying.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
@@ -128,11 +128,12 @@ def test_the_index_itself_is_not_asked_by_a_server(tmp_path: Path, monkeypatch: 
     assert set(ids(table)) == set(ids(script))
 
 
-@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign"])
+@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2"])
 def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
-    if kind == "foreign":  # LanceDB's own: its partitions are as good
-        lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", num_partitions=8, num_sub_vectors=8)
+    if kind in ("foreign", "l2"):  # another tool's: of cosines its partitions are as good
+        made = {"num_partitions": 8, "num_sub_vectors": 8, "metric": "l2" if kind == "l2" else "cosine"}
+        lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", **made)
     else:
         build_index(uri, IndexOptions(kind="hnsw_sq" if kind == "hnsw_sq" else "ivf_rq", measure_recall=False))
     if kind == "unreadable":
@@ -162,3 +163,22 @@ def test_products_of_bytes_are_whole_numbers(dim: int) -> None:
     out_QB = np.empty((2, 130), np.float32)
     _dots(queries_QD, rows_BD, out_QB)
     np.testing.assert_allclose(out_QB, queries_QD.astype(np.int64) @ rows_BD.T.astype(np.int64), rtol=2e-7)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), max_size=12), st.integers(1, 12))
+def test_of_marked_rows_none_is_missed_in_stretches_or_alone(runs: list[tuple[int, int]], depth: int) -> None:
+    """`runs`: rows that do not pass, then some that do."""
+    marks_N = np.concatenate([np.zeros(0, bool), *(np.repeat([False, True], run) for run in runs)])
+    rng = np.random.default_rng(len(marks_N))
+    vectors_ND = rng.standard_normal((len(marks_N), 8)).astype(np.float16)
+    centre_D = np.zeros(8, np.float32)
+    row_ids_N = rng.permutation(len(marks_N)).astype(np.uint64)
+    warm = WarmVectors(row_ids_N, Sketch(*sketch_rows(vectors_ND, centre_D), centre_D), lambda p, _: vectors_ND[p])
+    query_D = np.eye(8, dtype=np.float32)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sketch, "BLOCK", 16)
+        found, score = warm.best_of(query_D, depth, marks_N)
+    expected, truth = warm.cosines(query_D, row_ids_N[marks_N])
+    assert set(found.tolist()) <= set(expected.tolist())
+    best = np.sort(truth)[::-1][:depth]
+    np.testing.assert_array_equal(np.sort(score)[::-1][:depth], best)
