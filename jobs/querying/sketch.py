@@ -16,7 +16,7 @@ import numpy.typing as npt
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.cells import Cells
 from clipmill.jobs.querying.roads import GATHERED
-from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, exact_cosines, normalise, to_float32
+from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, ascending, exact_cosines, normalise, to_float32
 
 _ROUNDING = 1e-5  # of cosines in float32, at most
 _PIECE = 65_536  # rows, between two looks at the clock
@@ -169,7 +169,7 @@ class WarmVectors:
 
     def _places(self, row_ids_M: Ids) -> Places:
         """Of those that are there, by row id."""
-        wanted_M = np.sort(row_ids_M)
+        wanted_M = ascending(row_ids_M)
         if self._gapless:
             first, last = np.uint64(self._first), np.uint64(self._first + len(self) - 1)
             found_M: Places = (wanted_M[(wanted_M >= first) & (wanted_M <= last)] - first).astype(np.intp)

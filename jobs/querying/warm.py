@@ -20,7 +20,7 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.sketch import Marks, Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.vector_file import VectorFile
-from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, batches_of
+from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, ascending, batches_of
 from clipmill.jobs.table.memory import available_bytes
 
 # What reading the column and answering takes beside.
@@ -126,8 +126,7 @@ def passing(snapshot: Snapshot, predicate: str) -> Ids:
     def make() -> Ids:
         with filter_errors(predicate):
             found = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
-        row_ids: Ids = np.sort(found[ROW_ID].to_numpy())
-        return row_ids
+        return ascending(found[ROW_ID].to_numpy())
 
     return snapshot.passing.get_or_make(predicate, make)
 
