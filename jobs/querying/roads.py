@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clipmill.jobs.querying.cells import GATHERED
 from clipmill.jobs.querying.snapshot import VectorIndex
 
 # Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the
@@ -31,9 +32,6 @@ POSTFILTER_SELECTIVITY = 0.2
 REFINE = {5: 4, 1: 16}  # rows looked at for each that is wanted, by bits of IVF_RQ; other kinds 4
 _CHANCE = 2.5  # standard deviations: so little passes by chance in one of a hundred searches
 MAX_PROPOSED = 10_000
-# Of vectors at hand a row amid others that are not asked for takes some five times as long as one in a row with them
-# (100 and 20 ns of 512 numbers; by hand, 2026-11-29, an EPYC of family 25, beside other work).
-GATHERED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.querying import deadline
-from clipmill.jobs.querying.cells import Cells
-from clipmill.jobs.querying.roads import GATHERED
+from clipmill.jobs.querying.cells import GATHERED, Cells
 from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, ascending, exact_cosines, normalise, to_float32
 
 _ROUNDING = 1e-5  # of cosines in float32, at most

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.querying import cells
+from clipmill.jobs.querying.cells import Cells
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.indexed import read
 from clipmill.jobs.querying.sketch import Marks, Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.vector_file import VectorFile
@@ -70,7 +71,7 @@ def _size(size: int) -> str:
 def load(snapshot: Snapshot, column: str) -> WarmVectors:
     """Read the column once. The rows of each partition of its index then lie together, where its file is to be had."""
     rows, dim = snapshot.num_rows, snapshot.dim(column)
-    indexed = cells.read(snapshot, column)
+    indexed = read(snapshot, column)
     file = VectorFile.make(rows, dim, arranged=indexed is not None)
     indexed = indexed if file else None
     centre_D = indexed.centroids_PD.mean(axis=0) if indexed else np.zeros(dim, np.float32)
@@ -94,7 +95,7 @@ def load(snapshot: Snapshot, column: str) -> WarmVectors:
         order_N = np.argsort(partition_N, kind="stable")
         file.arrange(order_N.astype(np.uint32 if rows < 1 << 32 else np.intp))
         row_ids_N, step_N, off_N = row_ids_N[order_N], step_N[order_N], off_N[order_N]
-        found = cells.Cells.of(indexed, partition_N)
+        found = Cells.of(indexed, partition_N)
 
     def of_table(_: Places, row_ids_M: Ids) -> npt.NDArray[np.float16]:
         stored = snapshot.dataset._take_rows(row_ids_M.tolist(), columns=[column])[column].combine_chunks()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.indexing import plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying import cells, nearest, roads, sketch
+from clipmill.jobs.querying import indexed, nearest, roads, sketch
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.querying.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID
@@ -58,15 +58,15 @@ def test_rows_lie_in_their_index_s_partitions_and_others_in_none(tmp_path: Path)
     written = batch(TableOptions(rows=40, start=200, seed=9))  # the same ids, other vectors
     dataset.merge_insert("id").when_matched_update_all().execute(written)
     table = served(uri)
-    indexed = cells.read(table.snapshot, "vector")
-    assert indexed is not None
+    known = indexed.read(table.snapshot, "vector")
+    assert known is not None
     row_ids_N, vectors_ND = stored(table)
-    none = len(indexed.centroids_PD)
+    none = len(known.centroids_PD)
     places = table.snapshot.dataset.scanner(columns=["id", "views"], with_row_id=True).to_table().to_pydict()
     views = dict(zip(places[ROW_ID], places["views"], strict=True))
     new_N = np.array([views[i] >= 1500 or 200 <= views[i] < 240 for i in row_ids_N.tolist()])
-    expected_N = np.where(new_N, none, np.argmax(vectors_ND @ indexed.centroids_PD.T, axis=1))
-    np.testing.assert_array_equal(indexed.partitions(row_ids_N), expected_N)
+    expected_N = np.where(new_N, none, np.argmax(vectors_ND @ known.centroids_PD.T, axis=1))
+    np.testing.assert_array_equal(known.partitions(row_ids_N), expected_N)
     warm = table.snapshot.warm["vector"]
     assert sorted(warm.row_ids_N.tolist()) == sorted(row_ids_N.tolist())
     assert warm.cells is not None
@@ -84,17 +84,17 @@ def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path,
     append(uri, TableOptions(rows=60, start=1500))
     table = served(uri)
     index = table.snapshot.vector_index("vector")
-    indexed = cells.read(table.snapshot, "vector")
+    known = indexed.read(table.snapshot, "vector")
     assert index is not None
-    assert indexed is not None
+    assert known is not None
     table.snapshot.assume("vector", replace(index, curve=None))  # so that three partitions are looked into
     row_ids_N, vectors_ND = stored(table)
     passes = table.snapshot.dataset.scanner(columns=[], filter=where, with_row_id=True).to_table()[ROW_ID].to_numpy()
-    partition_N = indexed.partitions(row_ids_N)
+    partition_N = known.partitions(row_ids_N)
     for words in ("red shoe", "blue hat", "green dog boat"):
         query_D = WordEngine().encode_texts([words])[0]
-        near = np.argsort(-(indexed.centroids_PD @ query_D))[: roads.BASE_PROBES]
-        looked_N = np.isin(partition_N, [*near, len(indexed.centroids_PD)]) & np.isin(row_ids_N, passes)
+        near = np.argsort(-(known.centroids_PD @ query_D))[: roads.BASE_PROBES]
+        looked_N = np.isin(partition_N, [*near, len(known.centroids_PD)]) & np.isin(row_ids_N, passes)
         score = np.sort((vectors_ND @ query_D)[looked_N])[-DEPTH:][::-1]
         found = nearest._in_cells(table.snapshot, "vector", query_D, DEPTH, where)
         if found is None:
@@ -137,7 +137,7 @@ def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.
     else:
         build_index(uri, IndexOptions(kind="hnsw_sq" if kind == "hnsw_sq" else "ivf_rq", measure_recall=False))
     if kind == "unreadable":
-        monkeypatch.setattr(cells, "_ids", lambda _: (_ for _ in ()).throw(OSError("no such file")))
+        monkeypatch.setattr(indexed, "_ids", lambda _: (_ for _ in ()).throw(OSError("no such file")))
     table = served(uri)
     assert (table.snapshot.warm["vector"].cells is not None) == (kind == "foreign")
     found, exact = ids(table), ids(table, exact=True)
