@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from clipmill.jobs.querying.vectors import Floats, Ids
 
-# A row amid others that are not asked for takes some five times as long to compare as one in a row with them (100 and 20
-# ns of 512 numbers; by hand, 2026-11-29, an EPYC of family 25, beside other work).
+# A row amid others that are not asked for takes some five times as long to compare as one in a row with them (100 and
+# 20 ns of 512 numbers; by hand, 2026-11-29, an EPYC of family 25, beside other work).
 GATHERED = 5
 
 

@@ -13,15 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, widest
+from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.warm import EXACT_ROWS, fits, marks, passing, subset
 
+_USUAL = 10  # hits
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
 # Up to so many proposed rows the filter is worked out for just those, from its columns; of more, an index says sooner
 # which rows pass.
 _LOOKED_AT = 400
 _PASSES = "passes"
+# Rows of partitions up to which they are compared here: Lance's index, which says less of each row, is quicker beyond, for
+# several clients too (200,000 rows of 512 numbers: 115,000 looked at took 4.1 ms of CPU here and 4.5 there with one client
+# and 5.9 and 4.1 with 32, 40,000 took 2.1 and 2.9; by hand, 2026-11-29, beside other work).
+WIDE = 65_536
+
+_Found = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
 
 
 def nearest(
@@ -33,14 +40,8 @@ def nearest(
     matches = snapshot.count(predicate) if predicate and (index or warm) else None
     if matches == 0:
         return _hits(pa.array([], pa.uint64()), pa.array([], pa.float32()))
-    few = matches is not None and matches <= max(EXACT_ROWS, depth)
-    if warm is not None and (few or exact or index is None or warm.cells is not None):
-        found = None if few or exact else _in_cells(snapshot, column, vector_D, depth, predicate)
-        if found is None and predicate and not few:
-            found = warm.best_of(vector_D, depth, marks(snapshot, column, predicate))
-        elif found is None:
-            found = warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None)
-        return _best(*found, depth)
+    if warm is not None and (at_hand := _at_hand(snapshot, column, vector_D, depth, predicate, exact)) is not None:
+        return _best(*at_hand, depth)
     road = choose_road(index, matches=matches, total=snapshot.num_rows, depth=depth, exact=exact)
     kept = matches is not None and matches <= max(MOST_READ, depth)
     if predicate and kept and not road.use_index and fits(snapshot, column):
@@ -50,23 +51,46 @@ def nearest(
         if found is not None:
             return found
         assert index is not None
+        if predicate and warm is not None and warm.cells is not None:
+            return _best(*warm.best_of(vector_D, depth, marks(snapshot, column, predicate)), depth)
         road = widest(index)  # what is near does not pass: look through everything that does
     return _by_lance(snapshot, column, vector_D, depth, predicate, road)
 
 
-def _in_cells(
-    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None:
-    """The nearest of the vectors at hand, by as many partitions of the index as it would be asked for; None where all
-    that pass are to be compared: that takes no longer, or what is near does not pass."""
+def _at_hand(
+    snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], depth: int, predicate: str | None, exact: bool
+) -> _Found | None:
+    """From the vectors at hand; None where Lance's index is quicker, or all there is."""
     index, warm, total = snapshot.vector_index(column), snapshot.warm[column], snapshot.num_rows
-    if index is None or warm.cells is None:
-        return None
     matches = snapshot.count(predicate) if predicate else total
+    if exact or index is None or (predicate and matches <= max(EXACT_ROWS, depth)):
+        return warm.best(vector_D, depth, passing(snapshot, predicate) if predicate else None)
+    if warm.cells is None:
+        return None
     index = replace(index, unindexed_rows=0)  # those are looked at in any case
     road = choose_road(index, matches=matches if predicate else None, total=total, depth=depth, exact=False)
-    if not road.proposed or in_memory(index, road, matches=matches, total=total):
+    if predicate and (not road.proposed or in_memory(index, road, matches=matches, total=total)):
+        return warm.best_of(vector_D, depth, marks(snapshot, column, predicate))
+    if rows_of(index, road, total) > WIDE:
         return None
+    found = _in_cells(snapshot, column, vector_D, depth, predicate, road)
+    if found is not None:
+        return found
+    return (
+        warm.best_of(vector_D, depth, marks(snapshot, column, predicate)) if predicate else warm.best(vector_D, depth)
+    )
+
+
+def _in_cells(
+    snapshot: Snapshot,
+    column: str,
+    vector_D: npt.NDArray[np.float32],
+    depth: int,
+    predicate: str | None,
+    road: Road,
+) -> _Found | None:
+    """The nearest of those in the partitions of the road; None where what is near does not pass."""
+    warm, matches = snapshot.warm[column], snapshot.count(predicate)
     looked = warm.look(vector_D, road.probes or 1)
     if predicate:
         first = looked.best_first(road.proposed)
@@ -77,10 +101,19 @@ def _in_cells(
             passes = known[looked.places_S[first]]
         else:
             passes = _passes(snapshot, warm.row_ids_N[looked.places_S[first]], predicate)
-        if np.count_nonzero(passes) < road.least or at_odds(passes, matches / total):
+        if np.count_nonzero(passes) < road.least or at_odds(passes, matches / snapshot.num_rows):
             return None
         looked = looked.only(first[passes] if known is None else known[looked.places_S])
     return warm.settled(looked, depth) if len(looked) >= min(depth, matches) else None
+
+
+def asks_index(snapshot: Snapshot, column: str) -> bool:
+    """Whether searches with vectors at hand still go through Lance's index."""
+    index, warm = snapshot.vector_index(column), snapshot.warm.get(column)
+    if index is None or warm is None or warm.cells is None:
+        return index is not None
+    road = choose_road(index, matches=None, total=snapshot.num_rows, depth=_USUAL, exact=False)
+    return rows_of(index, road, snapshot.num_rows) > WIDE
 
 
 def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:
@@ -129,6 +162,8 @@ def _proposed(
     if len(row_ids) < max(road.least, min(depth, snapshot.num_rows)):
         return None
     row_ids = row_ids[: 2 * road.least or road.proposed]
+    if (warm := snapshot.warm.get(column)) is not None:
+        return _best(*warm.best(vector_D, depth, row_ids), depth)
     return _best(row_ids, cosines(snapshot, column, vector_D, row_ids), depth)
 
 

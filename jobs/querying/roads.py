@@ -93,8 +93,12 @@ def widest(index: VectorIndex) -> Road:
 def in_memory(index: VectorIndex, road: Road, *, matches: int, total: int) -> bool:
     """Whether comparing all that pass, with the vectors at hand, takes no longer than looking into the road's
     partitions, whose rows follow each other there: it misses nothing."""
-    probes = min(road.probes or index.num_partitions, index.num_partitions)
-    return min(matches * GATHERED, total) <= total * probes / index.num_partitions
+    return min(matches * GATHERED, total) <= rows_of(index, road, total)
+
+
+def rows_of(index: VectorIndex, road: Road, total: int) -> float:
+    """In the partitions that a road looks into, about."""
+    return total * min(road.probes or index.num_partitions, index.num_partitions) / index.num_partitions
 
 
 def at_odds(passes_N: npt.NDArray[np.bool_], selectivity: float) -> bool:

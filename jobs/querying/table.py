@@ -22,7 +22,7 @@ from clipmill.jobs.querying.encoder import (
     unit_rows,
 )
 from clipmill.jobs.querying.hybrid import hybrid
-from clipmill.jobs.querying.nearest import nearest
+from clipmill.jobs.querying.nearest import asks_index, nearest
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from clipmill.jobs.querying.rows import load as load_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
@@ -109,8 +109,8 @@ class Table:
                 self.cold = lacking
             else:
                 snapshot.warm[column] = load_warm(snapshot, column)
-            index, warm = snapshot.vector_index(column), snapshot.warm.get(column)
-            if index is not None and (warm is None or warm.cells is None):  # else it is not asked
+            index = snapshot.vector_index(column)
+            if index is not None and asks_index(snapshot, column):
                 snapshot.dataset.prewarm_index(index.name)
         if self._rows_too and not self.cold:
             left = self._warm_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
