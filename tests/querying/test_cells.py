@@ -96,7 +96,14 @@ def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path,
         near = np.argsort(-(known.centroids_PD @ query_D))[: roads.BASE_PROBES]
         looked_N = np.isin(partition_N, [*near, len(known.centroids_PD)]) & np.isin(row_ids_N, passes)
         score = np.sort((vectors_ND @ query_D)[looked_N])[-DEPTH:][::-1]
-        found = nearest._in_cells(table.snapshot, "vector", query_D, DEPTH, where)
+        road = roads.choose_road(
+            replace(index, curve=None, unindexed_rows=0),
+            matches=table.count(where) if where else None,
+            total=table.num_rows,
+            depth=DEPTH,
+            exact=False,
+        )
+        found = nearest._in_cells(table.snapshot, "vector", query_D, DEPTH, where, road)
         if found is None:
             assert where is not None, "only a filter may be at odds with the query"
             continue
@@ -126,6 +133,24 @@ def test_the_index_itself_is_not_asked_by_a_server(tmp_path: Path, monkeypatch: 
     assert loaded == []
     monkeypatch.undo()
     assert set(ids(table)) == set(ids(script))
+
+
+def test_where_most_partitions_are_looked_into_lance_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=3000))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    monkeypatch.setattr(nearest, "WIDE", 10)
+    loaded: list[str] = []
+    monkeypatch.setattr(lance.LanceDataset, "prewarm_index", lambda _, name: loaded.append(name))
+    table = served(uri)
+    assert loaded == ["vector_idx"]
+    asked: list[int] = []
+    scan = nearest._scan
+    monkeypatch.setattr(nearest, "_scan", lambda *given: [asked.append(1), scan(*given)][1])
+    assert len(set(ids(table)) & set(ids(table, exact=True))) >= 8
+    assert asked
+    for words, tag in (("red shoe", "boat"), ("blue hat", "tree")):  # at odds: what passes is compared whole
+        found = table.search(words, any_tags=(tag,), columns=("id",))["id"].to_pylist()
+        assert found == table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
 
 
 @pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2"])
