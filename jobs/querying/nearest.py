@@ -25,8 +25,8 @@ _LOOKED_AT = 400
 _PASSES = "passes"
 # Rows of partitions up to which they are compared here. Lance's index says less of each row and is quicker beyond: of
 # 200,000 rows of 512 numbers, asked by 32 clients, a request with 115,000 to look at took 7.1 ms of CPU here and 5.9
-# there, with 40,000 5.4 and 5.1; of a million with 2,000 a search took 0.9 and 2.9 ms (by hand, 2026-11-29, beside other
-# work).
+# there, with 40,000 5.4 and 5.1; of a million with 2,000 a search took 0.9 and 2.9 ms (by hand, 2026-11-29, beside
+# other work).
 WIDE = 65_536
 
 _Found = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
