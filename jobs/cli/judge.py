@@ -46,9 +46,9 @@ def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: 
     found = judge(
         open_table(table, version=version, storage=storage_from(endpoint_url, region)), EvaluateOptions(**options)
     )
-    if plot_file:
-        Path(plot_file).write_text(plot(found), "utf-8")
     print_record(found if as_json else _without_matrix(found), as_json=as_json)
+    if plot_file:  # last: where it cannot be written, what was found is there all the same
+        Path(plot_file).write_text(plot(found), "utf-8")
 
 
 def _without_matrix(found: Any) -> Any:

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 the user's mistake; 3 finished, but something is missing o
 5 somebody else holds the table: later; 130 interrupted; 1 anything else.
 """
 
+import errno
 import gc
 import importlib
 import logging
@@ -21,7 +22,10 @@ from clipmill.jobs.cli.options import EXIT_INTERRUPTED
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import note
 from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
-from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError
+from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError, UserError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, *_NO_ROOM}
 
 # Each has a list `commands`; importing them costs nothing but click.
 COMMAND_MODULES = (
@@ -177,11 +181,20 @@ def run(argv: Sequence[str]) -> int:
         from clipmill.workers.store.errors import of_table
 
         missing = not_installed(error) if isinstance(error, ModuleNotFoundError) else None
-        told = missing or of_table(error, "the table")  # a read of lance's somewhere on the way
+        told = missing or _not_writable(error) or of_table(error, "the table")  # a read of lance's on the way
         if isinstance(told, ClipmillError):
             return _told(told, group, argv)
         note(traceback.format_exc())  # a defect, with everything known of it
         return EXIT_OTHER
+
+
+def _not_writable(error: Exception) -> UserError | None:
+    """What this machine does not take: no permission, read-only, no room. A full disk is told without the file."""
+    number, name = getattr(error, "errno", None), getattr(error, "filename", None)
+    if not isinstance(error, OSError) or number is None or number not in (_NOT_WRITABLE if name else _NO_ROOM):
+        return None
+    said = f"{os.fsdecode(name)}: {os.strerror(number)}" if name else os.strerror(number).lower()
+    return UserError(said, "name another place, or mend this one")
 
 
 # What a job file says of its store, as the options of a command that has none.

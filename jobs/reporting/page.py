@@ -4,6 +4,7 @@ Captions, labels and names of files are strangers' text: everything is escaped, 
 but its style and the pictures inside it.
 """
 
+import contextlib
 import os
 import secrets
 from functools import lru_cache
@@ -31,7 +32,8 @@ def write_page(path: Path, html: str) -> None:
         part.write_text(html, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}", "choose another file") from None
 
 

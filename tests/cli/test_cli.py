@@ -1,5 +1,6 @@
 """The command line: what starts fast, what goes where, and which exit code means what."""
 
+import errno
 import importlib
 import json
 import shlex
@@ -422,3 +423,30 @@ def test_what_nohup_asks_to_ignore_stays_ignored() -> None:
         assert signal.SIGTERM in handled()
     finally:
         signal.signal(signal.SIGHUP, old)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "sch"), "error: sch: Read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "sch"), "error: sch: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: no space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Traceback"),  # of a socket, perhaps: a defect
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "sch"), "Traceback"),
+    ],
+)
+def test_a_place_that_takes_no_file_is_one_sentence(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`schedule --to`, `evaluate --plot`, `train-head --out` on a disk that is read-only or full."""
+    job = tmp_path / "job.yaml"
+    job.write_text(f"table: {tmp_path}/db/images\nsource: {{format: files, uri: {tmp_path}/}}\n")
+
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    code = cli.run(["schedule", str(job), "--kind", "crontab", "--to", "sch"])
+    told = capsys.readouterr().err
+    assert f"\n{said}" in f"\n{told}", told
+    assert code == (1 if said == "Traceback" else 2)
