@@ -42,7 +42,11 @@ def read(snapshot: Snapshot, column: str) -> Indexed | None:
     current = np.isin(row_ids_I, _not_held(snapshot, index.name), invert=True)
     row_ids_I, partition_I = row_ids_I[current], partition_I[current]
     order = np.argsort(row_ids_I, kind="stable")
-    return Indexed(normalise(flat.reshape(len(stored), -1)), row_ids_I[order], partition_I[order])
+    row_ids_I, partition_I = row_ids_I[order], partition_I[order]
+    # A row that was written and indexed again is named twice, where its old vector lay and where its new one does.
+    same = row_ids_I[1:] == row_ids_I[:-1]
+    once = ~(np.append(same, False) | np.append(False, same))
+    return Indexed(normalise(flat.reshape(len(stored), -1)), row_ids_I[once], partition_I[once])
 
 
 def _ids(reader: Any) -> Ids:
