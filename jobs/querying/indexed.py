@@ -30,6 +30,8 @@ def read(snapshot: Snapshot, column: str) -> Indexed | None:
         if stored is None or len(stored) != index.num_partitions:
             return None
         flat = np.asarray(stored.flatten()).astype(np.float32)
+        if not np.isfinite(flat).all():  # the bytes of every row would be worth nothing
+            return None
         with ThreadPoolExecutor(_READS) as pool:
             read_one = dataset._ds.read_index_partition
             ids = list(pool.map(lambda p: _ids(read_one(index.name, p, False)), range(len(stored))))

@@ -164,11 +164,15 @@ def test_where_most_partitions_are_looked_into_lance_does_it(tmp_path: Path, mon
         assert found == table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
 
 
-@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2"])
+@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2", "nan"])
 def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
-    if kind in ("foreign", "l2"):  # another tool's: of cosines its partitions are as good
-        made = {"num_partitions": 8, "num_sub_vectors": 8, "metric": "l2" if kind == "l2" else "cosine"}
+    if kind in ("foreign", "l2", "nan"):  # another tool's: of cosines its partitions are as good
+        made: dict[str, Any] = {"num_partitions": 8, "num_sub_vectors": 8, "metric": "l2" if kind == "l2" else "cosine"}
+        if kind == "nan":  # one centre of eight, given with the index
+            first = lance.dataset(f"{uri}.lance").scanner(columns=["vector"], filter="vector IS NOT NULL", limit=8)
+            made["ivf_centroids"] = normalise(as_rows(first.to_table()["vector"], DIM)).astype(np.float16)
+            made["ivf_centroids"][3] = np.nan
         lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", **made)
     else:
         build_index(uri, IndexOptions(kind="hnsw_sq" if kind == "hnsw_sq" else "ivf_rq", measure_recall=False))
