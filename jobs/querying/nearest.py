@@ -96,7 +96,7 @@ def _in_cells(
     if predicate:
         first = looked.best_first(road.proposed)
         known = snapshot.marks.get((column, predicate))
-        if known is None and road.proposed > _LOOKED_AT:
+        if known is None and len(first) > _LOOKED_AT:
             known = marks(snapshot, column, predicate)
         if known is not None:
             passes = known[looked.places_S[first]]

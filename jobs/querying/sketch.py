@@ -67,9 +67,11 @@ class Looked:
         return len(self.places_S)
 
     def best_first(self, count: int) -> Places:
-        """Which of these are the `count` nearest by the sketch."""
-        count = min(count, len(self))
-        best = np.argpartition(-self.score_S, count - 1)[:count] if count < len(self) else np.arange(len(self))
+        """Which of these are the `count` nearest by the sketch, and all that are as near as the last of them: of
+        copies each page would see others."""
+        best = np.arange(len(self))
+        if count < len(self):
+            best = np.flatnonzero(self.score_S >= np.partition(self.score_S, len(self) - count)[len(self) - count])
         return best[np.argsort(-self.score_S[best], kind="stable")]
 
     def only(self, which: Marks | Places) -> "Looked":

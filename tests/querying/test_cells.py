@@ -88,6 +88,21 @@ def test_rows_lie_in_their_index_s_partitions_and_others_in_none(tmp_path: Path)
         table.snapshot.assume("vector", replace(known, curve=None))
 
 
+def test_pages_of_copies_repeat_none_where_some_of_them_pass(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    copies = batch(TableOptions(rows=600, start=1500))
+    same = pa.array([copies["vector"][0].as_py()] * 600, copies.schema.field("vector").type)
+    copies = copies.set_column(copies.schema.get_field_index("vector"), copies.schema.field("vector"), same)
+    lance.write_dataset(copies, f"{uri}.lance", mode="append")
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    table = served(uri)
+    asked = {"vector": np.asarray(same[0].as_py(), np.float32), "where": "views % 3 > 0", "columns": ("id",)}
+    seen: list[str] = []
+    for offset in range(0, 100, DEPTH):
+        seen += table.search(k=DEPTH, offset=offset, **asked)["id"].to_pylist()
+    assert seen == table.search(k=100, exact=True, **asked)["id"].to_pylist()
+
+
 @pytest.mark.parametrize("where", [None, "views % 3 = 0", "views >= 1490"])
 def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path, where: str | None) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
