@@ -74,6 +74,8 @@ class VectorFile:
     def _map(self, at: int, rows: int) -> npt.NDArray[np.int8]:
         """Bytes (rows, D) from a place in the file."""
         size = rows * self._dim
+        if not size:  # mapped would be all that follows
+            return np.empty((rows, self._dim), dtype=np.int8)
         offset = at - at % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._number, size + at - offset, prot=mmap.PROT_READ, offset=offset)
         return np.frombuffer(mapped, dtype=np.int8, offset=at - offset).reshape(rows, self._dim)

@@ -17,6 +17,7 @@ from clipmill.jobs.querying import indexed, nearest, roads, sketch
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.querying.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID
+from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
@@ -101,6 +102,15 @@ def test_pages_of_copies_repeat_none_where_some_of_them_pass(tmp_path: Path) -> 
     for offset in range(0, 100, DEPTH):
         seen += table.search(k=DEPTH, offset=offset, **asked)["id"].to_pylist()
     assert seen == table.search(k=100, exact=True, **asked)["id"].to_pylist()
+
+
+@pytest.mark.parametrize("dim", [64, 512, 4096])
+def test_a_column_without_a_vector_is_put_in_order_too(dim: int) -> None:
+    """As after all rows that had one were deleted; 64 rows end where a page does."""
+    file = VectorFile.make(64, dim, arranged=True)
+    assert file is not None
+    file.arrange(np.empty(0, np.uint32))
+    assert file.bytes_ND.shape == (64, dim)
 
 
 @pytest.mark.parametrize("where", [None, "views % 3 = 0", "views >= 1490"])
