@@ -46,8 +46,9 @@ def read(snapshot: Snapshot, column: str) -> Indexed | None:
     order = np.argsort(row_ids_I, kind="stable")
     row_ids_I, partition_I = row_ids_I[order], partition_I[order]
     # A row that was written and indexed again is named twice, where its old vector lay and where its new one does.
-    same = row_ids_I[1:] == row_ids_I[:-1]
-    once = ~(np.append(same, False) | np.append(False, same))
+    again = np.flatnonzero(row_ids_I[1:] == row_ids_I[:-1])
+    once = np.ones(len(row_ids_I), np.bool_)
+    once[again] = once[again + 1] = False
     return Indexed(normalise(flat.reshape(len(stored), -1)), row_ids_I[once], partition_I[once])
 
 

@@ -89,6 +89,18 @@ def test_rows_lie_in_their_index_s_partitions_and_others_in_none(tmp_path: Path)
         table.snapshot.assume("vector", replace(known, curve=None))
 
 
+def test_where_all_rows_were_written_again_since_they_are_all_looked_at(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    written = batch(TableOptions(rows=300, seed=9))
+    lance.dataset(f"{uri}.lance").merge_insert("id").when_matched_update_all().execute(written)
+    table = served(uri)
+    cells = table.snapshot.warm["vector"].cells
+    assert cells is not None
+    assert cells.starts[-2] == 0
+    assert ids(table) == ids(table, exact=True)
+
+
 def test_pages_of_copies_repeat_none_where_some_of_them_pass(tmp_path: Path) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
     copies = batch(TableOptions(rows=600, start=1500))
