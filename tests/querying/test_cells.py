@@ -201,7 +201,7 @@ def test_where_most_partitions_are_looked_into_lance_does_it(tmp_path: Path, mon
         assert found == table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
 
 
-@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2", "nan"])
+@pytest.mark.parametrize("kind", ["hnsw_sq", "unreadable", "foreign", "l2", "nan", "apart"])
 def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
     if kind in ("foreign", "l2", "nan"):  # another tool's: of cosines its partitions are as good
@@ -211,6 +211,19 @@ def test_another_index_is_searched_by_lance(tmp_path: Path, monkeypatch: pytest.
             made["ivf_centroids"] = normalise(as_rows(first.to_table()["vector"], DIM)).astype(np.float16)
             made["ivf_centroids"][3] = np.nan
         lance.dataset(f"{uri}.lance").create_index("vector", "IVF_PQ", **made)
+    elif kind == "apart":  # as many partitions in both parts, but others
+        append(uri, TableOptions(rows=1500, start=1500))
+        dataset = lance.dataset(f"{uri}.lance")
+        first = dataset.scanner(columns=["vector"], filter="vector IS NOT NULL", limit=60).to_table()["vector"]
+        centres_PD = normalise(as_rows(first, DIM)).astype(np.float16)
+        options = {"name": "vector_idx", "metric": "cosine", "num_partitions": 30}
+        parts = [
+            dataset.create_index_uncommitted(
+                "vector", "IVF_FLAT", ivf_centroids=centres_PD[n * 30 :][:30], fragment_ids=[n], **options
+            )
+            for n in range(2)
+        ]
+        dataset.commit_existing_index_segments("vector_idx", "vector", parts)
     else:
         build_index(uri, IndexOptions(kind="hnsw_sq" if kind == "hnsw_sq" else "ivf_rq", measure_recall=False))
     if kind == "unreadable":
