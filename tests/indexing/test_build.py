@@ -33,6 +33,12 @@ from clipmill.workers.store.uri import quote
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 
+@pytest.fixture(autouse=True)
+def large_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that tables of test size have one or two."""
+    monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 1024)
+
+
 def test_kmeans_leaves_no_partition_empty_and_finds_clear_clusters() -> None:
     rng = np.random.default_rng(0)
     centres = normalise(rng.standard_normal((20, 32)).astype(np.float32))
