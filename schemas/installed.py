@@ -21,6 +21,7 @@ _BRINGS = {
     "huggingface_hub": ("words", "huggingface_hub, which talks to the Hub,"),
     "ray": _JOB,
     "rich": ("", "rich, which draws the progress of a job,"),
+    "numkong": ("", "numkong, which compares vectors by their bytes,"),
     "jinja2": ("words", "jinja2, which fills in pages and plots,"),
     "threadpoolctl": ("words", "threadpoolctl, which keeps products of numbers to one thread,"),
     "moto": ("demo", "moto, the demo's local S3 server,"),
