@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from clipmill.jobs.querying.vectors import Floats, Ids
 
+Span = tuple[int, int]  # of places: the first, and the one behind the last
+
 # A row amid others that are not asked for takes some five times as long to compare as one in a row with them (100 and
 # 20 ns of 512 numbers; by hand, 2026-11-29, an EPYC of family 25, beside other work).
 GATHERED = 5
@@ -42,17 +44,17 @@ class Cells:
 
     @classmethod
     def of(cls, indexed: Indexed, partition_N: npt.NDArray[np.int32]) -> "Cells":
-        """`partition_N`: of the rows at hand, ascending."""
+        """`partition_N`: of the rows at hand, in any order."""
         counts = np.bincount(partition_N, minlength=len(indexed.centroids_PD) + 1)
         return cls(indexed.centroids_PD, np.concatenate([[0], np.cumsum(counts)]))
 
-    def spans(self, vector_D: Floats, probes: int) -> list[tuple[int, int]]:
+    def spans(self, vector_D: Floats, probes: int) -> list[Span]:
         """Where rows begin and end of the `probes` partitions nearest to a unit vector, and of what is in none; those
         that follow each other as one, ascending."""
         near_P = np.einsum("pd,d->p", self.centroids_PD, vector_D)
         probes = min(probes, len(near_P))
         chosen = np.argpartition(-near_P, probes - 1)[:probes]
-        found: list[tuple[int, int]] = []
+        found: list[Span] = []
         for p in [*np.sort(chosen).tolist(), len(near_P)]:
             start, stop = int(self.starts[p]), int(self.starts[p + 1])
             if found and found[-1][1] == start:

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.querying import deadline
-from clipmill.jobs.querying.cells import GATHERED, Cells
+from clipmill.jobs.querying.cells import GATHERED, Cells, Span
 from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, ascending, exact_cosines, normalise, to_float32
 
 _ROUNDING = 1e-5  # of cosines in float32, at most
 _PIECE = 65_536  # rows, between two looks at the clock
 _GROUPS = 16  # for each row that is wanted: their largest say where to cut, nearly, and all rows need no ordering
 
-Span = tuple[int, int]
 Marks = npt.NDArray[np.bool_]
 
 

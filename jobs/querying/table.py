@@ -84,9 +84,10 @@ class Table:
         return moved
 
     def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2 * 10**9, rows: bool = False) -> bool:
-        """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and
-        load the index. False where they do not fit: `cold` says why. Costs one read of the columns, again after each
-        refresh. `rows`: what a person reads of each row too, in a file, where the vectors leave room for it."""
+        """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and the
+        index where searches still ask it. False where they do not fit: `cold` says why. Costs one read of the columns,
+        again after each refresh. `rows`: what a person reads of each row too, in a file, where the vectors leave room
+        for it."""
         self._warm_columns, self._warm_bytes, self._rows_too = tuple(columns), memory_bytes, rows
         self._fill(self.snapshot)
         return not self.cold

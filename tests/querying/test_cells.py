@@ -125,7 +125,7 @@ def test_a_column_without_a_vector_is_put_in_order_too(dim: int) -> None:
     assert file.bytes_ND.shape == (64, dim)
 
 
-@pytest.mark.parametrize("where", [None, "views % 3 = 0", "views >= 1490"])
+@pytest.mark.parametrize("where", [None, "views % 7 < 4", "views >= 1490"])
 def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path, where: str | None) -> None:
     uri = make_table(tmp_path, TableOptions(rows=1500))
     build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
@@ -153,7 +153,7 @@ def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path,
         )
         found = nearest._in_cells(table.snapshot, "vector", query_D, DEPTH, where, road)
         if found is None:
-            assert where is not None, "only a filter may be at odds with the query"
+            assert where == "views >= 1490", "a filter that has nothing to do with the query is not at odds with it"
             continue
         np.testing.assert_allclose(np.sort(found[1])[::-1][:DEPTH], score, atol=1e-3)  # of float16
 
