@@ -36,15 +36,17 @@ NAMES = ("tags", "tag_scores")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retagged:
-    """`rows`: of the table. `tagged`: written by this call; the others had these tags already. `untagged`: rows that
-    no label fits well enough, or that have no vector. `note`: where readers see another version still."""
+    """`rows` of the table = `with_tags` + `without_tags`: no label fits those well enough, or they have no vector.
+    `written`: rows that this call compared with the labels; the others had their tags already. `note`: where readers
+    see another version still."""
 
     table: str
     vocabulary: str
     labels: int
     rows: int
-    tagged: int
-    untagged: int
+    with_tags: int
+    without_tags: int
+    written: int
     version: int
     seconds: float
     column: str = "tags"
@@ -92,16 +94,18 @@ def retag(
     about = _about(tagger, options, compat.stored_fingerprint(schema).weights_sha256)
     derived = derived_tags(tagger, about, options.names)
     with leased(tables, "retag", say) as (lease, _), no_fill_beside(lease, say):
-        tagged = Derivation(tables, lease, derived, say, step).all()
+        written = Derivation(tables, lease, derived, say, step).all()
     rows = tables.open()
+    count, without = rows.count_rows(), rows.count_rows(f"array_length({options.names[0]}) = 0")
     seen = readers(rows)
     return Retagged(
         table=table,
         vocabulary=tagger.vocabulary.name,
         labels=len(tagger.vocabulary.labels),
-        rows=rows.count_rows(),
-        tagged=tagged,
-        untagged=rows.count_rows(f"array_length({options.names[0]}) = 0"),
+        rows=count,
+        with_tags=count - without,
+        without_tags=without,
+        written=written,
         version=int(rows.version),
         seconds=round(time.monotonic() - began, 3),
         column=options.names[0],
@@ -166,5 +170,5 @@ def derived_tags(tagger: Tagger, about: dict[str, Any], names: tuple[str, str]) 
         told=("hash", "top_k", "min_score", "label_vectors", "thresholds", "weights_sha256"),
         compute=tagger.tag,
         index="LABEL_LIST",
-        verb="tagged",
+        verb="compared with the labels",
     )

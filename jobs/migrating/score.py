@@ -25,14 +25,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreReport:
-    """`rows`: scored now. `without_vector`: rows that have no vector and so no score. The scores are of the whole
-    column. `note`: where readers see another version still."""
+    """`rows` of the table = `with_score` + `without_vector`, which have no score either. `written`: scores of this call;
+    the others were there already. `least`, `mean` and `greatest` are of the whole column. `note`: where readers see
+    another version still."""
 
     table: str
     column: str
     head: str
     rows: int
+    with_score: int
     without_vector: int
+    written: int
     least: float | None
     mean: float | None
     greatest: float | None
@@ -76,16 +79,19 @@ def score(
         if before is not None and not derived.is_current(schema):
             was = before.get("hash", "an older clipmill")
             say(f"{head.name} is of {before.get('file')} ({was}); computing it anew")
-        rows = Derivation(tables, lease, derived, say, step).all()
+        written = Derivation(tables, lease, derived, say, step).all()
     now = tables.open()
+    count, without = now.count_rows(), now.count_rows(f"{head.name} IS NULL")
     seen = readers(now)
     least, mean, greatest = head_columns.least_and_greatest(now, head.name)
     return ScoreReport(
         table=table,
         column=head.name,
         head=head.hash,
-        rows=rows,
-        without_vector=now.count_rows(f"{head.name} IS NULL"),
+        rows=count,
+        with_score=count - without,
+        without_vector=without,
+        written=written,
         least=least,
         mean=mean,
         greatest=greatest,

@@ -77,7 +77,7 @@ def test_evaluate_and_score(uri: str, capsys: pytest.CaptureFixture[str], tmp_pa
     lance.dataset(f"{uri}.lance").checkout_version(judged["version"]).restore()
     np.savez(tmp_path / "head.npz", weight=np.ones((1, 64), np.float32))
     scored = ask(capsys, "score", uri, "--head", str(tmp_path / "head.npz"), "--column", "beauty")
-    assert scored["rows"] == 237
+    assert (scored["rows"], scored["with_score"], scored["without_vector"]) == (240, 237, 3)
     assert lance.dataset(f"{uri}.lance").count_rows("beauty IS NOT NULL") == 237
 
 

@@ -110,7 +110,7 @@ def test_rows_that_came_get_the_tags_of_a_vocabulary_beside(tmp_path: Path) -> N
     label = next(tags[0] for tags in found.values() if tags)
     asked = place.tables.open().count_rows(f"array_has_any({SIDE}, ['{label}'])")  # through the index
     assert asked == sum(label in (tags or []) for tags in found.values())
-    assert place.retag(replace(place.things, beside="side")).tagged == 0
+    assert place.retag(replace(place.things, beside="side")).written == 0
 
 
 def test_by_the_text_tower_where_the_labels_came_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,5 +180,5 @@ def test_tags_beside_are_of_one_model_after_a_promotion(tmp_path: Path) -> None:
     (told,) = follow(place.tables)
     assert (told.new, told.left) == (0, 10)
     assert "a set was promoted since" in told.note
-    assert place.retag(replace(place.things, beside="side")).tagged == 256
+    assert place.retag(replace(place.things, beside="side")).written == 256
     assert follow(place.tables) == ()

@@ -106,7 +106,7 @@ def test_a_vocabulary_beside_that_is_changed_is_killed_at_each_commit(tmp_path: 
     assert (place.stored(), place.tables.open().schema.field("tags").metadata) == (in_use, before)
     append(place.uri, TableOptions(rows=10, start=300))
     done = place.retag(new)
-    assert done.tagged < done.rows or at < 2
+    assert done.written < done.rows or at < 2
     assert column(place, SIDE) == place.expected(place.things)
     rows = place.tables.open()
     assert [name for name in rows.schema.names if "__" in name] == [SIDE, f"tag_scores{SIDE.removeprefix('tags')}"]
@@ -156,10 +156,10 @@ def test_scores_and_a_vocabulary_beside_are_killed_by_sigkill(tmp_path: Path) ->
     for step in ("fill aesthetic__retag 1", "switch", "drop aesthetic__before"):
         kill("score", place.uri, new.file, step)
         assert scores_are_of(place, new if step.startswith("drop") else old)
-    assert score(place.uri, new).rows == 0  # the last of them had switched
+    assert score(place.uri, new).written == 0  # the last of them had switched
     assert scores_are_of(place, new)
     for step in (f"fill {SIDE}__retag 2", "switch"):
         kill("retag", place.uri, place.things.vocabulary, step)
         assert SIDE not in place.tables.open().schema.names
-    assert place.retag(replace(place.things, beside="side")).tagged == 0  # all were filled: only the switch was left
+    assert place.retag(replace(place.things, beside="side")).written == 0  # all were filled: only the switch was left
     assert column(place, SIDE) == place.expected(place.things)

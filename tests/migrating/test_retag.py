@@ -82,12 +82,13 @@ def test_tags_are_what_embed_gives_and_the_table_knows_whose_they_are(place: Pla
     place.tables.open().tags.create("live", 1)
     done = place.retag(place.things)
     assert "readers see the published version 1" in done.note
-    assert (done.rows, done.tagged, done.labels) == (246, 246, len(THINGS))
+    assert (done.rows, done.written, done.labels) == (246, 246, len(THINGS))
     assert place.stored() == place.expected(place.things)
     assert sum(map(len, place.stored().values())) > 200
     rows = place.tables.open()
     assert sorted(rows.schema.names) == sorted(before)
-    assert done.untagged == sum(not tags for tags in place.stored().values()) > 0
+    assert done.without_tags == sum(not tags for tags in place.stored().values()) > 0
+    assert done.with_tags + done.without_tags == done.rows
     vocabulary = load_vocabulary(place.things.vocabulary)
     compat.check_vocabulary(rows.schema, vocabulary)
     assert vocabulary_of(place.tables, rows.schema) == vocabulary  # no job names it: the column does
@@ -109,10 +110,10 @@ def test_verify_has_nothing_against_new_tags(place: Place) -> None:
 def test_again_is_nothing_to_do_other_thresholds_are(place: Place) -> None:
     place.retag(place.things)
     version = place.tables.open().version
-    assert place.retag(place.things).tagged == 0
+    assert place.retag(place.things).written == 0
     assert place.tables.open().version <= version + 1  # the fence
     top = RetagOptions(vocabulary=place.things.vocabulary, label_vectors=place.things.label_vectors, top_k=1)
-    assert place.retag(top).tagged == 246
+    assert place.retag(top).written == 246
     assert max(map(len, place.stored().values())) == 1
 
 
@@ -137,7 +138,7 @@ def test_killed_at_each_commit_the_next_call_goes_on(place: Place, at: int) -> N
     if not place.is_of(place.things):
         append(place.uri, TableOptions(rows=10, start=300))
     done = place.retag(place.things)
-    assert done.tagged < done.rows or at < 2
+    assert done.written < done.rows or at < 2
     assert place.stored() == place.expected(place.things)
     rows = place.tables.open()
     assert not [name for name in rows.schema.names if "__" in name]
@@ -150,7 +151,7 @@ def test_killed_for_one_vocabulary_begun_for_another(place: Place) -> None:
     with pytest.raises(Killed):
         place.retag(place.things, step=killer("switch"))
     place.tables.open().optimize.compact_files()  # the columns are in one wide file now
-    assert place.retag(place.labels).tagged == 246
+    assert place.retag(place.labels).written == 246
     assert place.stored() == place.expected(place.labels)
 
 
@@ -194,7 +195,7 @@ def test_beside_a_run_or_another_fill_it_waits_for_its_turn(place: Place, capsys
     fill.release()
     capsys.readouterr()
     assert run([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["tagged"] == 246
+    assert json.loads(capsys.readouterr().out)["written"] == 246
 
 
 def test_the_terminal_hears_nothing_of_lances_own_worries(place: Place) -> None:

@@ -43,7 +43,7 @@ def test_the_aesthetic_head_reproduces_its_known_ordering(real_data: Path, tmp_p
     lance.write_dataset(table, tmp_path / "images.lance", enable_stable_row_ids=True)
     head = load_head(str(real_data / "aesthetic_head/sa_0_4_vit_b_32_linear.pth"))
     report = score(str(tmp_path / "images"), head)
-    assert report.rows == 10
+    assert report.written == 10
     scored = open_table(str(tmp_path / "images")).get([f"row-{i:06d}" for i in range(10)], ("aesthetic",))
     values = np.array(scored["aesthetic"].to_pylist())
     known = np.array([exact(head, v) for v in vectors])
@@ -57,11 +57,11 @@ def test_scores_survive_deletes_and_new_rows_are_filled_in_later(tmp_path: Path)
     append(uri, TableOptions(rows=100, start=200))
     lance.dataset(f"{uri}.lance").delete("views IN (10, 250)")
     head = load_head(str(head_file(tmp_path)))
-    assert score(uri, head).rows == 298 - 4  # every 97th vector, from 3, is null
+    assert score(uri, head).written == 298 - 4  # every 97th vector, from 3, is null
     append(uri, TableOptions(rows=50, start=300))
     again = score(uri, head)
-    assert (again.rows, again.without_vector) == (50, 4)
-    assert score(uri, head).rows == 0
+    assert (again.rows, again.with_score, again.without_vector, again.written) == (348, 344, 4, 50)
+    assert score(uri, head).written == 0
     table = lance.dataset(f"{uri}.lance").to_table(columns=["views", "vector", "aesthetic"]).to_pylist()
     assert len(table) == 348
     for row in table:
@@ -111,7 +111,7 @@ def test_a_changed_head_is_computed_anew_and_readers_see_one_or_the_other(tmp_pa
 
     said: list[str] = []
     report = score(uri, other, say=said.append, step=look)
-    assert (report.rows, report.head) == (197, other.hash)
+    assert (report.written, report.head) == (197, other.hash)
     assert any("head.npz" in line for line in said)
     assert seen == [("begin", False), ("fill", False), ("switch", False), ("index", True), ("drop", True)]
     rows = lance.dataset(f"{uri}.lance")
@@ -119,7 +119,7 @@ def test_a_changed_head_is_computed_anew_and_readers_see_one_or_the_other(tmp_pa
     assert {"aesthetic", "views"} == {name for index in rows.describe_indices() for name in index.field_names}
     about = json.loads(rows.schema.field("aesthetic").metadata[HEAD_KEY])
     assert (about["hash"], about["weights_sha256"]) == (other.hash, fingerprint(64).weights_sha256)
-    assert score(uri, other).rows == 0
+    assert score(uri, other).written == 0
 
 
 MARK = Path(tempfile.gettempdir()) / "clipmill-was-here"

@@ -36,7 +36,7 @@ def test_two_vocabularies_stand_side_by_side(place: Place) -> None:
     place.retag(place.labels)
     in_use = place.stored()
     done = place.retag(replace(place.things, beside="things"))
-    assert (done.column, done.tagged, place.stored()) == ("tags__things", 246, in_use)
+    assert (done.column, done.written, place.stored()) == ("tags__things", 246, in_use)
     beside = column(place, "tags__things")
     assert beside == place.expected(place.things)
     table = open_table(place.uri)
@@ -66,7 +66,7 @@ def test_two_vocabularies_stand_side_by_side(place: Place) -> None:
         "tags__things": 10,
     }
     again = place.retag(replace(place.things, beside="things"))
-    assert (again.tagged, column(place, "tags__things") == place.expected(place.things)) == (10, True)
+    assert (again.written, column(place, "tags__things") == place.expected(place.things)) == (10, True)
     assert drop(place.uri, "things", Storage(), say=lambda _: None).columns == ["tags__things", "tag_scores__things"]
     assert "tags__things" not in place.tables.open().schema.names
 
@@ -132,8 +132,8 @@ def test_calibrated_thresholds_are_the_best_and_stay_with_the_vocabulary(place: 
         assert all(score >= found.thresholds[name] - 1e-6 for name, score in zip(names, scores, strict=True))
     assert [p for p in verify(place.uri, Storage()).problems if "tag" in p] == []
     # Again without the file they stay, with --min-score they leave; another vocabulary has none.
-    assert place.retag(place.things).tagged == 0
-    assert place.retag(replace(place.things, min_score=0.1)).tagged == 246
+    assert place.retag(place.things).written == 0
+    assert place.retag(replace(place.things, min_score=0.1)).written == 246
     assert "thresholds" not in (compat.stored_vocabulary(place.tables.open().schema) or {})
 
 
