@@ -38,6 +38,10 @@ class EmptySource(UserError):
     """The listing of a source shows nothing where something is asked for: a wrong address, or a bucket that lost it."""
 
 
+class BeingMade(UserError):
+    """There is no table yet, and a run that makes it is under way."""
+
+
 class UnitsFailed(ClipmillError):
     """The run finished, but some units failed; the message names them."""
 

@@ -43,8 +43,8 @@ class Derived:
     date where the values of `told` are equal there. `compute`: of unit vectors (N, D), NaN where a row has none, the
     values of each column; none of the first column may be null for a row with a vector.
 
-    `nulls`: a row without a vector stays null. `index`: the kind that the first column has, if any. `verb`: what is done
-    to a row, such as scored."""
+    `nulls`: a row without a vector stays null. `index`: the kind that the first column has, if any. `verb`: what is
+    done to a row, such as scored."""
 
     fields: pa.Schema
     key: bytes

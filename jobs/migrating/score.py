@@ -25,8 +25,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreReport:
-    """`rows` of the table = `with_score` + `without_vector`, which have no score either. `written`: scores of this call;
-    the others were there already. `least`, `mean` and `greatest` are of the whole column. `note`: where readers see
+    """`rows` of the table = `with_score` + `without_vector`, which have no score either. `written`: by this call; the
+    others were there already. `least`, `mean` and `greatest` are of the whole column. `note`: where readers see
     another version still."""
 
     table: str

@@ -134,7 +134,7 @@ class Tables:
             return None
         raise UserError(
             f"there is no table {self.database}/{self.name}",
-            "check the name, or create it with `clipmill embed JOB.yaml`",
+            "check the name, or create it with `clipmill embed JOB.yaml`, which makes it once the model is loaded",
         )
 
     def _raise_unless_missing(self, error: Exception, part: str) -> None:

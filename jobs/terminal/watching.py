@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from clipmill.jobs.terminal.output import cell, note, print_json, print_record
-from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.errors import BeingMade, ClipmillError
 from clipmill.schemas.plain import plain
 from clipmill.schemas.words import counted
 
@@ -16,8 +16,8 @@ _sleep = time.sleep
 
 
 def watch(read: Callable[[], Any], every_s: float, *, as_json: bool) -> None:
-    """Until Ctrl-C, which is how it ends and no error. The first look may raise; a later one that fails is told, and
-    looked again: a store that does not answer for a moment is no reason to stop."""
+    """Until Ctrl-C, which is how it ends and no error. The first look may raise, unless the table is being made; a
+    later one that fails is told, and looked again: a store that does not answer for a moment is no reason to stop."""
     before: dict[str, Any] | None = None
     looked_s = time.monotonic()
     try:
@@ -25,7 +25,7 @@ def watch(read: Callable[[], Any], every_s: float, *, as_json: bool) -> None:
             try:
                 now = plain(read())
             except (ClipmillError, OSError) as error:
-                if before is None:
+                if before is None and not isinstance(error, BeingMade):
                     raise
                 note(f"{_clock()}  {error}")
             else:

@@ -17,6 +17,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import all_vocabularies
 from clipmill.schemas.columns import heads_of, of_table, table_id
 from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import BeingMade
 from clipmill.schemas.left_out import LeftOut, merge
 from clipmill.schemas.receipts import LedgerState
 
@@ -66,9 +67,12 @@ class Status:
 
 
 def status(table: str, storage: Storage) -> Status:
-    """Raises UserError where there is no such table, or it is not clipmill's."""
+    """Raises UserError where there is no such table, or it is not clipmill's; BeingMade where a run is making it."""
     tables = Tables.at(table, storage)
-    rows = tables.open()
+    rows = tables.open(missing_ok=True)
+    if rows is None and (holder := _holder(tables)):
+        raise BeingMade(f"the table {table} is not there yet: it is being made by {holder}", "look again in a moment")
+    rows = tables.open() if rows is None else rows
     fingerprint = compat.stored_fingerprint(rows.schema)
     latest = ledger.read_ledger(tables)
     alive = [e for e in ledger.live(latest).values() if e.state == LedgerState.COMMITTED]

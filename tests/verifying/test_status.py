@@ -1,18 +1,19 @@
 """What a table says of itself, and which rejects count."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from clipmill.jobs.committing.commit import Committer
-from clipmill.jobs.committing.lease import KEY
+from clipmill.jobs.committing.lease import KEY, Lease
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import LAST_RUNS, Status, count_rejects, rejects, status
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import BeingMade, UserError
 from tests.committed import entry, make_tables, receipt, take_lease
 
 
@@ -113,6 +114,17 @@ def test_live_is_the_version_readers_see(tables: Tables) -> None:
 def test_no_table_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no table"):
         status(f"{tmp_path}/db/nothing", Storage())
+
+
+def test_a_table_that_a_run_begins_to_make_is_not_there_yet(tables: Tables) -> None:
+    shutil.rmtree(tables.place())
+    with pytest.raises(UserError, match="there is no table"):
+        look(tables)  # what an earlier run left beside it is no run
+    lease = Lease(tables, "b", "embed")
+    lease.take()
+    with pytest.raises(BeingMade, match="not there yet: it is being made by `clipmill embed`"):
+        look(tables)
+    lease.release()
 
 
 def test_retired_units_and_their_rejects_are_gone(tables: Tables) -> None:

@@ -58,6 +58,23 @@ def test_a_table_that_is_not_there_is_a_mistake_at_once(tmp_path: Path, capsys: 
     assert capsys.readouterr().out == ""
 
 
+def test_a_table_that_is_being_made_is_waited_for(grown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    there = Path(f"{grown}.lance")
+    aside = there.rename(there.with_name("aside"))
+    real = watching._sleep
+
+    def sleep(seconds: float) -> None:
+        if not there.exists():
+            aside.rename(there)
+        real(seconds)
+
+    watching._sleep = sleep  # `grown` puts its own back
+    assert clipmill(["status", grown, "--watch"]) == 0
+    said = capsys.readouterr()
+    assert "is not there yet: it is being made by `clipmill embed`" in said.err
+    assert "  3 rows  1 unit  " in said.out
+
+
 def test_a_look_that_fails_is_told_and_looked_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
