@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.nearest import cosines, nearest
+from clipmill.jobs.querying.nearest import cosines
+from clipmill.jobs.querying.pages import ranked
 from clipmill.jobs.querying.request import MAX_HITS, Query
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.schemas.errors import UserError
@@ -38,11 +39,13 @@ def hybrid(
 
     Raises UserError where the captions have no full-text index.
     """
-    looked = WINDOW
-    while looked < depth:  # in steps, so that neighbouring pages mostly ask the index the same
+    step = looked = max(WINDOW, query.k + len(query.positive.ids))  # of the first page, so that it asks once
+    while looked < depth:
         looked *= 2
     while True:
-        hits, whole = _ranked(snapshot, query, vector_D, predicate, looked)
+        words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate)
+        by_vector = ranked(snapshot, query, vector_D, predicate, looked, step)
+        hits, whole = _fused(snapshot, query, vector_D, by_vector, words.result(), looked)
         if query.min_score is not None:
             hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
         if whole or len(hits) >= depth or looked >= 2 * MAX_HITS:
@@ -50,13 +53,15 @@ def hybrid(
         looked *= 2
 
 
-def _ranked(
-    snapshot: Snapshot, query: Query, vector_D: npt.NDArray[np.float32], predicate: str | None, looked: int
+def _fused(
+    snapshot: Snapshot,
+    query: Query,
+    vector_D: npt.NDArray[np.float32],
+    by_vector: pa.Table,
+    by_text: pa.Table,
+    looked: int,
 ) -> tuple[pa.Table, bool]:
     """The fused ranking as far as `looked` of each half settle it, and whether that is all of it."""
-    words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate)
-    by_vector = nearest(snapshot, query.column, vector_D, looked, predicate, query.exact)
-    by_text = words.result()
     near = _near(snapshot, query.column, vector_D, by_text, looked)
     bm25 = dict(zip(by_text[ROW_ID].to_pylist(), by_text["bm25"].to_pylist(), strict=True))
     text_score = {i: s for i, s in near.items() if s == s}  # NaN: no vector, so hidden

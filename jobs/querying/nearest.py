@@ -129,10 +129,13 @@ def _by_lance(
 ) -> pa.Table:
     """As Lance ranks; where rows as near as the last one are cut off, it is asked again until all of them are there,
     because which of them it gives differs from depth to depth, and pages would repeat some and miss others."""
-    wanted = depth + _TIES
+    index, wanted = snapshot.vector_index(column), depth + _TIES
     while True:
         found = _scan(snapshot, column, vector_D, wanted, predicate, road)
         distance = found["_distance"].to_numpy()
+        if len(found) < depth and index and road.filter_first and (road.probes or 1) < index.num_partitions:
+            road = widest(index)  # the partitions that it named hold fewer rows than are wanted
+            continue
         if len(found) < wanted or distance[depth - 1] < distance[-1] or wanted > MAX_PROPOSED:
             score = _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"]))
             return _best(found[ROW_ID].to_numpy(), np.asarray(score), depth)

@@ -86,6 +86,7 @@ class Snapshot:
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
         self.marks: Recent[tuple[str, str], npt.NDArray[np.bool_]] = Recent(lambda _, m: m.nbytes, max_bytes=32_000_000)
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
+        self.rankings: Recent[tuple[Any, ...], pa.Table] = Recent(_weigh_ranking, max_bytes=16_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
         self._vector_indices: dict[str, VectorIndex | None] = {}
@@ -251,6 +252,10 @@ class Snapshot:
 
 def _weigh_facet(_: Any, facet: Any) -> int:
     return sum(100 + len(value) for value, _ in facet.values)
+
+
+def _weigh_ranking(key: tuple[Any, ...], hits: pa.Table) -> int:
+    return 500 + int(hits.nbytes) + sum(len(part) for part in key if isinstance(part, (str, bytes)))
 
 
 def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:

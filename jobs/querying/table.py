@@ -22,7 +22,8 @@ from clipmill.jobs.querying.encoder import (
     unit_rows,
 )
 from clipmill.jobs.querying.hybrid import hybrid
-from clipmill.jobs.querying.nearest import asks_index, nearest
+from clipmill.jobs.querying.nearest import asks_index
+from clipmill.jobs.querying.pages import near_enough, ranked
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from clipmill.jobs.querying.rows import load as load_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
@@ -231,16 +232,15 @@ class Table:
     def _hits(self, snapshot: Snapshot, query: Query, predicate: str | None) -> pa.Table:
         vector_D = self._query_vector(snapshot, query)
         # The examples themselves are no answer to "more like this", so look as much deeper and drop them.
-        depth = query.depth + len(query.positive.ids)
+        more = len(query.positive.ids)
         if query.hybrid:
-            hits = hybrid(snapshot, query, vector_D, predicate, depth)
+            hits = hybrid(snapshot, query, vector_D, predicate, query.depth + more)
         else:
-            hits = nearest(snapshot, query.column, vector_D, depth, predicate, query.exact)
+            hits = ranked(snapshot, query, vector_D, predicate, query.depth + more, query.k + more)
+            hits = near_enough(hits, query.min_score)
         if query.positive.ids:
             own = _row_ids(snapshot, query.positive.ids)
             hits = hits.filter(pc.invert(pc.is_in(hits[ROW_ID], value_set=pa.array(own, pa.uint64()))))
-        if query.min_score is not None:
-            hits = hits.filter(pc.greater_equal(hits["score"], query.min_score))
         return hits
 
     def _encode(self, snapshot: Snapshot, examples: Examples, column: str, use: Use) -> npt.NDArray[np.float32]:
