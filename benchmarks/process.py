@@ -75,6 +75,25 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: 
     )
 
 
+def cpu_s(pid: int) -> float:
+    """What a process and all below it have computed so far."""
+    return float(sum(times.user + times.system for times in (one.cpu_times() for one in _tree(pid))))
+
+
+def memory_mb(pid: int) -> dict[str, float]:
+    """Of a process and all below it, in MB: `now` what is resident, of several with what they share counted once;
+    `peak` what was, added up."""
+    tree = _tree(pid)
+    now = [one.memory_full_info().pss if len(tree) > 1 else one.memory_info().rss for one in tree]
+    status = [Path(f"/proc/{one.pid}/status").read_text() for one in tree]
+    return {"now": sum(now) / 1e6, "peak": sum(int(text.split("VmHWM:")[1].split()[0]) for text in status) * 1.024e-3}
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    top = psutil.Process(pid)
+    return [top, *top.children(recursive=True)]
+
+
 def _look(top: psutil.Process, used_s: dict[int, float]) -> int:
     """Resident bytes of a process and all below it, and into `used_s` what each has computed so far."""
     total = 0

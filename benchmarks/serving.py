@@ -2,11 +2,12 @@
 
     python -m benchmarks.serving [--rows 200000] [--folder DIR] [--clients 32] [--rounds 5] [--seconds 8] [--out DIR]
         [--clip-retrieval PYTHON]   the Python of an environment with clip-retrieval (pip install clip-retrieval)
+        [--processes N]             `clipmill serve` of so many processes too
         [--before CHECKOUT]         `clipmill serve` of another checkout too, installed into its own .venv
     python -m benchmarks.serving --words   the same with words, over a table of clipmill-tiny's
 
 The servers run all the time and are asked in turn, so that what else the machine does meets all of them alike. CPU
-milliseconds per request are those of the server's process, and do not depend on it. Tables are those of
+milliseconds per request are those of the server's processes, and do not depend on it. Tables are those of
 `benchmarks.query`, made and indexed where they are missing; recall@10 is against exact cosines.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
+from benchmarks.process import cpu_s, memory_mb
 from benchmarks.query_cases import query_vectors
 from benchmarks.query_data import KINDS, write
 
@@ -81,7 +83,7 @@ def main() -> None:
                 found["answers"] = {numbers[int(n)]: answer for n, answer in found["answers"].items()}
                 server.rounds.append(found)
                 print(turn, server.name, {k: v for k, v in found.items() if k != "answers"}, file=sys.stderr)
-        memory = {server.name: _memory_mb(server) for server in servers}
+        memory = {server.name: memory_mb(server.process.pid) for server in servers}
     results = _results(servers, memory, _truth(uri, questions))
     print(as_markdown(results))
     if options.out:
@@ -109,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--words", action="store_true", help="ask with words, of clipmill-tiny")
     parser.add_argument("--clip-retrieval", type=Path, help="Python of an environment with clip-retrieval")
     parser.add_argument("--before", type=Path, help="another checkout of clipmill, with its .venv")
+    parser.add_argument("--processes", type=int, default=1, help="of clipmill serve, beside one")
     parser.add_argument("--only", help="comma-separated beginnings of names of servers")
     parser.add_argument("--out", type=Path, help="folder for the dated JSON")
     return parser.parse_args()
@@ -136,6 +139,9 @@ def _servers(options: argparse.Namespace, uri: str) -> list[Server]:
     peer = [sys.executable, "-m", "benchmarks.serving_peers"]
     tail = ["clipmill-tiny"] if options.words else []
     servers = [Server(name="clipmill", command=serve)]
+    if options.processes > 1:
+        many = [*serve, "--processes", str(options.processes)]
+        servers.insert(0, Server(name=f"clipmill, {options.processes} processes", command=many))
     if options.before:
         before = [str(options.before.resolve() / ".venv/bin/clipmill"), *serve[3:]]
         servers.append(Server(name="clipmill before", command=before, cwd=options.before))
@@ -206,6 +212,8 @@ def _until_it_answers(server: Server, log: Any) -> None:
             time.sleep(0.2)
     if not server.name.startswith("clipmill"):
         return
+    if "processes" in server.name:
+        time.sleep(5)  # another may answer than the one that is looked at
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=60) as answer:
             if json.load(answer)["encoder"] != "loading":
@@ -236,15 +244,7 @@ def _ask(server: Server, questions: list[Any], clients: int, seconds: float) -> 
 
 
 def _cpu_s(server: Server) -> float:
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory_mb(server: Server) -> dict[str, float]:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return {
-        name: int(status.split(f"{key}:")[1].split()[0]) / 1e3 for name, key in (("now", "VmRSS"), ("peak", "VmHWM"))
-    }
+    return cpu_s(server.process.pid)
 
 
 def _truth(uri: str, questions: list[Any]) -> list[set[str]]:

@@ -234,6 +234,13 @@ def export(table: str, endpoint_url: str | None, region: str | None, as_json: bo
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535))
 @version_option
 @click.option("--memory", default="2GB", show_default=True, metavar="SIZE", help="For vectors and rows at hand.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="That answer; one uses little more than one core.",
+)
 @click.option("--no-originals", is_flag=True, help="Only thumbnails, never the full images.")
 @allow_source_option
 def serve(table: str, endpoint_url: str | None, region: str | None, version: str | None, **options: Any) -> None:
@@ -250,6 +257,7 @@ def serve(table: str, endpoint_url: str | None, region: str | None, version: str
         port=options["port"],
         token=os.environ.get("CLIPMILL_SERVE_TOKEN") or None,
         warm_bytes=_size(options["memory"]),
+        processes=options["processes"],
         originals=not options["no_originals"],
         allow_sources=options["allow_sources"],
     )

@@ -1,5 +1,7 @@
-"""What a person reads of each row, at hand in a file without a name, mapped: of a million rows, three columns of ten
-hits cost Lance 1.2 ms of CPU, from here 0.05; all fifteen 8.1 and 0.2 (by hand, 2026-11-29).
+"""What a person reads of each row, at hand in a file without a name, or one of several processes, mapped.
+
+Of a million rows, three columns of ten hits cost Lance 1.2 ms of CPU, from here 0.05; all fifteen 8.1 and 0.2 (by
+hand, 2026-11-29).
 
 N: rows of the table. K: hits.
 """
@@ -7,13 +9,18 @@ N: rows of the table. K: hits.
 import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
+
 _BATCH = 16_384  # rows
+_NAME = "rows"
 
 
 class HeldRows:
@@ -56,45 +63,71 @@ class HeldRows:
         return order_N[found_K] if (sorted_N[found_K] == row_ids_K).all() else None
 
 
-def load(dataset: Any, names: Sequence[str], max_bytes: int) -> HeldRows | None:
-    """Read these columns once. None where they are more than `max_bytes`, or there is no room for the file."""
+def load(
+    dataset: Any, names: Sequence[str], max_bytes: int, shared: Shared | None = None, key: object = None
+) -> HeldRows | None:
+    """Read these columns once. None where they are more than `max_bytes`, or there is no room for the file. `shared`:
+    with other processes, one of which reads them for all under `key`, which says of which version they are."""
     columns = [name for name in names if _is_simple(dataset.schema.field(name).type)]
     if not columns or max_bytes <= 0:
         return None
-    ids: list[npt.NDArray[np.uint64]] = []
     try:
+        if shared is not None:
+            make = partial(_make_shared, dataset, columns, max_bytes)
+            return shared.get_or_make("rows", (key, columns, max_bytes), make, _read_shared)
         with tempfile.TemporaryFile(prefix="clipmill-rows-") as file:
-            if not _write(file, _batches(dataset, columns, ids), max_bytes):
-                return None
-            file.flush()
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            ids = _write(file, _batches(dataset, columns), max_bytes)
+            return _mapped(file, ids) if ids is not None else None
     except OSError:
         return None
-    table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
-    return HeldRows(np.concatenate(ids), table)
 
 
-def _batches(dataset: Any, columns: list[str], ids: list[npt.NDArray[np.uint64]]) -> Iterator[pa.RecordBatch]:
-    """The row ids, which come behind the columns, go into `ids`."""
-    for batch in dataset.scanner(columns=columns, with_row_id=True, batch_size=_BATCH).to_batches():
-        ids.append(batch.column(len(columns)).to_numpy())
-        yield batch.select(columns)
+def _make_shared(dataset: Any, columns: list[str], max_bytes: int, folder: Path) -> None:
+    """Without the ids where there is nothing to hold."""
+    with (folder / _NAME).open("w+b") as file:
+        ids = _write(file, _batches(dataset, columns), max_bytes)
+    if ids is None:
+        (folder / _NAME).unlink()
+    else:
+        save_arrays(folder, {"row_ids_N": ids})
 
 
-def _write(file: Any, batches: Iterator[pa.RecordBatch], max_bytes: int) -> bool:
-    """False where there is nothing, or more than may be."""
-    first = next(batches, None)
-    if first is None:
-        return False
-    left: int = max_bytes - first.nbytes
-    with pa.ipc.new_file(file, first.schema) as out:
-        out.write_batch(first)
+def _read_shared(folder: Path) -> HeldRows | None:
+    ids = map_arrays(folder).get("row_ids_N")
+    if ids is None:
+        return None
+    with (folder / _NAME).open("rb") as file:
+        return _mapped(file, ids)
+
+
+def _mapped(file: Any, row_ids_N: npt.NDArray[np.uint64]) -> HeldRows:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return HeldRows(row_ids_N, pa.ipc.open_file(pa.py_buffer(mapped)).read_all())
+
+
+def _batches(dataset: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """With the row ids behind the columns."""
+    yield from dataset.scanner(columns=columns, with_row_id=True, batch_size=_BATCH).to_batches()
+
+
+def _write(file: Any, batches: Iterator[pa.RecordBatch], max_bytes: int) -> npt.NDArray[np.uint64] | None:
+    """The columns; their row ids are returned. None where there is nothing, or more than may be."""
+    ids: list[npt.NDArray[np.uint64]] = []
+    left, out = max_bytes, None
+    try:
         for batch in batches:
-            left -= batch.nbytes
+            columns = batch.select(list(range(batch.num_columns - 1)))
+            out = out or pa.ipc.new_file(file, columns.schema)
+            left -= columns.nbytes
             if left < 0:
-                break
-            out.write_batch(batch)
-    return left >= 0
+                return None
+            ids.append(batch.column(columns.num_columns).to_numpy())
+            out.write_batch(columns)
+    finally:
+        if out is not None:
+            out.close()
+    file.flush()
+    return np.concatenate(ids) if ids else None
 
 
 def _is_simple(kind: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import filters, phash, values
+from clipmill.jobs.querying.at_hand import AtHand
 from clipmill.jobs.querying.encoder import (
     Use,
     check_engine,
@@ -22,13 +23,10 @@ from clipmill.jobs.querying.encoder import (
     unit_rows,
 )
 from clipmill.jobs.querying.hybrid import hybrid
-from clipmill.jobs.querying.nearest import asks_index
 from clipmill.jobs.querying.pages import near_enough, ranked
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
-from clipmill.jobs.querying.rows import load as load_rows
+from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
-from clipmill.jobs.querying.warm import load as load_warm
-from clipmill.jobs.querying.warm import no_room, too_large
 from clipmill.jobs.table.proof import warning
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
@@ -47,9 +45,7 @@ class Table:
         self.storage = storage
         self._asked_version = version
         self._engine = engine
-        self._warm_columns: tuple[str, ...] = ()
-        self._warm_bytes = 0
-        self._rows_too = False
+        self._at_hand = AtHand()
         self.cold = ""  # why not all that `warm` was asked for is in memory, in a sentence
         self._words: Recent[tuple[str, str, tuple[str, ...]], npt.NDArray[np.float32]] | None = None
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
@@ -84,12 +80,18 @@ class Table:
                 self._fill(fresh)
         return moved
 
-    def warm(self, columns: Sequence[str] = ("vector",), *, memory_bytes: int = 2 * 10**9, rows: bool = False) -> bool:
+    def warm(
+        self,
+        columns: Sequence[str] = ("vector",),
+        *,
+        memory_bytes: int = 2 * 10**9,
+        rows: bool = False,
+        shared: Shared | None = None,
+    ) -> bool:
         """Keep vectors in memory from now on, so that filters that few rows pass are answered exactly and fast, and the
         index where searches still ask it. False where they do not fit: `cold` says why. Costs one read of the columns,
-        again after each refresh. `rows`: what a person reads of each row too, in a file, where the vectors leave room
-        for it."""
-        self._warm_columns, self._warm_bytes, self._rows_too = tuple(columns), memory_bytes, rows
+        again after each refresh. Options are those of `AtHand`."""
+        self._at_hand = AtHand(columns=tuple(columns), memory_bytes=memory_bytes, rows=rows, shared=shared)
         self._fill(self.snapshot)
         return not self.cold
 
@@ -102,22 +104,8 @@ class Table:
 
     def _fill(self, snapshot: Snapshot) -> bool:
         """False where the machine has no room for it."""
-        if lacking := no_room(snapshot, self._warm_columns):
-            self.cold = lacking
-            return False
-        self.cold = ""
-        for column in self._warm_columns:
-            if lacking := too_large(snapshot, column, self._warm_bytes // len(self._warm_columns)):
-                self.cold = lacking
-            else:
-                snapshot.warm[column] = load_warm(snapshot, column)
-            index = snapshot.vector_index(column)
-            if index is not None and asks_index(snapshot, column):
-                snapshot.dataset.prewarm_index(index.name)
-        if self._rows_too and not self.cold:
-            left = self._warm_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
-            snapshot.rows = load_rows(snapshot.dataset, snapshot.default_columns(), left)
-        return True
+        room, self.cold = self._at_hand.fill(snapshot)
+        return room
 
     def engine(self, column: str = "vector", use: Use = "all") -> Engine:
         """The model that made the column's vectors, loaded at the first call. Raises UserError."""

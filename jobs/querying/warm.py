@@ -8,7 +8,10 @@ badly, and else no faster.
 N: rows of the table with a vector. M: rows asked for. B: rows of a batch. D: dimension.
 """
 
+import errno
+import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +21,19 @@ import pyarrow as pa
 from clipmill.jobs.querying.cells import Cells
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import read
+from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
 from clipmill.jobs.querying.sketch import Marks, Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, ascending, batches_of
 from clipmill.jobs.table.memory import available_bytes
 
+logger = logging.getLogger(__name__)
+
 # What reading the column and answering takes beside.
 _SPARE_BYTES = 250_000_000
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 # Rows up to which an exact scan in memory beats the index at equal or better recall.
 EXACT_ROWS = 12_000
@@ -68,11 +76,50 @@ def _size(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def load(snapshot: Snapshot, column: str) -> WarmVectors:
-    """Read the column once. The rows of each partition of its index then lie together, where its file is to be had."""
+def load(snapshot: Snapshot, column: str, shared: Shared | None = None) -> WarmVectors:
+    """Read the column once. The rows of each partition of its index then lie together, where its file is to be had.
+    `shared`: with other processes, one of which reads it for all."""
+    if shared is not None:
+        try:
+            return _shared(snapshot, column, shared)
+        except OSError:
+            logger.info("%s is not held together with other processes", column, exc_info=True)
+    arrays, file, bytes_ND = _read(snapshot, column, None)
+    return _held(snapshot, column, arrays, file, bytes_ND)
+
+
+def is_shared(snapshot: Snapshot, column: str, shared: Shared | None) -> bool:
+    return shared is not None and shared.has(*_key(snapshot, column))
+
+
+def _key(snapshot: Snapshot, column: str) -> tuple[str, object]:
+    return f"vectors {column}", snapshot.identity
+
+
+def _shared(snapshot: Snapshot, column: str, shared: Shared) -> WarmVectors:
+    """Raises OSError where there is no room."""
+
+    def make(folder: Path) -> None:
+        arrays, file, _ = _read(snapshot, column, folder)
+        if file is None:
+            raise OSError(errno.ENOSPC, "no room for vectors at hand in TMPDIR")
+        save_arrays(folder, arrays)
+
+    def read(folder: Path) -> WarmVectors:
+        arrays = map_arrays(folder)
+        file = VectorFile.open(folder, snapshot.num_rows, snapshot.dim(column), arrays.get("order_N"))
+        return _held(snapshot, column, arrays, file, file.bytes_ND)
+
+    return shared.get_or_make(*_key(snapshot, column), make, read)
+
+
+def _read(
+    snapshot: Snapshot, column: str, folder: Path | None
+) -> tuple[Arrays, VectorFile | None, npt.NDArray[np.int8]]:
+    """What `_held` makes vectors at hand of: arrays, the file, in `folder` where one is given, and the bytes."""
     rows, dim = snapshot.num_rows, snapshot.dim(column)
     indexed = read(snapshot, column)
-    file = VectorFile.make(rows, dim, arranged=indexed is not None)
+    file = VectorFile.make(rows, dim, arranged=indexed is not None, folder=folder)
     indexed = indexed if file else None
     centre_D = indexed.centroids_PD.mean(axis=0) if indexed else np.zeros(dim, np.float32)
     bytes_ND = file.bytes_ND if file else np.empty((rows, dim), dtype=np.int8)
@@ -88,21 +135,35 @@ def load(snapshot: Snapshot, column: str) -> WarmVectors:
         else:
             bytes_ND[place] = bytes_BD
         count += len(ids_B)
-    found = None
-    row_ids_N, step_N, off_N = row_ids_N[:count], step_N[:count], off_N[:count]
-    if file and indexed:
-        partition_N = indexed.partitions(row_ids_N)
-        order_N = np.argsort(partition_N, kind="stable")
-        file.arrange(order_N.astype(np.uint32 if rows < 1 << 32 else np.intp))
-        row_ids_N, step_N, off_N = row_ids_N[order_N], step_N[order_N], off_N[order_N]
-        found = Cells.of(indexed, partition_N)
+    of_rows: Arrays = {"row_ids_N": row_ids_N[:count], "step_N": step_N[:count], "off_N": off_N[:count]}
+    if not file or not indexed:
+        return of_rows | {"centre_D": centre_D}, file, bytes_ND
+    partition_N = indexed.partitions(of_rows["row_ids_N"])
+    order_N = np.argsort(partition_N, kind="stable").astype(np.uint32 if rows < 1 << 32 else np.intp)
+    file.arrange(order_N)
+    of_rows = {name: values[order_N] for name, values in of_rows.items()}
+    cells = Cells.of(indexed, partition_N)
+    of_cells: Arrays = {"order_N": order_N, "centroids_PD": cells.centroids_PD, "starts": cells.starts}
+    return of_rows | of_cells | {"centre_D": centre_D}, file, bytes_ND
+
+
+def _held(
+    snapshot: Snapshot,
+    column: str,
+    arrays: Arrays,
+    file: VectorFile | None,
+    bytes_ND: npt.NDArray[np.int8],
+) -> WarmVectors:
+    dim = snapshot.dim(column)
 
     def of_table(_: Places, row_ids_M: Ids) -> npt.NDArray[np.float16]:
         stored = snapshot.dataset._take_rows(row_ids_M.tolist(), columns=[column])[column].combine_chunks()
         return np.asarray(stored.flatten()).reshape(-1, dim)
 
-    sketch = Sketch(bytes_ND[:count], step_N, off_N, centre_D)
-    return WarmVectors(row_ids_N, sketch, file.stored if file else of_table, found)
+    row_ids_N = arrays["row_ids_N"]
+    sketch = Sketch(bytes_ND[: len(row_ids_N)], arrays["step_N"], arrays["off_N"], arrays["centre_D"])
+    cells = Cells(arrays["centroids_PD"], arrays["starts"]) if "starts" in arrays else None
+    return WarmVectors(row_ids_N, sketch, file.stored if file else of_table, cells)
 
 
 def subset(snapshot: Snapshot, column: str, predicate: str) -> HeldVectors:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from clipmill.jobs.exploring import facets as facet_counts
 from clipmill.jobs.querying.curve import stored_report
@@ -318,7 +318,7 @@ async def metrics(request: Request) -> Response:
     found = services(request)
     found.metrics.rows.set(found.table.num_rows)
     found.metrics.version.set(found.table.version)
-    return Response(generate_latest(found.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(found.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 __all__ = ["LOADING", "Loading", "Services", "answer", "router", "services"]

@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from clipmill.jobs.querying.open import Table
+from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.serving import models
 from clipmill.jobs.serving.api import LOADING, Loading, Services, router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
@@ -31,9 +32,11 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
 
 
-def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] = logger.info) -> FastAPI:
+def create_app(
+    table: Table, settings: Settings, *, tell: Callable[[str], None] = logger.info, shared: Shared | None = None
+) -> FastAPI:
     """An app that serves `table` until it ends. The encoder loads and the table is followed in the background; `tell`
-    hears how that goes."""
+    hears how that goes. `shared`: what is at hand is held together with other processes."""
     metrics = Metrics()
     table.remember_words()
     services = Services(
@@ -51,7 +54,7 @@ def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] 
         summary="Words in, pictures out.",
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
-        lifespan=lambda _: _background(services, tell),
+        lifespan=lambda _: _background(services, tell, shared),
     )
     app.state.services = services
     app.router.routes.append(QuickSearch(app.router))  # before the route that it stands in for
@@ -64,10 +67,10 @@ def create_app(table: Table, settings: Settings, *, tell: Callable[[str], None] 
 
 
 @contextlib.asynccontextmanager
-async def _background(services: Services, tell: Callable[[str], None]) -> AsyncIterator[None]:
+async def _background(services: Services, tell: Callable[[str], None], shared: Shared | None) -> AsyncIterator[None]:
     stop = threading.Event()
     # A thread of its own: warming reads gigabytes and must not take the place of queries.
-    threading.Thread(target=_warm_up, args=(services, tell, stop), name="warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=(services, tell, stop, shared), name="warm-up", daemon=True).start()
     try:
         yield
     finally:
@@ -75,11 +78,11 @@ async def _background(services: Services, tell: Callable[[str], None]) -> AsyncI
         services.runner.close()
 
 
-def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Event) -> None:
+def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Event, shared: Shared | None) -> None:
     tell("loading the model; filters and pictures work meanwhile")
     _find_facets(services)
     _load_encoder(services, tell)
-    services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True)
+    services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
     cold = _tell_cold(services, "", tell)
     give_back()
     while not stop.wait(services.settings.refresh_s):

@@ -6,13 +6,15 @@ Plain ASGI, because a body must be counted while it streams in, and refused befo
 import asyncio
 import hmac
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from clipmill.jobs.serving.settings import LOCAL_HOSTS, Settings
 
@@ -38,7 +40,8 @@ HEADERS = [
 
 
 class Metrics:
-    """Counts for Prometheus, in a registry of their own so that several apps fit into one process."""
+    """Counts for Prometheus, in a registry of their own so that several apps fit into one process. Of several
+    processes those of all are added up; of a table's rows and version they give the largest."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -50,9 +53,20 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )
-        self.running = Gauge("clipmill_requests_running", "Requests being answered", registry=self.registry)
-        self.rows = Gauge("clipmill_table_rows", "Rows of the served version", registry=self.registry)
-        self.version = Gauge("clipmill_table_version", "Served version", registry=self.registry)
+        self.running = self._gauge("clipmill_requests_running", "Requests being answered", "livesum")
+        self.rows = self._gauge("clipmill_table_rows", "Rows of the served version", "livemax")
+        self.version = self._gauge("clipmill_table_version", "Served version", "livemax")
+
+    def _gauge(self, name: str, what: str, together: Literal["livesum", "livemax"]) -> Gauge:
+        return Gauge(name, what, registry=self.registry, multiprocess_mode=together)
+
+    def text(self) -> bytes:
+        """As Prometheus reads it."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
 
 
 class Guard:

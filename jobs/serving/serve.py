@@ -1,11 +1,11 @@
-"""`clipmill serve TABLE`: HTTP API and picture page, from one process over one table."""
+"""`clipmill serve TABLE`: HTTP API and picture page over one table, from one process or several."""
 
 import logging
 import os
 from collections.abc import Callable
 
 from clipmill.jobs.querying.open import open_table
-from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.serving.settings import Settings, cores
 from clipmill.jobs.table.memory import few_arenas
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
@@ -37,19 +37,25 @@ def serve(
     """Serve until interrupted. Raises UserError for a missing table, a taken port, or an open server without token."""
     check(settings)
     require("serving a table", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
-    few_arenas(_cores())
+    few_arenas(cores())
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
-    _share_cores(settings.threads)
+    _share_cores(settings.threads * settings.processes)
+    _check_port(settings)
+    tell(f"{table}: {counted(opened.num_rows, 'row')} at version {opened.version}")
+    tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
+    if settings.processes > 1:
+        from clipmill.jobs.serving import processes
+
+        del opened
+        processes.run(table, settings, storage, version=version, tell=tell)
+        return
 
     import uvicorn
 
     from clipmill.jobs.serving.app import create_app
     from clipmill.jobs.serving.connections import server_options
 
-    _check_port(settings)
-    tell(f"{table}: {counted(opened.num_rows, 'row')} at version {opened.version}")
-    tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
     uvicorn.run(
         create_app(opened, settings, tell=tell),
         host=settings.host,
@@ -62,11 +68,7 @@ def serve(
 def _share_cores(queries: int) -> None:
     """Before torch is loaded, which reads it then: texts are embedded side by side, and threads of several of them that
     each want all cores spend more time in waiting for each other than in work. Somebody's own number stays."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // queries)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // queries)))
 
 
 def _check_port(settings: Settings) -> None:

@@ -1,0 +1,40 @@
+"""What a server keeps in memory of each version of its table: vectors, rows and the index that searches still ask."""
+
+from dataclasses import dataclass
+
+from clipmill.jobs.querying import rows, warm
+from clipmill.jobs.querying.nearest import asks_index
+from clipmill.jobs.querying.shared import Shared
+from clipmill.jobs.querying.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtHand:
+    """`columns`: of vectors. `memory_bytes`: for those and rows. `rows`: what a person reads of each row too, in a
+    file, where the vectors leave room for it. `shared`: with other processes of the server."""
+
+    columns: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    rows: bool = False
+    shared: Shared | None = None
+
+    def fill(self, snapshot: Snapshot) -> tuple[bool, str]:
+        """Whether the machine has room for it at all, and in a sentence why not all of it is at hand."""
+        still = [column for column in self.columns if not warm.is_shared(snapshot, column, self.shared)]
+        if lacking := warm.no_room(snapshot, still):
+            return False, lacking
+        cold = ""
+        for column in self.columns:
+            if lacking := warm.too_large(snapshot, column, self.memory_bytes // len(self.columns)):
+                cold = lacking
+            else:
+                snapshot.warm[column] = warm.load(snapshot, column, self.shared)
+            index = snapshot.vector_index(column)
+            if index is not None and asks_index(snapshot, column):
+                snapshot.dataset.prewarm_index(index.name)
+        if self.rows and not cold:
+            left = self.memory_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
+            snapshot.rows = rows.load(
+                snapshot.dataset, snapshot.default_columns(), left, self.shared, snapshot.identity
+            )
+        return True, cold

@@ -1,0 +1,129 @@
+"""`clipmill serve --processes`: real processes at one address, asked over fresh connections, and killed."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying.open import open_table
+from tests.tables import TableOptions, append, make_table
+
+pytestmark = pytest.mark.slow
+COUNT = 2
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    made = make_table(tmp_path_factory.mktemp("processes"), TableOptions(rows=300))
+    build_index(made, IndexOptions(kind="ivf_rq", measure_recall=False))
+    return made
+
+
+class Server:
+    def __init__(self, uri: str, folder: Path, *, ready: bool = True) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.base, self.folder, self.log = f"http://127.0.0.1:{port}", folder, folder / "log"
+        command = [sys.executable, "-m", "clipmill", "serve", uri, "--port", str(port), "--processes", str(COUNT)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)}, start_new_session=True
+            )
+        self.until(lambda: not ready or len(self.holding()) == COUNT)
+
+    def until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 120
+        while not true():
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.1)
+
+    def answering(self) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children()
+        living = [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in living if "resource_tracker" not in str(one.cmdline())]
+
+    def holding(self) -> list[psutil.Process]:
+        """Those that have mapped the table's vectors, all from one file."""
+        found = {one: Path(f"/proc/{one.pid}/maps").read_text().splitlines() for one in self.answering()}
+        mapped = {one: {line.split()[4] for line in lines if "/vectors" in line} for one, lines in found.items()}
+        assert len(set().union(*mapped.values())) <= 1
+        return [one for one, inodes in mapped.items() if inodes]
+
+    def ask(self) -> tuple[list[str], int]:
+        """Over a connection of its own; the hits and the version."""
+        answer = httpx.post(f"{self.base}/api/search", json={"like": ["row-000007"], "k": 10}, timeout=30).json()
+        return [hit["id"] for hit in answer["hits"]], answer["version"]
+
+    def made(self) -> list[Path]:
+        return [one for one in self.folder.iterdir() if one != self.log]
+
+
+@pytest.fixture
+def server(uri: str, tmp_path: Path) -> Iterator[Server]:
+    started = Server(uri, tmp_path)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            os.killpg(started.process.pid, signal.SIGKILL)
+        started.process.wait()
+
+
+def test_they_answer_alike_count_together_and_replace_each_other(server: Server, uri: str) -> None:
+    table = open_table(uri)
+    expected = table.search(like="row-000007", k=10)["id"].to_pylist(), table.version
+    assert [server.ask() for _ in range(30)] == [expected] * 30
+    counted = httpx.get(f"{server.base}/metrics").text
+    assert 'clipmill_requests_total{route="/api/search",status="200"} 30.0' in counted
+    assert "clipmill_table_rows 300.0" in counted
+    assert "clipmill_requests_running 1.0" in counted
+    assert server.log.read_text().count("loading the model") == 1
+
+    killed = server.holding()[0]
+    killed.kill()
+    server.until(lambda: len(server.holding()) == COUNT and killed not in server.answering())
+    assert "another takes its place" in server.log.read_text()
+    assert [server.ask() for _ in range(10)] == [expected] * 10
+    append(uri, TableOptions(rows=20, start=300))
+    newest = open_table(uri)
+    assert newest.version > expected[1]
+    server.until(lambda: all(server.ask()[1] == newest.version for _ in range(10)))
+    assert len(server.holding()) == COUNT
+
+    others = server.answering()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 130
+    assert not any(one.is_running() for one in others)
+    assert server.made() == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_killed_the_first_leaves_nothing(server: Server) -> None:
+    others = server.answering()
+    server.process.kill()
+    server.until(lambda: not any(one.is_running() for one in others))
+    assert server.made() == []
+
+
+def test_a_table_that_goes_ends_them_all_with_a_sentence(uri: str, tmp_path: Path) -> None:
+    """The first process looks at the table before the others do."""
+    gone = tmp_path / "gone.lance"
+    shutil.copytree(f"{uri}.lance", gone)
+    started = Server(str(gone.with_suffix("")), tmp_path, ready=False)
+    started.until(lambda: "at version" in started.log.read_text())
+    shutil.rmtree(gone)
+    assert started.process.wait(60) == 1
+    assert "there is no table" in started.log.read_text()
+    assert "Traceback" not in started.log.read_text()
+    assert started.made() == []
