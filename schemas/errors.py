@@ -42,6 +42,10 @@ class BeingMade(UserError):
     """There is no table yet, and a run that makes it is under way."""
 
 
+class DamagedIndex(ClipmillError):
+    """A file of an index cannot be read or is gone; the rows are another thing."""
+
+
 class UnitsFailed(ClipmillError):
     """The run finished, but some units failed; the message names them."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.open import Query, Table
 from clipmill.schemas.errors import UserError
@@ -50,7 +51,7 @@ def _over_filtered(table: Table, query: Query, column: str, top: int) -> Facet:
     predicate, snapshot = table.predicate(query), table.snapshot
 
     def count() -> Facet:
-        with filter_errors(predicate):
+        with naming_damage(snapshot.dataset, predicate), filter_errors(predicate):
             batches = snapshot.dataset.scanner(columns=[column], filter=predicate, batch_size=65_536).to_batches()
             return _count(column, (batch.column(column) for batch in batches), MAX_DISTINCT)
 

@@ -16,7 +16,8 @@ MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
 
 
 def existing_plan(dataset: Any, column: str) -> tuple[str, VectorPlan, int, int] | None:
-    """Name, shape, unindexed rows and number of deltas of the column's vector index; None where it has none."""
+    """Name, shape, unindexed rows and number of deltas of the column's vector index; None where it has none. Raises
+    DamagedIndex."""
     for described in dataset.describe_indices():
         if list(described.field_names) == [column]:
             index = read_vector_index(dataset, described.name)
@@ -45,12 +46,12 @@ def build(dataset: Any, column: str, plan: VectorPlan, *, retrain: bool, builder
 
     Each step is one commit, so that a build that was killed is simply started again.
     """
-    found = existing_plan(dataset, column)
+    found = None if retrain else existing_plan(dataset, column)  # which may be damaged
     if not plan.kind:
         for name in _names(dataset, column):
             dataset.drop_index(name)
         return "none"
-    if found and not retrain and plan.serves(found[1]):
+    if found and plan.serves(found[1]):
         return _extend(dataset, column, found, builder)
     if plan.kind == "IVF_RQ" and len(groups(dataset, builder.rows_per_segment)) > 1:
         build_in_segments(dataset, column, plan, builder)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from clipmill.jobs.querying import rows, warm
+from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.nearest import asks_index
 from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.querying.snapshot import Snapshot
+from clipmill.schemas.errors import DamagedIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,11 @@ class AtHand:
                 snapshot.warm[column] = warm.load(snapshot, column, self.shared)
             index = snapshot.vector_index(column)
             if index is not None and asks_index(snapshot, column):
-                snapshot.dataset.prewarm_index(index.name)
+                try:
+                    with reading_index(snapshot.dataset, index.name):
+                        snapshot.dataset.prewarm_index(index.name)
+                except DamagedIndex as error:
+                    snapshot.without_index(column, error)
         if self.rows and not cold:
             left = self.memory_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
             snapshot.rows = rows.load(

@@ -58,6 +58,7 @@ _MISTAKES = (  # how Lance, DataFusion and Arrow name what is wrong with an expr
     "Execution error",
     "Compute error",
 )
+_NO_FILE = "does not appear to be a Lance file"  # of an index's: "Invalid user input", by Lance
 _LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
 # What follows Lance's copy of the predicate: our own part of it, then the reason in parentheses.
 _AFTER_PREDICATE = re.compile(r"^[)\s]*(?:AND \(\w+ IS NOT NULL\))?[\s:]*\(?")
@@ -231,7 +232,7 @@ def filter_errors(where: str | None) -> Iterator[None]:
         yield
     except (ValueError, OSError, RuntimeError) as error:
         text = str(error)
-        if where is None or not any(mistake in text for mistake in _MISTAKES):
+        if where is None or _NO_FILE in text or not any(mistake in text for mistake in _MISTAKES):
             raise
         hint = "filters are SQL: width > 512"
         if "List(" in text:

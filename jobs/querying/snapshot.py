@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.curve import Curve, stored_curve
+from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.rows import HeldRows
 from clipmill.jobs.querying.vectors import HeldVectors
@@ -23,13 +25,14 @@ from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import DamagedIndex, UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 
 if TYPE_CHECKING:
     from clipmill.jobs.querying.sketch import WarmVectors
 
+logger = logging.getLogger(__name__)
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
 _PIECE_S = 0.5
@@ -51,10 +54,11 @@ class VectorIndex:
 
 
 def read_vector_index(dataset: Any, name: str) -> VectorIndex:
-    """What Lance says of one index."""
+    """What Lance says of one index. Raises DamagedIndex."""
     # Centroids would be parsed to a Python list of P x D floats, and warned about; read when asked for only.
     os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
-    stats = dataset.stats.index_stats(name)
+    with reading_index(dataset, name):
+        stats = dataset.stats.index_stats(name)
     parts = stats.get("indices") or [{}]
     kind = str(stats.get("index_type", "")).upper()
     bits = int((parts[0].get("sub_index") or {}).get("num_bits") or 0)
@@ -209,9 +213,18 @@ class Snapshot:
     def vector_index(self, column: str) -> VectorIndex | None:
         if column not in self._vector_indices:
             name = next(iter(self.index_names(column)), None)
-            index = read_vector_index(self.dataset, name) if name is not None else None
-            self._vector_indices[column] = with_curve(index, stored_curve(self.dataset, column)) if index else None
+            try:
+                index = read_vector_index(self.dataset, name) if name is not None else None
+            except DamagedIndex as error:
+                self.without_index(column, error)
+            else:
+                self._vector_indices[column] = with_curve(index, stored_curve(self.dataset, column)) if index else None
         return self._vector_indices[column]
+
+    def without_index(self, column: str, error: DamagedIndex) -> None:
+        """Compare every row from now on, which takes longer and gives the true nearest."""
+        logger.warning("%s: every row is compared instead; %s", error.message, error.hint)
+        self._vector_indices[column] = None
 
     def index_bytes(self, column: str) -> int:
         """Of the files of its index: what it takes in memory, nearly."""

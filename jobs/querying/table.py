@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.querying import filters, phash, values
 from clipmill.jobs.querying.at_hand import AtHand
+from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.encoder import (
     Use,
     check_engine,
@@ -151,9 +152,11 @@ class Table:
         snapshot = self.snapshot
         columns = snapshot.check_columns(query.columns or snapshot.default_columns())
         predicate = self.predicate(query)
-        if not len(query.positive):
-            return self._browse(snapshot, query, predicate, columns)
-        hits = self._hits(snapshot, query, predicate)
+        by_id = "id" if query.positive.ids or query.negative.ids else None
+        with naming_damage(snapshot.dataset, predicate, query.column, "caption" if query.hybrid else None, by_id):
+            if not len(query.positive):
+                return self._browse(snapshot, query, predicate, columns)
+            hits = self._hits(snapshot, query, predicate)
         return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 
     def search_phash(
@@ -169,12 +172,15 @@ class Table:
         query = Query(**values.options(options, _OF_PHASH_SEARCH))
         snapshot = self.snapshot
         columns = snapshot.check_columns(query.columns or snapshot.default_columns())
-        wanted = phash.hash_of(snapshot, picture, self.storage)
+        with naming_damage(snapshot.dataset, "id"):
+            wanted = phash.hash_of(snapshot, picture, self.storage)
         predicate = self.predicate(query)
         own = picture.ids if isinstance(picture, Examples) else (picture,) if isinstance(picture, str) else ()
         if own:
             predicate = filters.conjunction([predicate, f"NOT ({filters.ids_predicate(own)})"])
-        hits = phash.nearest(snapshot, wanted, values.whole("max_distance", max_distance), query.depth, predicate)
+        most = values.whole("max_distance", max_distance)
+        with naming_damage(snapshot.dataset, predicate):
+            hits = phash.nearest(snapshot, wanted, most, query.depth, predicate)
         return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 
     def predicate(self, query: Query) -> str | None:
@@ -193,7 +199,9 @@ class Table:
     def count(self, query: Query | str | None = None) -> int:
         """Rows that pass the filters of a query, or a predicate as `where` takes it."""
         query = Query(where=query) if isinstance(query, str) else query
-        return self.snapshot.count(self.predicate(query) if query else None)
+        snapshot, predicate = self.snapshot, self.predicate(query) if query else None
+        with naming_damage(snapshot.dataset, predicate):
+            return snapshot.count(predicate)
 
     def get(self, ids: str | Sequence[str], columns: str | Sequence[str] | None = None) -> pa.Table:
         """Rows by id, in the order asked; ids that are not there are left out."""
@@ -201,7 +209,8 @@ class Table:
         ids = values.strings("ids", ids)
         wanted = snapshot.check_columns(values.strings("columns", columns or snapshot.default_columns()))
         with_id = [*wanted] if "id" in wanted else ["id", *wanted]
-        found = snapshot.dataset.scanner(columns=with_id, filter=filters.ids_predicate(ids)).to_table()
+        with naming_damage(snapshot.dataset, "id"):
+            found = snapshot.dataset.scanner(columns=with_id, filter=filters.ids_predicate(ids)).to_table()
         place = {row_id: n for n, row_id in enumerate(found["id"].to_pylist())}
         order = pa.array([place[i] for i in dict.fromkeys(ids) if i in place], pa.int64())
         return found.take(order).select(list(wanted))

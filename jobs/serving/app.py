@@ -26,7 +26,7 @@ from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.errors import ClipmillError, DamagedIndex
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
@@ -171,7 +171,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClipmillError)
     async def _mistake(_: Request, error: ClipmillError) -> JSONResponse:
-        return answer(400, error.message, error.hint)
+        # A damaged index is no mistake of who asks.
+        return answer(503 if isinstance(error, DamagedIndex) else 400, error.message, error.hint)
 
     @app.exception_handler(NoPicture)
     async def _nothing(_: Request, error: NoPicture) -> JSONResponse:

@@ -1,0 +1,112 @@
+"""Files of indices that are damaged or gone: which index it is, and what is answered all the same."""
+
+import shutil
+from pathlib import Path
+
+import lance
+import pytest
+
+from clipmill.jobs.cli.main import run as clipmill
+from clipmill.jobs.exploring.facets import facets
+from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying.open import Query, open_table
+from clipmill.schemas.errors import DamagedIndex
+from tests.tables import TableOptions, WordEngine, make_table
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = make_table(tmp_path_factory.mktemp("damaged"), TableOptions(rows=600))
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    return uri
+
+
+def damage(whole: str, folder: Path, column: str, how: str, file: str = "") -> str:
+    """A copy of the table with the files of the column's index, or that one of them, damaged."""
+    shutil.copytree(f"{whole}.lance", folder / "images.lance")
+    indices = lance.dataset(f"{whole}.lance").describe_indices()
+    (index,) = [index for index in indices if index.field_names == [column]]
+    for segment in index.segments:
+        for path in (folder / "images.lance" / "_indices" / str(segment.uuid)).rglob(file or "*"):
+            content = path.read_bytes()
+            half, piece = len(content) // 2, len(content) // 20
+            made = {
+                "cut": content[:half],
+                "zeros": bytes(len(content)),
+                "hole": content[: -4 * piece] + bytes(2 * piece) + content[-2 * piece :],
+            }
+            path.unlink()
+            if how != "gone":
+                path.write_bytes(made[how])
+    return str(folder / "images")
+
+
+@pytest.mark.parametrize("how", ["zeros", "cut", "gone"])
+@pytest.mark.parametrize(
+    ("column", "asked"),
+    [
+        ("tags", {"any_tags": "red"}),
+        ("views", {"where": "views < 100"}),
+        ("caption", {"hybrid": True}),
+    ],
+)
+def test_an_index_that_a_search_needs_is_named(
+    whole: str, tmp_path: Path, column: str, asked: dict[str, object], how: str
+) -> None:
+    table = open_table(damage(whole, tmp_path, column, how), engine=WordEngine())
+    assert table.warm(rows=True)
+    with pytest.raises(DamagedIndex, match=f"the index {column}_idx of {column} is damaged, or files") as told:
+        table.search("red shoe", **asked)  # type: ignore[arg-type]
+    assert "`clipmill index TABLE --rebuild`" in told.value.hint
+    if column == "views":
+        for ask in (lambda: table.count("views < 100"), lambda: facets(table, Query(where="views < 100"))):
+            with pytest.raises(DamagedIndex, match="views_idx"):
+                ask()
+    assert len(table.search("red shoe")) == 10
+
+
+def test_an_index_of_ids_is_named(whole: str, tmp_path: Path) -> None:
+    table = open_table(damage(whole, tmp_path, "id", "zeros"), engine=WordEngine())
+    for ask in (lambda: table.get("row-000004"), lambda: table.search(like="row-000004")):
+        with pytest.raises(DamagedIndex, match="id_idx"):
+            ask()
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+@pytest.mark.parametrize("how", ["zeros", "cut", "gone"])
+def test_without_its_vector_index_a_table_is_compared_row_by_row(
+    whole: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str, at_hand: bool
+) -> None:
+    exact = open_table(whole, engine=WordEngine()).search("red shoe", exact=True)["id"].to_pylist()
+    table = open_table(damage(whole, tmp_path, "vector", how), engine=WordEngine())
+    assert not at_hand or table.warm()
+    for _ in range(2):
+        assert table.search("red shoe")["id"].to_pylist() == exact
+    (line,) = caplog.messages
+    assert "the index vector_idx of vector is damaged" in line
+
+
+def test_a_hole_that_only_a_search_meets_is_told_and_a_server_leaves_the_index_out(
+    whole: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, server = (
+        open_table(damage(whole, tmp_path / name, "vector", "hole", "auxiliary.idx"), engine=WordEngine())
+        for name in ("a", "b")
+    )
+    with pytest.raises(DamagedIndex, match="vector_idx"):
+        script.search("red shoe")
+    assert server.warm()
+    assert len(server.search("red shoe")) == 10
+    assert any("vector_idx of vector is damaged" in line for line in caplog.messages)
+
+
+def test_a_damaged_index_is_told_and_built_anew_where_that_is_asked_for(
+    whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = damage(whole, tmp_path, "vector", "gone")
+    assert clipmill(["index", uri]) == 1
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error == "error: the index vector_idx of vector is damaged, or files of it are gone"
+    assert "--rebuild" in hint
+    assert clipmill(["index", uri, "--rebuild", "--kind", "ivf_rq"]) == 0
+    assert open_table(uri).snapshot.vector_index("vector") is not None
