@@ -17,6 +17,7 @@ from clipmill.schemas import columns
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Picture, Sample
 from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import table_errors
 
 # A unit's rejects are written in pieces of this many, so that a source of nothing but bad samples stays bounded.
@@ -122,6 +123,7 @@ class RejectWriter:
 
     def dataset(self) -> Any:
         """What is committed of `__rejects`, at its newest."""
+        lance_log.quiet()
         import lance
 
         with table_errors(self.context.rejects_uri):
@@ -219,6 +221,7 @@ def write_row_fragments(batches: Iterable[pa.RecordBatch], dataset: Any, options
 
 
 def open_version(uri: str, version: int, options: dict[str, str]) -> Any:
+    lance_log.quiet()
     import lance
 
     return lance.dataset(uri, version=version, storage_options=options or None)

@@ -23,6 +23,7 @@ from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import note
 from clipmill.jobs.terminal.signals import end_as_ctrl_c_does
 from clipmill.schemas.errors import EXIT_OK, EXIT_OTHER, EXIT_USER, ClipmillError, UserError
+from clipmill.workers.store import lance_log
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, *_NO_ROOM}
@@ -149,10 +150,7 @@ def build() -> click.Group:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code; only a defect prints a traceback."""
-    # Lance calls a commit that `retag` and `reembed` make "not stable yet": so its interface is; no user's concern.
-    # It also says of each partition that a segment has no rows of that it has none.
-    quiet = "lance_table::transaction::manifest_build=error,lance::index::vector::builder=error"
-    os.environ.setdefault("LANCE_LOG", f"warn,{quiet}")
+    lance_log.quiet()  # here for the processes that this one starts
     lines.use("text")  # until an option says otherwise
     group = build()
     try:

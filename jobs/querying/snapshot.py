@@ -25,7 +25,7 @@ from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import DamagedIndex, UserError
+from clipmill.schemas.errors import ClipmillError, DamagedIndex, UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 
@@ -42,7 +42,8 @@ _INDEX_BYTES = 6 << 30  # of indices that Lance may keep, which is its default, 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorIndex:
     """`kind`: IVF_RQ, IVF_HNSW_SQ, ... `unindexed_rows` are searched beside it, exactly. `deltas`: parts that were
-    added one after another, each searched on its own. `curve`: how far it must be searched, where that was measured."""
+    added one after another, each searched on its own. `curve`: how far it must be searched, where that was measured.
+    `metric`: of distances."""
 
     name: str
     kind: str
@@ -50,6 +51,7 @@ class VectorIndex:
     bits: int  # of IVF_RQ, per dimension; 0 for other kinds
     unindexed_rows: int
     deltas: int = 1
+    metric: str = "cosine"
     curve: Curve | None = None
 
 
@@ -69,6 +71,7 @@ def read_vector_index(dataset: Any, name: str) -> VectorIndex:
         bits=bits if kind == "IVF_RQ" else 0,  # scalar quantisation has a number of bits too, which nobody chose
         unindexed_rows=int(stats.get("num_unindexed_rows", 0)),
         deltas=len(parts),
+        metric=str(parts[0].get("metric_type") or "cosine").lower(),
     )
 
 
@@ -217,11 +220,15 @@ class Snapshot:
                 index = read_vector_index(self.dataset, name) if name is not None else None
             except DamagedIndex as error:
                 self.without_index(column, error)
+                return None
+            if index is not None and index.metric != "cosine":  # as LanceDB's are, unless it is told
+                why = f"the index {index.name} of {column} is of {index.metric} distances"
+                self.without_index(column, UserError(why, "`clipmill index TABLE --rebuild` makes one of cosines"))
             else:
                 self._vector_indices[column] = with_curve(index, stored_curve(self.dataset, column)) if index else None
         return self._vector_indices[column]
 
-    def without_index(self, column: str, error: DamagedIndex) -> None:
+    def without_index(self, column: str, error: ClipmillError) -> None:
         """Compare every row from now on, which takes longer and gives the true nearest."""
         logger.warning("%s: every row is compared instead; %s", error.message, error.hint)
         self._vector_indices[column] = None

@@ -24,6 +24,7 @@ from clipmill.schemas import columns
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.secrets import CHAIN_HINT, secret_in
+from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import StoreBusy, of_table
 from clipmill.workers.store.uri import absolute_uri, lance_address, split_uri
 
@@ -36,6 +37,7 @@ TOLD_BY = ("id", "unit_id", "image_hash", "vector")  # a rows table has all of t
 
 def lance_module() -> Any:
     """Import lance, refusing a release whose conflict rules were not tried."""
+    lance_log.quiet()
     import lance
     import lance.commit  # its errors; importing lance alone does not bring them
 

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +31,7 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.workers.store import lance_log
 from clipmill.workers.store.uri import quote
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
@@ -160,6 +163,42 @@ def test_an_index_made_by_another_client_is_extended_and_not_replaced(tmp_path: 
     append(uri, TableOptions(rows=100, start=1200))
     report = build_index(uri).vectors[0]
     assert (report.kind, report.num_partitions, report.done) == ("IVF_PQ", 2, "extended")
+
+
+@pytest.mark.slow
+def test_lance_prints_nothing_of_empty_partitions(tmp_path: Path) -> None:
+    """Of parts that have no rows of most partitions, from Python: as a notebook or a node of a cluster does it."""
+    pieces = 6
+    rng = np.random.default_rng(0)
+    made = [batch(TableOptions(rows=300, start=300 * n)) for n in range(pieces)]
+    for n, table in enumerate(made):
+        values_ND = rng.standard_normal((300, DIM)) * 0.02
+        values_ND[np.arange(300), n * 10 + np.arange(300) % 10] += 1
+        flat = pa.array(values_ND.astype(np.float16).ravel())
+        place, field = table.schema.get_field_index("vector"), table.schema.field("vector")
+        made[n] = table.set_column(place, field, pa.FixedSizeListArray.from_arrays(flat, DIM))
+    uri = f"{tmp_path}/images"
+    lance.write_dataset(pa.concat_tables(made), f"{uri}.lance", max_rows_per_file=300, enable_stable_row_ids=True)
+    build = (
+        "import sys;"
+        "from clipmill.jobs.indexing.build import IndexOptions, build_index;"
+        "options = IndexOptions(kind='ivf_rq', rows_per_segment=300, measure_recall=False);"
+        "build_index(sys.argv[1], options, tell=print);"
+    )
+    there = {name: value for name, value in os.environ.items() if name != "LANCE_LOG"}
+    command = [sys.executable, "-c", build, uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=there)
+    assert "segment 6 of 6 built" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_users_own_word_on_what_lance_prints_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANCE_LOG", "debug")
+    lance_log.quiet()
+    assert os.environ["LANCE_LOG"] == "debug"
+    monkeypatch.delenv("LANCE_LOG")
+    lance_log.quiet()
+    assert os.environ["LANCE_LOG"].startswith("warn,")
 
 
 def test_an_index_of_other_distances_is_extended_by_lance_and_said_to_be_of_no_use(tmp_path: Path) -> None:

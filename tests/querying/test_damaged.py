@@ -100,6 +100,20 @@ def test_a_hole_that_only_a_search_meets_is_told_and_a_server_leaves_the_index_o
     assert any("vector_idx of vector is damaged" in line for line in caplog.messages)
 
 
+def test_of_an_index_of_other_distances_one_line_is_said_and_none_by_lance(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As LanceDB makes them unless it is told otherwise."""
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    lance.dataset(f"{uri}.lance").create_index("vector", "IVF_FLAT", metric="l2", num_partitions=2)
+    table = open_table(uri, engine=WordEngine())
+    found = [table.search("red shoe", k=5)["id"].to_pylist() for _ in range(3)]
+    assert found == [table.search("red shoe", k=5, exact=True)["id"].to_pylist()] * 3
+    (line,) = [one for one in caplog.messages if "index" in one and "create" not in one]
+    assert "the index vector_idx of vector is of l2 distances: every row is compared instead" in line
+    assert "WARN" not in capfd.readouterr().err
+
+
 def test_a_damaged_index_is_told_and_built_anew_where_that_is_asked_for(
     whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.columns import has_paths, is_text
 from clipmill.workers.read.labels import Features
 from clipmill.workers.read.table_rows import columns_of
+from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import table_errors
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options
 from clipmill.workers.store.uri import expand_braces, has_magic, lance_address, unescape
@@ -66,6 +67,7 @@ def resolve(uri: str, storage: Storage) -> str:
 
 def open_table(uri: str, storage: Storage, version: int | None = None) -> Any:
     """At `version`, where that is still there, else at the newest. Raises UserError, StoreUnavailable."""
+    lance_log.quiet()
     import lance
 
     address = lance_address(uri)
