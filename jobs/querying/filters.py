@@ -34,11 +34,13 @@ _TYPE_WORDS = "int integer bigint smallint float double real string varchar text
 _OPERATOR_WORDS = "and or not in is like ilike between case when escape cast"
 OPERATORS = frozenset(_OPERATOR_WORDS.split())
 _NO_OPERATION = frozenset("(),[]")
-_PATTERN_FUNCTIONS = frozenset({"regexp_like", "regexp_match"})
+# Not regexp_match: Lance's filter makes a boolean of it, so `regexp_match(...) IS NOT NULL` is true of every row, while
+# as a column it is a list (findings/lance-filters-make-booleans-of-matches.sh).
+_PATTERN_FUNCTIONS = frozenset({"regexp_like"})
 _LIST_FUNCTIONS = "array_has array_has_any array_has_all array_contains list_has list_contains array_length cardinality"
 _TEXT_FUNCTIONS = (
     "cast lower upper trim length char_length character_length starts_with ends_with contains strpos substr substring "
-    "left right regexp_like regexp_match coalesce nullif"
+    "left right regexp_like coalesce nullif"
 )
 _NUMBER_FUNCTIONS = "abs ceil floor round sqrt ln log10 exp power isnan greatest least"
 _TIME_FUNCTIONS = "date_part date_trunc to_timestamp now"
@@ -132,6 +134,13 @@ def check_where(where: str, columns: Sequence[str]) -> None:
             _check_word(text, is_call=is_call, known=known)
         elif kind == "quoted" and text[1:-1] not in known:
             _check_word(text[1:-1], is_call=False, known=known)
+        if text.lower() in ("true", "false") and n and tokens[n - 1][1].lower() == "is":
+            # NOT (b IS TRUE) is of the rows without a value too; an index leaves those out, as after NOT (b = true)
+            # (findings/lance-an-index-forgets-nulls-under-not-is-true.sh).
+            raise UserError(
+                f"the filter says IS {text.upper()}, which indices and scans answer in two ways",
+                f"write = {text.lower()}; IS NOT {text.upper()} is also of rows without a value",
+            )
         if is_call and text.lower() in _PATTERN_FUNCTIONS:
             _check_pattern(text, tokens[n + 2 :])
 

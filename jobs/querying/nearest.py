@@ -119,8 +119,12 @@ def asks_index(snapshot: Snapshot, column: str) -> bool:
 
 def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:
     """(K,): whether each of a few rows passes, worked out for just those."""
+    wanted = {
+        ROW_ID: ROW_ID,
+        _PASSES: predicate,
+    }  # a filter of no column, `1 = 1`, fails where ids ascend and nothing is read
     with filter_errors(predicate):
-        found = snapshot.dataset._take_rows(row_ids_K.tolist(), columns={_PASSES: predicate})[_PASSES]
+        found = snapshot.dataset._take_rows(row_ids_K.tolist(), columns=wanted)[_PASSES]
     return np.asarray(pc.fill_null(found, False))
 
 
