@@ -26,6 +26,7 @@ from clipmill.jobs.demo.captions import caption
 from clipmill.jobs.demo.scene_types import Scene
 from clipmill.jobs.demo.scenes import render, sample_scene
 from clipmill.jobs.demo.searches import HITS, SEARCHES
+from clipmill.workers.store.whole import written_whole
 
 SIDE_PX = 256
 MIN_TRUE = HITS + 2  # scenes in the bucket that answer a search
@@ -205,6 +206,6 @@ def _end_with_parent() -> None:
 
 def _make(spec: BucketSpec, folder: Path, index: int) -> None:
     target = folder / spec.tars[index]
-    temporary = target.with_suffix(f".{os.getpid()}.part")
-    temporary.write_bytes(tar_bytes(spec, _scenes, index))
-    os.replace(temporary, target)
+    content = tar_bytes(spec, _scenes, index)
+    with written_whole(target) as half:
+        half.write_bytes(content)

@@ -1,11 +1,11 @@
 """The demo's page: one HTML file with the pictures inside, which asks nothing of any server."""
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipmill.jobs.demo.findings import Findings
+from clipmill.workers.store.whole import written_whole
 
 _TEMPLATE = "page.html.j2"
 
@@ -27,9 +27,9 @@ def render_page(findings: Findings, *, table: str, called: str, tries: Sequence[
 
 def write_page(findings: Findings, path: Path, *, table: str, called: str, tries: Sequence[str]) -> None:
     """Written beside and put in place, so that a reader never sees half a page."""
-    part = path.with_suffix(".part")
-    part.write_text(render_page(findings, table=table, called=called, tries=tries), encoding="utf-8")
-    os.replace(part, path)
+    html = render_page(findings, table=table, called=called, tries=tries)
+    with written_whole(path) as half:
+        half.write_text(html, encoding="utf-8")
 
 
 def _data_uri(webp: bytes) -> str:

@@ -19,6 +19,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.heads import HeadFile
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.words import counted
+from clipmill.workers.store.whole import written_whole
 
 MAX_ROWS = 200_000
 MIN_EACH = 10
@@ -161,17 +162,12 @@ def _loss(vectors_ND: npt.NDArray[np.float32], truth_N: Bools, part_N: npt.NDArr
 
 def _write(path: str, weight_D: npt.NDArray[np.float64], bias: float, fingerprint: Fingerprint) -> str:
     """The head as `heads:` takes it, with the model it is for; its hash. Written whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from clipmill.workers.heads import load_head
 
     arrays = {"weight": weight_D[None].astype(np.float32), "bias": np.array([bias], np.float32)}
     said = {"output": "sigmoid", "weights_sha256": fingerprint.weights_sha256, "model": fingerprint.model}
-    half = Path(path).with_name(f".{Path(path).name}.half.safetensors")
-    try:
-        save_file(arrays, half, metadata={**said, "pretrained": fingerprint.pretrained})
-        found = load_head("head", HeadFile(file=str(half))).hash
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-    return found
+    with written_whole(Path(path)) as half:
+        half.write_bytes(save(arrays, metadata={**said, "pretrained": fingerprint.pretrained}))
+    return load_head("head", HeadFile(file=path)).hash

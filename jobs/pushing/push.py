@@ -160,20 +160,21 @@ def _check_new(folder: str) -> None:
 @contextmanager
 def _building(folder: str) -> Iterator[Path]:
     """A folder that is gone afterwards, unless it was renamed: beside `folder`, or among the temporary ones."""
-    beside = _real(folder).parent if folder else None
-    if beside is not None:
-        beside.mkdir(parents=True, exist_ok=True)
+    beside = _real(folder).parent if folder else Path(tempfile.gettempdir())
     name = f".{_real(folder).name}." if folder else "clipmill-push-"
-    made = Path(tempfile.mkdtemp(prefix=name, suffix=".part", dir=beside))
+    made: Path | None = None
     try:
+        beside.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=name, suffix=".part", dir=beside))
         yield made
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        said = f"the data set cannot be written in {made.parent}: {os.strerror(error.errno)}"
+        said = f"the data set cannot be written in {beside}: {os.strerror(error.errno)}"
         raise UserError(said, "make room there, or name another place: DIR, or TMPDIR for the Hub") from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _real(folder: str) -> Path:

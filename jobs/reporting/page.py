@@ -4,9 +4,6 @@ Captions, labels and names of files are strangers' text: everything is escaped, 
 but its style and the pictures inside it.
 """
 
-import contextlib
-import os
-import secrets
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clipmill.jobs.reporting import charts
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.words import counted
+from clipmill.workers.store.whole import written_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,13 +25,10 @@ def render(template: str, **values: Any) -> str:
 
 def write_page(path: Path, html: str) -> None:
     """Written beside and put in place, so that a reader never sees half a page. Raises UserError."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        part.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(part, path)
+        with written_whole(path) as half:
+            half.write_text(html, encoding="utf-8", errors="replace")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}", "choose another file") from None
 
 

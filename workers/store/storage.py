@@ -7,9 +7,9 @@ no message.
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay
@@ -33,6 +33,7 @@ from clipmill.workers.store.errors import (
 from clipmill.workers.store.fs import connect, endpoint_url, head_of, open_fs, read_range, region
 from clipmill.workers.store.listing import PassedOver, list_keys, resolve
 from clipmill.workers.store.uri import Pattern, absolute_uri, folder_pattern, join_uri, quote, split_uri, unquote
+from clipmill.workers.store.whole import written_whole
 
 __all__ = [
     "TRANSIENT",
@@ -144,7 +145,7 @@ def put_bytes(uri: str, data: bytes, storage: Storage) -> None:
     if split_uri(uri)[0] != "file":
         _put(uri, lambda: fs.pipe_file(path, data))
         return
-    with _published(path) as temporary, open(temporary, "wb") as file:
+    with _published(path) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 
@@ -169,16 +170,10 @@ def put_file(uri: str, local: str, storage: Storage) -> None:
 
 
 @contextmanager
-def _published(path: str) -> Iterator[str]:
-    """A name to write to, which is renamed to `path` once it is whole."""
+def _published(path: str) -> Iterator[Path]:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex[:12]}.part"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    with written_whole(Path(path)) as half:
+        yield half
 
 
 def open_stream(
