@@ -19,7 +19,7 @@ def running(table: Table, settings: Settings | None = None) -> Iterator[str]:
     """Serve `table`; yields the base URL. The encoder is ready when this returns."""
     settings = settings or Settings(refresh_s=0.2)
     app = create_app(table, settings)
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # or answers wait for acknowledgements
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", **server_options(settings)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -48,6 +48,11 @@ class Cells:
         counts = np.bincount(partition_N, minlength=len(indexed.centroids_PD) + 1)
         return cls(indexed.centroids_PD, np.concatenate([[0], np.cumsum(counts)]))
 
+    @property
+    def in_partitions(self) -> int:
+        """Rows of those at hand."""
+        return int(self.starts[-2])
+
     def spans(self, vector_D: Floats, probes: int) -> list[Span]:
         """Where rows begin and end of the `probes` partitions nearest to a unit vector, and of what is in none; those
         that follow each other as one, ascending."""

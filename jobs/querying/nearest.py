@@ -28,6 +28,9 @@ _PASSES = "passes"
 # there, with 40,000 5.4 and 5.1; of a million with 2,000 a search took 0.9 and 2.9 ms (by hand, 2026-11-29, beside
 # other work).
 WIDE = 65_536
+# Up to so many of them a search is over before another thread would have begun with it.
+_FEW = 8_192
+_FEW_HITS = 100
 
 _Found = tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]
 
@@ -115,6 +118,23 @@ def asks_index(snapshot: Snapshot, column: str) -> bool:
         return index is not None
     road = choose_road(index, matches=None, total=snapshot.num_rows, depth=_USUAL, exact=False)
     return rows_of(index, road, snapshot.num_rows) > WIDE
+
+
+def is_quick(snapshot: Snapshot, column: str, depth: int, columns: tuple[str, ...]) -> bool:
+    """Whether a search by a vector without a filter is answered in a millisecond or so, all of it from what is at hand:
+    whoever keeps a thread for all that waits need not hand it on."""
+    warm, held = snapshot.warm.get(column), snapshot.rows
+    if warm is None or held is None or not held.has(columns) or depth > _FEW_HITS:
+        return False
+    if (index := snapshot.vector_index(column)) is None:
+        return len(warm) <= _FEW
+    if warm.cells is None:
+        return False
+    alone = len(warm) - warm.cells.in_partitions
+    road = choose_road(
+        replace(index, unindexed_rows=0), matches=None, total=snapshot.num_rows, depth=depth, exact=False
+    )
+    return alone + rows_of(index, road, snapshot.num_rows) <= _FEW
 
 
 def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:

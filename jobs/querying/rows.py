@@ -8,7 +8,7 @@ N: rows of the table. K: hits.
 
 import mmap
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,13 @@ class HeldRows:
         order_N = None if gapless else np.argsort(row_ids_N, kind="stable")
         self._by_id = None if order_N is None else (row_ids_N[order_N], order_N)
 
+    def has(self, columns: Collection[str]) -> bool:
+        return bool(columns) and all(name in self._chunks for name in columns)
+
     def take(self, row_ids_K: npt.NDArray[np.uint64], columns: tuple[str, ...]) -> pa.Table | None:
         """These rows in this order; None where one of them or a column is not here."""
         places_K = self._places(row_ids_K)
-        if places_K is None or not columns or any(name not in self._chunks for name in columns):
+        if places_K is None or not self.has(columns):
             return None
         chunk_K = np.searchsorted(self._starts, places_K, side="right") - 1
         where = list(zip(chunk_K.tolist(), (places_K - self._starts[chunk_K]).tolist(), strict=True))

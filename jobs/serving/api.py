@@ -1,9 +1,9 @@
 """The routes. Each one: check, hand the work to a thread, shape the answer."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,20 +11,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from clipmill.jobs.exploring import facets as facet_counts
 from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.encoder import encode_images
-from clipmill.jobs.querying.nothing import caveat, why_nothing
 from clipmill.jobs.querying.open import Examples, Table
 from clipmill.jobs.querying.phash import DEFAULT_DISTANCE
 from clipmill.jobs.serving import models
-from clipmill.jobs.serving.guard import Metrics
-from clipmill.jobs.serving.pictures import NoPicture, Pictures
-from clipmill.jobs.serving.runner import Runner
-from clipmill.jobs.serving.settings import Settings
+from clipmill.jobs.serving.answering import answer
+from clipmill.jobs.serving.pictures import NoPicture
+from clipmill.jobs.serving.services import Services, services, steady, unproven
 from clipmill.schemas.config import Limits
-from clipmill.schemas.errors import UserError
-from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.plain import plain
 
-Answer = TypeVar("Answer")
 router = APIRouter()
 IdQuery = Annotated[models.Id, Query(description="The row's id.")]
 
@@ -41,46 +36,6 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": models.Problem, "de
 PICTURE: dict[str, dict[str, Any]] = {
     kind: {} for kind in ("image/webp", "image/jpeg", "image/png", "image/gif", "image/bmp", "image/tiff")
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What the routes share. `encoder` is a list of one word on the encoder's state, replaced as it loads;
-    `table_state` the same of the table: ok, away or gone, and why; `facet_of` the same of the tags: the facet of every
-    label of the vocabulary, empty where it is not known here."""
-
-    table: Table
-    settings: Settings
-    runner: Runner
-    pictures: Pictures
-    metrics: Metrics
-    encoder: list[str]
-    table_state: list[tuple[str, str]]
-    facet_of: list[dict[str, str]]
-
-    def model(self) -> Fingerprint:
-        return self.table.snapshot.fingerprint("vector")
-
-    def need_encoder(self) -> None:
-        """Raises Loading rather than let a query wait in a thread that others could use."""
-        if self.encoder[0] == LOADING:
-            raise Loading
-
-
-UNPROVEN_VECTORS = (
-    "unproven: these vectors were imported, and it was not shown that they are of the model that looks for them"
-)
-LOADING = "loading"
-STEADY_TRIES = 3  # of a search beside which the table moved on; it does so every `Settings.refresh_s` at most
-
-
-class Loading(Exception):
-    """Words and pictures cannot be searched yet."""
-
-
-def services(request: Request) -> Services:
-    found: Services = request.app.state.services
-    return found
 
 
 @router.post("/api/search", response_model=models.SearchResponse, responses=PROBLEMS)
@@ -116,55 +71,7 @@ async def copies(
         took_ms = round((time.perf_counter() - start) * 1e3, 2)
         return models.CopiesResponse(hits=[models.Row(**plain(row)) for row in rows], version=version, took_ms=took_ms)
 
-    return await found.runner.run(lambda: _steady(found.table, once))
-
-
-async def answer(found: Services, question: models.SearchRequest) -> Response:
-    """The answer as JSON, made in the query's thread: FastAPI would check and write it in the one all clients share."""
-    columns = tuple(question.columns) if question.columns is not None else None
-    if question.text or question.not_text:
-        found.need_encoder()
-
-    def once(version: int) -> models.SearchResponse:
-        start = time.perf_counter()
-        query = models.to_query(
-            question, found.model, k=question.k, offset=question.offset, columns=_shown(found.table, columns)
-        )
-        matching = found.table.count(query)  # first: it looks at the clock, and is remembered for the search
-        rows = found.table.run(query).to_pylist()
-        note = caveat(found.table, query) or ("" if rows or question.offset else why_nothing(found.table, query))
-        return models.SearchResponse(
-            hits=[models.Row(**plain(row)) for row in rows],
-            note=note or None,
-            unproven=_unproven(found.table),
-            matching=matching,
-            version=version,
-            took_ms=round((time.perf_counter() - start) * 1e3, 2),
-        )
-
-    body = await found.runner.run(lambda: _steady(found.table, once).model_dump_json().encode())
-    return Response(body, media_type="application/json")
-
-
-def _steady(table: Table, once: Callable[[int], Answer]) -> Answer:
-    """All of it from the version that it names: readers may be given a newer one meanwhile, of another model."""
-    for _ in range(STEADY_TRIES):
-        version = table.version
-        answer = once(version)
-        if table.version == version:
-            break
-    return answer
-
-
-def _shown(table: Table, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Bytes do not fit into JSON, and a vector of a row is asked for by searching with its id."""
-    if columns is None:
-        return None
-    readable = table.snapshot.default_columns()
-    for name in table.snapshot.check_columns(columns):
-        if name not in readable:
-            raise UserError(f"the column {name} is not given out over HTTP", f"there is: {', '.join(readable)}")
-    return columns
+    return await found.runner.run(lambda: steady(found.table, once))
 
 
 @router.post("/api/facets", responses=PROBLEMS)
@@ -188,7 +95,7 @@ async def facets(request: Request, question: models.FacetsRequest) -> models.Fac
             took_ms=round((time.perf_counter() - start) * 1e3, 2),
         )
 
-    return await found.runner.run(lambda: _steady(found.table, once))
+    return await found.runner.run(lambda: steady(found.table, once))
 
 
 def _facets_out(
@@ -275,13 +182,8 @@ def _table_info(table: Table) -> models.TableInfo:
         facets=_facet_columns(snapshot),
         full_text=bool(snapshot.index_names("caption")),
         index=stored_report(snapshot.dataset),
-        unproven=_unproven(table),
+        unproven=unproven(table),
     )
-
-
-def _unproven(table: Table) -> str | None:
-    """Neither the proof's words nor the model's whole name, which may be of a folder, are for whoever asks."""
-    return UNPROVEN_VECTORS if table.unproven() else None
 
 
 def _facet_columns(snapshot: Any) -> list[str]:
@@ -319,6 +221,3 @@ async def metrics(request: Request) -> Response:
     found.metrics.rows.set(found.table.num_rows)
     found.metrics.version.set(found.table.version)
     return Response(found.metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-__all__ = ["LOADING", "Loading", "Services", "answer", "router", "services"]

@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.serving import models
-from clipmill.jobs.serving.api import LOADING, Loading, Services, router
+from clipmill.jobs.serving.api import router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
 from clipmill.jobs.serving.pictures import NoPicture, Pictures
 from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.runner import Busy, Runner, TooSlow
+from clipmill.jobs.serving.services import LOADING, Loading, Services
 from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables

@@ -11,7 +11,8 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipmill.jobs.serving import models
-from clipmill.jobs.serving.api import answer, services
+from clipmill.jobs.serving.answering import answer
+from clipmill.jobs.serving.services import services
 
 _PASSED_ON = "clipmill.passed_on"
 

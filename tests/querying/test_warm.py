@@ -14,7 +14,7 @@ from benchmarks.query_data import write
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying import nearest, roads, warm
 from clipmill.jobs.querying.open import Table, open_table
-from tests.tables import TableOptions, WordEngine, make_table
+from tests.tables import TableOptions, WordEngine, append, make_table
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +219,34 @@ def test_a_search_of_rows_at_hand_asks_the_tables_store_nothing(tmp_path: Path) 
     assert len(server.search("red shoe", k=5)) == 5
     with pytest.raises((OSError, ValueError), match="Not found"):
         vectors_only.search("red shoe", k=5)
+
+
+def test_a_search_is_quick_where_few_rows_are_looked_at_and_all_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    table = open_table(uri)
+    columns = table.snapshot.default_columns()
+
+    def quick(depth: int = 10, columns: tuple[str, ...] = columns) -> bool:
+        return nearest.is_quick(table.snapshot, "vector", depth, columns)
+
+    assert not quick(), "nothing is at hand"
+    assert table.warm()
+    assert not quick(), "rows are not"
+    assert table.warm(rows=True)
+    assert quick()
+    assert not quick(depth=101)
+    assert not quick(columns=("id", "vector")), "vectors of rows come from the table"
+    monkeypatch.setattr(nearest, "_FEW", 1_000)
+    assert not quick(), "without an index all rows are looked at"
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    assert table.refresh()
+    index = table.snapshot.vector_index("vector")
+    assert index is not None
+    looked = index.curve.probes_for(10) / index.num_partitions * 1500 if index.curve else 0
+    assert 0 < looked < 1_000
+    assert quick()
+    append(uri, TableOptions(rows=1_000, start=1_500))
+    assert table.refresh()
+    assert not quick(), "rows that no partition holds are looked at by every search"

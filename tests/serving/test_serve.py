@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import struct
 import threading
 import time
@@ -24,6 +25,7 @@ from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.app import create_app
+from clipmill.jobs.serving.processes import _at
 from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.serve import _share_cores, check
 from clipmill.jobs.serving.settings import Settings
@@ -397,6 +399,14 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     assert len(patient.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
 
 
+def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:
+    """40 ms of each, on a connection that is kept: asyncio asks a socket for its protocol before it says so."""
+    with _at(Settings(port=0, processes=2)) as address:
+        assert address.proto == socket.IPPROTO_TCP
+        with _at(Settings(port=address.getsockname()[1])) as other:
+            assert other.getsockname() == address.getsockname()
+
+
 def test_queries_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
@@ -443,6 +453,13 @@ def test_a_slow_query_gives_504_and_a_full_queue_503(uri: str, engine: WordEngin
         assert "waiting" in problem(client.post("/api/search", json={"text": ["slow"]}), 503)
         health = client.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (503, "stuck", 2)
+        plain = {"vector": base64.urlsafe_b64encode(b"\0\x3c" * 64).decode().rstrip("="), "k": 5}
+        until = time.monotonic() + 60
+        while (found := client.post("/api/search", json=plain)).status_code != 200:  # until rows are at hand
+            assert time.monotonic() < until, "what is answered at once needs no thread"
+        expected = open_table(uri).search(vector=[1.0] * 64, k=5)["id"].to_pylist()
+        assert [hit["id"] for hit in found.json()["hits"]] == expected
+        problem(client.post("/api/search", json=plain | {"where": "views < 100"}), 503)
         enough.set()
         until = time.monotonic() + 60
         while client.post("/api/search", json={"text": ["red"]}).status_code != 200:
