@@ -13,11 +13,13 @@ import xxhash
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating import fill_plan
 from clipmill.jobs.migrating.fill import STEPS
+from clipmill.schemas.columns import SET_COLUMNS, set_column
 from clipmill.schemas.config import Limits, Storage
-from clipmill.schemas.errors import LeaseHeld, LeaseLost
+from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.again import GAP_BYTES, Read, Row, pieces, read_again
+from clipmill.workers.write import leaf_ids
 from tests.build import noise, picture, tar
 from tests.committed import Killed, killer
 from tests.migrating.filling import SLUG, World, members
@@ -186,6 +188,28 @@ def test_two_fills_at_once(world: World) -> None:
     other.release()
     world.fill(run="after")
     check(world, range(3))
+
+
+def test_a_set_dropped_at_the_last_moment_leaves_its_field_ids_to_another_and_no_values(world: World) -> None:
+    """Lance gives the ids of dropped columns away again, so that only the version that was fixed before tells."""
+    world.embed("a", tar(members(range(3))))
+    world.add_set()
+    columns = [set_column(base, SLUG) for base in SET_COLUMNS]
+    ids = leaf_ids(world.tables.open(), columns)
+    others = [set_column(base, "another_model") for base in SET_COLUMNS]
+
+    def hook(at: str) -> None:
+        rows = world.tables.open()
+        if at == "before_fill" and columns[0] in rows.schema.names:
+            fields = [rows.schema.field(name).with_name(other) for name, other in zip(columns, others, strict=True)]
+            rows.drop_columns(columns)
+            world.tables.open().add_columns(pa.schema(fields))
+
+    with pytest.raises(ClipmillError, match="changed during the fill"):
+        world.fill(hook=hook)
+    rows = world.tables.open()
+    assert leaf_ids(rows, others) == ids
+    assert rows.count_rows(" OR ".join(f"{name} IS NOT NULL" for name in others)) == 0
 
 
 def test_bytes_that_changed_vanished_or_are_no_picture(world: World) -> None:
