@@ -105,12 +105,12 @@ def _framed(pixels_HWC: npt.NDArray[np.uint8], number: int) -> npt.NDArray[np.ui
     The model's centre crop is the scene again; a crop that is off shows in every figure.
     """
     bar = SIDE_PX // 4
-    pads = {0: ((0, 0), (bar, bar), (0, 0)), 1: ((bar, bar), (0, 0), (0, 0))}.get(number % 5)
-    if pads is None:
-        return pixels_HWC
+    top, left = {0: (0, bar), 1: (bar, 0)}.get(number % 5, (0, 0))
     border_C = np.concatenate([pixels_HWC[0], pixels_HWC[-1], pixels_HWC[:, 0], pixels_HWC[:, -1]]).mean(axis=0)
-    framed_HWC = np.stack([np.pad(pixels_HWC[..., c], pads[:2], constant_values=int(border_C[c])) for c in range(3)], 2)
-    return np.ascontiguousarray(framed_HWC)
+    framed_HWC = np.empty((SIDE_PX + 2 * top, SIDE_PX + 2 * left, 3), np.uint8)
+    framed_HWC[:] = border_C.astype(np.uint8)
+    framed_HWC[top : top + SIDE_PX, left : left + SIDE_PX] = pixels_HWC
+    return framed_HWC
 
 
 def _jpeg(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
