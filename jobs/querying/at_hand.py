@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from clipmill.jobs.querying import rows, warm
 from clipmill.jobs.querying.damaged import reading_index
-from clipmill.jobs.querying.nearest import asks_index
+from clipmill.jobs.querying.nearest import asks_index, will_ask_index
 from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.querying.snapshot import Snapshot
 from clipmill.schemas.errors import DamagedIndex
@@ -23,7 +23,8 @@ class AtHand:
     def fill(self, snapshot: Snapshot) -> tuple[bool, str]:
         """Whether the machine has room for it at all, and in a sentence why not all of it is at hand."""
         still = [column for column in self.columns if not warm.is_shared(snapshot, column, self.shared)]
-        if lacking := warm.no_room(snapshot, still):
+        asked = [column for column in self.columns if will_ask_index(snapshot, column)]  # each process has its own
+        if lacking := warm.no_room(snapshot, still, asked):
             return False, lacking
         cold = ""
         for column in self.columns:

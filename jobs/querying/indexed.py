@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 
 from clipmill.jobs.querying.cells import Indexed
-from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
 from clipmill.jobs.querying.vectors import Ids, as_rows, normalise
 
 _READS = 16  # of partitions at once: in a store each waits for an answer or two
 _SAMPLED = 256  # rows of each part of an index
 
 
+def has_lists(index: VectorIndex) -> bool:
+    """Whether its partitions are lists of rows, and no graphs."""
+    return index.kind.startswith("IVF") and not index.kind.startswith("IVF_HNSW")
+
+
 def read(snapshot: Snapshot, column: str) -> Indexed | None:
     """None without an index, for one whose partitions are graphs or were trained apart, for one of other distances, and
     for one that Lance does not read this way or that cannot be of this table."""
     index = snapshot.vector_index(column)
-    if index is None or not index.kind.startswith("IVF") or index.kind.startswith("IVF_HNSW"):
+    if index is None or not has_lists(index):
         return None
     dataset = snapshot.dataset
     try:

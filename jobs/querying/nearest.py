@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.indexed import has_lists
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.warm import EXACT_ROWS, fits, marks, passing, subset
@@ -115,6 +116,14 @@ def asks_index(snapshot: Snapshot, column: str) -> bool:
     """Whether searches with vectors at hand still go through Lance's index."""
     index, warm = snapshot.vector_index(column), snapshot.warm.get(column)
     if index is None or warm is None or warm.cells is None:
+        return index is not None
+    return will_ask_index(snapshot, column)
+
+
+def will_ask_index(snapshot: Snapshot, column: str) -> bool:
+    """The same before they are at hand, of an index whose partitions can be read."""
+    index = snapshot.vector_index(column)
+    if index is None or not has_lists(index):
         return index is not None
     road = choose_road(index, matches=None, total=snapshot.num_rows, depth=_USUAL, exact=False)
     return rows_of(index, road, snapshot.num_rows) > WIDE

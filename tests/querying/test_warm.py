@@ -14,7 +14,7 @@ from benchmarks.query_data import write
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying import nearest, roads, warm
 from clipmill.jobs.querying.open import Table, open_table
-from tests.tables import TableOptions, WordEngine, append, make_table
+from tests.tables import DIM, TableOptions, WordEngine, append, make_table
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,28 @@ def test_where_memory_is_short_a_server_says_so_and_answers_all_the_same(
     monkeypatch.undo()
     assert table.warm()
     assert table.cold == ""
+
+
+def test_what_must_fit_is_what_loading_takes_and_the_index_only_where_searches_ask_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 600
+    uri = make_table(tmp_path, TableOptions(rows=rows))
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    vectors = rows * (DIM + 64) + 250_000_000
+    free = [vectors]
+    monkeypatch.setattr("clipmill.jobs.querying.warm.available_bytes", lambda: free[0])
+    assert open_table(uri).warm(), "few rows are looked at: the index is not loaded"
+    free[0] -= 1
+    table = open_table(uri)
+    assert not table.warm()
+    assert table.cold.startswith("vectors take ")
+    monkeypatch.setattr(nearest, "WIDE", 0)
+    index = table.snapshot.index_bytes("vector")
+    for free[0], fits in ((vectors, False), (vectors + index, True)):
+        table = open_table(uri)
+        assert table.warm() == fits
+        assert fits or table.cold.startswith("vectors and index take ")
 
 
 def test_words_are_embedded_once(uri: str) -> None:
