@@ -26,6 +26,7 @@ _HINT = (
     "what was committed stays and the same command goes on from there; too little memory is the usual reason, and the "
     "kernel's log names what it killed"
 )
+_DIED = "Raylet is terminated. "  # Ray 2.60, ray/_private/process_watcher.py
 _SENTENCE = f"error: {_MESSAGE}\nhint: {_HINT}\n"
 
 _raylet: "subprocess.Popen[bytes] | None" = None
@@ -84,7 +85,7 @@ def watched() -> Iterator[None]:
     left = threading.Event()
     threading.Thread(target=_watch, args=(left,), name="raylet", daemon=True).start()
     try:
-        with contextlib.redirect_stdout(_Quiet(sys.stderr)):
+        with contextlib.redirect_stdout(_Quiet(sys.stderr, _raylet)):
             yield
     finally:
         left.set()
@@ -129,13 +130,16 @@ def _watch(left: threading.Event) -> None:
 
 
 class _Quiet:
-    """For stdout, where only data belongs and Ray prints what raylets say. Of a node that died it says pages."""
+    """For stdout, where only data belongs and Ray prints what raylets say. Of a node that died it says pages: the first
+    perhaps a moment before the system says so, by an agent whose pipe to the raylet has closed, and the last perhaps
+    when nobody watches any more."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, raylet: "subprocess.Popen[bytes]") -> None:
+        self._stream, self._raylet, self._is_over = stream, raylet, False
 
     def write(self, text: str) -> int:
-        return len(text) if is_gone() else self._stream.write(text)
+        self._is_over = self._is_over or _DIED in text or self._raylet.poll() is not None
+        return len(text) if self._is_over else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

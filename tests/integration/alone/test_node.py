@@ -48,6 +48,13 @@ NOTHING_IDLE = (
     "assert not [one for one in others if 'monitor.py' in one or 'ashboard' in one], others"
 )
 
+# Ray's agent hears of the end by a pipe that closes a moment before the raylet is a process that has ended.
+AGENT_FIRST = (
+    "import time; from ray._private import utils, worker; "
+    "said = 'Raylet is terminated. Termination is unexpected. Last 20 lines of the Raylet logs:\\n    state-dump'; "
+    "utils.publish_error_to_driver('raylet_died', said, gcs_client=worker.global_worker.gcs_client); time.sleep(3)"
+)
+
 INTERRUPTED = """
 import os, signal
 import click, ray
@@ -105,6 +112,7 @@ def test_a_command_that_does_not_look_is_ended_with_the_sentence() -> None:
         ("raylet.kill(); ray.put(bytes(10_000_000))", EXIT_OTHER, 1),  # Ray's own C++ ends us in the call
         ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, 0),  # the raylet dies of it, but is not the reason
         (NOTHING_IDLE, 0, 0),
+        pytest.param(AGENT_FIRST, 0, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_that_ray_ends_says_the_sentence_once(happens: str, code: int, said: int) -> None:
