@@ -73,7 +73,9 @@ def _fused(
     settled = [
         len(rows) for rows, all_of_them in ((by_vector, by_vector), (text_ids, bm25)) if len(all_of_them) >= looked
     ]
-    ranked = sorted(fused, key=lambda i: (-fused[i], -score[i], i))[: min(settled, default=None)]
+    # Of two that earn the same the vectors' comes first, as `fuse` has them. Not the nearer: a row's cosine in the last
+    # digits follows the road by which it was found, which another page's may not be.
+    ranked = sorted(fused, key=lambda i: -fused[i])[: min(settled, default=None)]
     hits = pa.table(
         {
             ROW_ID: pa.array(ranked, pa.uint64()),

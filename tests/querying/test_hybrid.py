@@ -1,19 +1,21 @@
 """Full text and vectors as one ranking: its pages join, its filters hold, and nothing of it is missing."""
 
+from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 
+from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
 from clipmill.jobs.querying.open import Table, open_table
-from tests.tables import TableOptions, WordEngine, make_table
+from tests.tables import TableOptions, WordEngine, batch, make_table
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """1,000 rows of which 989 have a vector; captions indexed, vectors compared one by one."""
-    from clipmill.jobs.indexing.build import build_index
-
     uri = make_table(tmp_path_factory.mktemp("hybrid"), TableOptions(rows=1000))
     build_index(uri)
     return open_table(uri, engine=WordEngine())
@@ -41,6 +43,19 @@ def test_the_pages_hold_every_row_there_is(table: Table) -> None:
         for i in table.search("red shoe", hybrid=True, k=100, offset=n, columns=("id",))["id"].to_pylist()
     ]
     assert len(found) == len(set(found)) == table.count() - 11  # rows without a vector are hidden
+
+
+def test_pages_hold_every_row_once_where_all_pictures_are_copies(tmp_path: Path) -> None:
+    """Cosines of the two halves differ in the last digits, which settle nothing then."""
+    rows = batch(TableOptions(rows=250))
+    same = pa.array([rows["vector"][0].as_py()] * 250, rows.schema.field("vector").type)
+    rows = rows.set_column(rows.schema.get_field_index("vector"), rows.schema.field("vector"), same)
+    lance.write_dataset(rows, f"{tmp_path}/images.lance", enable_stable_row_ids=True, data_storage_version="2.2")
+    build_index(f"{tmp_path}/images")
+    table = open_table(f"{tmp_path}/images", engine=WordEngine())
+    asked = {"text": "red shoe", "like": "row-000000", "hybrid": True, "k": 50, "columns": "id"}
+    found = [i for n in range(0, 250, 50) for i in table.search(offset=n, **asked)["id"].to_pylist()]
+    assert len(found) == len(set(found)) == 249
 
 
 @pytest.mark.parametrize("k", [1, 99, 100, 101, 400])
