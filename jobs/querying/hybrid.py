@@ -64,10 +64,10 @@ def _fused(
     """The fused ranking as far as `looked` of each half settle it, and whether that is all of it."""
     near = _near(snapshot, query.column, vector_D, by_text, looked)
     bm25 = dict(zip(by_text[ROW_ID].to_pylist(), by_text["bm25"].to_pylist(), strict=True))
-    text_score = {i: s for i, s in near.items() if s == s}  # NaN: no vector, so hidden
-    # Of captions with the same words, which tell nothing, those nearer to the query come first.
-    text_ids = sorted(text_score, key=lambda i: (-bm25[i], -text_score[i], i))
-    score = text_score | dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
+    # Of captions with the same words, which tell nothing, those nearer to the query come first. Rows without a vector
+    # are hidden, but keep their places: without them `WINDOW` would reach further the more rows are looked at.
+    text_ids = sorted(near, key=lambda i: (-bm25[i], -near[i] if near[i] == near[i] else 2.0, i))
+    score = near | dict(zip(by_vector[ROW_ID].to_pylist(), by_vector["score"].to_pylist(), strict=True))
     fused = fuse(by_vector[ROW_ID].to_pylist(), text_ids, query.text_weight)
     # A half that did not end settles as many places as it has rows; one that ended hides nothing.
     settled = [
@@ -76,6 +76,7 @@ def _fused(
     # Of two that earn the same the vectors' comes first, as `fuse` has them. Not the nearer: a row's cosine in the last
     # digits follows the road by which it was found, which another page's may not be.
     ranked = sorted(fused, key=lambda i: -fused[i])[: min(settled, default=None)]
+    ranked = [i for i in ranked if score[i] == score[i]]
     hits = pa.table(
         {
             ROW_ID: pa.array(ranked, pa.uint64()),

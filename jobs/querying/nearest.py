@@ -205,7 +205,9 @@ def _proposed(
 
 
 def _best(row_ids: npt.NDArray[np.uint64], score: npt.NDArray[np.float32], depth: int) -> pa.Table:
-    """The first `depth` by score; of equal ones, as copies of a picture are, by row id, whatever the depth."""
+    """The first `depth` by score; of equal ones, as copies of a picture are, by row id, whatever the depth; no NaN."""
+    if (none := np.isnan(score)).any():
+        row_ids, score = row_ids[~none], score[~none]
     if len(score) > depth:
         least = np.partition(score, len(score) - depth)[len(score) - depth]
         row_ids, score = row_ids[score >= least], score[score >= least]
@@ -241,7 +243,7 @@ def _scan(
 def cosines(
     snapshot: Snapshot, column: str, vector_D: npt.NDArray[np.float32], row_ids: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.float32]:
-    """Cosine of each row's stored vector with `vector_D`, NaN where the row has none."""
+    """Cosine of each row's stored vector with `vector_D`, NaN where the row has none, or one of zeros."""
     if (warm := snapshot.warm.get(column)) is not None:
         known, score = warm.cosines(vector_D, row_ids)  # in the order of the ids
         if not len(known):
@@ -253,7 +255,7 @@ def cosines(
     valid = np.asarray(stored.is_valid())
     rows_ND = np.asarray(stored.drop_null().flatten(), dtype=np.float32).reshape(-1, len(vector_D))
     lengths = np.linalg.norm(rows_ND, axis=1)
-    result[valid] = np.clip(np.einsum("nd,d->n", rows_ND, vector_D) / np.where(lengths == 0, 1, lengths), -1, 1)
+    result[valid] = np.clip(np.einsum("nd,d->n", rows_ND, vector_D) / np.where(lengths == 0, np.nan, lengths), -1, 1)
     return result
 
 

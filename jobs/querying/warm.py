@@ -210,7 +210,7 @@ def _batches(snapshot: Snapshot, column: str, predicate: str | None) -> Iterator
             stored: Any = batch.column(column)
             ids_B = batch.column(ROW_ID).to_numpy()[np.asarray(stored.is_valid())]
             rows_BD = np.asarray(stored.drop_null().flatten()).reshape(-1, dim)
-            # Not finite, as another client may write them.
-            odd_B = ((rows_BD.view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1)
+            # Not finite, or of zeros, which Lance finds nowhere: as another client may write them.
+            odd_B = ((rows_BD.view(np.uint16) & 0x7C00) == 0x7C00).any(axis=1) | ~rows_BD.any(axis=1)
             if not odd_B.all():
                 yield (ids_B[~odd_B], rows_BD[~odd_B]) if odd_B.any() else (ids_B, rows_BD)

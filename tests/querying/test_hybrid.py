@@ -10,7 +10,7 @@ import pytest
 from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
 from clipmill.jobs.querying.open import Table, open_table
-from tests.tables import TableOptions, WordEngine, batch, make_table
+from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,36 @@ def test_pages_hold_every_row_once_where_all_pictures_are_copies(tmp_path: Path)
     asked = {"text": "red shoe", "like": "row-000000", "hybrid": True, "k": 50, "columns": "id"}
     found = [i for n in range(0, 250, 50) for i in table.search(offset=n, **asked)["id"].to_pylist()]
     assert len(found) == len(set(found)) == 249
+
+
+def test_pages_hold_every_row_once_where_many_have_no_vector(tmp_path: Path) -> None:
+    """A fifth of the captions is of rows that are hidden, of zeros (as another client may write them) or of none."""
+    rows = batch(TableOptions(rows=330))
+    vectors = [v if n % 5 else [None, [0.0] * DIM][n % 2] for n, v in enumerate(rows["vector"].to_pylist())]
+    made = pa.array(vectors, rows.schema.field("vector").type)
+    rows = rows.set_column(rows.schema.get_field_index("vector"), rows.schema.field("vector"), made)
+    lance.write_dataset(rows, f"{tmp_path}/images.lance", enable_stable_row_ids=True, data_storage_version="2.2")
+    build_index(f"{tmp_path}/images")
+    append(f"{tmp_path}/images", TableOptions(rows=30, start=330))  # whose words weigh otherwise, without an index
+    script, server = (open_table(f"{tmp_path}/images", engine=WordEngine()) for _ in range(2))
+    assert server.warm()
+    shown = sum(vector is not None and any(vector) for vector in vectors) + 30
+    for asked in (
+        {"hybrid": True, "text": "number"},
+        {"text": "red shoe"},
+        {"text": "red shoe", "where": "views < 200"},
+    ):
+        pages = [
+            [
+                i
+                for n in range(0, 360, 20)
+                for i in table.search(k=20, offset=n, columns="id", **asked)["id"].to_pylist()
+            ]
+            for table in (script, server)
+        ]
+        assert sorted(pages[0]) == sorted(pages[1])
+        assert len(pages[0]) == len(set(pages[0])) <= shown
+        assert "where" in asked or len(pages[0]) == shown
 
 
 @pytest.mark.parametrize("k", [1, 99, 100, 101, 400])
