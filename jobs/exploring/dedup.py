@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from clipmill.jobs.exploring import dedup_phash
 from clipmill.jobs.exploring.forest import Forest
 from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.querying.damaged import naming_damage
+from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.open import Query, Table
 from clipmill.jobs.querying.parts import in_order
 from clipmill.jobs.querying.phash import check_hashes
@@ -86,7 +88,9 @@ def dedup(
     if phash is not None:
         check_distance(table, phash)
         names.append("phash")
-    facts = table.snapshot.dataset.scanner(columns=names, filter=predicate, with_row_id=True).to_table()
+    dataset = table.snapshot.dataset
+    with naming_damage(dataset, predicate), filter_errors(predicate):
+        facts = dataset.scanner(columns=names, filter=predicate, with_row_id=True).to_table()
     if phash is not None:
         found = hash_copies(facts, phash, tell=tell)
     else:

@@ -19,6 +19,7 @@ from clipmill.jobs.committing.commit import IDS_PER_FILTER, Committer, Hook, ids
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.maintaining.maintain import Say, leased
 from clipmill.jobs.maintaining.purge import Purged, named_tags, purge, refuse_tags, tags_in_the_way
+from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.filters import check_where, filter_errors
 from clipmill.jobs.table import ledger, tombstones
 from clipmill.jobs.table.readers import readers
@@ -142,12 +143,13 @@ def _victims(rows: Any, which: Which) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     if which.where is not None:
         check_where(which.where, rows.schema.names)
-        with filter_errors(which.where):
+        with naming_damage(rows, which.where), filter_errors(which.where):
             batches += rows.scanner(columns=_TOLD_BY, filter=which.where).to_batches()
     ids = which.ids or ()
     for start in range(0, len(ids), IDS_PER_FILTER):
         where = ids_filter(ids[start : start + IDS_PER_FILTER])
-        batches += rows.scanner(columns=_TOLD_BY, filter=where).to_batches()
+        with naming_damage(rows, "id"):
+            batches += rows.scanner(columns=_TOLD_BY, filter=where).to_batches()
     schema = pa.schema([rows.schema.field(name).remove_metadata() for name in _TOLD_BY])
     return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema=schema)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
+from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.table import Table
 
@@ -22,7 +23,7 @@ def in_order(
     scanner = table.snapshot.dataset.scanner(
         columns=list(columns), filter=predicate, batch_size=min(batch_rows, BATCH_ROWS), scan_in_order=True
     )
-    with filter_errors(predicate):
+    with naming_damage(table.snapshot.dataset, predicate), filter_errors(predicate):
         for batch in scanner.to_batches():
             yield pa.Table.from_batches([batch])
 

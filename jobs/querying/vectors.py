@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.querying.damaged import naming_damage
+
 BLOCK = 512  # rows: 1 MB of float32, which a core has at hand; 2048 took a quarter longer (by hand, 2026-11-28, AMD)
 _READ = 8192  # rows
 
@@ -41,7 +43,8 @@ def batches_of(
     if fragment_ids is not None:
         options["fragments"] = [dataset.get_fragment(fragment_id) for fragment_id in fragment_ids]
     if predicate is not None:
-        yield from dataset.scanner(filter=predicate, **options).to_batches()
+        with naming_damage(dataset, predicate):
+            yield from dataset.scanner(filter=predicate, **options).to_batches()
         return
     for start in range(0, dataset.scanner(**options | {"columns": []}).count_rows(), _READ):
         yield from dataset.scanner(offset=start, limit=_READ, **options).to_batches()

@@ -65,6 +65,18 @@ def test_an_index_that_a_search_needs_is_named(
     assert len(table.search("red shoe")) == 10
 
 
+@pytest.mark.parametrize(
+    "command", ["export HERE --to OUT", "dedup HERE", "tags HERE", "search HERE --like row-000004", "delete HERE --yes"]
+)
+def test_every_command_that_a_damaged_index_ends_names_it(
+    whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    uri = damage(whole, tmp_path, "views", "zeros")
+    words = [word.replace("HERE", uri).replace("OUT", str(tmp_path / "out")) for word in command.split()]
+    assert clipmill([*words, "--where", "views < 100"]) == 1
+    assert "error: the index views_idx of views is damaged, or files of it are gone" in capsys.readouterr().err
+
+
 def test_an_index_of_ids_is_named(whole: str, tmp_path: Path) -> None:
     table = open_table(damage(whole, tmp_path, "id", "zeros"), engine=WordEngine())
     for ask in (lambda: table.get("row-000004"), lambda: table.search(like="row-000004")):
