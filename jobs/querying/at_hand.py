@@ -1,4 +1,4 @@
-"""What a server keeps in memory of each version of its table: vectors, rows and the index that searches still ask."""
+"""What a server keeps of each version of its table: vectors, tags, rows and the index that searches still ask."""
 
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ class AtHand:
         if lacking := warm.no_room(snapshot, still, asked):
             return False, lacking
         cold = ""
+        snapshot.forget_places()
         for column in self.columns:
             if lacking := warm.too_large(snapshot, column, self.memory_bytes // len(self.columns)):
                 cold = lacking
@@ -39,8 +40,9 @@ class AtHand:
                         snapshot.dataset.prewarm_index(index.name)
                 except DamagedIndex as error:
                     snapshot.without_index(column, error)
+        left = self.memory_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
+        left -= warm.load_tags(snapshot, left)
         if self.rows and not cold:
-            left = self.memory_bytes - sum(vectors.nbytes for vectors in snapshot.warm.values())
             snapshot.rows = rows.load(
                 snapshot.dataset, snapshot.default_columns(), left, self.shared, snapshot.identity
             )

@@ -53,15 +53,18 @@ class Cells:
         """Rows of those at hand."""
         return int(self.starts[-2])
 
-    def spans(self, vector_D: Floats, probes: int) -> list[Span]:
-        """Where rows begin and end of the `probes` partitions nearest to a unit vector, and of what is in none; those
-        that follow each other as one, ascending."""
+    def nearest(self, vector_D: Floats, probes: int) -> list[Span]:
+        """Where rows begin and end of the `probes` partitions nearest to a unit vector, nearest first."""
         near_P = np.einsum("pd,d->p", self.centroids_PD, vector_D)
         probes = min(probes, len(near_P))
         chosen = np.argpartition(-near_P, probes - 1)[:probes]
+        chosen = chosen[np.argsort(-near_P[chosen])]
+        return list(zip(self.starts[chosen].tolist(), self.starts[chosen + 1].tolist(), strict=True))
+
+    def joined(self, spans: list[Span]) -> list[Span]:
+        """Those and what is in no partition, ascending; those that follow each other as one."""
         found: list[Span] = []
-        for p in [*np.sort(chosen).tolist(), len(near_P)]:
-            start, stop = int(self.starts[p]), int(self.starts[p + 1])
+        for start, stop in [*sorted(spans), (int(self.starts[-2]), int(self.starts[-1]))]:
             if found and found[-1][1] == start:
                 found[-1] = (found[-1][0], stop)
             elif stop > start:

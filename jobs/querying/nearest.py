@@ -16,7 +16,7 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import has_lists
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.warm import EXACT_ROWS, fits, marks, passing, subset
+from clipmill.jobs.querying.warm import EXACT_ROWS, fits, known_marks, marks, passing, subset
 
 _USUAL = 10  # hits
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
@@ -74,7 +74,10 @@ def _at_hand(
         return None
     index = replace(index, unindexed_rows=0)  # those are looked at in any case
     road = choose_road(index, matches=matches if predicate else None, total=total, depth=depth, exact=False)
-    if predicate and (not road.proposed or in_memory(index, road, matches=matches, total=total)):
+    known = known_marks(snapshot, column, predicate)
+    may_be_less = known is not None and known.count <= rows_of(index, road, total)
+    rows = known.lie.rows if known is not None and may_be_less else None
+    if predicate and (not road.proposed or in_memory(index, road, matches=matches, total=total, rows=rows)):
         return warm.best_of(vector_D, depth, marks(snapshot, column, predicate))
     if rows_of(index, road, total) > WIDE:
         return None
@@ -96,19 +99,23 @@ def _in_cells(
 ) -> _Found | None:
     """The nearest of those in the partitions of the road; None where what is near does not pass."""
     warm, matches = snapshot.warm[column], snapshot.count(predicate)
-    looked = warm.look(vector_D, road.probes or 1)
+    assert warm.cells is not None
+    share, near = matches / snapshot.num_rows, warm.cells.nearest(vector_D, road.probes or 1)
+    known = known_marks(snapshot, column, predicate)
+    if known is not None and at_odds(known.of(near), share):  # those that pass need not be compared to see it
+        return None
+    looked = warm.look(vector_D, near)
     if predicate:
         first = looked.best_first(road.proposed)
-        known = snapshot.marks.get((column, predicate))
         if known is None and len(first) > _LOOKED_AT:
             known = marks(snapshot, column, predicate)
         if known is not None:
-            passes = known[looked.places_S[first]]
+            passes = known.marks_N[looked.places_S[first]]
         else:
             passes = _passes(snapshot, warm.row_ids_N[looked.places_S[first]], predicate)
-        if np.count_nonzero(passes) < road.least or at_odds(passes, matches / snapshot.num_rows):
+        if np.count_nonzero(passes) < road.least or at_odds(passes, share):
             return None
-        looked = looked.only(first[passes] if known is None else known[looked.places_S])
+        looked = looked.only(first[passes] if known is None else known.marks_N[looked.places_S])
     return warm.settled(looked, depth) if len(looked) >= min(depth, matches) else None
 
 

@@ -90,10 +90,10 @@ def widest(index: VectorIndex) -> Road:
     return Road(use_index=True, probes=index.num_partitions, refine=_refine(index))
 
 
-def in_memory(index: VectorIndex, road: Road, *, matches: int, total: int) -> bool:
+def in_memory(index: VectorIndex, road: Road, *, matches: int, total: int, rows: int | None = None) -> bool:
     """Whether comparing all that pass, with the vectors at hand, takes no longer than looking into the road's
-    partitions, whose rows follow each other there: it misses nothing."""
-    return min(matches * GATHERED, total) <= rows_of(index, road, total)
+    partitions, whose rows follow each other there: it misses nothing. `rows`: what that takes, where it is known."""
+    return (min(matches * GATHERED, total) if rows is None else rows) <= rows_of(index, road, total)
 
 
 def rows_of(index: VectorIndex, road: Road, total: int) -> float:

@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.querying import deadline
-from clipmill.jobs.querying.cells import GATHERED, Cells, Span
+from clipmill.jobs.querying.cells import Cells, Span
+from clipmill.jobs.querying.marked import Marked, Marks
 from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, ascending, exact_cosines, normalise, to_float32
 
 _ROUNDING = 1e-5  # of cosines in float32, at most
 _PIECE = 65_536  # rows, between two looks at the clock
 _GROUPS = 16  # for each row that is wanted: their largest say where to cut, nearly, and all rows need no ordering
-
-Marks = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +125,20 @@ class WarmVectors:
             return self.settled(self._in_a_row(asked, [(0, len(self))]), depth)
         return self.settled(self._gathered(asked, self._places(row_ids_M)), depth)
 
-    def best_of(self, vector_D: Floats, depth: int, marks_N: Marks) -> tuple[Ids, Floats]:
-        """As `best`, of the rows of marked places. Where those lie close together, all of that stretch are compared."""
-        asked, places = _Asked(vector_D, self.sketch), np.flatnonzero(marks_N)
-        if not len(places):
-            return self.row_ids_N[places], np.empty(0, np.float32)
-        ends = np.flatnonzero(np.diff(places) > GATHERED)
-        starts, stops = places[np.r_[0, ends + 1]], places[np.r_[ends, len(places) - 1]] + 1
-        long = stops - starts >= BLOCK
-        spans = list(zip(starts[long].tolist(), stops[long].tolist(), strict=True))
-        near = self._in_a_row(asked, spans)
-        near = near.only(marks_N[near.places_S])
-        alone = marks_N.copy() if spans else marks_N
-        for start, stop in spans:
-            alone[start:stop] = False
-        far = self._gathered(asked, np.flatnonzero(alone) if spans else places)
-        both = [np.concatenate([getattr(near, name), getattr(far, name)]) for name in ("places_S", "score_S", "off_S")]
-        return self.settled(Looked(asked, *both), depth)
+    def best_of(self, vector_D: Floats, depth: int, marked: Marked) -> tuple[Ids, Floats]:
+        """As `best`, of the rows of marked places. Of stretches where many are marked all rows are compared."""
+        asked, lie = _Asked(vector_D, self.sketch), marked.lie
+        score_S, close = np.empty(marked.count, np.float32), len(lie.near)
+        if lie.spans:
+            np.compress(marked.of(lie.spans), self._dots_in_a_row(asked, lie.spans), out=score_S[:close])
+        places_S = np.concatenate([lie.near, lie.far]).astype(np.intp)
+        self._dots_gathered(asked.bytes_2D[:1], places_S[close:], score_S[None, close:])
+        return self.settled(self._scaled(asked, places_S, score_S[None]), depth)
 
-    def look(self, vector_D: Floats, probes: int) -> Looked:
-        """At the rows of the `probes` partitions nearest to a unit vector, and at those that are in none."""
+    def look(self, vector_D: Floats, spans: list[Span]) -> Looked:
+        """At the rows of some partitions, and at those that are in none."""
         assert self.cells is not None
-        return self._in_a_row(_Asked(vector_D, self.sketch), self.cells.spans(vector_D, probes))
+        return self._in_a_row(_Asked(vector_D, self.sketch), self.cells.joined(spans))
 
     def settled(self, looked: Looked, depth: int) -> tuple[Ids, Floats]:
         """As `best`, of the rows looked at."""
@@ -180,24 +171,33 @@ class WarmVectors:
         return found_M if self._place_N is None else self._place_N[found_M].astype(np.intp)
 
     def _in_a_row(self, asked: _Asked, spans: list[Span]) -> Looked:
-        sketch, at = self.sketch, 0
-        score_S = np.empty(sum(stop - start for start, stop in spans), np.float32)
-        for first, last in spans:
-            for start in range(first, last, _PIECE):
-                deadline.check()
-                stop = min(start + _PIECE, last)
-                _dots(asked.bytes_2D[:1], sketch.bytes_ND[start:stop], score_S[None, at : at + stop - start])
-                at += stop - start
+        sketch = self.sketch
+        score_S = self._dots_in_a_row(asked, spans)
         score_S *= _joined(sketch.step_N, spans)
         score_S *= np.float32(asked.steps[0])
         score_S += np.float32(asked.centre)
         places_S = np.concatenate([np.arange(0), *(np.arange(*span) for span in spans)])
         return Looked(asked, places_S, score_S, _joined(sketch.off_N, spans))
 
+    def _dots_in_a_row(self, asked: _Asked, spans: list[Span]) -> Floats:
+        at, dots_S = 0, np.empty(sum(stop - start for start, stop in spans), np.float32)
+        for first, last in spans:
+            for start in range(first, last, _PIECE):
+                deadline.check()
+                stop = min(start + _PIECE, last)
+                _dots(asked.bytes_2D[:1], self.sketch.bytes_ND[start:stop], dots_S[None, at : at + stop - start])
+                at += stop - start
+        return dots_S
+
     def _gathered(self, asked: _Asked, places_S: Places, *, closely: bool = False) -> Looked:
         """`closely`: by all that is known of the query, as if it were not rounded."""
-        sketch, queries_QD = self.sketch, asked.bytes_2D[: 1 + closely]
+        queries_QD = asked.bytes_2D[: 1 + closely]
         score_QS = np.empty((len(queries_QD), len(places_S)), np.float32)
+        self._dots_gathered(queries_QD, places_S, score_QS)
+        return self._scaled(asked, places_S, score_QS)
+
+    def _dots_gathered(self, queries_QD: npt.NDArray[np.int8], places_S: Places, out_QS: Floats) -> None:
+        sketch = self.sketch
         rows_BD = np.empty((BLOCK, sketch.bytes_ND.shape[1]), np.int8)  # the same memory block after block
         score_QB = np.empty((len(queries_QD), BLOCK), np.float32)
         for start in range(0, len(places_S), BLOCK):
@@ -207,9 +207,12 @@ class WarmVectors:
             np.take(sketch.bytes_ND, places_B, axis=0, out=rows_BD[:count], mode="clip")
             found_QB = score_QB if count == BLOCK else np.empty((len(queries_QD), count), np.float32)
             _dots(queries_QD, rows_BD[:count], found_QB)
-            score_QS[:, start : start + count] = found_QB
+            out_QS[:, start : start + count] = found_QB
+
+    def _scaled(self, asked: _Asked, places_S: Places, score_QS: Floats) -> Looked:
+        sketch = self.sketch
         score_S = score_QS[0] * np.float32(asked.steps[0])
-        if closely:
+        if len(score_QS) > 1:
             score_S += score_QS[1] * np.float32(asked.steps[1])
         score_S *= sketch.step_N[places_S]
         score_S += np.float32(asked.centre)

@@ -18,6 +18,8 @@ from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.held_tags import HeldTags
+from clipmill.jobs.querying.marked import Marked
 from clipmill.jobs.querying.rows import HeldRows
 from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from clipmill.jobs.querying.sketch import WarmVectors
 
 logger = logging.getLogger(__name__)
+TagFilter = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # any, all, none of these
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
 _PIECE_S = 0.5
@@ -91,13 +94,19 @@ class Snapshot:
         self.warm: dict[str, WarmVectors] = {}
         self.rows: HeldRows | None = None
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
-        self.marks: Recent[tuple[str, str], npt.NDArray[np.bool_]] = Recent(lambda _, m: m.nbytes, max_bytes=32_000_000)
+        self.forget_places()
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.rankings: Recent[tuple[Any, ...], pa.Table] = Recent(_weigh_ranking, max_bytes=16_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
+        self._of_tags: Recent[str, TagFilter] = Recent(lambda p, _: 400 + 2 * len(p), max_bytes=_COUNTS_BYTES)
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
         self._vector_indices: dict[str, VectorIndex | None] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
+
+    def forget_places(self) -> None:
+        """Of rows at hand, before they are put there, maybe in another order."""
+        self.tags: tuple[str, HeldTags] | None = None  # in the places of that column's vectors
+        self.marks: Recent[tuple[str, str], Marked] = Recent(lambda _, m: m.nbytes, max_bytes=32_000_000)
 
     @cached_property
     def num_rows(self) -> int:
@@ -149,10 +158,26 @@ class Snapshot:
             return self.num_rows
 
         def counted() -> int:
+            if (found := self.marked(predicate)) is not None:
+                return found.count + len(found.elsewhere)
             with filter_errors(predicate):
                 return self._count(predicate)
 
         return self._counts.get_or_make(predicate, counted)
+
+    def note_tags(self, predicate: str, asked: TagFilter) -> None:
+        """That a predicate asks for these tags and nothing else."""
+        if self.tags is not None:
+            self._of_tags.put(predicate, asked)
+
+    def marked(self, predicate: str) -> Marked | None:
+        """Which rows at hand pass; None unless the tags at hand say so."""
+        asked = self._of_tags.get(predicate)
+        if self.tags is None or asked is None:
+            return None
+        column, tags = self.tags
+        rows = len(self.warm[column])
+        return self.marks.get_or_make((column, predicate), lambda: Marked.made(tags.marks(*asked), rows))
 
     def _count(self, predicate: str) -> int:
         """Under a deadline in pieces, so that a filter that takes too long is noticed and gives its thread back; each

@@ -194,7 +194,10 @@ class Table:
         tags = filters.tags_predicates(
             query.any_tags, query.all_tags, query.no_tags, null_tags=null_tags, column=column
         )
-        return filters.conjunction([query.where, *tags])
+        predicate = filters.conjunction([query.where, *tags])
+        if predicate and query.where is None and column == "tags":
+            self.snapshot.note_tags(predicate, (query.any_tags, query.all_tags, query.no_tags))
+        return predicate
 
     def count(self, query: Query | str | None = None) -> int:
         """Rows that pass the filters of a query, or a predicate as `where` takes it."""

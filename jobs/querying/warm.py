@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.querying import held_tags
 from clipmill.jobs.querying.cells import Cells
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import read
+from clipmill.jobs.querying.marked import Marked
 from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
-from clipmill.jobs.querying.sketch import Marks, Sketch, WarmVectors, sketch_rows
+from clipmill.jobs.querying.sketch import Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, ascending, batches_of
@@ -169,6 +171,15 @@ def _held(
     return WarmVectors(row_ids_N, sketch, file.stored if file else of_table, cells)
 
 
+def load_tags(snapshot: Snapshot, max_bytes: int) -> int:
+    """Put the tags at hand beside vectors; the bytes they take."""
+    for column, vectors in snapshot.warm.items():
+        tags = held_tags.load(snapshot.dataset, vectors.row_ids_N, max_bytes)
+        snapshot.tags = (column, tags) if tags is not None else None
+        return tags.nbytes if tags is not None else 0
+    return 0
+
+
 def subset(snapshot: Snapshot, column: str, predicate: str) -> HeldVectors:
     """The vectors of the rows that pass a filter, as the table has them; kept, because pages and facets ask again."""
 
@@ -189,17 +200,34 @@ def passing(snapshot: Snapshot, predicate: str) -> Ids:
     """Row ids that pass a filter, sorted; kept like `subset`."""
 
     def make() -> Ids:
+        if (found := snapshot.marked(predicate)) is not None and snapshot.tags is not None:
+            column, tags = snapshot.tags
+            at_hand = snapshot.warm[column].row_ids_N[found.marks_N]
+            return ascending(np.concatenate([at_hand, tags.elsewhere[found.elsewhere]]))
         with filter_errors(predicate):
-            found = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
-        return ascending(found[ROW_ID].to_numpy())
+            rows = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
+        return ascending(rows[ROW_ID].to_numpy())
 
     return snapshot.passing.get_or_make(predicate, make)
 
 
-def marks(snapshot: Snapshot, column: str, predicate: str) -> Marks:
-    """By place of the vectors at hand, whether a row passes a filter; kept like `subset`."""
+def marks(snapshot: Snapshot, column: str, predicate: str) -> Marked:
+    """Which of the vectors at hand pass a filter; kept like `subset`."""
     warm = snapshot.warm[column]
-    return snapshot.marks.get_or_make((column, predicate), lambda: warm.marks(passing(snapshot, predicate)))
+    if (found := known_marks(snapshot, column, predicate)) is not None:
+        return found
+    return snapshot.marks.get_or_make(
+        (column, predicate), lambda: Marked.made(warm.marks(passing(snapshot, predicate)), len(warm))
+    )
+
+
+def known_marks(snapshot: Snapshot, column: str, predicate: str | None) -> Marked | None:
+    """As `marks`, where Lance need not be asked."""
+    if predicate is None:
+        return None
+    if snapshot.tags is not None and snapshot.tags[0] == column and (found := snapshot.marked(predicate)) is not None:
+        return found
+    return snapshot.marks.get((column, predicate))
 
 
 def _batches(snapshot: Snapshot, column: str, predicate: str | None) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:

@@ -1,5 +1,7 @@
 """Vectors at hand by the partitions of an index: which rows lie where, and that nothing is missed among them."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.indexing import plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying import indexed, nearest, roads, sketch
-from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.querying import indexed, marked, nearest, roads
+from clipmill.jobs.querying.marked import Marked
+from clipmill.jobs.querying.open import Query, Table, open_table
 from clipmill.jobs.querying.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.querying.warm import marks
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 DEPTH = 10
@@ -158,13 +162,42 @@ def test_the_nearest_of_the_partitions_looked_into_are_found_all(tmp_path: Path,
         np.testing.assert_allclose(np.sort(found[1])[::-1][:DEPTH], score, atol=1e-3)  # of float16
 
 
-def test_what_lies_far_from_the_query_is_compared_whole(tmp_path: Path) -> None:
+def test_what_lies_far_from_the_query_is_compared_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else, where tags at hand say that nothing near the query passes."""
     uri = make_table(tmp_path, TableOptions(rows=3000))
     build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
-    table = served(uri)
+    table, looked = served(uri), []
+    look = WarmVectors.look
+    monkeypatch.setattr(WarmVectors, "look", lambda *given: [looked.append(1), look(*given)][1])
+    assert len(ids(table)) == DEPTH
+    assert looked.pop()
     for words, tag in (("red shoe", "boat"), ("blue hat", "tree"), ("green dog", "car"), ("white house", "black")):
         found = table.search(words, any_tags=(tag,), columns=("id",))["id"].to_pylist()
         assert found == table.search(words, any_tags=(tag,), columns=("id",), exact=True)["id"].to_pylist()
+    assert len(looked) <= 1, "none but where some of the nearest partitions do"
+
+
+def test_put_at_hand_again_in_another_order_the_same_rows_have_a_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    table = served(uri)
+    predicate = table.predicate(Query(any_tags=("red",)))
+    assert predicate is not None
+
+    def having() -> list[int]:
+        found = marks(table.snapshot, "vector", predicate)
+        return sorted(table.snapshot.warm["vector"].row_ids_N[found.marks_N].tolist())
+
+    first, order = having(), table.snapshot.warm["vector"].row_ids_N
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert table.warm()
+    assert (table.snapshot.warm["vector"].row_ids_N != order).any()
+    assert having() == first
 
 
 def test_the_index_itself_is_not_asked_by_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +299,8 @@ def test_of_marked_rows_none_is_missed_in_stretches_or_alone(runs: list[tuple[in
     warm = WarmVectors(row_ids_N, Sketch(*sketch_rows(vectors_ND, centre_D), centre_D), lambda p, _: vectors_ND[p])
     query_D = np.eye(8, dtype=np.float32)[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sketch, "BLOCK", 16)
-        found, score = warm.best_of(query_D, depth, marks_N)
+        patch.setattr(marked, "STRETCH", 16)
+        found, score = warm.best_of(query_D, depth, Marked.made(marks_N, len(marks_N)))
     expected, truth = warm.cosines(query_D, row_ids_N[marks_N])
     assert set(found.tolist()) <= set(expected.tolist())
     best = np.sort(truth)[::-1][:depth]

@@ -1,5 +1,6 @@
 """Full text and vectors as one ranking: its pages join, its filters hold, and nothing of it is missing."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_under_a_filter_the_words_are_looked_up_once(table: Table, monkeypatch: 
     monkeypatch.setattr(table.snapshot.dataset, "scanner", counted)
     table.search("number", **fields)
     assert sum(asked) == 1
+    assert os.environ["LANCE_FLAT_SEARCH_PERCENT_THRESHOLD"] == "1", "else each row that passes is looked at for them"
 
 
 def test_the_filter_comes_before_the_limit_of_the_words(table: Table) -> None:
