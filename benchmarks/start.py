@@ -7,6 +7,7 @@ are compared: the rows found, and their scores, which differ by what low precisi
 
 The other build is a checkout of the commit to compare with, installed into its own `.venv`; it also makes the table, of
 photographs embedded by clipmill-tiny, so that both can read it. `embed` begins anew each time, with Ray's own start.
+A case that is called `first` begins without what earlier starts left in the user's cache, as on another machine.
 """
 
 import argparse
@@ -67,10 +68,10 @@ class TreeTime:
                     break
 
 
-def measured(command: list[str], cwd: Path) -> dict[str, Any]:
+def measured(command: list[str], cwd: Path, **environment: str) -> dict[str, Any]:
     """CPU and wall seconds of a command, and what it printed. Raises SystemExit where it failed."""
     # Bytecode that is not kept is compiled in every start, by both builds: that is not what is compared.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | environment
     out, said = cwd / "stdout", cwd / "stderr"
     with out.open("wb") as stdout, said.open("wb") as stderr:
         start = time.monotonic()
@@ -91,24 +92,29 @@ def measured(command: list[str], cwd: Path) -> dict[str, Any]:
 
 
 def job_file(folder: Path, name: str, model: str = "") -> Path:
-    """`model`: with random weights; else clipmill-tiny."""
-    job = folder / f"{name}{model}.yaml"
+    """`model`: a folder with weights, or a name, with random ones; else clipmill-tiny."""
+    job = folder / f"{name}{model.replace('/', '-')}.yaml"
+    random = "" if Path(model).is_absolute() else ", pretrained: random"
     job.write_text(
         f"table: {folder}/{name}/images\nsource: {{format: webdataset, uri: '{folder}/pictures/*.tar', caption: txt}}\n"
-        + (f"model: {{name: {model}, pretrained: random}}\n" if model else "")
+        + (f"model: {{name: {model}{random}}}\n" if model else "")
     )
     return job
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
+def commands(folder: Path, checkpoint: Path | None) -> dict[str, list[str]]:
     table = f"{folder}/db/images"
-    return {
+    found = {
         "search words": ["search", table, WORDS, "-k", "5", "--json"],
         "search image": ["search", table, "--image", str(photographs()[0]), "-k", "5", "--json"],
         "verify --sample 10": ["verify", table, "--sample", "10", "--json"],
         "embed": ["embed", str(job_file(folder, "again")), "--json"],
         "embed ViT-B-32": ["embed", str(job_file(folder, "again", "ViT-B-32")), "--json"],
     }
+    if checkpoint is not None:
+        words = ["embed", str(job_file(folder, "again", str(checkpoint))), "--json"]
+        found |= {f"embed {checkpoint.name} of a file": words, f"embed {checkpoint.name} of a file, first": words}
+    return found
 
 
 def same(case: str, one: Any, other: Any) -> bool:
@@ -120,13 +126,16 @@ def same(case: str, one: Any, other: Any) -> bool:
     return all(one.get(name) == other.get(name) for name in ("rows", "rejects", "sampled"))
 
 
-def compare(case: str, builds: dict[str, Path], folder: Path, rounds: int) -> dict[str, Any]:
+def compare(case: str, words: list[str], builds: dict[str, Path], folder: Path, rounds: int) -> dict[str, Any]:
     """Every build once to fill caches, then the rounds; `ratio` is now over before."""
+    cache = folder / "cache"
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
     for turn in range(rounds + 1):
         for name, clipmill in builds.items():
             shutil.rmtree(folder / "again", ignore_errors=True)
-            one = measured([str(clipmill), *commands(folder)[case]], folder)
+            if case.endswith("first"):
+                shutil.rmtree(cache, ignore_errors=True)
+            one = measured([str(clipmill), *words], folder, XDG_CACHE_HOME=str(cache))
             if turn:
                 taken[name].append(one)
             print(f"{case}, {name}: {one['cpu_s']} s of CPU, {one['wall_s']} s", file=sys.stderr)
@@ -153,12 +162,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the other commit, with its .venv")
     parser.add_argument("--folder", type=Path, required=True, help="for the pictures and the table; kept")
+    parser.add_argument("--checkpoint", type=Path, help="a model's folder; its first start is measured too")
     parser.add_argument("--case", action="append", help="only these; default: all")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = given.checkpoint and given.checkpoint.resolve()
     builds = {
         "before": given.before.resolve() / ".venv/bin/clipmill",
         "now": Path(sys.executable).with_name("clipmill"),
@@ -166,12 +177,13 @@ def main() -> int:
     make_shards(folder / "pictures", SAMPLES)
     if not (folder / "db").exists():
         measured([str(builds["before"]), "embed", str(job_file(folder, "db")), "--json"], folder)
+    found = commands(folder, checkpoint)
     result: dict[str, Any] = {
         "at": machine.now(),
         "machine": machine.machine(),
         "before": commit_of(given.before),
         "now": commit_of(Path(__file__).parent),
-        "cases": [compare(case, builds, folder, given.rounds) for case in given.case or commands(folder)],
+        "cases": [compare(case, found[case], builds, folder, given.rounds) for case in given.case or found],
     }
     print(json.dumps(result, indent=1))
     if given.out is not None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import decode, machine, pictures
+from benchmarks import decode, machine, pictures, start
 from benchmarks.peers import compare
 from benchmarks.peers.environments import ENVIRONMENTS
 from benchmarks.peers.tools import HERE, OURS, TOOLS
@@ -166,6 +166,30 @@ def test_a_watched_process_tells_its_time_and_the_memory_of_its_children(tmp_pat
     assert done.cpu_s(end, end) == 0
     late = watch([sys.executable, "-c", "import time; time.sleep(60)"], env={}, cwd=tmp_path, timeout_s=0.5)
     assert late.returncode < 0
+
+
+@pytest.mark.parametrize(("case", "found"), [("embed", [True, True]), ("embed, first", [False, False])])
+def test_a_first_start_finds_nothing_of_earlier_ones_in_the_cache(tmp_path, case, found):
+    """Nor does any start write into the cache of who measures."""
+    build = tmp_path / "clipmill"
+    build.write_text(
+        '#!/bin/sh\n[ -e "$XDG_CACHE_HOME/kept" ] && kept=true || kept=false\nmkdir -p "$XDG_CACHE_HOME"\n'
+        'touch "$XDG_CACHE_HOME/kept"\nsleep 0.05\necho "{\\"first_rows_s\\": 1, \\"kept\\": $kept, \\"rows\\": 2}"\n'
+    )
+    build.chmod(0o755)
+    answers: list[bool] = []
+
+    def measured(*args, **kwargs):
+        one = real(*args, **kwargs) | {"cpu_s": 1.0}
+        answers.append(one["answer"]["kept"])
+        return one
+
+    real = start.measured
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(start, "measured", measured)
+        result = start.compare(case, [], {"before": build, "now": build}, tmp_path, rounds=1)
+    assert result["same_answer"]
+    assert answers[2:] == found
 
 
 def test_results_go_into_a_dated_file_that_names_the_machine(tmp_path):
