@@ -83,16 +83,28 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
     tell("loading the model; filters and pictures work meanwhile")
     _find_facets(services)
     _load_encoder(services, tell)
-    services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
+    at_hand = _keep_at_hand(services, shared)
     cold = _tell_cold(services, "", tell)
     give_back()
     while not stop.wait(services.settings.refresh_s):
-        if _follow(services):
+        moved = _follow(services)
+        at_hand = at_hand or _keep_at_hand(services, shared)
+        if moved:
             logger.info("now serving version %s", services.table.version)
             _find_facets(services)
             _load_encoder(services, logger.info)  # a table that was made again may be of another model
             cold = _tell_cold(services, cold, logger.warning)
             give_back()
+
+
+def _keep_at_hand(services: Services, shared: Shared | None) -> bool:
+    """False where the table could not be read just now: it is tried again, and followed meanwhile."""
+    try:
+        services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
+    except Exception:  # the store is away, or the table was dropped meanwhile
+        logger.warning("vectors cannot be read into memory yet", exc_info=True)
+        return False
+    return True
 
 
 def _tell_cold(services: Services, before: str, tell: Callable[[str], None]) -> str:

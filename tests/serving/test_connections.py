@@ -5,12 +5,14 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import lance
 import pytest
 
+from clipmill.jobs.querying import warm
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.settings import Settings
 from tests.served import running
@@ -127,6 +129,28 @@ def test_a_table_that_is_dropped_or_made_again_is_noticed(tmp_path: Path) -> Non
         assert client.post("/api/search", json={"text": "red shoe"}).json()["matching"] == 20
         append(uri, TableOptions(rows=10, start=20))
         until("ok", 30)
+
+
+def test_a_table_that_cannot_be_read_as_the_server_starts_is_at_hand_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+    real = warm.load
+
+    def load(*arguments: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ValueError("Not found: data/of-a-version-that-is-gone.lance")
+        return real(*arguments)
+
+    monkeypatch.setattr(warm, "load", load)
+    table = open_table(make_table(tmp_path, TableOptions(rows=60)), engine=WordEngine())
+    with running(table, LIMITS) as base:
+        deadline = time.monotonic() + 60
+        while not table.snapshot.warm:
+            assert httpx.get(f"{base}/health").json()["status"] == "ok"
+            assert time.monotonic() < deadline, tries
+            time.sleep(0.05)
 
 
 def test_a_pinned_version_is_looked_after_too(tmp_path: Path) -> None:
