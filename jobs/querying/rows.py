@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
 
@@ -30,6 +31,7 @@ class HeldRows:
     def __init__(self, row_ids_N: npt.NDArray[np.uint64], table: pa.Table) -> None:
         self._schema = table.schema
         self._chunks = {name: table[name].chunks for name in table.column_names}
+        self._widest = {name: max(map(_widest, chunks), default=0) for name, chunks in self._chunks.items()}
         self._starts = np.cumsum([0, *(len(chunk) for chunk in table[0].chunks)])
         self._first = int(row_ids_N[0]) if len(row_ids_N) else 0
         self._count = len(row_ids_N)
@@ -40,6 +42,10 @@ class HeldRows:
 
     def has(self, columns: Collection[str]) -> bool:
         return bool(columns) and all(name in self._chunks for name in columns)
+
+    def widest(self, columns: Collection[str]) -> int:
+        """Bytes that no row has more of in these columns."""
+        return sum(self._widest[name] for name in columns)
 
     def take(self, row_ids_K: npt.NDArray[np.uint64], columns: tuple[str, ...]) -> pa.Table | None:
         """These rows in this order; None where one of them or a column is not here."""
@@ -138,3 +144,14 @@ def _is_simple(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind):
         kind = kind.value_type
     return bool(pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _widest(values: pa.Array) -> int:
+    """Bytes that no row of these has more of."""
+    kind = values.type
+    if pa.types.is_list(kind):
+        each = pc.max(pc.list_value_length(values)).as_py() or 0
+        return int(each) * _widest(values.flatten())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return int(pc.max(pc.binary_length(values)).as_py() or 0)
+    return int(kind.bit_width + 7) // 8

@@ -48,7 +48,7 @@ async def answer(found: Services, question: models.SearchRequest) -> Response:
 
 
 def _is_quick(found: Services, question: models.SearchRequest, columns: tuple[str, ...] | None) -> bool:
-    if question.vector is None or not question.model_fields_set <= _OF_PLAIN:
+    if not question.vector or not question.model_fields_set <= _OF_PLAIN:  # an empty one asks for any rows
         return False
     snapshot = found.table.snapshot
     return is_quick(snapshot, "vector", question.k + question.offset, columns or snapshot.default_columns())

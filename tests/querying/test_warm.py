@@ -260,6 +260,13 @@ def test_a_search_is_quick_where_few_rows_are_looked_at_and_all_are_at_hand(
     assert quick()
     assert not quick(depth=101)
     assert not quick(columns=("id", "vector")), "vectors of rows come from the table"
+    widest = table.snapshot.rows.widest(("caption",)) if table.snapshot.rows else 0
+    captions = table.get([f"row-{n:06d}" for n in range(1500)])["caption"].to_pylist()
+    assert widest == max(len(text or "") for text in captions)
+    with monkeypatch.context() as change:
+        change.setattr(nearest, "_FEW_BYTES", 10 * widest)
+        assert quick(columns=("caption",))
+        assert not quick(columns=("caption", "id")), "that much to write keeps all others waiting"
     monkeypatch.setattr(nearest, "_FEW", 1_000)
     assert not quick(), "without an index all rows are looked at"
     build_index(uri, IndexOptions(kind="ivf_rq"))
