@@ -10,27 +10,32 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from clipmill.jobs.serving import address
 from clipmill.jobs.serving.settings import Settings, cores
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.errors import ClipmillError, UserError
 
 logger = logging.getLogger(__name__)
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up what several processes count
+_COUNTED = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # as it names its files
+_COUNTED_BYTES = 1 << 18  # of each; a route takes some 3 kB
 _STOP_S = 20.0  # after which a process is killed; they wait half of it for their answers
 _REFUSED = 3  # by a process that will not be able to serve: it is not started again
+_OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+_PREFIX = "clipmill-serve-"
 _SOON_S = 5.0  # a process that ends so early is not started again at once
 
 
@@ -55,20 +60,21 @@ def run(
     version: int | str | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Until SIGINT or SIGTERM, which is then raised here as well. `tell`: of a module, so that another process finds
-    it. Raises ClipmillError where none can serve."""
+    """Until it is told to end by a signal, which is then raised here as well. `tell`: of a module, so that another
+    process finds it. Raises ClipmillError where none can serve."""
     caught: list[int] = []
-    before = {one: signal.signal(one, lambda n, _: caught.append(n)) for one in (signal.SIGINT, signal.SIGTERM)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        ends.append(signal.SIGHUP)
+    before = {one: signal.signal(one, lambda n, _: caught.append(n)) for one in ends}
     try:
-        # Ours as long as this process lives, whichever of the others does not listen just now.
-        with _at(settings), tempfile.TemporaryDirectory(prefix="clipmill-serve-", ignore_cleanup_errors=True) as made:
-            (Path(made) / "metrics").mkdir()
+        with address.hold(settings), _folder() as made:
             asked = Asked(
                 table=table,
                 settings=settings,
                 storage=storage,
                 version=version,
-                folder=Path(made),
+                folder=made,
                 log_level=logging.getLogger().getEffectiveLevel(),
                 tell=tell,
             )
@@ -80,53 +86,96 @@ def run(
         signal.raise_signal(caught[0])
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """For what they hold together. Locked, by which others see that it is in use: `_sweep`, and what removes old files
+    from /tmp on many machines, whose turn it would be after some days."""
+    try:
+        _sweep(Path(tempfile.gettempdir()))
+        made = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        mark = os.open(made, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"there is no room in TMPDIR for what the processes hold together ({error.strerror})",
+            "set TMPDIR to a folder on a disk of this machine, or leave --processes away",
+        ) from None
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        (made / "metrics").mkdir()
+        yield made
+    finally:
+        _remove(made)
+        os.close(mark)
+
+
+def _sweep(temporary: Path) -> None:
+    """What a server left that was killed with all its processes at once."""
+    for left in temporary.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            mark = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (left / "metrics").exists():  # else it may be one that is being made
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(mark)
+
+
+def _remove(folder: Path) -> None:
+    """Also where somebody makes files in it meanwhile, which they cannot any more once it is gone."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+
+
 def _keep_running(asked: Asked, caught: list[int]) -> None:
     living = [_start(asked) for _ in range(asked.settings.processes)]
+    told: set[SpawnProcess] = set()
     try:
         while not caught:
-            wait([process.sentinel for process, _ in living], timeout=0.5)
+            wait([process.sentinel for process, _ in living if process not in told], timeout=0.5)
             for place, (process, began) in enumerate(living):
                 if process.is_alive() or caught:
                     continue
                 if process.exitcode == _REFUSED:
                     raise ClipmillError("the table cannot be served any more", "the lines above say why")
-                logger.warning(
-                    "process %s ended (exit code %s); another takes its place", process.pid, process.exitcode
-                )
-                time.sleep(max(0.0, min(_SOON_S, began + _SOON_S - time.monotonic())))
-                living[place] = _start(asked)
+                if process not in told:
+                    told.add(process)
+                    logger.warning(
+                        "process %s ended (exit code %s); another takes its place", process.pid, process.exitcode
+                    )
+                if time.monotonic() >= began + _SOON_S:
+                    told.remove(process)
+                    living[place] = _start(asked)
     finally:
-        until = time.monotonic() + _STOP_S
-        for process, _ in living:
-            process.terminate()
-        for process, _ in living:
-            process.join(max(0.0, until - time.monotonic()))
-            process.kill()
-            process.join()
+        _stop([process for process, _ in living], caught)
+
+
+def _stop(living: list[SpawnProcess], caught: list[int]) -> None:
+    """At once where somebody asks twice at a terminal."""
+    for process in living:
+        process.terminate()
+    until = time.monotonic() + _STOP_S
+    while (left := [one.sentinel for one in living if one.is_alive()]) and time.monotonic() < until:
+        if caught.count(signal.SIGINT) > 1:
+            break
+        wait(left, timeout=0.2)
+    for process in living:
+        process.kill()
+        process.join()
 
 
 def _start(asked: Asked) -> tuple[SpawnProcess, float]:
+    """Ctrl-C reaches all processes of a terminal; this one tells the others, which cannot always end well just then."""
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(asked,), daemon=True)
-    process.start()
-    return process, time.monotonic()
-
-
-def _at(settings: Settings) -> socket.socket:
-    """Bound to the address beside others of ours; it gets no connection before it listens.
-
-    TCP by its name: asyncio looks for that before it has answers sent at once, and without it they wait for the other
-    side's acknowledgement, 40 ms of each.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    resource_tracker.ensure_running()  # by `start` it would be with these signals let through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((settings.host, settings.port))
-    except BaseException:
-        bound.close()
-        raise
-    return bound
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process, time.monotonic()
 
 
 def _serve(asked: Asked) -> None:
@@ -139,20 +188,25 @@ def _serve(asked: Asked) -> None:
     _end_with_the_first(asked.folder)
     os.environ[_METRICS] = str(asked.folder / "metrics")  # before prometheus_client is imported, which reads it then
     _forget_the_dead()
+    try:
+        _reserve(asked.folder / "metrics")
+    except OSError as error:
+        logger.error("there is no room in TMPDIR for what is counted (%s)", error.strerror)
+        sys.exit(1)
 
     import uvicorn
 
     from clipmill.jobs.serving.connections import server_options
 
-    with _at(asked.settings) as address, (asked.folder / "first.lock").open("w") as mark:
+    with (asked.folder / "first.lock").open("w") as mark:
         try:
+            bound = address.beside(asked.settings)
             app = _app(asked, first=_is_locked(mark))
         except ClipmillError as error:  # gone since the first process looked
             logger.error("%s (%s)", error.message, error.hint)
             sys.exit(_REFUSED)
         config = uvicorn.Config(app, log_level="warning", **server_options(asked.settings))
-        with suppress(KeyboardInterrupt):  # raised again by uvicorn, after it has stopped
-            uvicorn.Server(config).run(sockets=[address])
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def _app(asked: Asked, *, first: bool) -> Any:
@@ -181,8 +235,10 @@ def _end_with_the_first(folder: Path) -> None:
 
     def follow() -> None:
         first.join()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_S)  # as the first one would wait
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=follow, name="first-process", daemon=True).start()
 
@@ -196,4 +252,19 @@ def _forget_the_dead() -> None:
         try:
             os.kill(number, 0)
         except ProcessLookupError:
-            mark_process_dead(number)  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another that starts now was here before
+                mark_process_dead(number)  # type: ignore[no-untyped-call]
+
+
+def _reserve(metrics: Path) -> None:
+    """prometheus_client maps files with holes: where the disk is full by the time that one is written to, the system
+    ends the process."""
+    files = [metrics / f"{kind}_{os.getpid()}.db" for kind in _COUNTED]
+    try:
+        for path in files:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _COUNTED_BYTES)
+    except OSError:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise

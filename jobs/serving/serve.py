@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving import address
 from clipmill.jobs.serving.settings import Settings, cores
 from clipmill.jobs.table.memory import few_arenas
 from clipmill.schemas.config import Storage
@@ -41,7 +42,7 @@ def serve(
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
     _share_cores(settings.threads * settings.processes)
-    _check_port(settings)
+    address.check(settings)
     tell(f"{table}: {counted(opened.num_rows, 'row')} at version {opened.version}")
     tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
     if settings.processes > 1:
@@ -69,17 +70,3 @@ def _share_cores(queries: int) -> None:
     """Before torch is loaded, which reads it then: texts are embedded side by side, and threads of several of them that
     each want all cores spend more time in waiting for each other than in work. Somebody's own number stays."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // queries)))
-
-
-def _check_port(settings: Settings) -> None:
-    import socket
-
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", "try --port 8001"
-            ) from None

@@ -102,9 +102,22 @@ def test_they_answer_alike_count_together_and_replace_each_other(server: Server,
     assert len(server.holding()) == COUNT
 
     others = server.answering()
-    server.process.send_signal(signal.SIGINT)
+    for one in others:
+        blocked = next(line for line in Path(f"/proc/{one.pid}/status").read_text().splitlines() if "SigBlk" in line)
+        assert int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1, "Ctrl-C would interrupt it wherever it is"
+    os.killpg(server.process.pid, signal.SIGINT)  # as Ctrl-C does
     assert server.process.wait(30) == 130
     assert not any(one.is_running() for one in others)
+    assert server.made() == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_twice_ctrl_c_ends_a_process_that_does_not_answer(server: Server) -> None:
+    server.holding()[0].suspend()
+    for _ in range(2):
+        os.killpg(server.process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    assert server.process.wait(10) == 130
     assert server.made() == []
     assert "Traceback" not in server.log.read_text()
 

@@ -24,8 +24,8 @@ import xxhash
 from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving.address import beside
 from clipmill.jobs.serving.app import create_app
-from clipmill.jobs.serving.processes import _at
 from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.serve import _share_cores, check
 from clipmill.jobs.serving.settings import Settings
@@ -401,9 +401,9 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
 
 def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:
     """40 ms of each, on a connection that is kept: asyncio asks a socket for its protocol before it says so."""
-    with _at(Settings(port=0, processes=2)) as address:
+    with beside(Settings(port=0, processes=2)) as address:
         assert address.proto == socket.IPPROTO_TCP
-        with _at(Settings(port=address.getsockname()[1])) as other:
+        with beside(Settings(port=address.getsockname()[1])) as other:
             assert other.getsockname() == address.getsockname()
 
 
