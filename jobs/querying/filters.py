@@ -221,7 +221,8 @@ def _check_word(word: str, *, is_call: bool, known: frozenset[str]) -> None:
             return
         raise UserError(f"the filter calls {word}, which is not offered", _nearest(word, FUNCTIONS))
     if word not in known:
-        raise UserError(f"the filter names {word}, which is no column of the table", _nearest(word, known))
+        hint = f"{_nearest(word, known)}; a text takes single quotes: '{word}'"
+        raise UserError(f"the filter names {word}, which is no column of the table", hint)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

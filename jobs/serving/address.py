@@ -70,4 +70,5 @@ def _listen(made: socket.socket, settings: Settings) -> None:
 
 
 def _taken(settings: Settings, error: OSError) -> UserError:
-    return UserError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", "try --port 8001")
+    another = settings.port + 1 if settings.port < 65_535 else 8000
+    return UserError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror})", f"try --port {another}")

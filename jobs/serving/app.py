@@ -5,8 +5,9 @@ import contextlib
 import difflib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +32,7 @@ from clipmill.schemas.errors import ClipmillError, DamagedIndex
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
+VECTOR_HINT = """in Python: base64.urlsafe_b64encode(numpy.asarray(v, "<f2").tobytes()).decode().rstrip("=")"""
 
 
 def create_app(
@@ -174,6 +176,21 @@ def _nearest_field(name: str) -> str:
     return f"did you mean {close[0]}?" if close else "the fields are described at /openapi.json"
 
 
+def _told(errors: Sequence[Any]) -> tuple[str, str]:
+    """What is wrong with a body, and the way out."""
+    # Of a field that takes one text or several, the other kind's refusal says nothing.
+    first = next((e for e in errors if e["type"] not in ("list_type", "string_type")), errors[0])
+    if first["type"] == "json_invalid":
+        return "the body is not JSON", "the fields are described at /openapi.json"
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])[:64]
+        return f"there is no field {name}", _nearest_field(name)
+    where = ".".join(str(part) for part in first["loc"][1:] if "[" not in str(part)) or str(first["loc"][0])
+    if where == "vector":
+        return "vector: it is no base64url of float16 numbers without padding", VECTOR_HINT
+    return f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json"
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     """Every refusal has the shape of `models.Problem`. What a client sent is never echoed whole."""
 
@@ -193,16 +210,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Of a field that takes one text or several, the other kind's refusal says nothing.
-        found = error.errors()
-        first = next((e for e in found if e["type"] not in ("list_type", "string_type")), found[0])
-        if first["type"] == "json_invalid":
-            return answer(422, "the body is not JSON", "the fields are described at /openapi.json")
-        if first["type"] == "extra_forbidden":
-            name = str(first["loc"][-1])[:64]
-            return answer(422, f"there is no field {name}", _nearest_field(name))
-        where = ".".join(str(part) for part in first["loc"][1:] if "[" not in str(part)) or str(first["loc"][0])
-        return answer(422, f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json")
+        return answer(422, *_told(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:

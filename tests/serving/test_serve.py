@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import lance
+import numpy as np
 import pytest
 import xxhash
 from starlette.testclient import TestClient
@@ -397,6 +398,17 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     assert "still loading" in problem(client.post("/api/encode", files={"image": ("a.png", picture("red"))}), 503)
     patient = TestClient(create_app(open_table(uri, engine=Late()), Settings()), base_url="http://localhost")
     assert len(patient.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
+
+
+def test_a_vector_of_ones_own_is_told_how_it_goes(client: httpx.Client) -> None:
+    numbers = [0.5] * 64
+    for wrong in (numbers, base64.b64encode(struct.pack("<64f", *numbers)).decode()):
+        refused = client.post("/api/search", json={"vector": wrong})
+        assert "base64url of float16" in problem(refused, 422)
+        hint = refused.json()["hint"]
+        assert hint.startswith("in Python: ")
+    text = eval(hint.removeprefix("in Python: "), {"base64": base64, "numpy": np, "v": numbers})
+    assert len(client.post("/api/search", json={"vector": text, "k": 3}).json()["hits"]) == 3
 
 
 def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:
