@@ -172,10 +172,10 @@ class Snapshot:
 
     def marked(self, predicate: str) -> Marked | None:
         """Which rows at hand pass; None unless the tags at hand say so."""
-        asked = self._of_tags.get(predicate)
-        if self.tags is None or asked is None:
+        asked, held = self._of_tags.get(predicate), self.tags
+        if held is None or asked is None:
             return None
-        column, tags = self.tags
+        column, tags = held
         rows = len(self.warm[column])
         return self.marks.get_or_make((column, predicate), lambda: Marked.made(tags.marks(*asked), rows))
 

@@ -90,7 +90,7 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
     give_back()
     while not stop.wait(services.settings.refresh_s):
         moved = _follow(services)
-        at_hand = at_hand or _keep_at_hand(services, shared)
+        at_hand = moved or at_hand or _keep_at_hand(services, shared)  # of a newer version it is, by then
         if moved:
             logger.info("now serving version %s", services.table.version)
             _find_facets(services)
