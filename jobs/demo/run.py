@@ -206,6 +206,7 @@ Try next:
   {searches}
   {self.called} status {self.table}
   {self.called} serve {self.table}        pictures and search in the browser
+The demo's S3 server has ended: originals, `verify --sample` and `embed` find these pictures only while a demo runs.
 On your own bucket, with a real model: fill in two addresses in {self.yours}, then
   {self.called} plan {self.yours}         what it would do and cost; writes nothing
   {self.called} embed {self.yours}
