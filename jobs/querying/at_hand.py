@@ -27,7 +27,7 @@ class AtHand:
         if lacking := warm.no_room(snapshot, still, asked):
             return False, lacking
         cold = ""
-        snapshot.forget_places()
+        snapshot.expect_rows()
         for column in self.columns:
             if lacking := warm.too_large(snapshot, column, self.memory_bytes // len(self.columns)):
                 cold = lacking

@@ -31,7 +31,8 @@ def ranked(
     asked = (query.column, predicate, vector_D.tobytes(), step)
     hits, rows = None, step
     while True:
-        known = snapshot.rankings.get((*asked, rows)) if depth > step else None
+        # Under a filter a first page is kept as well: what is known of the filter by the next time may change its road.
+        known = snapshot.rankings.get((*asked, rows)) if depth > step or predicate is not None else None
         if known is None:
             known = _behind(hits, look(rows)).slice(0, rows)
             snapshot.rankings.put((*asked, rows), known)

@@ -94,7 +94,8 @@ class Snapshot:
         self.warm: dict[str, WarmVectors] = {}
         self.rows: HeldRows | None = None
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
-        self.forget_places()
+        self.tags: tuple[str, HeldTags] | None = None  # in the places of that column's vectors
+        self.marks = self._marks(0)
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
         self.rankings: Recent[tuple[Any, ...], pa.Table] = Recent(_weigh_ranking, max_bytes=16_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
@@ -103,10 +104,18 @@ class Snapshot:
         self._vector_indices: dict[str, VectorIndex | None] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
 
-    def forget_places(self) -> None:
-        """Of rows at hand, before they are put there, maybe in another order."""
-        self.tags: tuple[str, HeldTags] | None = None  # in the places of that column's vectors
-        self.marks: Recent[tuple[str, str], Marked] = Recent(lambda _, m: m.nbytes, max_bytes=32_000_000)
+    def anew(self) -> Snapshot:
+        """The same version with nothing at hand: what is remembered of rows at hand names their places."""
+        other = Snapshot(self.dataset)
+        other._vector_indices = dict(self._vector_indices)
+        return other
+
+    def expect_rows(self) -> None:
+        """Before they are at hand: which of them pass one filter at least is to be remembered."""
+        self.marks = self._marks(self.num_rows)
+
+    def _marks(self, rows: int) -> Recent[tuple[str, str], Marked]:
+        return Recent(lambda _, marked: marked.nbytes, max_bytes=max(32_000_000, 8 * rows))
 
     @cached_property
     def num_rows(self) -> int:

@@ -75,11 +75,14 @@ class Table:
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
         moved = fresh.identity != self.snapshot.identity
         if moved:
-            room = self._fill(fresh)  # before it is put in place, so that no query meets a cold one
-            self.snapshot = fresh
-            if not room:  # beside the one before it, which has gone now
-                self._fill(fresh)
+            self._follow(fresh)
         return moved
+
+    def _follow(self, fresh: Snapshot) -> None:
+        room = self._fill(fresh)  # before it is put in place, so that no query meets a cold one
+        self.snapshot = fresh
+        if not room:  # beside the one before it, which has gone now
+            self._fill(fresh)
 
     def warm(
         self,
@@ -93,7 +96,10 @@ class Table:
         index where searches still ask it. False where they do not fit: `cold` says why. Costs one read of the columns,
         again after each refresh. Options are those of `AtHand`."""
         self._at_hand = AtHand(columns=tuple(columns), memory_bytes=memory_bytes, rows=rows, shared=shared)
-        self._fill(self.snapshot)
+        if self.snapshot.warm:  # queries are answered from what is at hand until the other is
+            self._follow(self.snapshot.anew())
+        else:
+            self._fill(self.snapshot)
         return not self.cold
 
     def remember_words(self, *, memory_bytes: int = 16_000_000) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from clipmill.jobs.querying import deadline
 from clipmill.jobs.querying.damaged import naming_damage
 
 BLOCK = 512  # rows: 1 MB of float32, which a core has at hand; 2048 took a quarter longer (by hand, 2026-11-28, AMD)
@@ -74,6 +75,7 @@ class HeldVectors:
 def exact_cosines(rows: Callable[[Places], npt.NDArray[np.float16]], places_M: Places, vector_D: Floats) -> Floats:
     score = np.empty(len(places_M), dtype=np.float32)
     for start in range(0, len(places_M), BLOCK):
+        deadline.check()
         rows_BD = to_float32(rows(places_M[start : start + BLOCK]))
         lengths_B = np.sqrt(np.einsum("bd,bd->b", rows_BD, rows_BD))
         # einsum, not @: for so little work BLAS threads cost more than they save, and on a busy machine they wait

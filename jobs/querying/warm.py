@@ -174,7 +174,9 @@ def _held(
 def load_tags(snapshot: Snapshot, max_bytes: int) -> int:
     """Put the tags at hand beside vectors; the bytes they take."""
     for column, vectors in snapshot.warm.items():
-        tags = held_tags.load(snapshot.dataset, vectors.row_ids_N, max_bytes)
+        free = available_bytes()
+        room = max_bytes if free is None else min(max_bytes, free - _SPARE_BYTES)
+        tags = held_tags.load(snapshot.dataset, vectors.row_ids_N, room)
         snapshot.tags = (column, tags) if tags is not None else None
         return tags.nbytes if tags is not None else 0
     return 0

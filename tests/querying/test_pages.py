@@ -116,3 +116,17 @@ def test_a_page_is_full_where_the_partitions_looked_into_hold_less(
     assert index.unindexed_rows == 40
     table.snapshot.assume("vector", replace(index, curve=None))
     assert len(table.search("red shoe", k=500, columns="id")) == 500
+
+
+def test_a_first_page_under_a_filter_stays_as_it_was_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next time it is known which rows pass, and it would be looked for on another road."""
+    uri = make_table(tmp_path, TableOptions(rows=1500))
+    build_index(uri, IndexOptions(kind="ivf_rq", measure_recall=False))
+    table = open_table(uri, engine=WordEngine())
+    shown = table.search("red shoe", k=20, any_tags=("red",))
+
+    def anew(*_: object) -> None:
+        raise AssertionError("looked for again")
+
+    monkeypatch.setattr("clipmill.jobs.querying.pages.nearest", anew)
+    assert table.search("red shoe", k=20, any_tags=("red",)) == shown

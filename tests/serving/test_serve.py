@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import xxhash
 from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving import answering
 from clipmill.jobs.serving.address import beside
 from clipmill.jobs.serving.app import create_app
 from clipmill.jobs.serving.quick import QuickSearch
@@ -398,6 +399,29 @@ def test_a_question_before_the_model_is_there_is_told_so(uri: str) -> None:
     assert "still loading" in problem(client.post("/api/encode", files={"image": ("a.png", picture("red"))}), 503)
     patient = TestClient(create_app(open_table(uri, engine=Late()), Settings()), base_url="http://localhost")
     assert len(patient.post("/api/search", json={"any_tags": ["red"], "k": 3}).json()["hits"]) == 3
+
+
+def test_what_is_not_answered_at_once_is_handed_to_a_thread(
+    client: httpx.Client, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as among thousands of copies, all of which are as near."""
+    monkeypatch.setattr(answering, "_QUICK_S", -1.0)
+    tried: list[bytes | None] = []
+    real = answering._at_once
+
+    def at_once(work: Callable[[], bytes]) -> bytes | None:
+        tried.append(real(work))
+        return tried[-1]
+
+    monkeypatch.setattr(answering, "_at_once", at_once)
+    plain = {"vector": base64.urlsafe_b64encode(b"\0\x3c" * 64).decode().rstrip("="), "k": 5}
+    until = time.monotonic() + 60
+    while not tried:  # until rows are at hand
+        found = client.post("/api/search", json=plain)
+        assert time.monotonic() < until
+    assert tried == [None]
+    expected = open_table(uri).search(vector=[1.0] * 64, k=5)["id"].to_pylist()
+    assert [hit["id"] for hit in found.json()["hits"]] == expected
 
 
 def test_a_vector_of_ones_own_is_told_how_it_goes(client: httpx.Client) -> None:
