@@ -193,9 +193,10 @@ def test_put_at_hand_again_in_another_order_the_same_rows_have_a_tag(
         found = marks(table.snapshot, "vector", predicate)
         return sorted(table.snapshot.warm["vector"].row_ids_N[found.marks_N].tolist())
 
-    first, order = having(), table.snapshot.warm["vector"].row_ids_N
+    first, order, before = having(), table.snapshot.warm["vector"].row_ids_N, table.snapshot
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert table.warm()
+    assert before.warm["vector"].row_ids_N is order, "a search that is under way has what it began with"
     assert (table.snapshot.warm["vector"].row_ids_N != order).any()
     assert having() == first
 

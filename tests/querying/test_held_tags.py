@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clipmill.jobs.querying import held_tags, nearest
+from clipmill.jobs.querying import held_tags, nearest, warm
+from clipmill.jobs.querying.marked import Marked
 from clipmill.jobs.querying.open import Query, Table, open_table
 from clipmill.jobs.querying.warm import passing
 from tests.tables import TableOptions, WordEngine, batch, make_table
@@ -68,6 +69,10 @@ def test_beside_sql_lance_is_asked(uri: str) -> None:
 def test_tags_have_their_room_or_lance_is_asked(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = served(uri).snapshot.warm["vector"].nbytes
     assert served(uri, memory_bytes=vectors + 1_000).snapshot.tags is None
+    with monkeypatch.context() as little:
+        little.setattr(warm, "no_room", lambda *_: "")
+        little.setattr(warm, "available_bytes", lambda: 250_001_000)
+        assert served(uri).snapshot.tags is None, "nor does memory that is not free count as room"
     monkeypatch.setattr(held_tags, "MAX_LABELS", 15)
     assert served(uri).snapshot.tags is None, "sixteen labels"
     monkeypatch.undo()
@@ -84,3 +89,12 @@ def test_tags_have_their_room_or_lance_is_asked(uri: str, tmp_path: Path, monkey
     assert held is not None
     assert held.marks(("a",), (), ()).tolist() == [False, False]
     assert held.marks((), (), ("a",)).tolist() == [True, True]
+
+
+def test_which_rows_pass_is_remembered_of_a_large_table_too(uri: str) -> None:
+    snapshot = open_table(uri).snapshot
+    most = Marked(np.ones(8_000_000, np.bool_), 8_000_000, np.empty(0, np.intp))
+    for rows, kept in ((300, False), (8_000_000, True)):
+        remembered = snapshot._marks(rows)
+        remembered.put(("vector", "views >= 0"), most)
+        assert (remembered.get(("vector", "views >= 0")) is most) == kept
