@@ -101,7 +101,7 @@ class Committer:
         raise _always_in_conflict()
 
     def _checked(self, text: str) -> Any:
-        """Refuse fragments that were not written against this run's field ids (a rename in between, say)."""
+        """Refuse fragments that were not written against this run's field ids (columns added in between, say)."""
         from lance.fragment import FragmentMetadata
 
         fragment = FragmentMetadata.from_json(text)

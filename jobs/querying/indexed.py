@@ -22,16 +22,13 @@ def has_lists(index: VectorIndex) -> bool:
 
 
 def read(snapshot: Snapshot, column: str) -> Indexed | None:
-    """None without an index, for one whose partitions are graphs or were trained apart, for one of other distances, and
-    for one that Lance does not read this way or that cannot be of this table."""
+    """None without an index, for one whose partitions are graphs or were trained apart, and for one that Lance does not
+    read this way or that cannot be of this table."""
     index = snapshot.vector_index(column)
     if index is None or not has_lists(index):
         return None
     dataset = snapshot.dataset
     try:
-        parts = dataset.stats.index_stats(index.name).get("indices") or []
-        if any(str(part.get("metric_type")).lower() != "cosine" for part in parts):
-            return None
         stored = dataset.get_ivf_model(index.name).centroids
         if stored is None or len(stored) != index.num_partitions:
             return None

@@ -23,8 +23,8 @@ BASE_PROBES = 24
 MAX_WIDENING = 16.0
 # Of a large table reading a few more takes no longer than to look for them in all of the index: a row of what is read
 # as long as some 500 estimates under a filter (ten million rows, beside other work: 390 ms through all of the index,
-# 9,843 rows were read in 403; by hand, 2026-11-29). What was read is kept for the
-# next question: at most so many rows, 20 MB of 512.
+# 9,843 rows were read in 403; by hand, 2026-11-29). What was read is kept for the next question: at most so many rows,
+# 20 MB of 512.
 _READING_COST = 500
 MOST_READ = 20_000
 # Where Lance re-ranks: from this share of matching rows on it is cheaper to filter what the unfiltered search found.

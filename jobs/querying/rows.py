@@ -8,7 +8,7 @@ N: rows of the table. K: hits.
 
 import mmap
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def load(
             make = partial(_make_shared, dataset, columns, max_bytes)
             return shared.get_or_make("rows", (key, columns, max_bytes), make, _read_shared)
         with tempfile.TemporaryFile(prefix="clipmill-rows-") as file:
-            ids = _write(file, _batches(dataset, columns), max_bytes)
+            ids = _write(file, dataset, columns, max_bytes)
             return _mapped(file, ids) if ids is not None else None
     except OSError:
         return None
@@ -94,7 +94,7 @@ def load(
 def _make_shared(dataset: Any, columns: list[str], max_bytes: int, folder: Path) -> None:
     """Without the ids where there is nothing to hold."""
     with (folder / _NAME).open("w+b") as file:
-        ids = _write(file, _batches(dataset, columns), max_bytes)
+        ids = _write(file, dataset, columns, max_bytes)
     if ids is None:
         (folder / _NAME).unlink()
     else:
@@ -114,23 +114,18 @@ def _mapped(file: Any, row_ids_N: npt.NDArray[np.uint64]) -> HeldRows:
     return HeldRows(row_ids_N, pa.ipc.open_file(pa.py_buffer(mapped)).read_all())
 
 
-def _batches(dataset: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """With the row ids behind the columns."""
-    yield from dataset.scanner(columns=columns, with_row_id=True, batch_size=_BATCH).to_batches()
-
-
-def _write(file: Any, batches: Iterator[pa.RecordBatch], max_bytes: int) -> npt.NDArray[np.uint64] | None:
+def _write(file: Any, dataset: Any, names: list[str], max_bytes: int) -> npt.NDArray[np.uint64] | None:
     """The columns; their row ids are returned. None where there is nothing, or more than may be."""
     ids: list[npt.NDArray[np.uint64]] = []
     left, out = max_bytes, None
     try:
-        for batch in batches:
-            columns = batch.select(list(range(batch.num_columns - 1)))
+        for batch in dataset.scanner(columns=names, with_row_id=True, batch_size=_BATCH).to_batches():
+            columns = batch.select(names)
             out = out or pa.ipc.new_file(file, columns.schema)
             left -= columns.nbytes
             if left < 0:
                 return None
-            ids.append(batch.column(columns.num_columns).to_numpy())
+            ids.append(batch.column(len(names)).to_numpy())  # behind the columns
             out.write_batch(columns)
     finally:
         if out is not None:

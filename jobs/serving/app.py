@@ -186,7 +186,7 @@ def _told(errors: Sequence[Any]) -> tuple[str, str]:
         name = str(first["loc"][-1])[:64]
         return f"there is no field {name}", _nearest_field(name)
     where = ".".join(str(part) for part in first["loc"][1:] if "[" not in str(part)) or str(first["loc"][0])
-    if where == "vector":
+    if where == "vector" and first["type"] in ("string_type", "string_pattern_mismatch"):
         return "vector: it is no base64url of float16 numbers without padding", VECTOR_HINT
     return f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json"
 

@@ -40,6 +40,14 @@ def test_an_address_is_one_servers_before_any_of_its_processes_listens(host: str
         again.listen()
 
 
+def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:
+    """40 ms of each, on a connection that is kept: asyncio asks a socket for its protocol before it says so."""
+    with address.beside(Settings(port=0)) as one:
+        assert one.proto == socket.IPPROTO_TCP
+        with address.beside(Settings(port=one.getsockname()[1])) as other:
+            assert other.getsockname() == one.getsockname()
+
+
 def test_what_a_killed_server_left_is_swept_by_the_next_and_what_is_in_use_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import socket
 import struct
 import threading
 import time
@@ -26,7 +25,6 @@ from starlette.testclient import TestClient
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving import answering
-from clipmill.jobs.serving.address import beside
 from clipmill.jobs.serving.app import create_app
 from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.serve import _share_cores, check
@@ -64,6 +62,13 @@ def client(base: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=base, timeout=30) as opened:
         yield opened
         assert opened.get("/health").status_code == 200
+
+
+ONES = {"vector": base64.urlsafe_b64encode(b"\0\x3c" * 64).decode().rstrip("="), "k": 5}  # sixty-four times 1.0
+
+
+def nearest_to_ones(uri: str) -> list[str]:
+    return open_table(uri).search(vector=[1.0] * 64, k=5)["id"].to_pylist()
 
 
 def problem(answer: httpx.Response, status: int) -> str:
@@ -414,14 +419,12 @@ def test_what_is_not_answered_at_once_is_handed_to_a_thread(
         return tried[-1]
 
     monkeypatch.setattr(answering, "_at_once", at_once)
-    plain = {"vector": base64.urlsafe_b64encode(b"\0\x3c" * 64).decode().rstrip("="), "k": 5}
     until = time.monotonic() + 60
     while not tried:  # until rows are at hand
-        found = client.post("/api/search", json=plain)
+        found = client.post("/api/search", json=ONES)
         assert time.monotonic() < until
     assert tried == [None]
-    expected = open_table(uri).search(vector=[1.0] * 64, k=5)["id"].to_pylist()
-    assert [hit["id"] for hit in found.json()["hits"]] == expected
+    assert [hit["id"] for hit in found.json()["hits"]] == nearest_to_ones(uri)
 
 
 def test_a_vector_of_ones_own_is_told_how_it_goes(client: httpx.Client) -> None:
@@ -433,14 +436,6 @@ def test_a_vector_of_ones_own_is_told_how_it_goes(client: httpx.Client) -> None:
         assert hint.startswith("in Python: ")
     text = eval(hint.removeprefix("in Python: "), {"base64": base64, "numpy": np, "v": numbers})
     assert len(client.post("/api/search", json={"vector": text, "k": 3}).json()["hits"]) == 3
-
-
-def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:
-    """40 ms of each, on a connection that is kept: asyncio asks a socket for its protocol before it says so."""
-    with beside(Settings(port=0, processes=2)) as address:
-        assert address.proto == socket.IPPROTO_TCP
-        with beside(Settings(port=address.getsockname()[1])) as other:
-            assert other.getsockname() == address.getsockname()
 
 
 def test_queries_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,14 +484,12 @@ def test_a_slow_query_gives_504_and_a_full_queue_503(uri: str, engine: WordEngin
         assert "waiting" in problem(client.post("/api/search", json={"text": ["slow"]}), 503)
         health = client.get("/health")
         assert (health.status_code, health.json()["status"], health.json()["overdue"]) == (503, "stuck", 2)
-        plain = {"vector": base64.urlsafe_b64encode(b"\0\x3c" * 64).decode().rstrip("="), "k": 5}
         until = time.monotonic() + 60
-        while (found := client.post("/api/search", json=plain)).status_code != 200:  # until rows are at hand
+        while (found := client.post("/api/search", json=ONES)).status_code != 200:  # until rows are at hand
             assert time.monotonic() < until, "what is answered at once needs no thread"
-        expected = open_table(uri).search(vector=[1.0] * 64, k=5)["id"].to_pylist()
-        assert [hit["id"] for hit in found.json()["hits"]] == expected
+        assert [hit["id"] for hit in found.json()["hits"]] == nearest_to_ones(uri)
         for asks_table in ({"where": "views < 100"}, {"vector": ""}):
-            problem(client.post("/api/search", json=plain | asks_table), 503)
+            problem(client.post("/api/search", json=ONES | asks_table), 503)
         enough.set()
         until = time.monotonic() + 60
         while client.post("/api/search", json={"text": ["red"]}).status_code != 200:
