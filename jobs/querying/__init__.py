@@ -5,7 +5,10 @@ filters    tags and SQL, checked, as one predicate
 encoder    words and pictures to vectors   roads     which road the vector search takes (pure)
 curve      how far an index is searched, as stored
 snapshot   one version of the table        nearest   the vector search, by that road
-vectors    stored vectors as arrays        warm      those of a column in memory
-hybrid     vector and full text, fused     table     the open table that ties them together
+vectors    stored vectors as arrays        indexed   what lies in which partition of an index
+hybrid     vector and full text, fused     phash     what looks the same, by perceptual hash
+pages      of one ranking                  table     the open table that ties them together
 nothing    why an answer is empty          deadline  how long a query may take, for a server
+parts      all rows, a batch at a time        lists     files that name rows
+damaged    an index whose file is gone     at_hand/  what a server holds of all this in memory
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmill.jobs.querying.cells import Indexed
+from clipmill.jobs.querying.at_hand.cells import Indexed
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, VectorIndex
 from clipmill.jobs.querying.vectors import Ids, as_rows, normalise
 

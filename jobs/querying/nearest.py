@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipmill.jobs.querying.at_hand.warm import EXACT_ROWS, fits, known_marks, marks, passing, subset
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import has_lists
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.warm import EXACT_ROWS, fits, known_marks, marks, passing, subset
 
 _USUAL = 10  # hits
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.jobs.querying.cells import GATHERED
+from clipmill.jobs.querying.at_hand.cells import GATHERED
 from clipmill.jobs.querying.snapshot import VectorIndex
 
 # Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the

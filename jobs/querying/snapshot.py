@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.at_hand.marked import Marked
+from clipmill.jobs.querying.at_hand.rows import HeldRows
+from clipmill.jobs.querying.at_hand.tags import HeldTags
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
-from clipmill.jobs.querying.held_tags import HeldTags
-from clipmill.jobs.querying.marked import Marked
-from clipmill.jobs.querying.rows import HeldRows
 from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import LIVE, tags_of
@@ -32,7 +32,7 @@ from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 
 if TYPE_CHECKING:
-    from clipmill.jobs.querying.sketch import WarmVectors
+    from clipmill.jobs.querying.at_hand.sketch import WarmVectors
 
 logger = logging.getLogger(__name__)
 TagFilter = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # any, all, none of these

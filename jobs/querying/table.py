@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import filters, phash, values
-from clipmill.jobs.querying.at_hand import AtHand
+from clipmill.jobs.querying.at_hand.fill import AtHand
+from clipmill.jobs.querying.at_hand.shared import Shared
 from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.encoder import (
     Use,
@@ -26,7 +27,6 @@ from clipmill.jobs.querying.encoder import (
 from clipmill.jobs.querying.hybrid import hybrid
 from clipmill.jobs.querying.pages import near_enough, ranked
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
-from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from clipmill.jobs.table.proof import warning
 from clipmill.schemas.config import Storage

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from clipmill.jobs.querying.at_hand.warm import passing
 from clipmill.jobs.querying.open import Query
-from clipmill.jobs.querying.warm import passing
 from clipmill.jobs.selecting.language import detector
 from clipmill.jobs.selecting.outcome import Outcome, Place, bounded
 from clipmill.jobs.selecting.rows import Floats, Rows

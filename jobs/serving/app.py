@@ -15,8 +15,8 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from clipmill.jobs.querying.at_hand.shared import Shared
 from clipmill.jobs.querying.open import Table
-from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.serving import models
 from clipmill.jobs.serving.api import router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics

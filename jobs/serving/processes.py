@@ -210,8 +210,8 @@ def _serve(asked: Asked) -> None:
 
 
 def _app(asked: Asked, *, first: bool) -> Any:
+    from clipmill.jobs.querying.at_hand.shared import Shared
     from clipmill.jobs.querying.open import open_table
-    from clipmill.jobs.querying.shared import Shared
     from clipmill.jobs.serving.app import create_app
     from clipmill.jobs.table.memory import few_arenas
 

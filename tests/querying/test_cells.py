@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.indexing import plan
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying import indexed, marked, nearest, roads
-from clipmill.jobs.querying.marked import Marked
+from clipmill.jobs.querying import indexed, nearest, roads
+from clipmill.jobs.querying.at_hand import marked
+from clipmill.jobs.querying.at_hand.marked import Marked
+from clipmill.jobs.querying.at_hand.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
+from clipmill.jobs.querying.at_hand.vector_file import VectorFile
+from clipmill.jobs.querying.at_hand.warm import marks
 from clipmill.jobs.querying.open import Query, Table, open_table
-from clipmill.jobs.querying.sketch import Sketch, WarmVectors, _cut, _dots, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID
-from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import as_rows, normalise
-from clipmill.jobs.querying.warm import marks
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 DEPTH = 10

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clipmill.jobs.querying import held_tags, nearest, warm
-from clipmill.jobs.querying.marked import Marked
+from clipmill.jobs.querying import nearest
+from clipmill.jobs.querying.at_hand import tags as held_tags
+from clipmill.jobs.querying.at_hand import warm
+from clipmill.jobs.querying.at_hand.marked import Marked
+from clipmill.jobs.querying.at_hand.warm import passing
 from clipmill.jobs.querying.open import Query, Table, open_table
-from clipmill.jobs.querying.warm import passing
 from tests.tables import TableOptions, WordEngine, batch, make_table
 
 ASKED: tuple[dict[str, Any], ...] = (

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from clipmill.jobs.querying.at_hand.sketch import Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.curve import Curve
 from clipmill.jobs.querying.roads import Road, at_odds, choose_road, in_memory, widest
-from clipmill.jobs.querying.sketch import Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import VectorIndex
 from clipmill.jobs.querying.vectors import to_float32
 

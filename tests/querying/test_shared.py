@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying.at_hand.shared import Shared
 from clipmill.jobs.querying.open import Table, open_table
-from clipmill.jobs.querying.shared import Shared
 from tests.tables import TableOptions, WordEngine, append, make_table
 
 

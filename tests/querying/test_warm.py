@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.query_data import write
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying import nearest, roads, warm
+from clipmill.jobs.querying import nearest, roads
+from clipmill.jobs.querying.at_hand import warm
 from clipmill.jobs.querying.open import Table, open_table
 from tests.tables import DIM, TableOptions, WordEngine, append, make_table
 
@@ -89,7 +90,7 @@ def test_where_memory_is_short_a_server_says_so_and_answers_all_the_same(
     table = open_table(uri, engine=WordEngine())
     assert not table.warm(memory_bytes=1_000)
     assert table.cold.startswith("vectors of vector take 0 MB of memory, more than the 0 MB they may (--memory)")
-    monkeypatch.setattr("clipmill.jobs.querying.warm.available_bytes", lambda: 5_000)
+    monkeypatch.setattr("clipmill.jobs.querying.at_hand.warm.available_bytes", lambda: 5_000)
     assert not table.warm()
     assert table.cold.endswith("of memory, queries some 250 MB, and here are 0 MB free")
     assert (table.snapshot.warm, len(hits(table))) == ({}, 20)
@@ -106,7 +107,7 @@ def test_what_must_fit_is_what_loading_takes_and_the_index_only_where_searches_a
     build_index(uri, IndexOptions(kind="ivf_rq"))
     vectors = rows * (DIM + 64) + 250_000_000
     free = [vectors]
-    monkeypatch.setattr("clipmill.jobs.querying.warm.available_bytes", lambda: free[0])
+    monkeypatch.setattr("clipmill.jobs.querying.at_hand.warm.available_bytes", lambda: free[0])
     assert open_table(uri).warm(), "few rows are looked at: the index is not loaded"
     free[0] -= 1
     table = open_table(uri)
@@ -180,7 +181,7 @@ def test_rows_at_hand_are_those_of_the_table_in_the_order_of_the_hits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
 ) -> None:
     """Of a table whose ids have gaps and come in another order, too; a column that is not at hand is the table's."""
-    monkeypatch.setattr("clipmill.jobs.querying.rows._BATCH", 64)
+    monkeypatch.setattr("clipmill.jobs.querying.at_hand.rows._BATCH", 64)
     uri = make_table(tmp_path, TableOptions(rows=300))
     if changed:
         dataset = lance.dataset(f"{uri}.lance")
@@ -226,7 +227,7 @@ def test_rows_are_at_hand_only_where_there_is_room_for_them(
     assert hits(table) == cold
     assert not table.warm(rows=True, memory_bytes=1_000)
     assert table.snapshot.rows is None, "nor where vectors have no room, though a few rows would have"
-    monkeypatch.setattr("clipmill.jobs.querying.rows._write", full)
+    monkeypatch.setattr("clipmill.jobs.querying.at_hand.rows._write", full)
     assert table.warm(rows=True)
     assert table.snapshot.rows is None
 

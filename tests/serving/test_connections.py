@@ -12,7 +12,7 @@ import httpx
 import lance
 import pytest
 
-from clipmill.jobs.querying import warm
+from clipmill.jobs.querying.at_hand import warm
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving.settings import Settings
 from tests.served import running

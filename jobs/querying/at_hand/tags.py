@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.querying.marked import Marks
+from clipmill.jobs.querying.at_hand.marked import Marks
 
 COLUMN = "tags"
 MAX_LABELS = 1 << 16

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.querying import deadline
-from clipmill.jobs.querying.cells import Cells, Span
-from clipmill.jobs.querying.marked import Marked, Marks
+from clipmill.jobs.querying.at_hand.cells import Cells, Span
+from clipmill.jobs.querying.at_hand.marked import Marked, Marks
 from clipmill.jobs.querying.vectors import BLOCK, Floats, Ids, Places, ascending, exact_cosines, normalise, to_float32
 
 _ROUNDING = 1e-5  # of cosines in float32, at most

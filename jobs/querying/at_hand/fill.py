@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from clipmill.jobs.querying import rows, warm
+from clipmill.jobs.querying.at_hand import rows, warm
+from clipmill.jobs.querying.at_hand.shared import Shared
 from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.nearest import asks_index, will_ask_index
-from clipmill.jobs.querying.shared import Shared
 from clipmill.jobs.querying.snapshot import Snapshot
 from clipmill.schemas.errors import DamagedIndex
 

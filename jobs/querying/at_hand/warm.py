@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.querying import held_tags
-from clipmill.jobs.querying.cells import Cells
+from clipmill.jobs.querying.at_hand import tags as held_tags
+from clipmill.jobs.querying.at_hand.cells import Cells
+from clipmill.jobs.querying.at_hand.marked import Marked
+from clipmill.jobs.querying.at_hand.shared import Shared, map_arrays, save_arrays
+from clipmill.jobs.querying.at_hand.sketch import Sketch, WarmVectors, sketch_rows
+from clipmill.jobs.querying.at_hand.vector_file import VectorFile
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import read
-from clipmill.jobs.querying.marked import Marked
-from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
-from clipmill.jobs.querying.sketch import Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.vector_file import VectorFile
 from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, ascending, batches_of
 from clipmill.jobs.table.memory import available_bytes
 

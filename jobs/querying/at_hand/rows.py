@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.querying.shared import Shared, map_arrays, save_arrays
+from clipmill.jobs.querying.at_hand.shared import Shared, map_arrays, save_arrays
 
 _BATCH = 16_384  # rows
 _NAME = "rows"

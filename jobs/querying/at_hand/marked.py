@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.jobs.querying.cells import GATHERED, Span
+from clipmill.jobs.querying.at_hand.cells import GATHERED, Span
 from clipmill.jobs.querying.vectors import Places
 
 STRETCH = 256  # rows: of so many in a row it is decided whether to compare them all
