@@ -2,7 +2,7 @@
 
 Why not Lance's own training: above 256 partitions it clusters hierarchically, and on a million clustered 512-vectors
 left some partitions empty and others of 6,000 rows; recall@10 at 32 of 1000 probes was 0.85 with it and 0.99 with
-this (docs/querying.md). It is also faster, because one matrix product does a whole step.
+this (docs/search-speed.md). It is also faster, because one matrix product does a whole step.
 
 S: sampled vectors. P: partitions. D: dimension.
 """

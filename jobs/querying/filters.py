@@ -94,7 +94,7 @@ def tags_predicates(
     """Predicates over `tags`, or the tags of another vocabulary, that the LABEL_LIST index answers.
 
     A row without tags (null) has none of any labels, so it passes `none_of`. IS NULL is not answered by the index (a
-    scan of the column: 70 ms at a million rows beside 1 ms, docs/querying.md), so it is only said where `null_tags`.
+    scan of the column: 70 ms at a million rows beside 1 ms, docs/search-speed.md), so only said where `null_tags`.
     """
     found = []
     if labels := list(any_of):

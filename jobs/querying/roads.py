@@ -1,7 +1,7 @@
 """Which road a vector search takes. Pure: numbers in, a frozen road out.
 
 How far the index is searched was measured when it was built (`jobs.querying.curve`); the constants here stand in where
-nobody did. Measured at a million rows (docs/querying.md): of an indexed search with Lance's own re-ranking three
+nobody did. Measured at a million rows (docs/search-speed.md): of an indexed search with Lance's own re-ranking three
 quarters of the time is the re-ranking. So where it can be done here, the index only proposes rows, by its estimates;
 which of them pass the filter and how near they truly are is settled afterwards.
 """
@@ -16,8 +16,8 @@ from clipmill.jobs.querying.at_hand.cells import GATHERED
 from clipmill.jobs.querying.snapshot import VectorIndex
 
 # Up to this many matching rows just those are compared, exactly. From the table that takes 10 to 16 us a row at the
-# first question with a filter (docs/querying.md; they are kept for the next), but among so few the index misses many of
-# the nearest.
+# first question with a filter (docs/search-speed.md; they are kept for the next), but among so few the index misses
+# many of the nearest.
 EXACT_MATCHES = 6000
 BASE_PROBES = 24
 MAX_WIDENING = 16.0

@@ -1,7 +1,7 @@
 """A column's vectors at hand: a server keeps them, a script need not.
 
 From the table a row takes 10 to 16 us to compare, from a byte a value 0.02 to 0.1, and only what may be among the
-nearest is compared as it is stored (docs/querying.md). They lie in a file without a name, by the partitions of the
+nearest is compared as it is stored (docs/search-speed.md). They lie in a file without a name, by the partitions of the
 column's index, which is then not asked itself: where few rows pass a filter, or those far from the query, it serves
 badly, and else no faster.
 
