@@ -3,11 +3,10 @@
 A child process goes through the unit one sample at a time, with its own engine, and names each ordinal on its
 standard output before it touches it. Where the child dies, or stops moving, the last name is the culprit. One death
 finds one sample; splitting the unit in halves would cost a model load for each of log2(n) deaths.
-
-    python -m clipmill.workers.probe < job.json
 """
 
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from clipmill.workers.read.orientation import stamped
 
 STARTED = -1  # the child's first line, once its model is loaded
 START_S = 600.0
+_PIPE_BYTES = 65_536
 
 
 def find_poison(task: Task, context: WorkContext, spec: ModelSpec) -> tuple[int, str] | None:
@@ -62,17 +62,20 @@ def _bootstrap() -> str:
 
 
 def _watch(child: "subprocess.Popen[bytes]", sample_deadline_s: float) -> tuple[int, str] | None:
+    """Reads the pipe itself: a line kept in a buffer would be no reason for `select` to wake up."""
     assert child.stdout is not None
     last: int | None = None
+    rest = b""
     selector = selectors.DefaultSelector()
     selector.register(child.stdout, selectors.EVENT_READ)
     with selector:
         while True:
             if not selector.select(START_S if last is None else sample_deadline_s):
                 return (last, Reason.TIMED_OUT) if last is not None and last != STARTED else None
-            line = child.stdout.readline()
-            if line:
-                last = int(line)
+            said = os.read(child.stdout.fileno(), _PIPE_BYTES)
+            if said:
+                *lines, rest = (rest + said).split(b"\n")
+                last = int(lines[-1]) if lines else last
                 continue
             if child.wait() < 0 and last is not None and last != STARTED:  # ended by a signal
                 return last, Reason.KILLED_WORKER

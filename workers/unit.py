@@ -8,7 +8,7 @@ Shapes: B samples of a batch, D dimension of the shared space, C, H, W of the mo
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,12 +39,10 @@ Vectors = npt.NDArray[np.float32]  # (B, D)
 
 
 class UnitRun:
-    """One attempt at one unit. `on_sample` is called before each sample is touched (see clipmill.workers.probe)."""
+    """One attempt at one unit."""
 
-    def __init__(
-        self, task: Task, context: WorkContext, bench: Bench, on_sample: Callable[[int], None] | None = None
-    ) -> None:
-        self.task, self.context, self.bench, self.on_sample = task, context, bench, on_sample
+    def __init__(self, task: Task, context: WorkContext, bench: Bench) -> None:
+        self.task, self.context, self.bench = task, context, bench
         weights = bench.engine.fingerprint.weights_sha256
         self.rejects = RejectWriter(context, task, weights[:16])
         self.hasher = xxhash.xxh3_128()
@@ -118,8 +116,8 @@ class UnitRun:
             samples.close()
             self.seconds["read"] += samples.busy_s
 
-    def _counted(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[int, Sample]]:
-        """Count what the reader yields, keep its rejects, number the rest."""
+    def _counted(self, samples: Iterable[Sample | Reject]) -> Iterator[Sample]:
+        """Count what the reader yields, keep its rejects, pass over what is to be skipped."""
         ordinal = -1
         for item in samples:
             self.seen += 1
@@ -138,15 +136,12 @@ class UnitRun:
             for column, problem in item.unread.items():
                 self.unread[column] = self.unread.get(column, 0) + 1
                 self.unread_first.setdefault(column, f"{problem}, at {item.uri}"[:400])
-            yield ordinal, item
+            yield item
 
-    def _decoded(self, samples: Iterable[tuple[int, Sample]]) -> Iterator[Decoded]:
+    def _decoded(self, samples: Iterable[Sample]) -> Iterator[Decoded]:
         return map_ahead(self.bench.pool, self._decode_one, samples, window=self.bench.decode_window)
 
-    def _decode_one(self, numbered: tuple[int, Sample]) -> Decoded:
-        ordinal, sample = numbered
-        if self.on_sample is not None:
-            self.on_sample(ordinal)
+    def _decode_one(self, sample: Sample) -> Decoded:
         start = time.thread_time()
         image_hash = xxhash.xxh3_128_hexdigest(sample.image)
         if not sample.id:  # source.id: content
