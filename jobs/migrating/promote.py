@@ -34,7 +34,8 @@ from clipmill.schemas.words import counted
 # Named so that a test can stop the command inside each and see that the kill landed there.
 STEPS = ("before_detach", "after_detach", "after_rename", "after_attach", "after_live")
 SETTLE_S = 5.0  # for clients that have read the old entry and are encoding words with it
-PROMOTED_KEY = "clipmill.promoted"  # in the config of the rows: which set took whose place last
+# In the config of the rows: which set took whose place last, and whether what is known of indices has followed.
+PROMOTED_KEY = "clipmill.promoted"
 Say = Callable[[str], None]
 Hook = Callable[[str], None]
 
@@ -145,7 +146,7 @@ class _Switch:
         new = sets.fingerprint_of(rows.schema, self.slug)
         self.how.hook("before_detach")
         had_entry = KEY in (rows.schema.metadata or {})
-        told = {"from": old, "to": self.slug, "back": self.is_back}
+        told = {"from": old, "to": self.slug, "back": self.is_back, "reports": "to move"}
         self._again(lambda now: now.update_config({PROMOTED_KEY: json.dumps(told)}))
         if had_entry:
             self._again(lambda now: now.update_schema_metadata({KEY.decode(): None}))
@@ -219,16 +220,20 @@ class _Switch:
             value = wanted.decode() if wanted else None
             self._again(lambda now: now.update_schema_metadata({KEY.decode(): value}))
         config = rows.config()
-        moved: dict[str, str | None] = {}
-        beside = json.loads(config.get(PROMOTED_KEY, "{}")).get("from", "")
+        told = json.loads(config.get(PROMOTED_KEY, "{}"))
+        if "reports" not in told or told["to"] != self.slug:  # a second time, they would go to the set that left
+            return
+        del told["reports"]
+        moved: dict[str, str | None] = {PROMOTED_KEY: json.dumps(told)}
         for base in ("vector", "caption_vector"):
-            mine, other = CONFIG_KEY + set_column(base, self.slug), CONFIG_KEY + set_column(base, beside)
-            if mine in config:
-                moved |= {other: config.get(CONFIG_KEY + base), CONFIG_KEY + base: config[mine], mine: None}
-            elif other not in config and CONFIG_KEY + base in config:  # a report of vectors that are elsewhere now
-                moved |= {other: config[CONFIG_KEY + base], CONFIG_KEY + base: None}
-        if moved:
-            self._again(lambda now: now.update_config(moved))
+            here, mine = CONFIG_KEY + base, CONFIG_KEY + set_column(base, self.slug)
+            if here in config or mine in config:
+                moved |= {
+                    CONFIG_KEY + set_column(base, told["from"]): config.get(here),
+                    here: config.get(mine),
+                    mine: None,
+                }
+        self._again(lambda now: now.update_config(moved))
 
     def _move_live(self, fingerprint: Fingerprint) -> int | None:
         """To the newest version, unless it is at one of this model already; None where nothing is published."""

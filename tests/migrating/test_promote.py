@@ -18,6 +18,7 @@ from clipmill.jobs.migrating import promote as promoting
 from clipmill.jobs.migrating.promote import How, back, dry_run, promote
 from clipmill.jobs.migrating.promote_gates import GateOptions
 from clipmill.jobs.querying import table as querying
+from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.querying.open import Examples, Query, open_table
 from clipmill.jobs.table import compat
 from clipmill.jobs.table.lancedb_function import KEY
@@ -69,6 +70,17 @@ def state(rows: Any) -> tuple[str, str | None]:
     return fingerprint.model, json.loads(raw)[0]["model"]["name"] if raw else None
 
 
+def report_on(world: World, *columns: str) -> None:
+    """As `clipmill index` leaves one of each column's index."""
+    world.tables.open().update_config({CONFIG_KEY + column: json.dumps({"of": column}) for column in columns})
+
+
+def reports(world: World) -> dict[str, str]:
+    """Column -> the name that the vectors of its report had when that was made."""
+    config = world.tables.open().config().items()
+    return {key.removeprefix(CONFIG_KEY): json.loads(text)["of"] for key, text in config if key.startswith(CONFIG_KEY)}
+
+
 def test_all_columns_change_names_at_once_and_come_back(world: World, entries: None) -> None:
     publish(world)
     before = world.rows()
@@ -111,6 +123,7 @@ def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: s
         else:
             back(world.uri, STORAGE, how(hook))
 
+    report_on(world, "vector")
     first = int(world.tables.open().version)
     with pytest.raises(Killed):
         go(killer(step))
@@ -121,14 +134,37 @@ def test_a_kill_at_any_step_is_gone_on_from(world: World, entries: None, step: s
     assert state(world.tables.open()) == (goal, goal)
     assert state(world.tables.open(version="live")) == (goal, goal)
     assert sorted(world.tables.open().schema.names) == sorted(set(world.tables.open().schema.names))
+    assert reports(world) == {f"vector__{OLD if direction == 'promote' else SLUG}": "vector"}
+    report_on(world, "vector")  # the index is built anew
+    went = reports(world)
+    go()
+    assert reports(world) == went
 
 
 def test_a_promotion_killed_before_the_rename_can_be_called_off(world: World, entries: None) -> None:
     with pytest.raises(Killed):
         promote(world.uri, SLUG, STORAGE, LOOSE, how(killer("after_detach")))
     assert state(world.tables.open()) == ("stub:8", None)
+    report_on(world, "vector")
     assert back(world.uri, STORAGE, how()).notes == ["the last promotion had not happened"]
     assert state(world.tables.open()) == ("stub:8", "stub:8")
+    assert reports(world) == {"vector": "vector"}
+
+
+def test_the_set_that_is_in_use_from_the_beginning_keeps_what_is_known_of_its_index(world: World) -> None:
+    report_on(world, "vector", "caption_vector")
+    assert promote(world.uri, OLD, STORAGE, LOOSE, how()).notes == ["it is in use already"]
+    assert reports(world) == {"vector": "vector", "caption_vector": "caption_vector"}
+
+
+def test_what_is_known_of_an_index_goes_with_its_vectors(world: World) -> None:
+    report_on(world, f"vector__{SLUG}")
+    for _ in range(2):
+        promote(world.uri, SLUG, STORAGE, LOOSE, how())
+        assert reports(world) == {"vector": f"vector__{SLUG}"}
+    for _ in range(2):
+        back(world.uri, STORAGE, how())
+        assert reports(world) == {f"vector__{SLUG}": f"vector__{SLUG}"}
 
 
 def test_every_blocker_is_named(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
