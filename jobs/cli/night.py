@@ -124,7 +124,9 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
     gone = next((gate for gate in refused if gate.name == "gone"), None)
     if gone is not None:
         what = "if that much is gone on purpose, raise nightly.max_gone once"
-        if gone.threshold is None:
+        if gone.threshold is None and gone.value is None:
+            what = "what is gone on purpose has to leave source.uri"
+        elif gone.threshold is None:
             what = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
         note(f"hint: nothing was deleted, and {seen}; {what}")
     elif all(gate.name == "held" for gate in refused):

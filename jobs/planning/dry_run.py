@@ -31,7 +31,7 @@ class DryRun:
     """`samples` is None where a source does not say how many it holds (a tar does not).
 
     `moved`: units whose content seems to be that of units whose place is empty now; their rows follow, and they are not
-    counted as `gone`. `gone`: units that are no longer listed; their rows stay.
+    counted as `gone`. `gone`: units that are no longer listed, whose rows stay, and slices of which no sample is left.
     `left_out`: what the listing shows and no unit holds, by ending; `left_out_hint` what would read it.
     Members of tars and zips are counted when those are read.
 
@@ -109,7 +109,7 @@ def dry_run(
         changed=plan.changed,
         moved=moved,
         done=len(plan.done),
-        gone=len(plan.gone) - moved,
+        gone=len(plan.gone) - moved + plan.left,
         samples=samples,
         samples_estimated=estimated,
         bytes=plan.size_bytes,

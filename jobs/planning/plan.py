@@ -60,6 +60,11 @@ class Plan:
         return frozenset().union(*(group.old for group in self.replacements))
 
     @property
+    def left(self) -> int:
+        """Units of places that are listed and have none of their samples any more; their rows leave."""
+        return sum(len(group.old) for group in self.replacements if not group.new)
+
+    @property
     def size_bytes(self) -> int:
         return sum(unit.size_bytes for unit in self.todo)
 
@@ -138,30 +143,24 @@ def _replacements(
             new = frozenset(u.unit_id for u in todo_by_uri[uri])
             groups.append(Replacement(old=frozenset(o.unit_id for o in olds), new=new))
         else:
-            found, without = _overlapping(olds, todo_by_uri[uri])
-            groups += found
-            gone += without
+            groups += _overlapping(olds, todo_by_uri[uri])
     return tuple(groups), gone
 
 
-def _overlapping(olds: Sequence[LedgerEntry], news: Sequence[WorkUnit]) -> tuple[list[Replacement], list[LedgerEntry]]:
-    """Connected runs of overlapping key ranges (start, end]; old ranges that nothing new overlaps are gone."""
+def _overlapping(olds: Sequence[LedgerEntry], news: Sequence[WorkUnit]) -> list[Replacement]:
+    """Connected runs of overlapping key ranges (start, end] of a folder that is listed. Where nothing new overlaps old
+    ranges, such as those after the folder's last picture, all pictures of them have left it: so do their rows."""
     spans: list[tuple[str, str, str, bool]] = sorted(
         [(e.start, e.end, e.unit_id, True) for e in olds] + [(u.start, u.end, u.unit_id, False) for u in news]
     )
     groups: list[Replacement] = []
-    gone: list[LedgerEntry] = []
-    by_id = {e.unit_id: e for e in olds}
     run: list[tuple[str, str, str, bool]] = []
     reach = ""
 
     def close() -> None:
         old = frozenset(s[2] for s in run if s[3])
-        new = frozenset(s[2] for s in run if not s[3])
-        if old and new:
-            groups.append(Replacement(old=old, new=new))
-        else:
-            gone.extend(by_id[i] for i in sorted(old))
+        if old:
+            groups.append(Replacement(old=old, new=frozenset(s[2] for s in run if not s[3])))
 
     for span in spans:
         if run and span[0] >= reach:
@@ -172,7 +171,7 @@ def _overlapping(olds: Sequence[LedgerEntry], news: Sequence[WorkUnit]) -> tuple
         reach = max(reach, span[1])
     if run:
         close()
-    return groups, gone
+    return groups
 
 
 def _moved(gone: Sequence[LedgerEntry], todo: Sequence[WorkUnit], alive: Ledger) -> dict[str, str]:

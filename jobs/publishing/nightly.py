@@ -21,7 +21,7 @@ from clipmill.jobs.publishing.gates import check_gates, judged_with
 from clipmill.jobs.publishing.golden import check_golden
 from clipmill.jobs.publishing.night import Gate, Night, nights, now, remember, webhook_address
 from clipmill.jobs.publishing.publish import held_back
-from clipmill.jobs.publishing.sync import Sync, TooMuchGone, empty_gate, gone_at_last, total
+from clipmill.jobs.publishing.sync import Sync, TooMuchGone, empty_gate, gone_at_last, total, unseen_gate
 from clipmill.jobs.publishing.webhook import notify
 from clipmill.jobs.running import embed
 from clipmill.jobs.running.options import Options, new_run_id
@@ -73,7 +73,8 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
         if not samples:
             raise
         say(error.message)
-        night = _refused(night, tables, empty_gate(samples), sync)
+        gate = unseen_gate(error.message) if len(job.source.uri) > 1 else empty_gate(samples)
+        night = _refused(night, tables, gate, sync)
     except LeaseHeld as error:
         if night.run:  # between the sync and the gates somebody else took the table: what came must not be unsaid
             with contextlib.suppress(ClipmillError, OSError):

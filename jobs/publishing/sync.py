@@ -117,6 +117,12 @@ def empty_gate(of: int) -> Gate:
     return Gate(name="gone", passed=False, value=1.0, threshold=None, sentence=said)
 
 
+def unseen_gate(what: str) -> Gate:
+    """Of several addresses one shows nothing, or all of them: `what` says which was met. The others are not counted."""
+    said = f"{what}: what it held would be gone, which no nightly.max_gone lets pass"
+    return Gate(name="gone", passed=False, value=None, threshold=None, sentence=said)
+
+
 def gone_at_last(history: list[Night]) -> int:
     """Samples that were gone when the last night ended that was not refused for it. Each night after it hands that on,
     so it does not matter how many failed since, nor how many of them the log still has."""

@@ -119,6 +119,11 @@ def test_a_listing_that_lost_too_much_deletes_and_publishes_nothing(
         write_tar(here / "raw" / f"{number:02d}.tar", range(number * 3, number * 3 + 3))
     assert (night(made).status, len(rows(made, "id"))) == ("published", 36)
 
+    places = (*made.source.uri, f"{here}/more/*.tar")  # of two, one shows nothing: that is not all that there is
+    one_empty = night(made.model_copy(update={"source": made.source.model_copy(update={"uri": places})}))
+    assert (one_empty.status, one_empty.gates[0].value) == ("refused", None)
+    assert one_empty.gates[0].sentence.startswith(f"{here}/more/ does not exist: what it held would be gone")
+
 
 def test_a_gate_holds_back_what_readers_would_see_and_the_next_night_goes_on(here: Path) -> None:
     made = bucket(here, 4)

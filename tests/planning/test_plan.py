@@ -132,6 +132,14 @@ def test_keys_appended_at_the_end_touch_only_the_last_slice() -> None:
     assert [(g.old, g.new) for g in plan.replacements] == [({"2"}, {"2x"})]
 
 
+def test_a_slice_that_lost_all_its_pictures_leaves_like_one_that_lost_some() -> None:
+    """The last slice of a folder: no new one overlaps it. Its rows stayed, with `gone: keep` for good."""
+    latest = ledger_of(files_entry("1", "", "f"), files_entry("2", "f", "m"))
+    plan = make_plan([files_unit("1", "", "f")], latest)
+    assert [(g.old, g.new) for g in plan.replacements] == [({"2"}, frozenset())]
+    assert (plan.todo, plan.gone, plan.left) == ((), (), 1)
+
+
 @st.composite
 def cuts(draw: st.DrawFn) -> list[tuple[str, str]]:
     edges = sorted(draw(st.sets(st.sampled_from("abcdefghijklmnop"), min_size=1)))
@@ -146,15 +154,14 @@ def test_every_unit_has_one_place_in_a_plan_of_slices(old: list[tuple[str, str]]
     todo = {u.unit_id for u in plan.todo}
     grouped_new = [i for g in plan.replacements for i in g.new]
     grouped_old = [i for g in plan.replacements for i in g.old]
-    gone = {e.unit_id for e in plan.gone}
     assert todo | set(plan.done) == {f"{a}-{b}" for a, b in new}
     assert not todo & set(plan.done)
     assert len(set(grouped_new)) == len(grouped_new)
     assert len(set(grouped_old)) == len(grouped_old)
     assert set(grouped_new) <= todo
     stale = set(latest) - set(plan.done)
-    assert set(grouped_old) | gone == stale
-    assert not set(grouped_old) & gone
+    assert set(grouped_old) == stale
+    assert plan.gone == ()
     staying = set(latest) - set(grouped_old)
     for unit_id in todo:
         a, b = unit_id.split("-")

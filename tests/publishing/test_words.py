@@ -6,7 +6,7 @@ import pytest
 
 from clipmill.jobs.cli.night import _exit_where_refused
 from clipmill.jobs.publishing.night import Gate, Night
-from clipmill.jobs.publishing.sync import empty_gate, gone_gate
+from clipmill.jobs.publishing.sync import empty_gate, gone_gate, unseen_gate
 from clipmill.jobs.publishing.words import night_in_words
 
 PASSED = Gate(name="rejects", passed=True, value=0.0, threshold=0.01)
@@ -70,7 +70,12 @@ def test_a_night_that_a_gate_refused_says_what_readers_see() -> None:
 def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listing_by_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for gate, what in ((gone_gate(36, 36, 0.1), "raise nightly.max_gone once"), (empty_gate(36), "check source.uri")):
+    one_of_two = unseen_gate("b.tar does not exist")
+    for gate, what in (
+        (gone_gate(36, 36, 0.1), "raise nightly.max_gone once"),
+        (empty_gate(36), "check source.uri"),
+        (one_of_two, "has to leave source.uri"),
+    ):
         with pytest.raises(SystemExit):
             _exit_where_refused([gate], 7)
         said = capsys.readouterr().err
