@@ -21,6 +21,7 @@ from clipmill.schemas.columns import FILL_ATTEMPT
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.tasks import WorkContext
+from clipmill.schemas.words import counted
 from clipmill.workers.write import reject_table, write_reject_fragments
 
 
@@ -137,7 +138,11 @@ class Passes:
         dispatcher.worker_s, dispatcher.restarts = before.worker_s, before.restarts
         dispatcher.on_ended = self._meter.ended
         self._units = self._seen = 0
-        if not self._slots:
+        if self._slots:  # the bar begins anew, and nobody should wonder why
+            have = counted(found.rows, "row has", "rows have")
+            self.progress.say(f"another pass: {have} no vector of '{self.filler.slug}' yet")
+            self.progress.start_clock()
+        else:
             self._slots = self.force.attach(self._sent(int(found.units[0].etag)))
             self.since_s = time.monotonic()
         for slot in self._slots:

@@ -62,6 +62,7 @@ class Work:
         self.meter = Meter(context, force, self.collector, self.dispatcher, self.clock)
         self.dispatcher.on_ended = self.meter.ended
         self.since_s = self.until_s = self._looked_s = time.monotonic()
+        self._units = self._seen = 0  # received: what a commit under way has taken from the collector counts too
 
     @property
     def totals(self) -> Totals:
@@ -113,6 +114,8 @@ class Work:
     def _received(self, receipt: Receipt) -> None:
         self.clock.add(receipt)
         self.collector.offer(receipt)
+        self._units += 1
+        self._seen += receipt.seen
 
     def _tick(self) -> None:
         """Called at least every half second; what it raises ends the run."""
@@ -131,11 +134,11 @@ class Work:
         self.context.progress.show(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        totals, ready = self.totals, list(self.collector.ready)
+        totals = self.totals
         return Snapshot(
-            units_done=totals.units + len(ready) + len(self.collector.held),
+            units_done=self._units,
             units_total=len(self.plan.todo),
-            samples=totals.seen + sum(receipt.seen for receipt in ready),
+            samples=self._seen,
             samples_total=self.plan.num_samples,
             rows=totals.rows,
             rejects=sum(totals.rejects.values()),

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.dry_run import dry_run
+from clipmill.jobs.terminal.progress import Progress, Snapshot
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_UNITS_FAILED, EXIT_USER, UserError
@@ -92,6 +94,17 @@ def test_ctrl_c_publishes_nothing(here: Path) -> None:
     assert stopped.rows > 0
     assert "not published" in stopped.note
     assert live(made) == first.live
+
+
+def test_progress_goes_on_while_a_commit_is_under_way(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit takes what is ready before it counts it."""
+    made = bucket(here, 3, workers={"num": 1, "units_in_flight": 1}, commit={"every_rows": 6})
+    shown: list[Snapshot] = []
+    monkeypatch.setattr(Progress, "show", lambda self, now: shown.append(now))
+    run(made, hook=lambda step: time.sleep(0.6) if step == "before_rows" else None)  # longer than a tick
+    for figures in ([now.units_done for now in shown], [now.samples for now in shown], [now.rows for now in shown]):
+        assert figures == sorted(figures)
+    assert (shown[-1].units_done, shown[-1].samples) == (3, 9)
 
 
 def vocabulary(path: Path, *labels: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from clipmill.jobs.migrating.reembed import Reembedded, reembed
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
 from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.table import compat
+from clipmill.jobs.terminal.progress import Progress, Snapshot
 from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
 from clipmill.workers.load import load_engine
@@ -122,6 +123,34 @@ def test_what_a_person_sees(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert fill(made, model="stub:32").filled == 3  # a reject stays one,
     again = fill(made, model="stub:32", again=True)  # until it is asked for
     assert (again.rows, again.filled, again.failed) == (3, 6, 0)
+
+
+def test_another_pass_is_said_before_its_bar_begins(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bucket(here)
+    run(made)
+    seen: list[tuple[int, int] | str] = []
+
+    def show(self: Progress, now: Snapshot) -> None:
+        seen.append((now.units_done, now.units_total))
+
+    def say(self: Progress, text: str) -> None:
+        seen.append(text)
+
+    monkeypatch.setattr(Progress, "show", show)
+    monkeypatch.setattr(Progress, "say", say)
+    moved: list[str] = []
+
+    def merge(step: str) -> None:
+        if step == "before_fill" and not moved:
+            moved.append(step)
+            tables(made).open().optimize.compact_files()
+
+    assert fill(made, hook=merge).filled == 6
+    again = seen.index("another pass: 6 rows have no vector of 'stub_16' yet")
+    for part in (seen[:again], seen[again + 1 :]):
+        figures = [one for one in part if isinstance(one, tuple)]
+        assert figures == sorted(figures)
+    assert (2, 2) in seen[:again]
 
 
 @pytest.mark.slow
