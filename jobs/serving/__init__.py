@@ -3,5 +3,6 @@
 settings  limits and the token          guard     what every request passes: token, host, size, headers, counts
 models    requests and answers          api       search, facets, items
 pictures  thumbnails and originals      runner    table work in threads, bounded in number and time
-quick     a search past FastAPI         connections  how long a client may say nothing
+quick     a search past FastAPI         refusals  what is told where there is no answer
+connections  how long a client may say nothing
 """

@@ -1,38 +1,32 @@
-"""The FastAPI app over an open table: routes, errors as one sentence and a hint, the page, and what runs beside."""
+"""The FastAPI app over an open table: routes, the page, and what runs beside."""
 
 import asyncio
 import contextlib
-import difflib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
 
 from clipmill.jobs.querying.at_hand.shared import Shared
 from clipmill.jobs.querying.open import Table
-from clipmill.jobs.serving import models
 from clipmill.jobs.serving.api import router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
-from clipmill.jobs.serving.pictures import NoPicture, Pictures
+from clipmill.jobs.serving.pictures import Pictures
 from clipmill.jobs.serving.quick import QuickSearch
-from clipmill.jobs.serving.runner import Busy, Runner, TooSlow
-from clipmill.jobs.serving.services import LOADING, Loading, Services
+from clipmill.jobs.serving.refusals import add_error_handlers
+from clipmill.jobs.serving.runner import Runner
+from clipmill.jobs.serving.services import LOADING, Services
 from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.schemas.errors import ClipmillError, DamagedIndex
+from clipmill.schemas.errors import ClipmillError
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
-VECTOR_HINT = """in Python: base64.urlsafe_b64encode(numpy.asarray(v, "<f2").tobytes()).decode().rstrip("=")"""
 
 
 def create_app(
@@ -64,7 +58,7 @@ def create_app(
     app.include_router(router)
     app.get("/", include_in_schema=False)(_page)
     app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
-    _add_error_handlers(app)
+    add_error_handlers(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
 
@@ -168,69 +162,3 @@ async def _page(request: Request) -> Response:
         return answer
     page = await asyncio.to_thread((ROOT / "templates" / "page.html").read_text, encoding="utf-8")
     return Response(page, media_type="text/html", headers={"cache-control": "no-cache"})
-
-
-def _nearest_field(name: str) -> str:
-    known = sorted({*models.SearchRequest.model_fields, *models.FacetsRequest.model_fields})
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "the fields are described at /openapi.json"
-
-
-def _told(errors: Sequence[Any]) -> tuple[str, str]:
-    """What is wrong with a body, and the way out."""
-    # Of a field that takes one text or several, the other kind's refusal says nothing.
-    first = next((e for e in errors if e["type"] not in ("list_type", "string_type")), errors[0])
-    if first["type"] == "json_invalid":
-        return "the body is not JSON", "the fields are described at /openapi.json"
-    if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])[:64]
-        return f"there is no field {name}", _nearest_field(name)
-    where = ".".join(str(part) for part in first["loc"][1:] if "[" not in str(part)) or str(first["loc"][0])
-    if where == "vector" and first["type"] in ("string_type", "string_pattern_mismatch"):
-        return "vector: it is no base64url of float16 numbers without padding", VECTOR_HINT
-    return f"{where}: {first['msg']}"[:300], "the fields are described at /openapi.json"
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    """Every refusal has the shape of `models.Problem`. What a client sent is never echoed whole."""
-
-    def answer(status: int, error: str, hint: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        # Lone surrogates in a message could not be encoded.
-        texts = [text.encode("utf-8", "replace").decode() for text in (error, hint)]
-        return JSONResponse({"error": texts[0], "hint": texts[1]}, status, headers)
-
-    @app.exception_handler(ClipmillError)
-    async def _mistake(_: Request, error: ClipmillError) -> JSONResponse:
-        # A damaged index is no mistake of who asks.
-        return answer(503 if isinstance(error, DamagedIndex) else 400, error.message, error.hint)
-
-    @app.exception_handler(NoPicture)
-    async def _nothing(_: Request, error: NoPicture) -> JSONResponse:
-        return answer(404, str(error), "ids are exact; take them from a search")
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(422, *_told(error.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), "see /openapi.json", dict(error.headers or {}))
-
-    def later(
-        status: int, error: str, hint: str, headers: dict[str, str]
-    ) -> Callable[[Request, Exception], JSONResponse]:
-        return lambda _, __: answer(status, error, hint, headers)
-
-    again = "try again in a moment"
-    for kind, refusal in {
-        Busy: later(503, "too many queries are waiting", again, {"retry-after": "1"}),
-        Loading: later(503, "the model is still loading", again, {"retry-after": "2"}),
-        TooSlow: later(504, "the query took too long", "narrow the filter, or run `clipmill index`", {}),
-    }.items():
-        app.add_exception_handler(kind, refusal)
-
-    @app.exception_handler(Exception)
-    async def _defect(request: Request, error: Exception) -> JSONResponse:
-        if request.app.state.services.table_state[0][0] != "ok":
-            return answer(503, "the table cannot be read just now", "/health says why")
-        return answer(500, "something went wrong here", "the server's log says what")

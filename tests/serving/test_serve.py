@@ -365,6 +365,25 @@ def test_one_text_needs_no_list_and_a_mistyped_field_is_named(client: httpx.Clie
     )
 
 
+@pytest.mark.parametrize("path", ["/api/search", "/api/facets", "/api/encode"])
+def test_a_body_of_another_kind_is_told_which_is_wanted(client: httpx.Client, path: str) -> None:
+    """`curl -d` sends a form's kind if it is not told another."""
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "image/jpeg", "application/json", ""):
+        for body in (b"", b"[]"):
+            refused = client.post(path, content=body, headers={"content-type": kind} if kind else {})
+            said = problem(refused, 422)
+            hint = refused.json()["hint"]
+            if path == "/api/encode":
+                assert (said, "curl -F image=@FILE" in hint) == ("there is no picture", True)
+            elif not body:
+                assert (said, "application/json" in hint) == ("there is no body", True)
+            elif kind == "application/json":
+                assert said == "the body is JSON, but no object"
+            else:
+                told = f"the body is not JSON but {kind}" if kind else "the body has no Content-Type"
+                assert (said, "application/json" in hint) == (told, True)
+
+
 def test_a_question_that_is_in_order_does_not_meet_fastapi_and_every_other_does(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,8 +470,17 @@ def test_queries_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
     assert client.get("/api/search").headers["allow"] == "POST"
-    problem(client.get("/api/search"), 405)
-    problem(client.get("/nowhere"), 404)
+    paths: dict[str, Any] = client.get("/openapi.json").json()["paths"]
+    for path, answers in {**paths, "/": ("get",), "/static/app.js": ("get",)}.items():
+        for method in {"get", "post", "put", "delete", "patch", "options"} - set(answers):
+            refused = client.request(method, path)
+            assert problem(refused, 405) == f"{path} does not answer {method.upper()}"
+            assert all(name.upper() in refused.json()["hint"] for name in answers)
+            assert refused.json()["hint"].startswith("use ")
+    assert problem(client.get("/nowhere"), 404) == "there is nothing at /nowhere"
+    assert client.get("/nowhere").json()["hint"] == "requests and their fields are described at /openapi.json"
+    assert client.get("/api/serch").json()["hint"] == "did you mean POST /api/search?"
+    assert len(client.get("/api/" + "x" * 5_000).content) < 300
     problem(client.get("/static/../serve.py"), 404)
     problem(client.get("/static/%2e%2e/%2e%2e/pyproject.toml"), 404)
     problem(client.get("/api/table", headers={"host": "evil.example"}), 421)
