@@ -19,7 +19,7 @@ from typing import Any
 from clipmill.jobs.committing.holder import TTL_S, Holder, boot_id, pid_namespace, process_start
 from clipmill.jobs.table.errors import is_conflict, one_line, writing
 from clipmill.jobs.table.readers import FENCE_TAG, tags_of
-from clipmill.jobs.table.tables import Tables, lance_module
+from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.workers.store.storage import retry_transient
 
@@ -37,7 +37,8 @@ def fill_holder(tables: Tables) -> Holder | None:
     """Who may be filling a column of this table now; None where nobody took the fill lease, it was given back, or its
     process is known to be gone. A look, no promise: whoever must not run beside a fill takes the fill lease itself
     (`no_fill_beside`), which waits out a holder that may be dead and raises LeaseHeld for a live one."""
-    holder = Holder.parse(tables.open("runs").config().get(FILL_KEY))
+    runs = tables.open("runs", missing_ok=True)
+    holder = None if runs is None else Holder.parse(runs.config().get(FILL_KEY))
     return None if holder is None or holder.is_released() or holder.is_dead() else holder
 
 
@@ -64,8 +65,10 @@ class Lease:
         self._thread: threading.Thread | None = None
         self.lost: Exception | None = None
 
-    def _read(self) -> tuple[Any, Holder | None]:
-        dataset = self.tables.open("runs")
+    def _read(self, *, or_make: bool = False) -> tuple[Any, Holder | None]:
+        dataset = self.tables.open("runs", missing_ok=or_make)
+        if dataset is None:  # somebody removed what lies beside the rows
+            dataset = self.tables.create("runs", SIDE_TABLES["runs"])
         return dataset, Holder.parse(dataset.config().get(self.key))
 
     def _swap(self, dataset: Any, *, released: bool = False) -> bool:
@@ -106,7 +109,7 @@ class Lease:
         watched: Holder | None = None
         since_s = 0.0
         while True:
-            dataset, holder = self._read()
+            dataset, holder = self._read(or_make=True)
             if holder is None or self._may_take(holder, watched, since_s):
                 self.epoch = holder.epoch + 1 if holder else 1
                 if self._swap(dataset):

@@ -69,8 +69,6 @@ def score(
     for note in heads.unsure([head]):
         say(note)
     memory.use_little()
-    if not tables.exists("runs"):
-        tables.ensure_side_tables()
     with leased(tables, "score", say) as (lease, _), no_fill_beside(lease, say):
         schema = tables.open().schema
         check(schema, head, source)

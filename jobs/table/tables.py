@@ -134,6 +134,11 @@ class Tables:
                 raise StoreBusy(f"the store of {address} lists nothing where there is something", "try it later")
         if missing_ok:
             return None
+        if part and self.exists():
+            raise UserError(
+                f"the table {self.database}/{self.name} is there, but not {self.name}__{part}, which lay beside it",
+                f"`clipmill maintain {self.database}/{self.name}` makes it again; what only it told is lost",
+            )
         raise UserError(
             f"there is no table {self.database}/{self.name}",
             "check the name, or create it with `clipmill embed JOB.yaml`, which makes it once the model is loaded",
@@ -159,7 +164,7 @@ class Tables:
             raise UserError(
                 f"the table {self.database}/{self.name} exists, but clipmill did not make it: it has no column "
                 f"`{lacks[0]}`",
-                "check the name, or give the job another table name",
+                "check the name, or give the job another table name; `clipmill import` takes in another tool's vectors",
             )
 
     def _has_no_folder(self, part: str) -> bool:

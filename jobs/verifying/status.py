@@ -209,6 +209,7 @@ def rejects(
     if slug is not None:
         failed = [one for one in failed_rows(tables, rows, slug) if reason in (None, one["reason"])]
         return pa.Table.from_pylist(failed[:limit], pa.schema([(name, pa.string()) for name in names]))
+    tables.open("rejects")  # missing, nobody may take it for a table without rejects
     for batch in counted_rejects(tables, names, f"reason = '{reason}'" if reason else None):
         found.append(batch.slice(0, left))
         left -= found[-1].num_rows
