@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from clipmill.jobs.indexing.kmeans import train
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.schemas.errors import UserError
 
 SAMPLES_PER_PARTITION = 64
 MAX_SAMPLE_BYTES = 512_000_000
@@ -15,9 +16,29 @@ FEW = 256  # rows that are cheap to read one by one: neighbours are often pictur
 
 
 def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
-    """Unit centroids (P, D) from a random sample of the stored vectors."""
+    """Unit centroids (P, D) from a random sample of the stored vectors; fewer than `num_partitions`, or none, where
+    there are not so many with a direction in it."""
     sample_SD = sample(dataset, column, num_partitions * SAMPLES_PER_PARTITION)
-    return train(sample_SD, min(num_partitions, len(sample_SD)))
+    aimed_S = sample_SD.any(axis=1)
+    if not aimed_S.all():
+        sample_SD = sample_SD[aimed_S]
+    count = min(num_partitions, len(sample_SD))
+    return train(sample_SD, count) if count else sample_SD
+
+
+def all_centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+    """As `centroids`, but UserError where there are fewer: Lance would say in its own words that it wants more."""
+    found_PD = centroids(dataset, column, num_partitions)
+    if len(found_PD) < num_partitions:
+        raise nothing_to_train(column)
+    return found_PD
+
+
+def nothing_to_train(column: str) -> UserError:
+    return UserError(
+        f"too few rows have a {column} that points anywhere for an index of it; others are null, zeros or not finite",
+        "`--kind none` lets searches compare every row; `clipmill verify TABLE` says what is wrong with the vectors",
+    )
 
 
 def sample(dataset: Any, column: str, wanted: int, *, seed: int = 0) -> npt.NDArray[np.float32]:

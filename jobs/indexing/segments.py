@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.centroids import all_centroids
 from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
@@ -194,7 +194,7 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
         dim = dataset.schema.field(column).type.list_size
-        state.begin(centroids(dataset, column, plan.num_partitions), _drawn(dim, plan.bits))
+        state.begin(all_centroids(dataset, column, plan.num_partitions), _drawn(dim, plan.bits))
         memory.give_back()  # what training took is not added to what building takes
     assert state.centroids_PD is not None
     missing = [part for part in parts if _name(part) not in state.segments]

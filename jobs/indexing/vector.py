@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from clipmill.jobs.indexing.centroids import centroids
+from clipmill.jobs.indexing.centroids import all_centroids, nothing_to_train
 from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned, temporary_folder
 from clipmill.jobs.indexing.plan import VectorPlan
@@ -66,14 +66,19 @@ def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder
     with contextlib.ExitStack() as stack:
         stack.enter_context(temporary_folder())
         if plan.num_partitions > 1:
-            centroids_PD = options["ivf_centroids"] = centroids(dataset, column, plan.num_partitions)
+            centroids_PD = options["ivf_centroids"] = all_centroids(dataset, column, plan.num_partitions)
             memory.give_back()  # what training took is not added to what building takes
             options |= stack.enter_context(assigned(dataset, column, centroids_PD))
         if plan.kind == "IVF_RQ":
             options["num_bits"] = plan.bits
         builder.tell(f"{column}: building {plan.kind}")
         name = index_name(dataset, column)
-        dataset.create_index(column, plan.kind, name=name, metric=METRIC, replace=True, **options)
+        try:
+            dataset.create_index(column, plan.kind, name=name, metric=METRIC, replace=True, **options)
+        except RuntimeError as error:
+            if "KMeans cannot train" not in str(error):
+                raise
+            raise nothing_to_train(column) from None
 
 
 def is_behind(dataset: Any, column: str, plan: VectorPlan) -> bool:

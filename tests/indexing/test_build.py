@@ -349,6 +349,27 @@ def test_a_vector_that_is_no_number_spoils_no_partition(tmp_path: Path) -> None:
     assert report.recall.recall > 0.95
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), None])
+@pytest.mark.parametrize("rows", [2, 600])
+def test_where_hardly_a_vector_points_anywhere_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, value: float | None
+) -> None:
+    """Not in Lance's words, nor in Python's about a division. Among 600 one row has a direction, among two none."""
+    monkeypatch.setattr(plan, "ROWS_PER_PARTITION", 256)
+    uri = make_table(tmp_path, TableOptions(rows=rows))
+    table = lance.dataset(f"{uri}.lance").to_table()
+    place = table.schema.get_field_index("vector")
+    vectors = [None if value is None else [value] * DIM for _ in range(rows - 1)]
+    column = pa.array([*vectors, [float(rows > 2)] * DIM], table.schema.field(place).type)
+    changed = table.set_column(place, table.schema.field(place), column)
+    lance.write_dataset(changed, f"{uri}.lance", mode="overwrite")
+    kinds: tuple[plan.Kind, ...] = ("ivf_rq", "hnsw_sq") if rows == 2 else ("ivf_rq",)  # Lance may find the one row
+    for kind in kinds:
+        with pytest.raises(UserError, match="too few rows have a vector that points anywhere"):
+            build_index(uri, IndexOptions(kind=kind))
+    assert build_index(uri, IndexOptions(kind="none")).vectors[0].done == "none"
+
+
 def test_copies_of_a_picture_count_as_found_and_a_lonely_row_has_nothing_to_miss(tmp_path: Path) -> None:
     """Which ten of forty copies an index names is chance; one row has no other beside it."""
     rows = batch(TableOptions(rows=30))
