@@ -182,8 +182,9 @@ def _near_pairs(
 
     count = 1 if len(row_ids) <= SMALL_ROWS else len(row_ids) // ROWS_PER_CLUSTER
     clusters: list[list[npt.NDArray[np.uint64]]] = [[] for _ in range(count)]
-    found_PD = centroids(table.snapshot.dataset, "vector", count) if count > 1 else ()
-    centres_PD = found_PD if len(found_PD) else None  # hardly a vector that points anywhere
+    centres_PD = centroids(table.snapshot.dataset, "vector", count) if count > 1 else None
+    if centres_PD is not None and not len(centres_PD):  # hardly a vector that points anywhere
+        centres_PD = None
     for ids_B, vectors_BD in _vectors(table, predicate):
         places_B = order[np.minimum(np.searchsorted(row_ids, ids_B, sorter=order), len(order) - 1)]
         alone_B = (row_ids[places_B] == ids_B) & first[places_B]  # others than `facts` are read too
