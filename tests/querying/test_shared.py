@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.querying.at_hand.shared import Shared
+from clipmill.jobs.querying.at_hand.shared import Key, Shared
 from clipmill.jobs.querying.open import Table, open_table
 from tests.tables import TableOptions, WordEngine, append, make_table
+
+ONE = Key(("table", 1, ""))
 
 
 @pytest.fixture
@@ -76,6 +78,21 @@ def test_a_newer_version_takes_the_place_of_the_one_before(uri: str, folder: Pat
     assert answers(first) == answers(second) == answers(opened(uri, None))
 
 
+def test_a_process_that_is_still_at_an_older_version_takes_nothing_from_the_others(uri: str, folder: Path) -> None:
+    late = open_table(uri, engine=WordEngine())
+    first = opened(uri, folder)
+    append(uri, TableOptions(rows=40, start=300))
+    assert first.refresh()
+    newest = held(folder)
+    assert late.warm(rows=True, shared=Shared(folder))  # what it opened before
+    assert set(newest) < set(held(folder))
+    assert late.refresh()
+    assert held(folder) == newest, "mapped, not made again; and the older ones have gone"
+    made_again = Key(("another table", 1, ""))
+    Shared(folder).get_or_make("vectors vector", made_again, lambda place: None, Path.exists)
+    assert [name for name in held(folder) if name.endswith("vectors")] == []
+
+
 def test_many_at_once_make_it_once(folder: Path) -> None:
     made: list[int] = []
 
@@ -86,7 +103,7 @@ def test_many_at_once_make_it_once(folder: Path) -> None:
     found: list[str] = []
 
     def get() -> None:
-        found.append(Shared(folder).get_or_make("kind", 1, make, lambda place: (place / "one").read_text()))
+        found.append(Shared(folder).get_or_make("kind", ONE, make, lambda place: (place / "one").read_text()))
 
     threads = [threading.Thread(target=get) for _ in range(8)]
     for thread in threads:
@@ -104,12 +121,12 @@ def test_what_was_not_made_whole_is_made_again(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        shared.get_or_make("kind", 1, fails, Path.exists)
-    assert not shared.has("kind", 1)
+        shared.get_or_make("kind", ONE, fails, Path.exists)
+    assert not shared.has("kind", ONE)
     assert [one.name for one in folder.iterdir() if one.is_dir()] == []
     left = folder / f"{next(folder.glob('*.lock')).stem}+killed"  # as a process leaves it that is killed
     left.mkdir()
-    assert shared.get_or_make("kind", 1, lambda _: None, Path.exists)
+    assert shared.get_or_make("kind", ONE, lambda _: None, Path.exists)
     assert not left.exists()
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.querying.at_hand.shared import Shared, map_arrays, save_arrays
+from clipmill.jobs.querying.at_hand.shared import Key, Shared, map_arrays, save_arrays
 
 _BATCH = 16_384  # rows
 _NAME = "rows"
@@ -73,17 +73,17 @@ class HeldRows:
 
 
 def load(
-    dataset: Any, names: Sequence[str], max_bytes: int, shared: Shared | None = None, key: object = None
+    dataset: Any, names: Sequence[str], max_bytes: int, shared: Shared | None, identity: tuple[str, int, str]
 ) -> HeldRows | None:
     """Read these columns once. None where they are more than `max_bytes`, or there is no room for the file. `shared`:
-    with other processes, one of which reads them for all under `key`, which says of which version they are."""
+    with other processes, one of which reads them for all; `identity` is the snapshot's."""
     columns = [name for name in names if _is_simple(dataset.schema.field(name).type)]
     if not columns or max_bytes <= 0:
         return None
     try:
         if shared is not None:
             make = partial(_make_shared, dataset, columns, max_bytes)
-            return shared.get_or_make("rows", (key, columns, max_bytes), make, _read_shared)
+            return shared.get_or_make("rows", Key(identity, (columns, max_bytes)), make, _read_shared)
         with tempfile.TemporaryFile(prefix="clipmill-rows-") as file:
             ids = _write(file, dataset, columns, max_bytes)
             return _mapped(file, ids) if ids is not None else None

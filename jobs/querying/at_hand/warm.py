@@ -21,7 +21,7 @@ import pyarrow as pa
 from clipmill.jobs.querying.at_hand import tags as held_tags
 from clipmill.jobs.querying.at_hand.cells import Cells
 from clipmill.jobs.querying.at_hand.marked import Marked
-from clipmill.jobs.querying.at_hand.shared import Shared, map_arrays, save_arrays
+from clipmill.jobs.querying.at_hand.shared import Key, Shared, map_arrays, save_arrays
 from clipmill.jobs.querying.at_hand.sketch import Sketch, WarmVectors, sketch_rows
 from clipmill.jobs.querying.at_hand.vector_file import VectorFile
 from clipmill.jobs.querying.filters import filter_errors
@@ -97,8 +97,8 @@ def is_shared(snapshot: Snapshot, column: str, shared: Shared | None) -> bool:
     return shared is not None and shared.has(*_key(snapshot, column))
 
 
-def _key(snapshot: Snapshot, column: str) -> tuple[str, object]:
-    return f"vectors {column}", snapshot.identity
+def _key(snapshot: Snapshot, column: str) -> tuple[str, Key]:
+    return f"vectors {column}", Key(snapshot.identity)
 
 
 def _shared(snapshot: Snapshot, column: str, shared: Shared) -> WarmVectors:
