@@ -16,6 +16,7 @@ import pytest
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import Report, verify
 from clipmill.schemas import columns
@@ -485,6 +486,24 @@ def test_a_vocabulary_that_a_table_in_a_store_names_on_this_disk_is_not_opened(m
             return made.tables.open(*args, **options)
 
     assert vocabulary_of(Elsewhere(database="s3://b/db", name="images"), schema) is None
+
+
+def test_recall_that_was_lost_on_the_same_rows_is_named_though_it_is_little(tmp_path: Path) -> None:
+    """A stretch of an index that reads as zeros raises nothing in Lance. The same questions find what they found, if
+    nothing is wrong; of other rows they are others, and vary."""
+    from tests.tables import TableOptions, make_table
+
+    uri = make_table(tmp_path, TableOptions(rows=600))
+    build_index(uri, IndexOptions(kind="ivf_rq"))
+    dataset = lance.dataset(f"{uri}.lance")
+    key = f"{CONFIG_KEY}vector"
+    stored = json.loads(dataset.config()[key])
+    for recall, rows, is_named in ((1.0, 600, False), (1.06, 600, True), (1.06, 599, False)):
+        stored = {**stored, "rows": rows, "recall": {**stored["recall"], "recall": recall}}
+        dataset.update_config({key: json.dumps(stored)})
+        report = verify(uri, Storage())
+        assert report.recall == 1.0
+        assert any("recall@10 is 1.00, it was" in problem for problem in report.problems) == is_named
 
 
 def test_an_index_over_other_vectors_is_named(tmp_path: Path) -> None:
