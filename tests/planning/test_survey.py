@@ -89,6 +89,18 @@ def test_texts_without_a_picture_are_those_whose_picture_is_not_in_the_folder(na
     assert sorted(lonely) == sorted(n for n in names if n not in images and n[:-4] not in paired)
 
 
+def test_texts_whose_names_differ_in_case_alone_cost_their_slice_nothing(tmp_path: Path) -> None:
+    for name in ("a.TXT", "a.Txt", "a.txt", "b.jpg", "b.txt", "c.TXT"):
+        (tmp_path / name).write_bytes(b"words")
+    counted: dict[str, int] = {}
+    source = Source(format="files", uri=f"{tmp_path}/", caption="txt")
+    (unit,) = survey(source, LOCAL, Limits(), left_out=counted)
+    (found,) = read_unit(unit, source, LOCAL, Limits())
+    assert isinstance(found, Sample)
+    assert (found.uri, found.caption) == (f"{tmp_path}/b.jpg", "words")
+    assert sum(counted.values()) == 4
+
+
 def test_any_number_of_texts_without_a_picture_takes_no_memory_while_planning() -> None:
     slices = survey_slices._Slices("s3://b/", Wanted.of(Source(format="files", uri="s3://b/", caption="txt")), {})
     tracemalloc.start()

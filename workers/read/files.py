@@ -63,7 +63,7 @@ def _items(unit: WorkUnit, pattern: Pattern, source: Source, storage: Storage, c
     texts: dict[tuple[str, str], Key] = {}
 
     def drop(name: str) -> None:
-        del texts[split_key(name)]
+        texts.pop(split_key(name), None)  # `a.TXT` and `a.txt` are one entry
 
     pairs = Pairs(drop)
     before = earlier_patterns(source, unit.uri, storage)
