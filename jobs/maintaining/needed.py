@@ -8,6 +8,7 @@ from typing import Any
 from clipmill.jobs.committing import heal
 from clipmill.jobs.committing.compaction import CACHE_BYTES, tasks_of
 from clipmill.jobs.committing.compaction import KEEP as SIDE_KEEP
+from clipmill.jobs.committing.lease import FENCE_FRAGMENT
 from clipmill.jobs.indexing.build import is_behind
 from clipmill.jobs.maintaining.orphans import FOLDERS, Orphan, named
 from clipmill.jobs.table.ledger import read_ledger
@@ -81,10 +82,16 @@ def same_rows(rows: Any, version: int) -> bool:
         except (OSError, ValueError):  # its version was cleaned up
             return False
         kind = type(operation).__name__
-        is_fence = kind == "Update" and not operation.updated_fragments and not operation.new_fragments
-        if kind not in _QUIET and not is_fence and not (kind == _UNNAMED and _same_files(rows, later)):
+        is_quiet = kind in _QUIET or (kind == "Update" and _is_fence(operation))
+        if not is_quiet and not (kind == _UNNAMED and _same_files(rows, later)):
             return False
     return True
+
+
+def _is_fence(update: Any) -> bool:
+    """Whether it takes away the fragment that no table has, and nothing else happens."""
+    only = [int(one) for one in update.removed_fragment_ids] == [FENCE_FRAGMENT]
+    return only and not update.updated_fragments and not update.new_fragments
 
 
 def _same_files(rows: Any, version: int) -> bool:

@@ -399,6 +399,16 @@ def test_tags_that_would_keep_it_are_named_before_anything_is_done(secret: Secre
     assert holds(tables, *needles) == []
 
 
+def test_a_tag_is_in_the_way_also_where_all_rows_of_a_fragment_were_deleted(tables: Tables) -> None:
+    """Their commit takes a fragment away and writes none, as a fence does."""
+    rows = tables.open()
+    rows.tags.create("live", rows.version)
+    gone(tables, by("d", "e"))
+    with pytest.raises(UserError, match="live"):
+        gone(tables, purge=True)
+    assert tables.open(version="live").count_rows() == 5
+
+
 def test_tags_are_dropped_where_that_is_asked_for(secret: Secret) -> None:
     tables, needles = secret
     rows = tables.open()
