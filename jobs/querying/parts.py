@@ -13,7 +13,7 @@ BATCH_ROWS = 4096
 
 def chosen_columns(table: Table, names: Sequence[str]) -> list[str]:
     """Each once. Raises UserError for one that the table has not."""
-    return list(table.snapshot.check_columns(tuple(dict.fromkeys(names))))
+    return list(table.snapshot.check_columns(tuple(names)))
 
 
 def in_order(

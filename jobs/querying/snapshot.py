@@ -297,11 +297,12 @@ class Snapshot:
         return self.dataset._take_rows(row_ids_K.tolist(), columns=list(columns)) if found is None else found
 
     def check_columns(self, columns: tuple[str, ...]) -> tuple[str, ...]:
+        """Each once, because Lance reads none twice."""
         known = self.schema.names
         for name in columns:
             if name not in known:
                 raise UserError(f"{name} is no column of the table", f"there is: {', '.join(known)}")
-        return columns
+        return tuple(dict.fromkeys(columns))
 
 
 def _weigh_facet(_: Any, facet: Any) -> int:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Literal
 from urllib.parse import parse_qs
@@ -26,6 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "clipmill_token"
 UPLOADS = ("/api/encode",)
+_LET_PASS_S = 5.0  # time for some hundred megabytes beside us, some megabytes from far away
 OPEN = ("/health",)  # without a token: probes have none
 HEADERS = [
     (
@@ -82,7 +84,7 @@ class Guard:
         self.metrics.running.inc()
         try:
             if (refusal := self._refusal(scope)) is not None:
-                await _answer(sender, *refusal)
+                await _answer(sender, *refusal, rest=receive if refusal[0] == 413 else None)
             else:
                 await self._pass_on(scope, receive, sender)
         finally:
@@ -152,7 +154,8 @@ class Guard:
 
         await self.app(scope, counted, sent)
         if not started and seen > limit:
-            await _answer(send, 413, f"the body has more than {limit} bytes", "send less", [])
+            error = f"the body has more than {limit} bytes"
+            await _answer(send, 413, error, "send less", [], rest=None if whole else receive)
         elif not started and late:
             await _answer(send, 408, f"the body did not come within {self.settings.body_s:g} s", "send it again", [])
 
@@ -168,13 +171,32 @@ def _with_headers(send: Send, status: list[int]) -> Send:
     return sender
 
 
-async def _answer(send: Send, status: int, error: str, hint: str, headers: list[tuple[bytes, bytes]]) -> None:
+async def _answer(
+    send: Send,
+    status: int,
+    error: str,
+    hint: str,
+    headers: list[tuple[bytes, bytes]],
+    rest: Receive | None = None,
+) -> None:
+    """`rest`: of the request, where some of it may still come."""
     body = json.dumps({"error": error, "hint": hint}).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     if status in (408, 413):
-        start.append((b"connection", b"close"))  # what still comes in is not read
+        start.append((b"connection", b"close"))  # no other request is read from it
     await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": rest is not None})
+    if rest is not None:
+        await _let_pass(rest)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _let_pass(rest: Receive) -> None:
+    """What a client is still sending: closed before that, its system throws our answer away with the connection."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LET_PASS_S):
+            while (await rest()).get("more_body", False):
+                pass
 
 
 def _host_name(host: str) -> str:

@@ -249,7 +249,10 @@ def test_a_bomb_is_refused_from_its_header_alone() -> None:
     png = bytearray(save(COLOUR, "PNG"))
     png[16:24] = struct.pack(">II", 200_000, 200_000)
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    assert reason(bytes(png)) == Reason.TOO_MANY_PIXELS
+    with pytest.raises(BadImage) as caught:
+        decode(bytes(png), Limits(), target_px=None)
+    assert caught.value.reason == Reason.TOO_MANY_PIXELS
+    assert caught.value.detail == "40000000000 pixels, the limit is 100000000"  # the job's own, not Pillow's
 
 
 def test_a_bomb_inside_an_icon_is_refused() -> None:

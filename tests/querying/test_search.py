@@ -137,6 +137,10 @@ def test_without_examples_the_rows_are_listed(table: Table) -> None:
 
 def test_columns_are_those_asked_for(table: Table) -> None:
     assert table.search("red", k=1, columns=("uri", "vector")).column_names == ["uri", "vector", "score"]
+    twice = ("id", "uri", "id")
+    assert table.search("red", k=1, columns=twice).column_names == ["id", "uri", "score"]
+    assert table.search(where="views > 3", k=1, columns=twice).column_names == ["id", "uri", "score"]
+    assert table.get("row-000004", columns=twice).column_names == ["id", "uri"]
 
 
 def test_caption_vectors_can_be_searched(table: Table, engine: WordEngine) -> None:

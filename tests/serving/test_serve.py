@@ -1,5 +1,6 @@
 """The HTTP API over a real socket: answers, refusals, hostile input; the server is alive after each."""
 
+import asyncio
 import base64
 import http.client
 import io
@@ -332,6 +333,18 @@ def test_uploads_that_are_too_large_or_no_picture(client: httpx.Client) -> None:
         message = problem(client.post("/api/encode", files={"image": ("x.png", data, "image/png")}), 400)
         assert "query image" in message
     problem(client.post("/api/encode", data={"image": "text"}), 422)
+
+
+def test_whoever_sends_too_much_is_told_so_and_not_cut_off(client: httpx.Client) -> None:
+    """Clients that read and write at once, as browsers do, lose an answer behind which the connection ends."""
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=30) as own:
+            for _ in range(8):
+                answer = await own.post("/api/search", content=b" " * 4_000_000)
+                assert "limit" in problem(answer, 413)
+
+    asyncio.run(ask())
 
 
 def test_a_body_without_a_length_is_counted_while_it_streams(client: httpx.Client) -> None:

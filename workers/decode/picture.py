@@ -150,7 +150,7 @@ def _decode_with_pillow(image: bytes, limits: Limits) -> Decoded:
     except BadImage:
         raise
     except Exception as error:  # Pillow's parsers raise whatever the bytes provoke, and it is the file's fault
-        refusal = _refusal(error)
+        refusal = _refusal(error, limits)
         if refusal.reason == Reason.UNKNOWN_FORMAT and (known := extra.missing_for(image)):
             refusal = BadImage(Reason.UNKNOWN_FORMAT, known)
         if image.startswith(decode_png.SIGNATURE):
@@ -199,12 +199,13 @@ def _orientation_of_picture(picture: Image.Image) -> int:
         return 1
 
 
-def _refusal(error: Exception) -> BadImage:
+def _refusal(error: Exception, limits: Limits) -> BadImage:
     text = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         return BadImage(Reason.UNKNOWN_FORMAT, "no decoder recognises the bytes")
     if isinstance(error, Image.DecompressionBombError):
-        return BadImage(Reason.TOO_MANY_PIXELS, text)
+        size = re.search(r"\d+", text)  # Pillow compares it with twice the limit, and says that
+        return BadImage(Reason.TOO_MANY_PIXELS, f"{size[0] if size else 0} pixels, the limit is {limits.max_pixels}")
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return BadImage(Reason.TRUNCATED, text)
     if isinstance(error, MemoryError):
