@@ -13,18 +13,22 @@ from urllib.parse import urlsplit
 from tests.listening import listening
 
 IN_A_ROW = 2  # refusals of one request, so that whoever asks three times gets on
-_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+DENIED = (403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+EXPIRED = (400, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
 _OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
 
 
 class Throttle:
     """Refuses `share` of the requests, those of one method and address at most `in_a_row` times one after the other.
-    `refused` counts them by method. Everything else goes to the server as it is: signatures stay valid."""
+    `answer`: their status and body; `refused` counts them by method. Everything else goes to the server as it is:
+    signatures stay valid."""
 
     def __init__(self, endpoint: str, share: float, seed: int = 0, *, in_a_row: int = IN_A_ROW) -> None:
         target = urlsplit(endpoint)
         self.target = (target.hostname or "127.0.0.1", target.port or 80)
         self.share, self.in_a_row = share, in_a_row
+        self.answer = SLOW_DOWN
         self.refused: Counter[str] = Counter()
         self.passed = 0
         self.endpoint = ""
@@ -75,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.throttle.refuses(self.command, self.path):
-            self._answer(503, _SLOW_DOWN, [("Content-Type", "application/xml")])
+            self._answer(*self.throttle.answer, [("Content-Type", "application/xml")])
             return
         self.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():

@@ -32,14 +32,16 @@ def reading_index(dataset: Any, name: str) -> Iterator[None]:
 @contextmanager
 def naming_damage(dataset: Any, *asked: str | None) -> Iterator[None]:
     """Around a read that indices take part in: those of columns that are named in `asked`, filters or columns. What
-    fails is tried again alone, index by index: Lance's words rarely say of which file they are."""
+    fails is tried again alone, index by index: Lance's words rarely say of which file they are. A store that does not
+    answer is told as that."""
     try:
         yield
     except _READING as error:
-        if of_table(error, "the table") is error:
-            text = " ".join(part for part in asked if part)
-            for index in dataset.describe_indices():
-                if any(column in text for column in index.field_names):
-                    with reading_index(dataset, index.name):
-                        dataset.prewarm_index(index.name)
+        if (told := of_table(error, "the table")) is not error:
+            raise told from error
+        text = " ".join(part for part in asked if part)
+        for index in dataset.describe_indices():
+            if any(column in text for column in index.field_names):
+                with reading_index(dataset, index.name):
+                    dataset.prewarm_index(index.name)
         raise

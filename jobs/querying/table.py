@@ -163,7 +163,7 @@ class Table:
             if not len(query.positive):
                 return self._browse(snapshot, query, predicate, columns)
             hits = self._hits(snapshot, query, predicate)
-        return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
+            return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 
     def search_phash(
         self, picture: Any, *, max_distance: int = phash.DEFAULT_DISTANCE, **options: Unpack[QueryFields]
@@ -187,7 +187,7 @@ class Table:
         most = values.whole("max_distance", max_distance)
         with naming_damage(snapshot.dataset, predicate):
             hits = phash.nearest(snapshot, wanted, most, query.depth, predicate)
-        return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
+            return _with_columns(snapshot, hits.slice(query.offset, query.k), columns)
 
     def predicate(self, query: Query) -> str | None:
         """The filters of a query as one SQL predicate. Raises UserError."""

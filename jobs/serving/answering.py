@@ -14,6 +14,7 @@ from clipmill.jobs.serving import models
 from clipmill.jobs.serving.services import Services, steady, unproven
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
+from clipmill.workers.store.errors import table_errors
 
 _QUICK_S = 0.02
 _OF_PLAIN = {"vector", "k", "offset", "columns"}
@@ -53,7 +54,7 @@ async def answer(found: Services, question: models.SearchRequest) -> Response:
 
 def _at_once(work: Callable[[], bytes]) -> bytes | None:
     """None where it takes longer than others should wait, such as among thousands of copies."""
-    with suppress(OutOfTime), deadline(_QUICK_S):
+    with suppress(OutOfTime), deadline(_QUICK_S), table_errors("the table"):
         return work()
     return None
 

@@ -24,6 +24,7 @@ from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.schemas.errors import ClipmillError
+from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable, table_errors
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
@@ -96,8 +97,12 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
 def _keep_at_hand(services: Services, shared: Shared | None) -> bool:
     """False where the table could not be read just now: it is tried again, and followed meanwhile."""
     try:
-        services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
-    except Exception:  # the store is away, or the table was dropped meanwhile
+        with table_errors("the table"):
+            services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
+    except ClipmillError as error:
+        logger.warning("vectors cannot be read into memory yet: %s", error.message)
+        return False
+    except Exception:  # such as a table that was dropped meanwhile
         logger.warning("vectors cannot be read into memory yet", exc_info=True)
         return False
     return True
@@ -137,13 +142,20 @@ def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
 def _follow(services: Services) -> bool:
     """Look for a newer version; True where there is one. What is wrong stands in the health until it is right."""
     try:
-        moved = services.table.refresh()
+        with table_errors("the table"):
+            moved = services.table.refresh()
+    except (StoreUnavailable, StoreRefuses) as error:  # the open version still answers, and we look again
+        if services.table_state[0][0] != "away":
+            logger.warning("the table cannot be looked at for a newer version: %s", error.message)
+        says = "refuses to let us in" if isinstance(error, StoreRefuses) else "does not answer"
+        services.table_state[0] = ("away", f"the table's store {says}")
+        return False
     except ClipmillError as error:
         if services.table_state[0][0] != "gone":
             logger.warning("the table cannot be served: %s", error.message)
         services.table_state[0] = ("gone", "there is no such table any more, or it is another one")
         return False
-    except Exception:  # a store that is away for a while: the open version still answers, and we look again
+    except Exception:  # whatever else a store that is ill makes of it
         if services.table_state[0][0] != "away":
             logger.exception("the table cannot be looked at for a newer version")
         services.table_state[0] = ("away", "the table's store does not answer")

@@ -27,6 +27,7 @@ from clipmill.jobs.serving import address
 from clipmill.jobs.serving.settings import Settings, cores
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up what several processes count
@@ -202,9 +203,9 @@ def _serve(asked: Asked) -> None:
         try:
             bound = address.beside(asked.settings)
             app = _app(asked, first=_is_locked(mark))
-        except ClipmillError as error:  # gone since the first process looked
+        except ClipmillError as error:  # gone since the first process looked, or its store is away for a while
             logger.error("%s (%s)", error.message, error.hint)
-            sys.exit(_REFUSED)
+            sys.exit(1 if isinstance(error, (StoreUnavailable, StoreRefuses)) else _REFUSED)
         config = uvicorn.Config(app, log_level="warning", **server_options(asked.settings))
         uvicorn.Server(config).run(sockets=[bound])
 

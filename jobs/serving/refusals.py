@@ -1,6 +1,7 @@
 """What a request is told that cannot be answered: one sentence and a hint, in the shape of `models.Problem`."""
 
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ from clipmill.jobs.serving.pictures import NoPicture
 from clipmill.jobs.serving.runner import Busy, TooSlow
 from clipmill.jobs.serving.services import Loading
 from clipmill.schemas.errors import ClipmillError, DamagedIndex
+from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable
 
+logger = logging.getLogger(__name__)
+UNREADABLE = ("the table cannot be read just now", "/health says why")
 VECTOR_HINT = """in Python: base64.urlsafe_b64encode(numpy.asarray(v, "<f2").tobytes()).decode().rstrip("=")"""
 SEE = "requests and their fields are described at /openapi.json"
 JSON_HINT = "send it with Content-Type: application/json"
@@ -82,8 +86,12 @@ def add_error_handlers(app: FastAPI) -> None:
         return JSONResponse({"error": texts[0], "hint": texts[1]}, status, headers)
 
     @app.exception_handler(ClipmillError)
-    async def _mistake(_: Request, error: ClipmillError) -> JSONResponse:
-        # A damaged index is no mistake of who asks.
+    async def _mistake(request: Request, error: ClipmillError) -> JSONResponse:
+        # A damaged index or a store that is away is no mistake of who asks, who need not know where it is.
+        if isinstance(error, (StoreUnavailable, StoreRefuses)):
+            if request.app.state.services.table_state[0][0] == "ok":  # else it was told
+                logger.warning("a query is not answered: %s", error.message)
+            return answer(503, *UNREADABLE, {"retry-after": "2"})
         return answer(503 if isinstance(error, DamagedIndex) else 400, error.message, error.hint)
 
     @app.exception_handler(NoPicture)
@@ -114,5 +122,5 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> JSONResponse:
         if request.app.state.services.table_state[0][0] != "ok":
-            return answer(503, "the table cannot be read just now", "/health says why")
+            return answer(503, *UNREADABLE)
         return answer(500, "something went wrong here", "the server's log says what")

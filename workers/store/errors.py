@@ -53,6 +53,11 @@ class StoreBusy(StoreUnavailable):
     """The store did answer, with 5xx or "slow down", again and again: nothing in the job file is wrong."""
 
 
+class StoreRefuses(UserError):
+    """The store is there and lets nobody in who asks like this: credentials, permission, clock, region. A person may
+    mend it meanwhile, and nothing is said of what lies there."""
+
+
 class TooManyBytes(ClipmillError):
     """The object or range is larger than the caller allows; it was not read."""
 
@@ -167,32 +172,36 @@ def translate(error: Exception, uri: str, doing: str = "read") -> Exception:
     return _local_mistake(error, uri, names)
 
 
-def _refused_before_looking(error: Exception, uri: str, code: str, names: set[str]) -> UserError | None:
+def _refused_before_looking(error: Exception, uri: str, code: str, names: set[str]) -> StoreRefuses | None:
     """Credentials, clock or region: no object of this store can be reached like this."""
     if code in CREDENTIAL_CODES:
-        return UserError(f"the store refuses the credentials for {uri} ({code})", "check AWS_ACCESS_KEY_ID and its key")
+        return StoreRefuses(
+            f"the store refuses the credentials for {uri} ({code})", "check AWS_ACCESS_KEY_ID and its key"
+        )
     if has_no_credentials(error, names):
         return _no_credentials(error, uri)
     if code == "RequestTimeTooSkewed":
-        return UserError(f"this machine's clock and that of the store of {uri} differ too much", "set the clock (NTP)")
+        return StoreRefuses(
+            f"this machine's clock and that of the store of {uri} differ too much", "set the clock (NTP)"
+        )
     if code in REGION_CODES:
-        return UserError(f"the bucket of {uri} is in another region ({code})", "set storage.region or AWS_REGION")
+        return StoreRefuses(f"the bucket of {uri} is in another region ({code})", "set storage.region or AWS_REGION")
     return None
 
 
-def _no_credentials(error: Exception, uri: str) -> UserError:
+def _no_credentials(error: Exception, uri: str) -> StoreRefuses:
     """No request was signed. What the chain says names profiles and files, never a key."""
     text = " ".join(str(link) for link in chain(error))
     profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE")
     of = f" (profile {profile})" if profile else ""
     if re.search(r"(?i)sso", text + " ".join(c.__name__ for c in type(error).__mro__)):
         login = "aws sso login" + (f" --profile {profile}" if profile else "")
-        return UserError(f"no credentials for {uri}: single sign-on is not logged in{of}", f"run `{login}`")
+        return StoreRefuses(f"no credentials for {uri}: single sign-on is not logged in{of}", f"run `{login}`")
     hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
     hint += "; to read a public bucket: storage.anonymous: true"
     if profile:
         hint = f"check the profile in the AWS config file, and the profile or command it takes them from; or {hint}"
-    return UserError(f"no usable credentials for {uri}{of}", hint)
+    return StoreRefuses(f"no usable credentials for {uri}{of}", hint)
 
 
 def of_table(error: Exception, uri: str, *, doing: str = "read") -> Exception:
@@ -209,7 +218,7 @@ def of_table(error: Exception, uri: str, *, doing: str = "read") -> Exception:
         return UserError(str(told), "make the bucket, or check the table's name and storage.endpoint_url")
     if isinstance(told, PermissionError):
         hint = "ask for s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject on it"
-        return UserError(f"no permission to {doing} {uri}" + (f" ({code})" if code else ""), hint)
+        return StoreRefuses(f"no permission to {doing} {uri}" + (f" ({code})" if code else ""), hint)
     return told
 
 

@@ -1,0 +1,65 @@
+"""A store that refuses for a while under a server: queries are told so, and the table is not taken for gone."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.serving.settings import Settings
+from clipmill.schemas.config import Storage
+from clipmill.workers.store.errors import StoreRefuses
+from tests.conftest import S3
+from tests.served import running
+from tests.tables import TableOptions, WordEngine, make_table
+from tests.throttling import DENIED, EXPIRED, Throttle
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+def throttle(s3_by_options: S3) -> Iterator[Throttle]:
+    """Lets everything pass until its share is raised."""
+    with Throttle(s3_by_options.endpoint, 0.0, in_a_row=10**9).running() as found:
+        yield found
+
+
+@pytest.fixture
+def table(s3_by_options: S3, throttle: Throttle, tmp_path: Path) -> Table:
+    make_table(tmp_path, TableOptions(rows=20))
+    s3_by_options.upload(tmp_path, "db/")
+    storage = Storage(endpoint_url=throttle.endpoint, region="us-east-1")
+    return open_table(f"{s3_by_options.uri}/db/images", storage=storage, engine=WordEngine())
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_a_store_refuses_is_refused_in_a_sentence_and_looked_at_again(table: Table, throttle: Throttle) -> None:
+    with running(table, Settings(refresh_s=0.2)) as base, httpx.Client(base_url=base, timeout=30) as client:
+
+        def asked() -> set[int]:
+            answers = [client.post("/api/search", json={"where": "views > 3"}), client.get("/api/item?id=row-000004")]
+            assert all(a.is_success or a.json()["error"] == "the table cannot be read just now" for a in answers)
+            return {answer.status_code for answer in answers}
+
+        for answer in (DENIED, EXPIRED):
+            assert asked() == {200}
+            throttle.answer, throttle.share = answer, 1.0
+            assert asked() == {503}  # also before the server has noticed by itself
+            until(lambda: client.get("/health").json()["status"] == "away")
+            health = client.get("/health")
+            assert health.status_code == 200
+            assert "store" in health.json()["detail"]
+            assert asked() == {503}
+            throttle.share = 0.0
+            until(lambda: client.get("/health").json()["status"] == "ok")
+    throttle.answer, throttle.share = DENIED, 1.0
+    with pytest.raises(StoreRefuses, match="no permission"):
+        table.search(where="views > 4")
