@@ -18,7 +18,7 @@ from typing import Any
 from clipmill.jobs.committing.holder import Holder
 from clipmill.jobs.committing.lease import Lease, fill_holder
 from clipmill.jobs.table import memory, tombstones
-from clipmill.jobs.table.errors import is_conflict
+from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
 
 EVERY = 1_000  # fragments that have to come before another pass is worth it
@@ -68,10 +68,12 @@ class Compactor:
             return
         rows = self.tables.open(cache_bytes=CACHE_BYTES)
         try:
-            done = _rewritten(rows, self.target_rows, BUDGET_S)
+            with writing(self.tables.rows):
+                done = _rewritten(rows, self.target_rows, BUDGET_S)
             if done:
                 self.lease.check()
-                compaction().commit(rows, done)
+                with writing(self.tables.rows):
+                    compaction().commit(rows, done)
                 self.passes += 1
         except OSError as error:
             if not is_conflict(error):
@@ -135,11 +137,12 @@ def tidy_side_tables(tables: Tables, lease: Lease, *, every: int = SIDE_EVERY, k
         dataset = tables.open(part, cache_bytes=CACHE_BYTES)
         lease.check()
         try:
-            if len(dataset.get_fragments()) >= every:
-                done = _rewritten(dataset, 1_000_000, BUDGET_S)
-                if done:
-                    compaction().commit(dataset, done)
-            tables.open(part).cleanup_old_versions(keep, error_if_tagged_old_versions=False)
+            with writing(tables.uri(part)):
+                if len(dataset.get_fragments()) >= every:
+                    done = _rewritten(dataset, 1_000_000, BUDGET_S)
+                    if done:
+                        compaction().commit(dataset, done)
+                tables.open(part).cleanup_old_versions(keep, error_if_tagged_old_versions=False)
         except OSError as error:
             if not is_conflict(error):
                 raise

@@ -59,7 +59,10 @@ def _see_a_node(workers: Workers, say: Callable[[str], None]) -> None:
 
 
 def _worth(context: RunContext, todo: Sequence[WorkUnit], one: Shape, say: Callable[[str], None]) -> int:
-    """How many workers the work is enough for."""
+    """How many workers the work is enough for. Without work one is asked all the same whether it has the table's model,
+    and nobody waits for more."""
+    if not todo:
+        return 0
     counts = [unit.num_samples for unit in todo]
     samples = sum(count for count in counts if count is not None)
     cores = GPU_CORES if one.own_share and one.threads == 1 else one.threads

@@ -176,7 +176,8 @@ def check_fingerprint(schema: pa.Schema, mine: Fingerprint) -> None:
         raise UserError(
             f"the table holds vectors of {theirs.model} ({theirs.pretrained}), not of {mine.model} "
             f"({mine.pretrained}): {differences[0]}",
-            "use the table's model, or give the job another table name",
+            "use the table's model, or give the job another table name; `clipmill reembed TABLE --model NAME` fills "
+            "another model's vectors beside them, and `clipmill promote` puts those in use",
         )
 
 

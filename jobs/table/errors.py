@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +18,16 @@ _CONFLICT = re.compile(
     r"(?:Retryable commit conflict|Commit conflict|Incompatible transaction|Too many concurrent writers)",
     re.IGNORECASE,
 )
-_REFUSALS = (
+_NO_ROOM = (
     (
         r"\(os error 28\)|\(os error 122\)|507 Insufficient",
         "there is no space left for",
         "free some, or use another place",
     ),
     (r"\(os error 30\)", "the file system is mounted read-only, so nothing can be written to", "use another place"),
+)
+_REFUSALS = (
+    *_NO_ROOM,
     (
         r"\(os error 13\)|\(os error 1\)",
         "no permission to write to",
@@ -99,12 +102,23 @@ def refusal(error: Exception, uri: str) -> ClipmillError | None:
     where that is not what happened."""
     if is_conflict(error):
         return None
-    text = f"{error} (os error {error.errno})" if isinstance(error, OSError) else str(error)  # Python's, Lance's
-    for pattern, sentence, hint in _REFUSALS:
-        if isinstance(error, OSError) and re.search(pattern, text):
-            return UserError(f"{sentence} {uri}", hint)
+    if told := _refused(error, uri, _REFUSALS):
+        return told
     told = of_table(error, uri, doing="write to")
     return told if isinstance(told, ClipmillError) else None
+
+
+def no_room(error: Exception, uri: str) -> UserError | None:
+    """Of what `refusal` knows, what no reader meets: for whoever cannot tell whether something was to be written."""
+    return _refused(error, uri, _NO_ROOM)
+
+
+def _refused(error: Exception, uri: str, refusals: Sequence[tuple[str, str, str]]) -> UserError | None:
+    if not isinstance(error, OSError):
+        return None
+    text = f"{error} (os error {error.errno})"  # Python's; Lance's have the number in the text
+    found = next(((sentence, hint) for pattern, sentence, hint in refusals if re.search(pattern, text)), None)
+    return UserError(f"{found[0]} {uri}", found[1]) if found else None
 
 
 def one_line(error: BaseException) -> str:

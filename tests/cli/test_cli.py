@@ -431,6 +431,10 @@ def test_what_nohup_asks_to_ignore_stays_ignored() -> None:
         (OSError(errno.EROFS, "Read-only file system", "sch"), "error: sch: Read-only file system"),
         (PermissionError(errno.EACCES, "Permission denied", "sch"), "error: sch: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "error: no space left on device"),
+        (
+            OSError("LanceError(IO): No space left on device (os error 28)"),
+            "error: there is no space left for the table",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), "Traceback"),  # of a socket, perhaps: a defect
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "sch"), "Traceback"),
     ],

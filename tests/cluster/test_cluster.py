@@ -9,7 +9,7 @@ import pytest
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster.nodes import Node
 from clipmill.jobs.cluster.shape import AHEAD, Shape, check_fits, shape, wanted
-from clipmill.jobs.running.sizing import few
+from clipmill.jobs.running.sizing import _worth, few
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.units import WorkUnit
@@ -177,3 +177,10 @@ def test_batch_sizes_are_not_tried_for_few_pictures(
         for number, (samples, size) in enumerate(units)
     ]
     assert few(todo, workers) == short
+
+
+def test_no_work_is_no_reason_to_speak_of_workers() -> None:
+    """A night of another model's job, without a new unit: "up to 0 workers if nodes join: 0.0 hours of work"."""
+    told: list[str] = []
+    assert _worth(None, [], None, told.append) == 0  # type: ignore[arg-type]  # neither is looked at
+    assert told == []

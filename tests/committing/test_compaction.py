@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from clipmill.jobs.committing import heal
+from clipmill.jobs.committing import compaction, heal
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import Compactor, tidy_side_tables
 from clipmill.jobs.committing.holder import Holder
 from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.errors import LeaseLost
+from clipmill.schemas.errors import LeaseLost, UserError
 from tests.committed import Killed, entry, fragments, ids, killer, make_tables, take_lease
 
 
@@ -132,6 +132,20 @@ def test_a_holder_that_lost_its_lease_merges_nothing(tables: Tables) -> None:
     with pytest.raises(LeaseLost):
         Compactor(tables, sleeper).compact()
     assert num_fragments(tables) == 4
+
+
+def test_a_disk_that_is_full_is_named(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging writes before it frees, so a night meets it here first: it was a traceback."""
+    lease = take_lease(tables, "a")
+
+    def full(*_: object) -> None:
+        raise OSError("LanceError(IO): No space left on device (os error 28), structural.rs:191:9")  # as Lance says it
+
+    monkeypatch.setattr(compaction, "_rewritten", full)
+    with pytest.raises(UserError, match=r"no space left for \S+images.lance"):
+        Compactor(tables, lease).compact()
+    with pytest.raises(UserError, match=r"no space left for \S+images__runs.lance"):
+        tidy_side_tables(tables, lease, every=0)
 
 
 def test_fragments_that_a_column_is_being_filled_into_stay(tables: Tables) -> None:

@@ -112,6 +112,7 @@ def test_vectors_of_another_model_or_other_pixels(other: Any) -> None:
     with pytest.raises(UserError, match="the table holds vectors of stub:4") as error:
         compat.check_fingerprint(schema(), other)
     assert "another table name" in error.value.hint
+    assert "`clipmill reembed TABLE --model NAME`" in error.value.hint
 
 
 def test_another_precision_or_path_is_the_same_model() -> None:
