@@ -36,6 +36,7 @@ STEPS = ("before_detach", "after_detach", "after_rename", "after_attach", "after
 SETTLE_S = 5.0  # for clients that have read the old entry and are encoding words with it
 # In the config of the rows: which set took whose place last, and whether what is known of indices has followed.
 PROMOTED_KEY = "clipmill.promoted"
+ALREADY = "it is in use already"
 Say = Callable[[str], None]
 Hook = Callable[[str], None]
 
@@ -84,7 +85,7 @@ def promote(table: str, slug: str, storage: Storage, options: GateOptions, how: 
     with leased(tables, "promote", how.say) as (lease, _), no_fill_beside(lease, how.say):
         rows = tables.open()
         if slug not in sets_in(rows.schema) and slug == sets.slug_in_use(rows.schema):
-            return _Switch(tables, lease, slug, how).finish("it is in use already")
+            return _Switch(tables, lease, slug, how).finish(ALREADY)
         how.say("looking at what stands in the way")
         verdict = judge(tables, rows, slug, options)
         if verdict.blockers:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from clipmill.jobs.migrating.drop import Dropped
-from clipmill.jobs.migrating.promote import Promotion
+from clipmill.jobs.migrating.promote import ALREADY, Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
 from clipmill.jobs.table.sets import missing_in_words
 from clipmill.schemas.words import counted, part_of
@@ -60,7 +60,8 @@ def promotion_in_words(done: Promotion) -> str:
     seen = (
         f"readers see version {done.live}" if done.live is not None else "no version is published; readers see it too"
     )
-    lines = [f"'{done.set}' ({done.model}) is in use since version {done.version}; {seen}"]
+    since = "" if ALREADY in done.notes else f" since version {done.version}"  # since an older one, nobody knows which
+    lines = [f"'{done.set}' ({done.model}) is in use{since}; {seen}"]
     lines += figures(done.verdict) if done.verdict is not None else []
     lines.append(f"kept beside it: '{done.beside}'; `clipmill promote {done.table} --back` takes it back in use")
     return "\n".join([*lines, *(done.verdict.notes if done.verdict is not None else []), *done.notes])

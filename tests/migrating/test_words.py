@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from clipmill.jobs.migrating.drop import Dropped
-from clipmill.jobs.migrating.promote import Promotion
+from clipmill.jobs.migrating.promote import ALREADY, Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
 from clipmill.jobs.migrating.reembed import Reembedded
 from clipmill.jobs.migrating.words import (
@@ -85,6 +85,8 @@ def test_a_promotion_says_how_to_take_it_back() -> None:
     assert text.startswith("'vit_l' (ViT-L-14) is in use since version 12; readers see version 12\n99 of 100 rows")
     assert "`clipmill promote /db/images --back`" in text
     assert len(text.splitlines()) <= 6
+    again = promotion_in_words(replace(done, version=13, verdict=None, notes=[ALREADY]))
+    assert again.startswith("'vit_l' (ViT-L-14) is in use; readers see version 12\n")
 
 
 def test_a_drop_says_when_its_space_is_free() -> None:
