@@ -180,8 +180,8 @@ def run(argv: Sequence[str]) -> int:
         from clipmill.workers.store.errors import of_table
 
         missing = not_installed(error) if isinstance(error, ModuleNotFoundError) else None
-        told = missing or _not_writable(error) or no_room(error, "the table")
-        told = told or of_table(error, "the table")  # a read of lance's on the way
+        refused = missing or _not_writable(error) or no_room(error, "the table")
+        told = refused or of_table(error, "the table")  # a read of lance's on the way
         if isinstance(told, ClipmillError):
             return _told(told, group, argv)
         note(traceback.format_exc())  # a defect, with everything known of it

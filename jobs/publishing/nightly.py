@@ -176,8 +176,9 @@ def _sets_filled(night: Night, job: JobFile, chosen: Options, say: Say, hook: Ho
 
 
 def _counted(night: Night, tables: Tables, summary: Summary) -> Night:
-    """What came of the rows: all are new where no unit took another's place."""
-    if not summary.rows or not summary.replaced_units:
+    """What came of the rows: all are new where nothing left, neither for what took its place nor to another place."""
+    left = summary.replaced_units or summary.moved_units or summary.moved_rows
+    if not summary.rows or not left:
         return replace(night, rows_new=summary.rows, rows_changed=0)
     found = arrived(tables.open(), night.version_before)
     return night if found is None else replace(night, rows_new=found.new, rows_changed=found.changed)

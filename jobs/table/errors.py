@@ -102,8 +102,8 @@ def refusal(error: Exception, uri: str) -> ClipmillError | None:
     where that is not what happened."""
     if is_conflict(error):
         return None
-    if told := _refused(error, uri, _REFUSALS):
-        return told
+    if refused := _refused(error, uri, _REFUSALS):
+        return refused
     told = of_table(error, uri, doing="write to")
     return told if isinstance(told, ClipmillError) else None
 

@@ -78,6 +78,17 @@ def test_a_week_of_nights(here: Path) -> None:
     assert set(report.run.loads) == {"read", "decode", "embed", "tag", "write"}
 
 
+def test_rows_that_follow_their_samples_to_another_place_are_neither_new_nor_gone(here: Path) -> None:
+    """A tar that was renamed, of which no unit takes another's place: "3 new, 3 gone"."""
+    made = bucket(here, 2, nightly={"max_gone": 1.0})
+    made = made.model_copy(update={"source": made.source.model_copy(update={"id": "key"})})
+    night(made)
+    (here / "raw" / "00.tar").rename(here / "raw" / "02.tar")
+    found = night(made)
+    assert (found.status, found.moved, found.rows) == ("published", 1, 3)
+    assert (found.rows_new, found.rows_changed, found.rows_gone, found.rows_again) == (0, 0, 0, 3)
+
+
 @pytest.mark.slow
 def test_gone_rows_stay_where_the_job_says_so_and_are_no_new_loss_every_night(here: Path) -> None:
     made = bucket(here, nightly={"max_gone": 0.1})
