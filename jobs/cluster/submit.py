@@ -27,6 +27,10 @@ from clipmill.schemas.labels import table_label
 GRACE_S = 90  # Ray's own 3 s are too few for the units in flight, and nothing of them would be committed
 _STARTING_S = 180.0  # what Ray may take to unpack the code and start a driver
 _POLL_S = 0.5
+_NO_AGENT = (
+    "no dashboard agent runs on its head: dashboard_agent.log in the logs of Ray's session folder there says why. "
+    "Where two clusters share a machine, start one with another --dashboard-agent-listen-port"
+)
 
 Say = Callable[[str], None]
 
@@ -150,10 +154,9 @@ def _send(
             )
         except RuntimeError as error:
             if "already exists" not in str(error):
-                raise ClipmillError(
-                    f"the cluster at {address} does not take the job: {str(error).splitlines()[0][:300]}",
-                    "its dashboard's log says more",
-                ) from None
+                said = str(error).splitlines()[0][:300].rstrip(". ")
+                hint = _NO_AGENT if "No available agent" in said else "its dashboard's log says more"
+                raise ClipmillError(f"the cluster at {address} does not take the job: {said}", hint) from None
             return False
     return True
 

@@ -221,7 +221,8 @@ def _check_word(word: str, *, is_call: bool, known: frozenset[str]) -> None:
             return
         raise UserError(f"the filter calls {word}, which is not offered", _nearest(word, FUNCTIONS))
     if word not in known:
-        hint = f"{_nearest(word, known)}; a text takes single quotes: '{word}'"
+        nearest = _nearest(word, known)
+        hint = f"{nearest}{'' if nearest.endswith('?') else ';'} a text takes single quotes: '{word}'"
         raise UserError(f"the filter names {word}, which is no column of the table", hint)
 
 

@@ -23,7 +23,7 @@ from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
-from clipmill.jobs.table.readers import LIVE, tags_of
+from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
 from clipmill.schemas.config import Storage
@@ -331,5 +331,5 @@ def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snap
             raise
     raise UserError(
         f"the table {uri} has no version {wanted}",
-        f"newest: {dataset.version}; tags: {', '.join(sorted(tags)) or 'none'}",
+        f"newest: {dataset.version}; tags: {', '.join(sorted(set(tags) - {FENCE_TAG})) or 'none'}",
     )

@@ -1,5 +1,6 @@
 """What a failed commit means: somebody was first, or this table cannot be written at all."""
 
+import difflib
 import os
 import re
 import tempfile
@@ -83,6 +84,27 @@ def no_place_for_a_table(error: Exception, database: str) -> UserError | None:
     if "(os error 20)" in text:
         return UserError(f"{database} is no folder, so there is no table in it", "check the path, a folder and a name")
     return None
+
+
+def no_table(database: str, name: str) -> UserError:
+    """On a disk the hint looks around: a database that was typed for a table of it, or a slip in the name."""
+    typed = f"{database}/{name}"
+    hint = "check the name, or create it with `clipmill embed JOB.yaml`, which makes it once the model is loaded"
+    if below := _tables_in(typed):
+        hint = f"it is a database; what it holds: {', '.join(f'{typed}/{one}' for one in below[:3])}"
+    elif near := difflib.get_close_matches(name, _tables_in(database), n=1):
+        hint = f"did you mean {database}/{near[0]}?"
+    return UserError(f"there is no table {typed}", hint)
+
+
+def _tables_in(uri: str) -> list[str]:
+    """Of a folder on a disk, without those beside them; of a store none: asking would be another listing."""
+    scheme, path = split_uri(uri)
+    try:
+        names = sorted(os.listdir(path)) if scheme == "file" else []
+    except (OSError, ValueError):
+        return []
+    return [one.removesuffix(".lance") for one in names if one.endswith(".lance") and "__" not in one]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmill.jobs.table.errors import is_conflict, no_place_for_a_table, writing
+from clipmill.jobs.table.errors import is_conflict, no_place_for_a_table, no_table, writing
 from clipmill.schemas import columns
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
@@ -139,10 +139,7 @@ class Tables:
                 f"the table {self.database}/{self.name} is there, but not {self.name}__{part}, which lay beside it",
                 f"`clipmill maintain {self.database}/{self.name}` makes it again; what only it told is lost",
             )
-        raise UserError(
-            f"there is no table {self.database}/{self.name}",
-            "check the name, or create it with `clipmill embed JOB.yaml`, which makes it once the model is loaded",
-        )
+        raise no_table(self.database, self.name)
 
     def _raise_unless_missing(self, error: Exception, part: str) -> None:
         if "Failed to resolve region" in str(error):

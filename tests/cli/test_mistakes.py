@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.cli import main as cli
+from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import EXIT_OTHER
 from tests.planning.test_bad_jobs import listing, refused
@@ -22,6 +23,8 @@ TYPED: dict[str, tuple[str, str]] = {
     # what stands for TABLE
     "status HERE/notes.txt/images": ("HERE/notes.txt is no folder", "a folder and a name"),
     "status HERE/picture.jpg": ("there is no table HERE/picture.jpg", "clipmill embed"),
+    "search HERE/db shoe": ("there is no table HERE/db", "it is a database; what it holds: HERE/db/"),
+    "search TABLES shoe": ("there is no table TABLES", "did you mean TABLE?"),
     "status s3://lake": ("'s3://lake' is not a table", "s3://lake/db/images"),
     "status s3://lake/": ("'s3://lake/' is not a table", "s3://lake/db/images"),
     "status ftp://host/db/images": ("nothing here keeps tables under ftp://", "s3://lake/db/images"),
@@ -81,7 +84,7 @@ TYPED: dict[str, tuple[str, str]] = {
     "search TABLE --where widht>3": ("names widht, which is no column", "did you mean width?"),
     "search TABLE --where width>": ("the filter cannot be used", "filters are SQL"),
     "search TABLE --like nobody": ("there is no row with id 'nobody'", "ids are exact"),
-    "search TABLE --like row-000001 --version latest": ("has no version latest", "newest: 1"),
+    "search TABLE --like row-000001 --version latest": ("has no version latest", "newest: 1; tags: none"),
     "search TABLE --like row-000001 -k -5": ("-5 is not in the range", "--help"),
     "search TABLE --not night": ("nothing to search for", "--image FILE"),
     "rejects TABLE --reason curropt": ("'curropt' is no reason", "corrupt"),
@@ -101,6 +104,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = tmp_path_factory.mktemp("mistakes")
     table = make_table(here / "db", TableOptions(rows=20))
     Tables.at(table).ensure_side_tables()
+    Tables.at(table).open().tags.create(FENCE_TAG, 1)  # as the first commit makes it; no tag that a person can use
     lance.write_dataset(pa.table({"text": ["x"], "vector": [[1.0, 2.0]]}), f"{here}/db/other.lance")
     (here / "notes.txt").write_text("just words\n")
     (here / "picture.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from clipmill.jobs.cli.main import run as clipmill
-from clipmill.jobs.cluster import parcel, preflight
+from clipmill.jobs.cluster import parcel, preflight, submit
 from clipmill.jobs.planning.jobfile import load_job
 from clipmill.schemas.config import JobFile
+from clipmill.schemas.errors import ClipmillError
 
 
 @contextmanager
@@ -134,3 +135,16 @@ def test_no_secret_of_the_job_file_is_sent(tmp_path: Path, monkeypatch, capsys, 
         said = capsys.readouterr()
         assert "abcdef" not in said.out + said.err
         assert sent or "no secret is sent" in said.err
+
+
+def test_a_head_without_an_agent_is_told_with_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two clusters on one machine are, whose agents want the same port."""
+
+    class Client:
+        def submit_job(self, **_: Any) -> None:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job, try later..")
+
+    monkeypatch.setattr(submit, "_STARTING_S", 0.0)
+    with pytest.raises(ClipmillError, match=r"try later \(hint") as caught:
+        submit._send(Client(), "http://head:8265", "true", {}, ("a-1", {}))
+    assert "--dashboard-agent-listen-port" in caught.value.hint

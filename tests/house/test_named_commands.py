@@ -32,6 +32,7 @@ OTHERS = {
 }  # of every command, of clipmill itself, of benchmarks, of embedding-atlas
 OTHERS |= {"--device", "--small", "--minutes", "--steps", "--price-per-hour"}  # of benchmarks.gpu
 OTHERS |= {"--alone"}  # of benchmarks.stages
+OTHERS |= {"--dashboard-agent-listen-port"}  # of `ray start`
 # In a code block, behind the `#` of a file's head, or as what a cluster runs; `exec head` is compose's.
 TYPED = re.compile(
     r"^ *(?:\$ |# +|# .*, then: | *entrypoint: |# +docker compose .* exec head )?(clipmill [a-z]+(?: .*)?)$", re.M

@@ -101,7 +101,7 @@ def test_mistakes_and_attacks_become_one_sentence(plain_uri: str, where: str, wo
 def test_a_near_miss_is_suggested() -> None:
     with pytest.raises(UserError) as raised:
         check_where("widht > 3", COLUMNS)
-    assert raised.value.hint.startswith("did you mean width?; a text takes single quotes")
+    assert raised.value.hint.startswith("did you mean width? a text takes single quotes")
 
 
 @given(st.text(max_size=60))
