@@ -1,10 +1,47 @@
 """The address of `serve --processes N`: each process listens at it by itself, and nobody else can."""
 
+import errno
+import ipaddress
 import socket
 import sys
+from dataclasses import replace
 
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.errors import UserError
+
+
+def places(settings: Settings) -> tuple[Settings, ...]:
+    """One for each address that the host's name stands for, as a server alone listens at all of them: `localhost` is
+    127.0.0.1 and ::1. Raises UserError where it stands for none of this machine."""
+    try:
+        ipaddress.ip_address(settings.host.partition("%")[0])
+    except ValueError:
+        return _resolved(settings)
+    return (settings,)
+
+
+def _resolved(settings: Settings) -> tuple[Settings, ...]:
+    try:
+        told = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(
+            f"--host {settings.host} is no address ({error.strerror})", "give one of this machine"
+        ) from None
+    found = [replace(settings, host=str(address[0])) for _, _, _, _, address in told]
+    here = [one for one in dict.fromkeys(found) if _is_here(one)]
+    if not here:
+        raise UserError(f"--host {settings.host} is no address of this machine", "give one that is")
+    return tuple(here)
+
+
+def _is_here(settings: Settings) -> bool:
+    """Without IPv6, ::1 is in /etc/hosts all the same."""
+    try:
+        with _socket(settings) as probe:
+            probe.bind((settings.host, 0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True
 
 
 def check(settings: Settings) -> None:

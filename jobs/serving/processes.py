@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -38,14 +38,16 @@ _REFUSED = 3  # by a process that will not be able to serve: it is not started a
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _PREFIX = "clipmill-serve-"
 _SOON_S = 5.0  # a process that ends so early is not started again at once
+_TRIES = 3  # of each that ends before it can serve, where none of them can
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the first process tells the others."""
+    """What the first process tells the others. `places`: where they listen."""
 
     table: str
     settings: Settings
+    places: tuple[Settings, ...]
     storage: Storage | None
     version: int | str | None
     folder: Path
@@ -69,10 +71,15 @@ def run(
         ends.append(signal.SIGHUP)
     before = {one: signal.signal(one, lambda n, _: caught.append(n)) for one in ends}
     try:
-        with address.hold(settings), _folder() as made:
+        with ExitStack() as stack:
+            places = address.places(settings)
+            for one in places:
+                stack.enter_context(address.hold(one))
+            made = stack.enter_context(_folder())
             asked = Asked(
                 table=table,
                 settings=settings,
+                places=places,
                 storage=storage,
                 version=version,
                 folder=made,
@@ -81,8 +88,8 @@ def run(
             )
             _keep_running(asked, caught)
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if caught:
         signal.raise_signal(caught[0])
 
@@ -133,6 +140,7 @@ def _remove(folder: Path) -> None:
 def _keep_running(asked: Asked, caught: list[int]) -> None:
     living = [_start(asked) for _ in range(asked.settings.processes)]
     told: set[SpawnProcess] = set()
+    failed = 0
     try:
         while not caught:
             wait([process.sentinel for process, _ in living if process not in told], timeout=0.5)
@@ -146,11 +154,26 @@ def _keep_running(asked: Asked, caught: list[int]) -> None:
                     logger.warning(
                         "process %s ended (exit code %s); another takes its place", process.pid, process.exitcode
                     )
+                    failed = 0 if any(_serves(asked, one.pid) for one, _ in living) else failed + 1
+                    if failed >= _TRIES * len(living):
+                        raise _none_serves(failed, process)
                 if time.monotonic() >= began + _SOON_S:
                     told.remove(process)
                     living[place] = _start(asked)
     finally:
         _stop([process for process, _ in living], caught)
+
+
+def _serves(asked: Asked, number: int | None) -> bool:
+    """Whether this process began to: also one that has ended since."""
+    return (asked.folder / f"serves-{number}").exists()
+
+
+def _none_serves(failed: int, last: SpawnProcess) -> ClipmillError:
+    return ClipmillError(
+        f"no process can serve: {failed} ended before they could, the last one with exit code {last.exitcode}",
+        "the lines above say why, if anything does; -9 is mostly for want of memory, with fewer --processes it may go",
+    )
 
 
 def _stop(living: list[SpawnProcess], caught: list[int]) -> None:
@@ -201,13 +224,14 @@ def _serve(asked: Asked) -> None:
 
     with (asked.folder / "first.lock").open("w") as mark:
         try:
-            bound = address.beside(asked.settings)
+            bound = [address.beside(one) for one in asked.places]
             app = _app(asked, first=_is_locked(mark))
         except ClipmillError as error:  # gone since the first process looked, or its store is away for a while
             logger.error("%s (%s)", error.message, error.hint)
             sys.exit(1 if isinstance(error, (StoreUnavailable, StoreRefuses)) else _REFUSED)
         config = uvicorn.Config(app, log_level="warning", **server_options(asked.settings))
-        uvicorn.Server(config).run(sockets=[bound])
+        (asked.folder / f"serves-{os.getpid()}").touch()
+        uvicorn.Server(config).run(sockets=bound)
 
 
 def _app(asked: Asked, *, first: bool) -> Any:

@@ -42,7 +42,8 @@ def serve(
     opened = open_table(table, version=version, storage=storage)
     opened.snapshot.fingerprint("vector")
     _share_cores(settings.threads * settings.processes)
-    address.check(settings)
+    for one in address.places(settings):
+        address.check(one)
     tell(f"{table}: {counted(opened.num_rows, 'row')} at version {opened.version}")
     tell(f"http://{'localhost' if settings.is_local else settings.host}:{settings.port}/")
     if settings.processes > 1:

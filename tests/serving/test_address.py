@@ -1,11 +1,13 @@
 """What the processes of one server have of the machine: their address, alone, and a folder that goes with them."""
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,28 @@ def test_an_address_is_one_servers_before_any_of_its_processes_listens(host: str
             address.check(where)
     with address.hold(where), address.beside(where) as again:  # connections of the one before do not matter
         again.listen()
+
+
+def test_a_name_is_all_its_addresses_as_for_a_server_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `localhost` most machines know two, and this one maybe not."""
+    real = socket.getaddrinfo
+
+    def resolved(host: str, *rest: Any, **more: Any) -> Any:
+        names = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+        return [found for one in names for found in real(one, *rest, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+
+    async def alone(host: str) -> set[str]:
+        async with await asyncio.start_server(lambda *_: None, host, 0) as server:
+            return {one.getsockname()[0] for one in server.sockets}
+
+    for host in ("localhost", "127.0.0.1", "0.0.0.0"):
+        assert {one.host for one in address.places(Settings(host=host))} == asyncio.run(alone(host))
+    assert [one.host for one in address.places(Settings(host="localhost"))] == ["127.0.0.1", "::1"]
+    for host in ("no-such-host.invalid", "192.0.2.250"):
+        with pytest.raises(UserError, match=f"{host}"):
+            address.check(address.places(Settings(host=host))[0])
 
 
 def test_answers_of_several_processes_do_not_wait_for_acknowledgements() -> None:

@@ -140,3 +140,20 @@ def test_a_table_that_goes_ends_them_all_with_a_sentence(uri: str, tmp_path: Pat
     assert "there is no table" in started.log.read_text()
     assert "Traceback" not in started.log.read_text()
     assert started.made() == []
+
+
+def test_where_none_of_them_can_begin_it_ends_with_a_sentence(uri: str, tmp_path: Path) -> None:
+    """Each is ended by the system at its first file, as for want of memory."""
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "clipmill", "serve", uri, "--port", port, "--processes", str(COUNT)]
+    limited = ["sh", "-c", 'ulimit -f 100 && exec "$0" "$@"', *command]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    ended = subprocess.run(limited, env=env, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    assert ended.stderr.count("another takes its place") == 3 * COUNT
+    assert f"error: no process can serve: {3 * COUNT} ended before they could" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
