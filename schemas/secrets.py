@@ -27,3 +27,15 @@ def masked(text: str) -> str:
     """The text with every credential replaced by ***."""
     text = _USERINFO.sub(r"\g<scheme>***@", text)
     return _ACCESS_KEY.sub("***", _SIGNED.sub(r"\1***", text))
+
+
+def one_line(said: BaseException | str, most: int = 200) -> str:
+    """What somebody else's program said, as a message may quote it: the first characters, without credentials and what
+    may stand before an @ in a URL. Of an error that says nothing its class."""
+    text = masked(re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(said).split())))
+    return text[:most] or type(said).__name__
+
+
+def named(error: BaseException) -> str:
+    """An error as the run log keeps it: its class and what it says."""
+    return masked(f"{type(error).__name__}: {str(error)[:500]}")

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clipmill.jobs.committing.holder import TTL_S, Holder, boot_id, pid_namespace, process_start
-from clipmill.jobs.table.errors import is_conflict, one_line, writing
+from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.readers import FENCE_TAG, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
+from clipmill.schemas.secrets import one_line
 from clipmill.workers.store.storage import retry_transient
 
 KEY = "clipmill.lease"

@@ -41,7 +41,7 @@ from clipmill.schemas import columns
 from clipmill.schemas.config import Storage, refused_table
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import named
 from clipmill.schemas.units import IMPORTED
 from clipmill.schemas.words import all_of, counted
 from clipmill.workers.tag import load_vocabulary
@@ -302,7 +302,7 @@ class _Log:
 
     def failed(self, error: BaseException) -> None:
         with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
-            self.write("import-failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
+            self.write("import-failed", named(error))
 
     def ended(self, done: Imported) -> Imported:
         self.write("import-finished", json.dumps(plain(done)))

@@ -16,7 +16,7 @@ from clipmill.schemas.columns import sets_in
 from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import masked, named
 from clipmill.schemas.words import counted
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _filled(tables: Tables, slug: str, how: dict[str, Any], say: Say) -> Beside:
     except ClipmillError as error:
         note = masked(error.message)
     except Exception as error:  # noqa: BLE001 - the set in use is whole, whatever keeps this one from it
-        note = masked(f"{type(error).__name__}: {str(error)[:500]}")
+        note = named(error)
     if note:
         say(f"the set '{slug}' is not whole: {note}")
     return _beside(sets.coverage(tables, tables.open(), slug), done, note)

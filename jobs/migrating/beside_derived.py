@@ -19,7 +19,7 @@ from clipmill.jobs.table.sets import fingerprint_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost, UserError
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import masked, named
 from clipmill.schemas.words import counted
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _filled(tables: Tables, lease: Lease, column: str, say: Say, step: Step) -> 
     except ClipmillError as error:
         note = masked(error.message)
     except Exception as error:  # noqa: BLE001 - what the run did is whole, whatever keeps this column from it
-        note = masked(f"{type(error).__name__}: {str(error)[:500]}")
+        note = named(error)
     return _told(Followed(column=column, new=new, left=late_columns(tables.open()).get(column, 0), note=note), say)
 
 

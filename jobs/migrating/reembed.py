@@ -37,7 +37,7 @@ from clipmill.schemas.columns import UNSEEN_HASH, set_column, set_fields, sets_i
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import named
 from clipmill.schemas.words import counted
 from clipmill.workers.naming import names as model_names
 
@@ -171,7 +171,7 @@ class _Fill:
             summary = self._whole(self._summary(passes))
         except BaseException as error:
             with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
-                self._log("fill-failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
+                self._log("fill-failed", named(error))
             raise
         self._log("fill-finished", json.dumps(plain(summary)))
         return summary

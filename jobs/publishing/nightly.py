@@ -34,7 +34,7 @@ from clipmill.jobs.table.tombstones import kept_out
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
 from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import masked, named
 
 
 def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:
@@ -84,7 +84,7 @@ def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str =
     except Exception as error:
         with contextlib.suppress(Exception):  # the store may be what failed
             night = _ended(night, tables, history, began_s)
-        _remember(tables, replace(night, status="failed", error=_text(error)), job, say)
+        _remember(tables, replace(night, status="failed", error=named(error)), job, say)
         raise
     night = _ended(night, tables, history, began_s)
     is_told = night.status != "nothing" or is_unlisted(tables, night)
@@ -103,17 +103,13 @@ def _begun(job: JobFile, tables: Tables, say: Say) -> tuple[Night, list[Night]]:
     except UserError:
         raise
     except Exception as error:
-        if untold := notify(job.nightly, replace(night, status="failed", error=_text(error))):
+        if untold := notify(job.nightly, replace(night, status="failed", error=named(error))):
             say(untold)
         raise
     night = replace(night, gone_before=gone_at_last(history))
     if found is None:
         return night, history
     return replace(night, rows_before=found.newest_rows, version_before=found.newest, live_before=found.live), history
-
-
-def _text(error: Exception) -> str:
-    return masked(f"{type(error).__name__}: {str(error)[:500]}")
 
 
 def _remember(tables: Tables, night: Night, job: JobFile, say: Say) -> Night:

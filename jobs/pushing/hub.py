@@ -12,6 +12,7 @@ from clipmill.jobs.pushing.files import DATA, REJECTS
 from clipmill.jobs.pushing.request import PushOptions
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
+from clipmill.schemas.secrets import one_line
 from clipmill.schemas.words import counted
 from clipmill.workers.store.answers import answer_of, chain, is_network
 from clipmill.workers.store.errors import StoreBusy, StoreUnavailable
@@ -143,18 +144,14 @@ def _told(error: Exception, repo: str) -> Exception | None:
     if status == 429 or status >= 500:
         return StoreBusy(f"the Hugging Face Hub is too busy or ill ({status})", "run the same command later")
     if status or (isinstance(error, ValueError) and "metadata" in str(error)):
-        return UserError(f"the Hugging Face Hub refuses {repo}: {_one_line(error)}", "is --license a name it knows?")
+        return UserError(f"the Hugging Face Hub refuses {repo}: {one_line(error)}", "is --license a name it knows?")
     if isinstance(error, ConnectionError | TimeoutError) or any(is_network(link) for link in chain(error)):
         from huggingface_hub import constants
 
         hint = "check the network, then run the same command again"
-        what = f"the Hugging Face Hub does not answer at {constants.ENDPOINT}: {_one_line(error)}"
+        what = f"the Hugging Face Hub does not answer at {constants.ENDPOINT}: {one_line(error)}"
         return StoreUnavailable(what, hint)
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def resume_hint(repo: str, files: int) -> str:

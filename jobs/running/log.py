@@ -12,7 +12,7 @@ from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import new_id
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RunLog:
 
     def failed(self, error: BaseException) -> None:
         with contextlib.suppress(OSError, ClipmillError):  # the error is what has to be told
-            self._write("failed", masked(f"{type(error).__name__}: {str(error)[:500]}"))
+            self._write("failed", named(error))
 
     def ended(self, summary: Summary) -> None:
         self._write("drained" if summary.interrupted else "finished", plain(summary))

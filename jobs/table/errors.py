@@ -141,9 +141,3 @@ def _refused(error: Exception, uri: str, refusals: Sequence[tuple[str, str, str]
     text = f"{error} (os error {error.errno})"  # Python's; Lance's have the number in the text
     found = next(((sentence, hint) for pattern, sentence, hint in refusals if re.search(pattern, text)), None)
     return UserError(f"{found[0]} {uri}", found[1]) if found else None
-
-
-def one_line(error: BaseException) -> str:
-    """Its first 200 characters, without what may stand before an @ in a URL."""
-    text = re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(error).split()))
-    return text[:200] or type(error).__name__

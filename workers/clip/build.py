@@ -7,12 +7,13 @@ import torch
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
+from clipmill.schemas.secrets import one_line
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.engine import ClipEngine, Parts
 from clipmill.workers.clip.fold import ROAD_ERRORS
 from clipmill.workers.clip.known import Known
 from clipmill.workers.clip.library import light
-from clipmill.workers.clip.load import Loaded, load_clip, one_line, untrained_tokens
+from clipmill.workers.clip.load import Loaded, load_clip, untrained_tokens
 from clipmill.workers.clip.ready import DTYPES, side_by_side, text_tower, towers
 from clipmill.workers.clip.towers import native_bf16
 from clipmill.workers.naming.said import is_quick
@@ -78,7 +79,7 @@ def build_engine(
     except ROAD_ERRORS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = f"{spec.name} does not run in {precision} ({type(error).__name__}: {one_line(error)})"
+        reason = f"{spec.name} does not run in {precision} ({type(error).__name__}: {one_line(error, 300)})"
         if not is_auto:
             raise UserError(reason, "set `precision: auto` or fp32, which every model runs in") from error
     else:

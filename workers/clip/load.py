@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
+from clipmill.schemas.secrets import one_line
 from clipmill.workers.clip.alike import bounded, hash_of
 from clipmill.workers.clip.library import WHOLE, Library, evaluation_transform, plain
 from clipmill.workers.clip.names import find
@@ -116,7 +117,7 @@ def build_model(resolved: Resolved, library: Library = WHOLE) -> Any:
             ) from error
         except _MODEL_SOURCE_ERRORS as error:
             raise UserError(
-                f"open_clip cannot build {resolved.open_clip_name}: {one_line(error)}",
+                f"open_clip cannot build {resolved.open_clip_name}: {one_line(error, 300)}",
                 "check its open_clip_config.json",
             ) from error
     if resolved.checkpoint is not None:
@@ -203,10 +204,10 @@ def _load_weights(model: nn.Module, resolved: Resolved, load_checkpoint: Callabl
             "save its state_dict as safetensors",
         ) from error
     except (SafetensorError, EOFError) as error:
-        raise UserError(f"the checkpoint {checkpoint} is damaged: {one_line(error)}", "copy it again") from error
+        raise UserError(f"the checkpoint {checkpoint} is damaged: {one_line(error, 300)}", "copy it again") from error
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"the checkpoint {checkpoint} does not fit the architecture {name}: {one_line(error)}",
+            f"the checkpoint {checkpoint} does not fit the architecture {name}: {one_line(error, 300)}",
             "name the architecture that the checkpoint was trained with",
         ) from error
 
@@ -300,12 +301,12 @@ def _load_tokenizer(resolved: Resolved, library: Library) -> Tokenizer:
             return bounded(cast(Tokenizer, library.part("factory").get_tokenizer(resolved.open_clip_name)))
     except ImportError as error:
         raise UserError(
-            f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error)}",
+            f"the tokenizer of {resolved.open_clip_name} needs another library: {one_line(error, 300)}",
             INSTALL_HF,
         ) from error
     except Exception as error:  # transformers, the hub's client and its transport raise some twenty kinds
         raise UserError(
-            f"the tokenizer of {resolved.open_clip_name} could not be loaded: {one_line(error)}",
+            f"the tokenizer of {resolved.open_clip_name} could not be loaded: {one_line(error, 300)}",
             "without a network, put the tokenizer's files into the model folder",
         ) from error
 
@@ -329,11 +330,6 @@ def _tokenizer_id(tokenizer: Any) -> str:
 
 def _scalar(value: Tensor) -> float:
     return float(value.detach().reshape(-1)[0])
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:300] + " ..."
 
 
 @contextmanager

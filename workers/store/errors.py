@@ -20,7 +20,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from clipmill.schemas.errors import ClipmillError, EmptySource, SourceChanged, UserError
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.secrets import one_line
 from clipmill.workers.store.answers import (
     CREDENTIAL_CODES,
     REGION_CODES,
@@ -258,7 +258,4 @@ def as_user_error(error: Exception, uri: str) -> Exception:
 
 
 def _one_line(error: BaseException) -> str:
-    """Its first 200 characters, without what may stand before an @ in a URL."""
-    text = lance_reason(str(error)) if lance_text(error) else str(error)
-    text = masked(re.sub(r"//[^/@\s]*@", "//***@", " ".join(text.split())))
-    return text[:200] or type(error).__name__
+    return one_line(lance_reason(str(error)) if lance_text(error) else error)
