@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from clipmill.jobs.committing.cleanup import clean
 from clipmill.jobs.committing.lease import no_fill_beside
 from clipmill.jobs.maintaining.maintain import leased
 from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import sets
-from clipmill.jobs.table.errors import is_conflict, writing
-from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.errors import UserError
 
 DROPPING_KEY = "clipmill.dropping."  # in the config of the rows, then the slug: a drop that is not over
 STEPS = ("before_drop", "after_drop", "after_cleanup")
@@ -52,20 +52,13 @@ def drop(
                 sets.fingerprint_of(rows.schema, slug)
             rows.update_config({begun: "yes"})
         hook("before_drop")
-        for _ in range(MAX_CONFLICTS):
-            rows = tables.open()
-            there = [name for name in columns if name in rows.schema.names]
-            lease.check()
-            try:
-                with writing(tables.rows):
-                    if there:
-                        rows.drop_columns(there)
-                break
-            except OSError as error:
-                if not is_conflict(error):
-                    raise
-        else:
-            raise ClipmillError("the columns could not be dropped", "stop what writes this table all the time")
+
+        def drop_those(rows: Any) -> list[str]:
+            if there := [name for name in columns if name in rows.schema.names]:
+                rows.drop_columns(there)
+            return there
+
+        there = tables.change(drop_those, what="the columns could not be dropped", check=lease.check)
         hook("after_drop")
         cleaned = clean(tables, lease, say=say, even_today=True)
         rows = tables.open()

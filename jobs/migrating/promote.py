@@ -20,14 +20,13 @@ from clipmill.jobs.migrating.promote_gates import GateOptions, Verdict, judge, u
 from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.compat import stored_fingerprint, tags_of_model
-from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.heads import told as heads_told
 from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metadata
 from clipmill.jobs.table.readers import LIVE, tags_of
-from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import ClipmillError, GateRefused, UserError
+from clipmill.schemas.errors import GateRefused, UserError
 from clipmill.schemas.model import Fingerprint
 from clipmill.schemas.words import counted
 
@@ -253,16 +252,4 @@ class _Switch:
 
     def _again(self, change: Callable[[Any], Any]) -> None:
         """An index that somebody builds may be in the way."""
-        for _ in range(MAX_CONFLICTS):
-            rows = self.tables.open()
-            self.lease.check()
-            try:
-                with writing(self.tables.rows):
-                    change(rows)
-                return
-            except OSError as error:
-                if not is_conflict(error):
-                    raise
-        raise ClipmillError(
-            f"{MAX_CONFLICTS} changes in a row met a conflicting one", "stop what writes this table all the time"
-        )
+        self.tables.change(change, what="the sets could not change places", check=self.lease.check)

@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmill.jobs.table.errors import is_conflict, writing
-from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FILL_ATTEMPT, FINGERPRINT_KEY, SET_KEY, of_table, set_column, sets_in, table_id
-from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint
 
 _MAX_SLUG = 60
@@ -165,26 +164,17 @@ def add_set(tables: Tables, slug: str, fields: pa.Schema, fingerprint: Fingerpri
     """The set's columns, all null: a commit of metadata alone. Nothing where they are there for this model. Raises
     UserError where a set of that name is another model's. Needs no lease of the rows: whoever adds rows meanwhile
     conflicts with it, and so does it, and both try again."""
-    for _ in range(MAX_CONFLICTS):
-        rows = tables.open()
-        if set_column("vector", slug) in rows.schema.names:
-            differences = fingerprint.differences(fingerprint_of(rows.schema, slug))
-            if differences:
-                raise UserError(
-                    f"the set '{slug}' of this table is of another model: {differences[0]}",
-                    "name this one otherwise: --set NAME; or remove that one: clipmill drop TABLE --set " + slug,
-                )
-            return
-        try:
-            with writing(tables.rows):
-                rows.add_columns(fields)
-        except OSError as error:
-            if not is_conflict(error):
-                raise
-    raise ClipmillError(
-        f"the columns of the set '{slug}' could not be added: {MAX_CONFLICTS} tries met other commits",
-        "run the command again when fewer rows are being added",
-    )
+
+    def add(rows: Any) -> None:
+        if set_column("vector", slug) not in rows.schema.names:
+            rows.add_columns(fields)
+        elif differences := fingerprint.differences(fingerprint_of(rows.schema, slug)):
+            raise UserError(
+                f"the set '{slug}' of this table is of another model: {differences[0]}",
+                "name this one otherwise: --set NAME; or remove that one: clipmill drop TABLE --set " + slug,
+            )
+
+    tables.change(add, what=f"the columns of the set '{slug}' could not be added")
 
 
 def all_coverage(tables: Tables, rows: Any) -> Iterator[Coverage]:

@@ -13,20 +13,23 @@ makes them again gets a table of another id, of which the old ledger says nothin
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from clipmill.jobs.table.errors import is_conflict, no_place_for_a_table, no_table, writing
 from clipmill.schemas import columns
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.secrets import CHAIN_HINT, secret_in
 from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import StoreBusy, of_table
 from clipmill.workers.store.uri import absolute_uri, lance_address, split_uri
+
+T = TypeVar("T")
 
 # The commit protocol rests on the conflict resolver of this release; another may differ silently.
 PYLANCE = "13.0.0"
@@ -220,19 +223,34 @@ class Tables:
                 assert all(one.nullable for one in lacking), lacking
                 self.add_columns(part, lacking)
 
-    def add_columns(self, part: str, fields: list[pa.Field]) -> None:
-        """Those that are lacking, all null: a commit of metadata alone. To be called under the lease."""
+    def change(
+        self, change: Callable[[Any], T], part: str = "", *, what: str, check: Callable[[], None] = lambda: None
+    ) -> T:
+        """Make one commit by `change`, of the newest version, and again of the next while another commit is in the way.
+        `check` is called before each try, such as a lease's; `what`: in words, what could not be done."""
         for _ in range(MAX_CONFLICTS):
             dataset = self.open(part)
-            lacking = [one for one in fields if one.name not in dataset.schema.names]
-            if not lacking:
-                return
+            check()
             try:
                 with writing(self.uri(part)):
-                    dataset.add_columns(pa.schema(lacking))
-            except OSError as error:  # a late append of a run that ended, or another driver's same columns
+                    return change(dataset)
+            except OSError as error:
                 if not is_conflict(error):
                     raise
+        raise ClipmillError(
+            f"{what}: {MAX_CONFLICTS} tries met other commits",
+            "run the command again when fewer rows are being added, or stop what writes this table all the time",
+        )
+
+    def add_columns(self, part: str, fields: list[pa.Field]) -> None:
+        """Those that are lacking, all null: a commit of metadata alone. To be called under the lease. In the way may be
+        a late append of a run that ended, or another driver's same columns."""
+
+        def add(dataset: Any) -> None:
+            if lacking := [one for one in fields if one.name not in dataset.schema.names]:
+                dataset.add_columns(pa.schema(lacking))
+
+        self.change(add, part, what=f"columns of {self.place(part)} could not be added")
 
     def append(self, part: str, table: pa.Table) -> None:
         """Plain append, for the side tables only: rows are added by `jobs.committing.commit` and nothing else."""

@@ -7,7 +7,8 @@ import pytest
 
 from clipmill.jobs.table import tables
 from clipmill.schemas.config import Storage
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.secrets import one_line
 from clipmill.workers.store.storage import list_objects
 from tests.committed import make_tables
 from tests.conftest import S3
@@ -64,3 +65,35 @@ def test_in_a_bucket_lance_and_the_readers_look_into_the_same_folder(s3: S3, fol
     for part in ("", "units"):
         assert made.exists(part)
         assert list(list_objects(f"{made.place(part)}/_versions/", s3.storage))
+
+
+def test_a_change_is_tried_again_while_other_commits_are_in_the_way_and_not_for_ever(tmp_path: Path) -> None:
+    made = make_tables(tmp_path)
+    tries: list[int] = []
+
+    def change(rows: Any) -> str:
+        tries.append(int(rows.version))
+        made.open().update_config({"mine": str(len(tries))})  # another driver, a moment before
+        if len(tries) < 3:
+            raise OSError("Incompatible transaction: there was another")
+        return "done"
+
+    assert made.change(change, what="it could not be done") == "done"
+    assert tries == [tries[0], tries[0] + 1, tries[0] + 2], "each on the newest version"
+
+    def in_the_way(rows: Any) -> None:
+        raise OSError("Commit conflict for version 3")
+
+    with pytest.raises(ClipmillError, match="it could not be done: 50 tries met other commits"):
+        made.change(in_the_way, what="it could not be done")
+    with pytest.raises(FileNotFoundError):
+        made.change(lambda rows: (tmp_path / "none").read_bytes(), what="it could not be done")
+
+
+def test_what_another_program_says_is_shown_on_a_line_and_without_credentials() -> None:
+    url = f"https://bucket.s3.amazonaws.com/a?X-Amz-Credential={'AKIA' + 16 * 'X'}&X-Amz-Signature=abcdef&x=1"
+    said = one_line(OSError(f"403 Forbidden\nfor url: {url} by http://me@host/ or s3://me:mine@host/"))
+    assert not any(secret in said for secret in ("AKIA", "abcdef", "me@", "mine"))
+    assert said.startswith("403 Forbidden for url: https://bucket.s3.amazonaws.com/a?")
+    assert one_line(TimeoutError()) == "TimeoutError"
+    assert len(one_line("x" * 1000, 300)) == 300
