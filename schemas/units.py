@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -20,7 +20,7 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkUnit:
-    """A slice that one actor call turns into rows. Printable, hashable, JSON through `to_json`.
+    """A slice that one actor call turns into rows. Printable, hashable.
 
     What `start` and `end` mean follows the format:
 
@@ -53,13 +53,6 @@ class WorkUnit:
     num_samples: int | None = None
     first_line: int = 0
     limit: int | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str) -> "WorkUnit":
-        return WorkUnit(**json.loads(text))
 
 
 def make_unit_id(uri: str, etag: str, span: str, reader_options: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import deleted_since, stayed_away
-from clipmill.schemas.columns import of_table, table_id
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.nightly import Nightly
 from clipmill.schemas.receipts import LedgerState
@@ -149,7 +148,7 @@ def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gat
     if live is None:
         said = f"{now:.2%} of the samples are rejected; {NONE}"
         return Gate(name="rejects", passed=True, value=now, threshold=most, sentence=said)
-    samples_before, rejected_before = _accounted(tables, ledger_at(tables, int(live.version)))
+    samples_before, rejected_before = _accounted(tables, ledger.read_ledger(tables, up_to=int(live.version)))
     before = rejected_before / samples_before if samples_before else 0.0
     said = f"{now:.2%} of the samples are rejected, {before:.2%} in what readers see: at most {most:.2%} more"
     more = rejected - rejected_before
@@ -157,13 +156,6 @@ def _rejects(tables: Tables, latest: Ledger, live: Any, nightly: Nightly) -> Gat
     if not passed and are_few(more, samples, nightly.min_misses):
         passed, said = True, f"{said}; {more} more are too few to judge a share by"
     return Gate(name="rejects", passed=passed, value=now, threshold=most, before=before, sentence=said)
-
-
-def ledger_at(tables: Tables, version: int) -> Ledger:
-    """The ledger as it stood at a version of the rows."""
-    units = tables.open("units")
-    only = f"table_version <= {version} AND {of_table(units.schema, table_id(tables.open().schema))}"
-    return ledger.fold(e for batch in units.to_batches(filter=only) for e in ledger.from_batch(batch))
 
 
 def _vectors(rows: Any, live: Any) -> Gate:

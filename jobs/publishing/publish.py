@@ -8,7 +8,7 @@ from typing import Any
 
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.maintain import Say, leased
-from clipmill.jobs.publishing.gates import check_gates, deleted_rows, judged_with, ledger_at
+from clipmill.jobs.publishing.gates import check_gates, deleted_rows, judged_with
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table.ledger import read_ledger
@@ -120,7 +120,7 @@ def _was_published(tables: Tables, version: int) -> bool:
 
 def _of_going_back(tables: Tables, version: int) -> str:
     """What whoever had rows deleted has to hear, and that a version may be one in the middle of a run."""
-    count = deleted_rows(read_ledger(tables)) - deleted_rows(ledger_at(tables, version))
+    count = deleted_rows(read_ledger(tables)) - deleted_rows(read_ledger(tables, up_to=version))
     what = ("row that was deleted on request since is", "rows that were deleted on request since are")
     said = [f"{counted(count, *what)} seen again by readers"] if count > 0 else []
     if not _was_published(tables, version):

@@ -20,7 +20,7 @@ from clipmill.jobs.maintaining.maintain import maintain
 from clipmill.jobs.maintaining.words import maintained_in_words
 from clipmill.jobs.planning.estimate import Worker, from_last_run
 from clipmill.jobs.planning.plan import make_plan
-from clipmill.jobs.publishing.gates import deleted_rows, ledger_at
+from clipmill.jobs.publishing.gates import deleted_rows
 from clipmill.jobs.publishing.night import Night, nights, remember
 from clipmill.jobs.publishing.publish import held_back, rollback
 from clipmill.jobs.reporting.arrivals import arrivals
@@ -152,8 +152,8 @@ def answers(tables: Tables, versions: list[int]) -> dict[str, Any]:
     found = status(uri, Storage())
     return {
         "live": ledger.live(latest),
-        "at": [(version, ledger.live(ledger_at(tables, version))) for version in versions],
-        "deleted": [deleted_rows(ledger_at(tables, version)) for version in versions],
+        "at": [(version, ledger.live(ledger.read_ledger(tables, up_to=version))) for version in versions],
+        "deleted": [deleted_rows(ledger.read_ledger(tables, up_to=version)) for version in versions],
         "plan": replace(make_plan(listed, latest), ledger={}),
         "healing": heal.needs_healing(tables, latest),
         "known": max(one.table_version for one in latest.values()),

@@ -1,5 +1,6 @@
 """From a work unit to its samples, whatever the format. Every sample is yielded once: as a Sample or as a Reject."""
 
+import importlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -8,6 +9,17 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
+
+# Format of a unit -> the module that reads it, imported where such a unit comes.
+_MODULES = {
+    "webdataset": "webdataset",
+    "zip": "zipped",
+    "files": "files",
+    "parquet": "parquet",
+    "lance": "lance_rows",
+    "manifest": "manifest",
+    "log": "log",
+}
 
 
 def read_unit(
@@ -21,7 +33,10 @@ def read_unit(
     `storage.TRANSIENT`) where a store does not answer for long, and UserError for a mistake in the job file, such as a
     missing column.
     """
-    samples = _read_whole(unit, source, storage, limits, census if census is not None else Census())
+    module = importlib.import_module(f"clipmill.workers.read.{_MODULES[unit.format]}")
+    samples: Iterator[Sample | Reject] = module.read(
+        unit, source, storage, limits, Census() if census is None else census
+    )
     return samples if unit.limit is None else _first(samples, unit.limit)
 
 
@@ -33,36 +48,3 @@ def _first(samples: Iterator[Sample | Reject], number: int) -> Iterator[Sample |
         close = getattr(samples, "close", None)
         if close is not None:
             close()
-
-
-def _read_whole(
-    unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census
-) -> Iterator[Sample | Reject]:
-    if unit.format == "webdataset":
-        from clipmill.workers.read.webdataset import read as read_webdataset
-
-        return read_webdataset(unit, source, storage, limits, census)
-    if unit.format == "zip":
-        from clipmill.workers.read.zipped import read as read_zip
-
-        return read_zip(unit, source, storage, limits, census)
-    if unit.format == "files":
-        from clipmill.workers.read.files import read as read_files
-
-        return read_files(unit, source, storage, limits, census)
-    if unit.format == "parquet":
-        from clipmill.workers.read.parquet import read as read_parquet
-
-        return read_parquet(unit, source, storage, limits, census)
-    if unit.format == "lance":
-        from clipmill.workers.read.lance_rows import read as read_lance
-
-        return read_lance(unit, source, storage, limits, census)
-    if unit.format == "log":
-        from clipmill.workers.read.log import read as read_log
-
-        return read_log(unit, source, storage, limits, census)
-    assert unit.format == "manifest", unit.format
-    from clipmill.workers.read.manifest import read as read_manifest
-
-    return read_manifest(unit, source, storage, limits, census)
