@@ -130,20 +130,25 @@ def unit(unit_id: str, uri: str = "", **changes: object) -> WorkUnit:
 def entry(
     unit_id: str, run: str, written: int, *, uri: str = "", state: LedgerState = LedgerState.COMMITTED
 ) -> LedgerEntry:
+    return replace(entry_of(unit(unit_id, uri), run, written), state=state)
+
+
+def entry_of(unit: WorkUnit, run: str, seen: int, *, rejected: int = 0, version: int = 0) -> LedgerEntry:
+    """A committed unit; what was not rejected was written."""
     return LedgerEntry(
-        unit_id=unit_id,
-        state=state,
-        uri=uri or f"file:///{unit_id}.tar",
-        etag="e",
-        start="",
-        end="",
-        format="webdataset",
+        unit_id=unit.unit_id,
+        state=LedgerState.COMMITTED,
+        uri=unit.uri,
+        etag=unit.etag,
+        start=unit.start,
+        end=unit.end,
+        format=unit.format,
         run=run,
         attempt=1,
-        seen=written,
-        written=written,
-        rejected=0,
-        table_version=0,
+        seen=seen,
+        written=seen - rejected,
+        rejected=rejected,
+        table_version=version,
     )
 
 

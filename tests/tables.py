@@ -22,9 +22,11 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Limits
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.receipts import LedgerEntry
 from clipmill.schemas.samples import Picture
+from clipmill.schemas.units import WorkUnit
 from clipmill.schemas.vocabulary import Vocabulary
+from tests.committed import entry_of
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 THINGS = ("shoe", "dress", "hat", "shirt", "dog", "cat", "car", "tree", "house", "boat")
@@ -199,21 +201,8 @@ def _image_hash(options: TableOptions, index: int, colour: str) -> str:
 
 def ledger_entry(unit_id: str, uri: str, *, form: str = "files", rows: int = 0) -> LedgerEntry:
     """A committed unit of a source at `uri`."""
-    return LedgerEntry(
-        unit_id=unit_id,
-        state=LedgerState.COMMITTED,
-        uri=uri,
-        etag="etag",
-        start="",
-        end="",
-        format=form,
-        run="test",
-        attempt=1,
-        seen=rows,
-        written=rows,
-        rejected=0,
-        table_version=1,
-    )
+    unit = WorkUnit(unit_id=unit_id, format=form, uri=uri, etag="etag", size_bytes=0)
+    return entry_of(unit, "test", rows, version=1)
 
 
 def make_table(folder: Path, options: TableOptions = TableOptions(), *, name: str = "images") -> str:

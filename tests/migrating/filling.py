@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION_FIELD, rows_schema, set_fields, table_id
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.receipts import LedgerEntry, LedgerState, Receipt
+from clipmill.schemas.receipts import LedgerState, Receipt
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.bench import Bench
@@ -24,7 +25,7 @@ from clipmill.workers.store.storage import head
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun
 from tests.build import picture
-from tests.committed import take_lease
+from tests.committed import entry_of, take_lease
 from tests.conftest import S3
 
 STORAGE = Storage()
@@ -106,11 +107,10 @@ class World:
         )
         lease = take_lease(self.tables, f"embed{self.runs}")
         receipt = UnitRun(Task(unit=unit, attempt=1), self.context(lease.run), bench or self.old).run()
-        entries = [self._entry(unit, receipt)]
+        entry = entry_of(unit, receipt.run, receipt.seen, rejected=receipt.num_rejected)
+        entries = [replace(entry, content_hash=receipt.content_hash)]
         latest = ledger.read_ledger(self.tables)
         if replaces:
-            from dataclasses import replace
-
             entries.append(replace(latest[replaces], state=LedgerState.RETIRED, table_version=0))
         Committer(self.tables, lease).commit(
             entries,
@@ -120,25 +120,6 @@ class World:
         )
         lease.release()
         return unit_id
-
-    @staticmethod
-    def _entry(unit: WorkUnit, receipt: Receipt) -> LedgerEntry:
-        return LedgerEntry(
-            unit_id=unit.unit_id,
-            state=LedgerState.COMMITTED,
-            uri=unit.uri,
-            etag=unit.etag,
-            start="",
-            end="",
-            format=unit.format,
-            run=receipt.run,
-            attempt=1,
-            seen=receipt.seen,
-            written=receipt.written,
-            rejected=receipt.num_rejected,
-            table_version=0,
-            content_hash=receipt.content_hash,
-        )
 
     def plan(self) -> FillPlan:
         rows = self.tables.open()

@@ -25,9 +25,8 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import JobFile
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from tests.build import picture, tar
-from tests.committed import FINGERPRINT
+from tests.committed import FINGERPRINT, entry_of
 from tests.models import config, save_checkpoint
 
 CPU, GPU = Worker(gpus=0.0, cores=2.0), Worker(gpus=1.0, cores=8.0)
@@ -225,18 +224,4 @@ def made(asked):
 
 def done(unit, seen=None):
     counted = seen if seen is not None else unit.num_samples
-    return LedgerEntry(
-        unit_id=unit.unit_id,
-        state=LedgerState.COMMITTED,
-        uri=unit.uri,
-        etag=unit.etag,
-        start=unit.start,
-        end=unit.end,
-        format=unit.format,
-        run="a",
-        attempt=1,
-        seen=counted,
-        written=counted,
-        rejected=0,
-        table_version=1,
-    )
+    return entry_of(unit, "a", counted, version=1)

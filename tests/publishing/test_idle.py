@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld, UserError
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.workers.store.errors import StoreBusy
 from clipmill.workers.stub import StubEngine
+from tests.committed import entry_of
 from tests.fake_s3 import FakeS3
 
 UNITS = 2_000
@@ -59,23 +60,7 @@ def published(folder: Path, uri: str, **storage: str) -> JobFile:
     ledger.append(
         tables,
         [
-            LedgerEntry(
-                unit_id=unit.unit_id,
-                state=LedgerState.COMMITTED,
-                uri=unit.uri,
-                etag=unit.etag,
-                start=unit.start,
-                end=unit.end,
-                format=unit.format,
-                run="r",
-                attempt=1,
-                seen=1,
-                written=0,
-                rejected=1,
-                table_version=1,
-                content_hash=unit.unit_id,
-                left_out="{}",
-            )
+            replace(entry_of(unit, "r", 1, rejected=1, version=1), content_hash=unit.unit_id, left_out="{}")
             for unit in survey(made.source, made.storage, made.limits)
         ],
     )

@@ -25,12 +25,12 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld
 from clipmill.schemas.heads import HeadFile
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.receipts import LedgerState
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.store.errors import StoreBusy
 from clipmill.workers.write import reject_table
-from tests.committed import Killed, fragments, killer, make_tables, take_lease
+from tests.committed import Killed, entry_of, fragments, killer, make_tables, take_lease
 
 SAID: list[str] = []
 
@@ -54,16 +54,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFile:
     lease = take_lease(tables, "first")
     units = list(survey(made.source, made.storage, made.limits))
     rows = [text for unit in units for text in fragments(tables, unit.unit_id, [f"{unit.uri}#{i}" for i in range(3)])]
-    Committer(tables, lease).commit([_entry(unit) for unit in units], rows)
+    Committer(tables, lease).commit([entry_of(unit, "first", 3) for unit in units], rows)
     lease.release()
     publish(made.table, made.storage, force=True, say=SAID.append)
     return made
-
-
-def _entry(unit: Any) -> LedgerEntry:
-    named = {name: getattr(unit, name) for name in ("unit_id", "uri", "etag", "start", "end", "format")}
-    counts = {"run": "first", "attempt": 1, "seen": 3, "written": 3, "rejected": 0, "table_version": 0}
-    return LedgerEntry(state=LedgerState.COMMITTED, **named, **counts)
 
 
 def lose(job: JobFile, number: int) -> None:

@@ -11,12 +11,12 @@ from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.planning.trial import refuse_to_shrink
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from tests.build import parquet, picture, tar
+from tests.committed import entry_of
 
 PICTURES = 12
 
@@ -86,13 +86,6 @@ def test_a_tar_does_not_say_how_many_it_holds_so_a_trial_ends_within_the_first(b
     assert len(names(trial, units(trial))) == 6
 
 
-def entry(unit: WorkUnit, seen: int) -> LedgerEntry:
-    return LedgerEntry(
-        unit_id=unit.unit_id, state=LedgerState.COMMITTED, uri=unit.uri, etag=unit.etag, start=unit.start,
-        end=unit.end, format=unit.format, run="r", attempt=1, seen=seen, written=seen, rejected=0, table_version=2,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("format", ["files", "manifest", "webdataset", "parquet"])
 @pytest.mark.parametrize(
     ("there", "wanted", "allowed"), [(2, 5, True), (5, 2, False), (None, 5, False), (2, None, True)]
@@ -101,7 +94,7 @@ def test_a_trial_grows_into_the_whole_and_never_shrinks_a_table(
     bucket: Path, format: str, there: int | None, wanted: int | None, allowed: bool
 ) -> None:
     done = units(source_of(bucket, format, there))
-    latest = {unit.unit_id: entry(unit, there or 6) for unit in done}
+    latest = {unit.unit_id: entry_of(unit, "r", there or 6, version=2) for unit in done}
     plan = make_plan(units(source_of(bucket, format, wanted)), latest)
     replaced = {old for group in plan.replacements for old in group.old}
     if allowed:
@@ -116,7 +109,7 @@ def test_a_trial_grows_into_the_whole_and_never_shrinks_a_table(
 def test_a_trial_that_ends_at_a_units_edge_does_not_drop_the_units_behind_it(bucket: Path) -> None:
     """Then there is nothing new in the file, only units that are not listed: they are not to leave."""
     first, second = units(source_of(bucket, "manifest", 6))[0], units(source_of(bucket, "manifest", None))[0]
-    latest = {unit.unit_id: entry(unit, 6) for unit in (first, second)}
+    latest = {unit.unit_id: entry_of(unit, "r", 6, version=2) for unit in (first, second)}
     plan = make_plan([first], latest)
     assert plan.replacements
     with pytest.raises(UserError, match="already"):

@@ -17,7 +17,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.receipts import Outcome, Receipt
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
@@ -28,7 +28,7 @@ from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun
 from clipmill.workers.write import reject_table
 from tests.build import picture, tar
-from tests.committed import take_lease
+from tests.committed import entry_of, take_lease
 
 STORAGE = Storage()
 
@@ -74,22 +74,7 @@ class Road:
         return UnitRun(self.task(**changes), self.context, self.bench).run()
 
     def land(self, receipt: Receipt) -> list[dict[str, Any]]:
-        unit = self.task().unit
-        entry = LedgerEntry(
-            unit_id=receipt.unit_id,
-            state=LedgerState.COMMITTED,
-            uri=unit.uri,
-            etag=unit.etag,
-            start="",
-            end="",
-            format=unit.format,
-            run="r",
-            attempt=1,
-            seen=receipt.seen,
-            written=receipt.written,
-            rejected=receipt.num_rejected,
-            table_version=0,
-        )
+        entry = entry_of(self.task().unit, "r", receipt.seen, rejected=receipt.num_rejected)
         lease = take_lease(self.tables, "r")
         Committer(self.tables, lease).commit([entry], receipt.fragments, reject_fragments=receipt.reject_fragments)
         assert ledger.live(ledger.read_ledger(self.tables))["u1"].seen == receipt.seen
