@@ -65,6 +65,16 @@ def test_cut_into_clusters_the_groups_are_the_same(table, monkeypatch: pytest.Mo
     assert list(groups(dedup(table)).values()) == EXPECTED
 
 
+def test_rows_whose_vectors_point_nowhere_are_in_no_cluster(table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipmill.jobs.exploring.dedup, "SMALL_ROWS", 10)
+    monkeypatch.setattr(clipmill.jobs.exploring.dedup, "ROWS_PER_CLUSTER", 50)
+    table.snapshot.dataset.update({"vector": f"arrow_cast({[0.0] * 64}, 'FixedSizeList(64, Float16)')"})
+    nowhere = open_table(table.uri)
+    assert (nowhere.num_rows, nowhere.snapshot.dataset.count_rows("vector IS NULL")) == (400, 0)
+    report = dedup(nowhere)
+    assert (report.exact, report.near) == (2, 0)
+
+
 def test_exact_only_first_wins_and_filters_hold(table) -> None:
     report = dedup(table, threshold=1.1)
     assert list(groups(report).values()) == EXPECTED[1:]
