@@ -131,6 +131,10 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
         note(f"hint: nothing was deleted, and {seen}; {what}")
     elif all(gate.name == "held" for gate in refused):
         note(f"hint: {seen}; `clipmill publish TABLE` looks at the other gates, and lets them on")
+    elif any(
+        "promotion that was cut off" in gate.sentence for gate in refused
+    ):  # force leaves plain clients without words
+        note(f"hint: {seen}; promote again, as it says, which lets them on")
     else:
         note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.publishing.set_gates import NONE, columns_gate, sets_gate
-from clipmill.jobs.table import compat, ledger
+from clipmill.jobs.table import compat, ledger, sets
 from clipmill.jobs.table.few import are_few, passes
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
@@ -163,7 +163,8 @@ def _vectors(rows: Any, live: Any) -> Gate:
     if live is not None:
         mine, theirs = compat.stored_fingerprint(rows.schema), compat.stored_fingerprint(live.schema)
         if mine.identity() != theirs.identity():
-            said = f"the vectors are of {mine.model}, those that readers see of {theirs.model}: another fingerprint"
+            said = f"the vectors are of {mine.model}, those that readers see of {theirs.model}: another fingerprint; "
+            said += f"`clipmill promote TABLE {sets.slug_in_use(rows.schema)}` ends a promotion that was cut off"
             return Gate(name="vectors", passed=False, value=1.0, threshold=0.0, sentence=said)
     new = f"_row_created_at_version > {int(live.version)} AND " if live is not None else ""
     scanner = rows.scanner(columns=["vector"], filter=f"{new}vector IS NOT NULL", limit=MAX_VECTORS, batch_size=4096)

@@ -176,7 +176,8 @@ def test_another_models_vectors_are_seen(tables: Tables) -> None:
     other = fingerprint(DIM, weights="others").to_json()
     rows = tables.open()
     rows.update_field_metadata({"vector": {FINGERPRINT_KEY.decode(): other}})
-    assert "another fingerprint" in gates(tables)["vectors"].sentence
+    said = gates(tables)["vectors"].sentence
+    assert "another fingerprint; `clipmill promote TABLE words_none` ends a promotion that was cut off" in said
 
 
 def test_tags_that_drift_are_seen(tables: Tables) -> None:
