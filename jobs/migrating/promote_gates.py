@@ -105,7 +105,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     golden = _golden(tables, rows, slug, options, blockers) if options.golden else None
     hidden = f"{counted(found.failed, 'row has', 'rows have')} no vector of this model: no search finds what has none"
     hidden += ": too few to judge a share by" if few else ""
-    hidden += "; `clipmill rejects TABLE --set SLUG` names them"
+    hidden += f"; `clipmill rejects {tables.database}/{tables.name} --set {slug}` names them"
     return Verdict(
         table=f"{tables.database}/{tables.name}",
         version=int(rows.version),

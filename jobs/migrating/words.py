@@ -83,7 +83,7 @@ def reembedded_in_words(done: "Reembedded") -> str:
         )
     lines += [f"index: {done.index}"] if done.index else []
     if done.failed:
-        lines.append("`clipmill rejects TABLE --set SLUG` names what could not be filled")
+        lines.append(f"`clipmill rejects {done.table} --set {done.set}` names what could not be filled")
     if done.imported:
         lines.append(
             f"{counted(done.imported, 'imported row')} cannot be filled: which bytes their pictures were is not known; "

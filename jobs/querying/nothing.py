@@ -79,7 +79,7 @@ def _tags(snapshot: Snapshot, query: Query) -> str:
     by_lower = {label.lower(): label for label in sorted(known)}
     close = difflib.get_close_matches(unknown[0].lower(), by_lower, n=1, cutoff=0.6)
     names = ", ".join(sorted(known)[:_MOST_NAMED]) + (", …" if len(known) > _MOST_NAMED else "")
-    hint = f"did you mean '{by_lower[close[0]]}'?" if close else f"its tags are {names}"
+    hint = f"did you mean '{by_lower[close[0]]}'?" if close else f"the table's tags are {names}"
     return f"no row has the tag '{unknown[0][:100]}'; {hint}"
 
 

@@ -18,8 +18,8 @@ def options(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     for name, value in given.items():
         ours = "k" if name == "limit" else name
         if ours not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            said = OTHER_NAMES.get(name) or (near[0] if near else "")
+            near = difflib.get_close_matches(name.lower(), names, n=1)
+            said = OTHER_NAMES.get(name.lower()) or (near[0] if near else "")
             raise UserError(
                 f"a search has no option {name}", f"did you mean {said}?" if said else f"there is: {', '.join(names)}"
             )

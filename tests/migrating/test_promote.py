@@ -352,6 +352,7 @@ def test_a_picture_without_a_vector_is_found_by_no_search(world: World) -> None:
     done = promote(world.uri, SLUG, STORAGE, LOOSE, how())
     assert done.verdict is not None
     assert "2 rows have no vector" in done.verdict.notes[0]
+    assert f"`clipmill rejects {world.uri} --set {SLUG}` names them" in done.verdict.notes[0]
     found = open_table(world.uri).search("picture 30", k=100)
     assert len(found) == 24
 

@@ -66,7 +66,7 @@ def test_a_fill_is_told_in_a_few_lines_and_what_is_next() -> None:
         "set 'vit_l' of ViT-L-14: 98 of 100 rows filled (40 now); 2 could not be filled (not_found 2)",
         "2.3 MB read in 3 requests, for pictures of 1.8 MB",
         "21.0 rows/s, limited by embed; 35.5 s in all, 33.6 s of them to start; run r1",
-        "`clipmill rejects TABLE --set SLUG` names what could not be filled",
+        "`clipmill rejects /db/images --set vit_l` names what could not be filled",
         "next: `clipmill promote /db/images vit_l --dry-run` says what stands in the way of its use",
     ]
     idle = replace(done, run="", rows=0, rejects={}, failed=0, reasons={}, filled=100, requests=0)

@@ -29,7 +29,7 @@ def table(tmp_path_factory: pytest.TempPathFactory, engine: WordEngine) -> Table
     [
         (Query(all_tags=("shoo",)), "no row has the tag 'shoo'; did you mean 'shoe'?"),
         (Query(all_tags=("Shoe",)), "did you mean 'shoe'?"),
-        (Query(positive=SHOE, any_tags=("elephant",)), "no row has the tag 'elephant'; its tags are "),
+        (Query(positive=SHOE, any_tags=("elephant",)), "no row has the tag 'elephant'; the table's tags are "),
         (Query(all_tags=("red", "blue")), "no row passes the tags together"),
         (Query(where="width > 9000"), "no row passes the SQL filter"),
         (Query(where="width > 9000", all_tags=("red",)), "no row passes the SQL filter"),

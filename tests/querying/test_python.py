@@ -60,6 +60,7 @@ def test_what_is_clear_is_understood(table: Table, typed: dict, meant: dict) -> 
         ({"text": "red", "top_k": 3}, "no option top_k .*did you mean k"),
         ({"text": "red", "filter": "width > 3"}, "no option filter .*did you mean where"),
         ({"text": "red", "wher": "width > 3"}, "no option wher .*did you mean where"),
+        ({"text": "red", "K": 3}, "no option K .*did you mean k"),
         ({"text": "red", "zzz": 1}, "no option zzz .*there is: "),
         ({"text": "red", "where": 5}, "where is 5"),
         ({"text": "red", "where": ["width > 5"]}, "where is "),
