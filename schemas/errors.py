@@ -46,6 +46,10 @@ class DamagedIndex(ClipmillError):
     """A file of an index cannot be read or is gone; the rows are another thing."""
 
 
+class VersionGone(ClipmillError):
+    """Files of the version that is open are gone, while it was read."""
+
+
 class UnitsFailed(ClipmillError):
     """The run finished, but some units failed; the message names them."""
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from fastapi import Response
 
+from clipmill.jobs.querying.damaged import reading_table
 from clipmill.jobs.querying.deadline import OutOfTime, deadline
 from clipmill.jobs.querying.nearest import is_quick
 from clipmill.jobs.querying.nothing import caveat, why_nothing
@@ -14,7 +15,6 @@ from clipmill.jobs.serving import models
 from clipmill.jobs.serving.services import Services, steady, unproven
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.plain import plain
-from clipmill.workers.store.errors import table_errors
 
 _QUICK_S = 0.02
 _OF_PLAIN = {"vector", "k", "offset", "columns"}
@@ -54,7 +54,7 @@ async def answer(found: Services, question: models.SearchRequest) -> Response:
 
 def _at_once(work: Callable[[], bytes]) -> bytes | None:
     """None where it takes longer than others should wait, such as among thousands of copies."""
-    with suppress(OutOfTime), deadline(_QUICK_S), table_errors("the table"):
+    with suppress(OutOfTime), deadline(_QUICK_S), reading_table():
         return work()
     return None
 

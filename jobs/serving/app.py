@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 
 from clipmill.jobs.querying.at_hand.shared import Shared
+from clipmill.jobs.querying.damaged import reading_table
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.serving.api import router
 from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
@@ -23,11 +24,16 @@ from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.memory import give_back
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
-from clipmill.schemas.errors import ClipmillError
-from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable, table_errors
+from clipmill.schemas.errors import ClipmillError, VersionGone
+from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent
+_AWAY: dict[type[ClipmillError], str] = {
+    StoreUnavailable: "the table's store does not answer",
+    StoreRefuses: "the table's store refuses to let us in",
+    VersionGone: "the table's files are being replaced",
+}
 
 
 def create_app(
@@ -97,7 +103,7 @@ def _warm_up(services: Services, tell: Callable[[str], None], stop: threading.Ev
 def _keep_at_hand(services: Services, shared: Shared | None) -> bool:
     """False where the table could not be read just now: it is tried again, and followed meanwhile."""
     try:
-        with table_errors("the table"):
+        with reading_table():
             services.table.warm(memory_bytes=services.settings.warm_bytes, rows=True, shared=shared)
     except ClipmillError as error:
         logger.warning("vectors cannot be read into memory yet: %s", error.message)
@@ -142,13 +148,12 @@ def _load_encoder(services: Services, tell: Callable[[str], None]) -> None:
 def _follow(services: Services) -> bool:
     """Look for a newer version; True where there is one. What is wrong stands in the health until it is right."""
     try:
-        with table_errors("the table"):
+        with reading_table():
             moved = services.table.refresh()
-    except (StoreUnavailable, StoreRefuses) as error:  # the open version still answers, and we look again
+    except tuple(_AWAY) as error:  # the open version still answers, and we look again
         if services.table_state[0][0] != "away":
             logger.warning("the table cannot be looked at for a newer version: %s", error.message)
-        says = "refuses to let us in" if isinstance(error, StoreRefuses) else "does not answer"
-        services.table_state[0] = ("away", f"the table's store {says}")
+        services.table_state[0] = ("away", next(says for kind, says in _AWAY.items() if isinstance(error, kind)))
         return False
     except ClipmillError as error:
         if services.table_state[0][0] != "gone":

@@ -18,7 +18,7 @@ from clipmill.jobs.serving.guard import UPLOADS
 from clipmill.jobs.serving.pictures import NoPicture
 from clipmill.jobs.serving.runner import Busy, TooSlow
 from clipmill.jobs.serving.services import Loading
-from clipmill.schemas.errors import ClipmillError, DamagedIndex
+from clipmill.schemas.errors import ClipmillError, DamagedIndex, VersionGone
 from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClipmillError)
     async def _mistake(request: Request, error: ClipmillError) -> JSONResponse:
-        # A damaged index or a store that is away is no mistake of who asks, who need not know where it is.
-        if isinstance(error, (StoreUnavailable, StoreRefuses)):
+        # A damaged index or a table that is away is no mistake of who asks, who need not know where it is.
+        if isinstance(error, (StoreUnavailable, StoreRefuses, VersionGone)):
             if request.app.state.services.table_state[0][0] == "ok":  # else it was told
                 logger.warning("a query is not answered: %s", error.message)
             return answer(503, *UNREADABLE, {"retry-after": "2"})

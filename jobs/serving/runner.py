@@ -6,9 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from clipmill.jobs.querying.damaged import reading_table
 from clipmill.jobs.querying.deadline import OutOfTime, deadline
 from clipmill.jobs.serving.settings import Settings
-from clipmill.workers.store.errors import table_errors
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class Runner:
 
     async def _in_thread(self, work: Callable[[], Result], until: float) -> Result:
         def bounded() -> Result:
-            with deadline(until - time.monotonic()), table_errors("the table"):
+            with deadline(until - time.monotonic()), reading_table():
                 return work()
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, bounded)

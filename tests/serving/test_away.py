@@ -1,5 +1,6 @@
-"""A store that refuses for a while under a server: queries are told so, and the table is not taken for gone."""
+"""A table that cannot be read for a while under a server: queries are told so, and it is looked at again."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +11,12 @@ import pytest
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.serving.settings import Settings
 from clipmill.schemas.config import Storage
+from clipmill.schemas.errors import VersionGone
 from clipmill.workers.store.errors import StoreRefuses
 from tests.conftest import S3
 from tests.served import running
 from tests.tables import TableOptions, WordEngine, make_table
 from tests.throttling import DENIED, EXPIRED, Throttle
-
-pytestmark = pytest.mark.s3
 
 
 @pytest.fixture
@@ -41,6 +41,23 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_what_is_removed_under_a_server_is_told_until_it_has_seen_it(tmp_path: Path) -> None:
+    table = open_table(make_table(tmp_path, TableOptions(rows=20)), engine=WordEngine())
+    with running(table, Settings(refresh_s=3600)) as base, httpx.Client(base_url=base, timeout=30) as client:
+        shutil.rmtree(tmp_path / "images.lance" / "data")
+        for path in ("/api/item", "/api/similar", "/api/image"):
+            answer = client.get(path, params={"id": "row-000004"})
+            assert (answer.status_code, answer.json()["error"]) == (503, "the table cannot be read just now"), path
+    for search in (
+        lambda: table.search(like="row-000004"),
+        lambda: table.get("row-000004"),
+        lambda: table.count("views > 1"),
+    ):
+        with pytest.raises(VersionGone, match="are gone"):
+            search()
+
+
+@pytest.mark.s3
 def test_what_a_store_refuses_is_refused_in_a_sentence_and_looked_at_again(table: Table, throttle: Throttle) -> None:
     with running(table, Settings(refresh_s=0.2)) as base, httpx.Client(base_url=base, timeout=30) as client:
 
