@@ -116,6 +116,16 @@ def _folder() -> Iterator[Path]:
         os.close(mark)
 
 
+def _renew(folder: Path) -> None:
+    """Where somebody has removed it: others hold what they have mapped, but none could begin any more."""
+    with suppress(OSError):
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # until this process ends, as `_folder` does
+        if folder.stat().st_uid == os.geteuid():  # nobody else's under that name
+            (folder / "metrics").mkdir(exist_ok=True)
+
+
 def _sweep(temporary: Path) -> None:
     """What a server left that was killed with all its processes at once."""
     for left in temporary.glob(f"{_PREFIX}*"):
@@ -159,6 +169,7 @@ def _keep_running(asked: Asked, caught: list[int]) -> None:
                         raise _none_serves(failed, process)
                 if time.monotonic() >= began + _SOON_S:
                     told.remove(process)
+                    _renew(asked.folder)
                     living[place] = _start(asked)
     finally:
         _stop([process for process, _ in living], caught)

@@ -127,6 +127,17 @@ def test_twice_ctrl_c_ends_a_process_that_does_not_answer(server: Server) -> Non
     assert "Traceback" not in server.log.read_text()
 
 
+def test_where_their_folder_was_removed_another_still_takes_the_place_of_one_that_ends(server: Server) -> None:
+    (folder,) = server.made()
+    shutil.rmtree(folder)
+    server.holding()[0].kill()
+    server.until(lambda: any((folder / "metrics" / f"counter_{one.pid}.db").exists() for one in server.answering()))
+    assert server.ask()[0]
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(30) == 130
+    assert server.made() == []
+
+
 def test_killed_the_first_leaves_nothing(server: Server) -> None:
     others = server.answering()
     server.process.kill()
