@@ -12,7 +12,14 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "findings
 PARTS = ("The question.", "Decided.", "What lost.", "What would change our mind.", "Where.")
 PATHS = re.compile(r"`((?:clipmill|jobs|workers|schemas|tests|benchmarks|deploy|docs|findings)/[\w./*-]*)`")
 LINKS = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+ANCHORS = re.compile(r"\]\(([^)#:]*)#([^)]+)\)")
 FIGURES = re.compile(r"\b\d{4}-\d\d-\d\d-[\w*-]+\.json")
+
+
+def headings(page: Path) -> set[str]:
+    """As GitHub calls them in an address."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).strip().replace(" ", "-") for one in found}
 
 
 def section(text: str, part: str) -> str:
@@ -38,6 +45,8 @@ def test_every_path_link_and_file_of_figures_is_there(page: Path) -> None:
     assert not [one for one in PATHS.findall(text) if not any(ROOT.glob(one.rstrip("/")))]
     assert not [one for one in FIGURES.findall(text) if not any((ROOT / "benchmarks/results").glob(one))]
     assert not [one for one in LINKS.findall(text) if not (page.parent / one).exists()]
+    to_headings = [(page.parent / one if one else page, name) for one, name in ANCHORS.findall(text)]
+    assert not [name for one, name in to_headings if one.suffix != ".md" or name not in headings(one)]
 
 
 def test_the_walk_leads_to_every_decision_and_through_every_floor() -> None:
