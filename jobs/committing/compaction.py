@@ -69,7 +69,7 @@ class Compactor:
         rows = self.tables.open(cache_bytes=CACHE_BYTES)
         try:
             with writing(self.tables.rows):
-                done = _rewritten(rows, self.target_rows, BUDGET_S)
+                done = _rewritten(rows, self.target_rows)
             if done:
                 self.lease.check()
                 with writing(self.tables.rows):
@@ -114,10 +114,10 @@ def tasks_of(dataset: Any, target_rows: int = TARGET_ROWS, **more: Any) -> list[
     return sorted(compaction().plan(dataset, options).tasks, key=lambda t: -len(t.fragments))
 
 
-def _rewritten(dataset: Any, target_rows: int, budget_s: float) -> list[Any]:
+def _rewritten(dataset: Any, target_rows: int) -> list[Any]:
     """Results of the tasks there was time for, uncommitted."""
     tasks = tasks_of(dataset, target_rows)
-    deadline = time.monotonic() + budget_s
+    deadline = time.monotonic() + BUDGET_S
     done: list[Any] = []
     for task in tasks:
         if done and time.monotonic() >= deadline:
@@ -139,7 +139,7 @@ def tidy_side_tables(tables: Tables, lease: Lease, *, every: int = SIDE_EVERY, k
         try:
             with writing(tables.uri(part)):
                 if len(dataset.get_fragments()) >= every:
-                    done = _rewritten(dataset, 1_000_000, BUDGET_S)
+                    done = _rewritten(dataset, 1_000_000)
                     if done:
                         compaction().commit(dataset, done)
                 tables.open(part).cleanup_old_versions(keep, error_if_tagged_old_versions=False)

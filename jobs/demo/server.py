@@ -35,7 +35,7 @@ _UNSET = ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOIN
 
 
 @contextlib.contextmanager
-def local_s3(log: Path, *, environment: Mapping[str, str] = _ENVIRONMENT) -> Iterator[Storage]:
+def local_s3(log: Path) -> Iterator[Storage]:
     """A running server with the empty bucket `demo`; this process and its children may use it until the end.
 
     Raises UserError where moto is not installed, ClipmillError where it does not start.
@@ -52,7 +52,7 @@ def local_s3(log: Path, *, environment: Mapping[str, str] = _ENVIRONMENT) -> Ite
         )
     try:
         port = _port(server, log)
-        with _environment(environment):
+        with _environment(_ENVIRONMENT):
             _create_bucket(port)
             yield Storage(endpoint_url=f"http://{HOST}:{port}", region="us-east-1")
     finally:

@@ -26,7 +26,7 @@ from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.ledger import RANK, live, read_ledger
 from clipmill.jobs.table.live import PUBLISHED, ROLLED_BACK
-from clipmill.jobs.table.runs import NIGHT, events
+from clipmill.jobs.table.runs import NIGHT, events_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.receipts import LedgerState
@@ -139,10 +139,8 @@ def _events(found: pa.Table) -> list[Event]:
 def _first_of_nights(tables: Tables) -> float:
     """The version from which on the reports of the last nights list what came; infinity where no night was ever written
     down."""
-    runs, mine = tables.open("runs"), tables.id() or ""
-    only = f"event = '{NIGHT}' AND {of_table(runs.schema, mine)}"
     first = np.inf
-    for line in events(runs, ["detail"], only)[-NIGHTS:]:
+    for line in events_of(tables, ["detail"], f"event = '{NIGHT}'")[-NIGHTS:]:
         try:
             night = json.loads(line["detail"])
             before = night.get("version_before", 0)

@@ -17,8 +17,8 @@ def cut_tar(item: SourceObject, storage: Storage, slice_bytes: int) -> list[tupl
     """Byte ranges [start, end) of about `slice_bytes`, each beginning at a header; [None] where no cut is possible.
 
     No key has members on both sides of a cut, so a tar whose members lie in random order stays whole, as a gzipped one
-    does. One pass over the headers; 16 bytes of memory per member. What cannot be read as a header is left to the last
-    range, whose worker will say so.
+    does. One pass over the headers; some 70 bytes of memory per member. What cannot be read as a header is left to the
+    last range, whose worker will say so.
     """
     starts, keys = array("Q"), array("Q")
     with open_stream(item.uri, storage, expected_etag=item.etag) as stream:

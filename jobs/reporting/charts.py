@@ -101,9 +101,9 @@ def _line(points: Sequence[tuple[float, float]], least: float, top: float, limit
     return Line(path=path, area=area, least=least, top=top, limit=limit)
 
 
-def map_paths(found: VectorMap, *, size: int = 1000, margin: int = 20) -> list[tuple[str, int, str]]:
+def map_paths(found: VectorMap) -> list[tuple[str, int, str]]:
     """(tag, rows, path) for each group: every point a line of no length, which round caps make a dot."""
-    inner = size - 2 * margin
+    margin, inner = 20, 960
     return [
         (
             group.tag,

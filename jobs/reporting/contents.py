@@ -20,6 +20,7 @@ from clipmill.schemas.columns import is_head
 SCORED_ROWS = 100_000  # more are looked at evenly spaced
 BINS = 24
 MAP_POINTS = 2_000
+MAX_TAGS = 24
 MAP_COLOURS = 8
 OTHER = "other tags"
 
@@ -72,9 +73,9 @@ class Drift:
     changes: tuple[tuple[str, float, float], ...]
 
 
-def tag_counts(table: Table, *, top: int = 24) -> tuple[TagCount, ...]:
+def tag_counts(table: Table) -> tuple[TagCount, ...]:
     """The commonest tags; none where the table has none."""
-    found = facets(table, top=top)[0]
+    found = facets(table, top=MAX_TAGS)[0]
     tagged = table.count("tags IS NOT NULL") if found.values else 0
     return tuple(TagCount(tag=tag, rows=rows, share=rows / max(1, tagged)) for tag, rows in found.values)
 
@@ -134,10 +135,10 @@ def evenly(table: Table, columns: list[str], rows: int) -> pa.Table:
     return found
 
 
-def vector_map(table: Table, *, points: int = MAP_POINTS) -> VectorMap | None:
+def vector_map(table: Table) -> VectorMap | None:
     """None where fewer than three rows have a vector. Principal components, not UMAP or t-SNE: linear, the same each
     time, and without a library; clusters that differ in other directions lie on each other."""
-    found = evenly(table, ["vector", "tags"], points)
+    found = evenly(table, ["vector", "tags"], MAP_POINTS)
     found = found.filter(found["vector"].is_valid())
     if len(found) < 3:
         return None

@@ -1,6 +1,6 @@
 """A night on one page: what came, changed, went and was rejected, at what rate, through which gates, who sees it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,6 @@ from clipmill.schemas.nightly import Saved
 HISTORY = 30  # nights
 SAMPLE = 18
 SHOWN_HITS = 12  # of a search; all are in the JSON
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +69,7 @@ class NightOptions:
     pictures: bool = True
 
 
-def night_report(
-    tables: Tables, night: Night, options: NightOptions | None = None, *, tell: Tell = lambda _: None
-) -> NightReport:
+def night_report(tables: Tables, night: Night, options: NightOptions | None = None) -> NightReport:
     """Of a night that has ended, whatever its end. It reads the night's last version, published or not."""
     options = options or NightOptions()
     uri, storage = f"{tables.database}/{tables.name}", tables.storage
@@ -82,11 +79,9 @@ def night_report(
     if came is None:
         came = Arrivals(runs=(night.run,), units=changes.unit_ids, before=changes.before or 0)
     album = Pictures(table, tables, options.allow)
-    tell("rejects and new pictures")
     counts, some = reject_rows(tables, {night.run, *came.runs} if night.is_whole else ())
     ids = _sample(table, tables, came) if options.pictures else []
     sample = album.rows(ids)
-    tell("saved searches")
     asked = options.watch if night.is_whole else {}
     watched = watch(table, tables, asked, came, own=options.own or is_local(tables)) if asked else ()
     hits = {
@@ -94,7 +89,6 @@ def night_report(
         for one in watched
         if options.pictures and one.hits
     }
-    tell("tags and gates")
     past = tuple(one for one in nights(tables, HISTORY) if one.at <= night.at)
     before = _at(uri, night.live_before or night.version_before or changes.before, storage)
     return NightReport(

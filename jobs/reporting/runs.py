@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmill.jobs.table.runs import events
+from clipmill.jobs.table.runs import events_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.columns import of_table
 
 ENDS = ("finished", "drained", "failed")
 LAST = 30
@@ -37,18 +36,13 @@ class RunFigures:
     note: str = ""
 
 
-def read_runs(tables: Tables, *, last: int = LAST) -> list[RunFigures]:
+def read_runs(tables: Tables) -> list[RunFigures]:
     """The last runs of the table that is there now, the earliest first."""
-    dataset = tables.open("runs", missing_ok=True)
-    mine = tables.id()
-    if dataset is None or mine is None:
-        return []
     words = ", ".join(f"'{event}'" for event in ("started", *ENDS))
-    where = f"event IN ({words}) AND {of_table(dataset.schema, mine)}"
     found: dict[str, list[dict[str, Any]]] = {}
-    for event in events(dataset, ["run", "command", "event", "at", "detail"], where):
+    for event in events_of(tables, ["run", "command", "event", "at", "detail"], f"event IN ({words})"):
         found.setdefault(event["run"], []).append(event)
-    return [_figures(name, parts) for name, parts in list(found.items())[-last:]]
+    return [_figures(name, parts) for name, parts in list(found.items())[-LAST:]]
 
 
 def _figures(run: str, events: list[dict[str, Any]]) -> RunFigures:

@@ -3,7 +3,7 @@
 What is counted is counted over all rows; scores, the map and pictures are of rows that are evenly spaced, and say so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +26,6 @@ EXACT_ROWS = 2_000_000
 GROUPS = 6
 OF_A_GROUP = 6
 SAMPLE = 12
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +67,16 @@ class TableReport:
     copies: Copies = field(default_factory=lambda: Copies(looked="no", threshold=DEFAULT_THRESHOLD))
 
 
-def table_report(
-    uri: str, storage: Storage, *, allow: Sequence[str] = (), pictures: bool = True, tell: Tell = lambda _: None
-) -> TableReport:
+def table_report(uri: str, storage: Storage, *, allow: Sequence[str] = (), pictures: bool = True) -> TableReport:
     """`allow`: places beside the table's own source that pictures may be read from. Without `pictures` none is read.
     Raises UserError where there is no such table."""
     status = read_status(uri, storage)
     tables = Tables.at(uri, storage)
     table = Table(uri, None, storage, None)
     album = Pictures(table, tables, allow)
-    tell("rejects and runs")
     counts, some = reject_rows(tables)
     runs = tuple(read_runs(tables))
     costs = [run.dollars for run in runs if run.dollars is not None]
-    tell("tags, scores and the map")
     ids = evenly(table, ["id"], SAMPLE)["id"].to_pylist() if pictures else []
     return TableReport(
         table=status.table,
@@ -100,7 +95,7 @@ def table_report(
         tags=tag_counts(table),
         histograms=histograms(table),
         map=vector_map(table),
-        copies=copies(table, album, pictures=pictures, tell=tell),
+        copies=copies(table, album, pictures=pictures),
     )
 
 
@@ -140,13 +135,12 @@ def versions(table: Table, *, last: int = 12) -> tuple[dict[str, Any], ...]:
     )
 
 
-def copies(table: Table, album: Pictures, *, pictures: bool, tell: Tell) -> Copies:
+def copies(table: Table, album: Pictures, *, pictures: bool) -> Copies:
     looked = "near" if table.num_rows <= NEAR_ROWS else "exact" if table.num_rows <= EXACT_ROWS else "no"
     if looked == "no":
         return Copies(looked=looked, threshold=DEFAULT_THRESHOLD)
-    tell("copies")
     threshold = DEFAULT_THRESHOLD if looked == "near" else EXACT_ONLY
-    found = dedup(table, threshold=threshold, tell=tell)
+    found = dedup(table, threshold=threshold)
     grouped: dict[int, list[str]] = {}
     for row in found.groups.select(["group", "id"]).to_pylist():
         grouped.setdefault(row["group"], []).append(row["id"])
