@@ -189,8 +189,8 @@ def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
 def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> int:
     """Build, merge and commit; the number of segments built now (those of an earlier run are taken over)."""
     parts = groups(dataset, builder.rows_per_segment)
-    key = hashlib.sha256(json.dumps([dataclasses.asdict(plan), column, parts]).encode()).hexdigest()
-    state = Checkpoint(builder.tables, column, key)
+    same = [dataclasses.asdict(plan), column, parts, _files(dataset, column)]
+    state = Checkpoint(builder.tables, column, hashlib.sha256(json.dumps(same).encode()).hexdigest())
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
         dim = dataset.schema.field(column).type.list_size
@@ -206,6 +206,14 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     dataset.commit_existing_index_segments(index_name(dataset, column), column, [merged])
     state.finish()
     return len(missing)
+
+
+def _files(dataset: Any, column: str) -> list[list[str]]:
+    """What holds the column, of each fragment: `promote` puts other vectors under the same name, a fill adds some."""
+    (field,) = [one.id() for one in dataset.lance_schema.fields() if one.name() == column]
+    return [
+        [file.path for file in fragment.metadata.files if field in file.fields] for fragment in dataset.get_fragments()
+    ]
 
 
 def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> bool:

@@ -561,6 +561,35 @@ def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, mon
     check_complete(uri)
 
 
+def test_segments_of_a_killed_build_are_not_taken_over_where_other_vectors_are_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `promote`: the same fragments, the same name, vectors of another model."""
+    uri = several_fragments(tmp_path)
+    built: list[tuple[int, ...]] = []
+
+    def counting(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+        for place, task in enumerate(tasks):
+            if len(built) == 2:
+                raise KeyboardInterrupt
+            built.append(task.fragment_ids)
+            yield place, segments.build_segment(task)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(segments, "in_turn", counting)
+        build_index(uri, IN_SEGMENTS)
+    dataset = lance.dataset(f"{uri}.lance")
+    stored = dataset.to_table(columns=["vector"])["vector"].combine_chunks()
+    other = normalise(np.random.default_rng(7).standard_normal((len(stored), DIM)).astype(np.float32))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(other.astype(np.float16).reshape(-1)), DIM)
+    dataset.add_columns(pa.table({"vector__b": column}).to_reader())
+    dataset.alter_columns({"path": "vector", "name": "vector__a"}, {"path": "vector__b", "name": "vector"})
+    report = build_index(uri, IN_SEGMENTS).vectors[0]
+    assert report.recall is not None
+    assert report.recall.recall > 0.95
+    check_complete(uri)
+
+
 @pytest.mark.parametrize("folder", ["a%23b", "a#b%20c"])
 def test_what_a_killed_build_made_lies_with_the_table_and_is_no_orphan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
