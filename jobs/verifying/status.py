@@ -11,7 +11,7 @@ from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.heads import told, without_scores
 from clipmill.jobs.table.proof import proof_of
 from clipmill.jobs.table.readers import Readers, readers
-from clipmill.jobs.table.runs import events
+from clipmill.jobs.table.runs import NIGHT, events, events_of
 from clipmill.jobs.table.sets import Coverage, all_coverage, failed_rows
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import all_vocabularies
@@ -36,7 +36,8 @@ class Status:
     `heads`: columns of scores, each with its head, the model of the vectors it
     scored, and `left`, the rows that have a vector and no score. `vocabularies`: of each column of tags the vocabulary,
     its hash, the thresholds that were calibrated, `left` likewise, and a `note` where the hash is not that of its file
-    or of the job's, or a set's is not that of the tags in use.
+    or of the job's, or a set's is not that of the tags in use. `last_night`: how the last one ended
+    that did something or was refused, and why; a refused one brings no run, so the runs do not show it.
     """
 
     table: str
@@ -63,6 +64,7 @@ class Status:
     sets: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, Any]] = field(default_factory=list)
     vocabularies: list[dict[str, Any]] = field(default_factory=list)
+    last_night: str | None = None
     last_runs: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -106,6 +108,7 @@ def status(table: str, storage: Storage) -> Status:
         sets=[_set(rows, one) for one in all_coverage(tables, rows)],
         heads=[_head(rows, name, about) for name, about in told(rows.schema).items()],
         vocabularies=all_vocabularies(tables, rows),
+        last_night=_last_night(tables),
         last_runs=_last_runs(tables, table_id(rows.schema)),
     )
 
@@ -164,6 +167,16 @@ def _last_runs(tables: Tables, table_id: str) -> list[dict[str, Any]]:
     told = events(runs, ["run", "command", "event", "at"], where)
     latest = {event["run"]: event for event in told}  # the last word of each run
     return [{**event, "at": event["at"].isoformat(timespec="seconds")} for event in list(latest.values())[-LAST_RUNS:]]
+
+
+def _last_night(tables: Tables) -> str | None:
+    told = events_of(tables, ["detail"], f"event = '{NIGHT}'")
+    if not told:
+        return None
+    night = json.loads(told[-1]["detail"])
+    refused = [f"gate {gate['name']}: {gate['sentence']}" for gate in night.get("gates", ()) if not gate["passed"]]
+    why = "; ".join(refused) or night.get("error", "")
+    return f"{night['status']}, begun at {night['at']}" + (f": {why}" if why else "")
 
 
 def counted_rejects(

@@ -9,6 +9,7 @@ import pytest
 
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import KEY, Lease
+from clipmill.jobs.publishing.night import Gate, Night, remember
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import LAST_RUNS, Status, count_rejects, rejects, status
@@ -103,6 +104,21 @@ def test_the_last_word_of_each_of_the_last_runs(tables: Tables) -> None:
         ("r5", "finished"),
         ("r6", "started"),
     ]
+
+
+def test_a_night_that_was_refused_is_no_run_and_is_told(tables: Tables) -> None:
+    assert look(tables).last_night is None
+    gates = (
+        Gate(name="rows", passed=True, value=0.0, threshold=0.1),
+        Gate(name="gone", passed=False, value=1.0, threshold=0.1, sentence="9 of 9 samples are gone"),
+    )
+    night = Night(run="r9", table="t", at="2026-11-29T04:00:01+00:00", status="refused", gates=gates)
+    remember(tables, night)
+    assert look(tables).last_night == "refused, begun at 2026-11-29T04:00:01+00:00: gate gone: 9 of 9 samples are gone"
+    remember(tables, replace(night, status="failed", gates=(), error="the store is away"))
+    assert look(tables).last_night == "failed, begun at 2026-11-29T04:00:01+00:00: the store is away"
+    remember(tables, replace(night, status="published", gates=gates[:1]))
+    assert look(tables).last_night == "published, begun at 2026-11-29T04:00:01+00:00"
 
 
 def test_live_is_the_version_readers_see(tables: Tables) -> None:
