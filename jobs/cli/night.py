@@ -134,7 +134,7 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
     elif any(
         "promotion that was cut off" in gate.sentence for gate in refused
     ):  # force leaves plain clients without words
-        note(f"hint: {seen}; promote again, as it says, which lets them on")
+        note(f"hint: {seen}; promote again, which lets them on or says what does")
     else:
         note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)

@@ -182,7 +182,7 @@ class _Switch:
         new = stored_fingerprint(rows.schema)
         told = json.loads(rows.config().get(PROMOTED_KEY, "{}"))
         self._attach(new)
-        live = self._move_live(new)
+        live = self._move_live(new, judged=self.is_back)
         self.notes.append(note)
         return self._told(str(told.get("from", "")), live, None)
 
@@ -235,8 +235,9 @@ class _Switch:
                 }
         self._again(lambda now: now.update_config(moved))
 
-    def _move_live(self, fingerprint: Fingerprint) -> int | None:
-        """To the newest version, unless it is at one of this model already; None where nothing is published."""
+    def _move_live(self, fingerprint: Fingerprint, *, judged: bool = True) -> int | None:
+        """To the newest version, unless it is at one of this model already; None where nothing is published. Not
+        `judged`: nobody looked for rows that passed no gate, which came since a kill; they raise GateRefused."""
         rows = self.tables.open()
         tags = tags_of(rows)
         if LIVE not in tags:
@@ -246,6 +247,12 @@ class _Switch:
         seen = Fingerprint.from_json(metadata[FINGERPRINT_KEY].decode())
         if not fingerprint.differences(seen):
             return there
+        if not judged and (came := unpublished(rows)):
+            raise GateRefused(
+                f"'{self.slug}' is in use, but {counted(came, 'row')} came since the version that readers see and "
+                "passed no gate",
+                "`clipmill publish TABLE` judges them; where `vectors` alone refuses, with --force it lets readers on",
+            )
         self.lease.check()
         rows.tags.update(LIVE, rows.version)
         return int(rows.version)

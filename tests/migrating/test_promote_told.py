@@ -6,7 +6,7 @@ import pytest
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.indexing.build import IndexOptions, build_index
-from clipmill.jobs.migrating.promote import back, dry_run, promote
+from clipmill.jobs.migrating.promote import ALREADY, back, dry_run, promote
 from clipmill.jobs.migrating.promote_gates import GateOptions
 from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.migrating.score import score
@@ -15,6 +15,7 @@ from clipmill.jobs.migrating.words import promotion_in_words
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, GateRefused, UserError
 from tests.build import tar
+from tests.committed import Killed, killer
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_promote import LOOSE, how, world
 from tests.migrating.test_set_heads import head
@@ -66,6 +67,19 @@ def test_rows_that_passed_no_gate_are_shown_to_nobody_by_a_promotion(world: Worl
     promote(world.uri, SLUG, STORAGE, LOOSE, how())
     world.embed("e", tar(members(range(40, 42))), bench=world.new)
     assert "2 rows that passed no gate are seen by readers with it" in back(world.uri, STORAGE, how()).notes
+
+
+def test_nor_by_the_end_of_one_that_was_cut_off(world: World) -> None:
+    rows = world.tables.open()
+    rows.tags.create("live", rows.version)
+    with pytest.raises(Killed):
+        promote(world.uri, SLUG, STORAGE, LOOSE, how(killer("after_rename")))
+    world.embed("d", tar(members(range(30, 33))), bench=world.new)  # a night, which the gate `vectors` refuses
+    with pytest.raises(GateRefused, match="is in use, but 3 rows came since the version that readers see"):
+        promote(world.uri, SLUG, STORAGE, LOOSE, how())
+    assert world.tables.open(version="live").version == rows.version
+    world.tables.open().tags.update("live", world.tables.open().version)
+    assert promote(world.uri, SLUG, STORAGE, LOOSE, how()).notes == [ALREADY]
 
 
 def test_scores_of_the_new_model_are_not_called_the_old_ones(world: World) -> None:
