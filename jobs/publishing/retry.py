@@ -5,8 +5,11 @@ that ran out of time or killed its worker cannot be asked, so its unit has `TRIE
 themselves never passes, until the bytes change, and then the unit is another one anyway.
 """
 
+import heapq
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
@@ -21,7 +24,7 @@ from clipmill.workers.store.fs import head_of
 ASKED = (Reason.NOT_FOUND, Reason.FORBIDDEN)
 TRIED = (Reason.TIMED_OUT, Reason.KILLED_WORKER)
 TRIES = 3
-MAX_ASKED = 2_000  # pictures a night; one that answers is enough for its unit
+MAX_ASKED = 2_000  # pictures a night, drawn anew each night; one that answers is enough for its unit
 _THREADS = 16
 
 
@@ -33,6 +36,7 @@ class Retry:
     storage: Storage
     units: frozenset[str] = frozenset()  # what the last call found
     _answers: dict[str, bool] = field(default_factory=dict)
+    _night: bytes = field(default_factory=lambda: os.urandom(16))
 
     def __call__(self, latest: Ledger) -> frozenset[str]:
         rejects, rows = self.tables.open("rejects", missing_ok=True), self.tables.open(missing_ok=True)
@@ -55,14 +59,20 @@ class Retry:
                 if row["reason"] in TRIED:
                     tries[row["unit_id"], row["id"]] += 1
                     waiting += [(row["unit_id"], row["id"])] if counts else []
-                elif counts and (row["uri"] in ask or len(ask) < MAX_ASKED):
+                elif counts:
                     ask.setdefault(row["uri"], set()).add(row["unit_id"])
+            ask = self._drawn(ask)
         again.update(unit for unit, sample in waiting if tries[unit, sample] < TRIES)
         answers = self._answer(list(ask))
         for uri, units in ask.items():
             again.update(units if answers[uri] else ())
         self.units = frozenset(again)
         return self.units
+
+    def _drawn(self, ask: dict[str, set[str]]) -> dict[str, set[str]]:
+        """The same ones all night. One that is not drawn of these would not be of more either."""
+        lots = heapq.nsmallest(MAX_ASKED, ask, key=lambda uri: blake2b(uri.encode(), key=self._night).digest())
+        return {uri: ask[uri] for uri in lots}
 
     def _answer(self, uris: list[str]) -> dict[str, bool]:
         new = [uri for uri in uris if uri not in self._answers]

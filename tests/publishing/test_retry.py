@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.planning.listing import Listing, plan_for
+from clipmill.jobs.publishing import retry
 from clipmill.jobs.publishing.retry import TRIES, Retry
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
@@ -53,6 +54,22 @@ def test_a_picture_that_is_still_missing_is_left_alone_and_a_reject_that_does_no
     assert again(tables) == set()
     (tmp_path / "later.jpg").write_bytes(b"x")
     assert again(tables) == {"a1"}
+
+
+def test_a_picture_behind_more_missing_ones_than_a_night_asks_for_has_its_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "MAX_ASKED", 3)
+    tables = make_tables(tmp_path)
+    for unit_id, name in [*((f"a{i}", f"gone{i}.jpg") for i in range(9)), ("b1", "there.jpg")]:
+        enter(tables, unit_id)
+        reject(tables, unit_id, "not_found", f"{tmp_path}/{name}")
+    (tmp_path / "there.jpg").write_bytes(b"x")
+    night = Retry(tables, Storage())
+    first = night(ledger.read_ledger(tables))
+    assert night(ledger.read_ledger(tables)) == first
+    assert len(night._answers) == 3
+    assert any(again(tables) == {"b1"} for _ in range(100))
 
 
 def test_what_kills_its_worker_every_night_is_given_up(tmp_path: Path) -> None:
