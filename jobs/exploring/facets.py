@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying.damaged import naming_damage
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.open import Query, Table
-from clipmill.schemas.errors import UserError
 
 MAX_DISTINCT = 100_000  # beyond this a column is no facet
 
@@ -94,7 +93,8 @@ def _check(table: Table, column: str) -> None:
     value = kind.value_type if kind is not None and pa.types.is_list(kind) else kind
     if value is None or not (pa.types.is_string(value) or pa.types.is_boolean(value) or pa.types.is_integer(value)):
         known = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_list(f.type)]
-        raise UserError(f"{column} is no column whose values can be counted", f"try one of: {', '.join(known)}")
+        said = f"{column} is no column whose values can be counted"
+        raise table.snapshot.newer.unknown(said, f"try one of: {', '.join(known)}")
 
 
 def _count(column: str, arrays: Iterable[pa.Array], top: int) -> Facet:

@@ -21,6 +21,7 @@ from clipmill.jobs.querying.at_hand.tags import HeldTags
 from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.newer import NONE_NEWER, Newer
 from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
@@ -87,8 +88,9 @@ def with_curve(index: VectorIndex, curve: Curve | None) -> VectorIndex:
 class Snapshot:
     """A version of the table. Thread-safe: caches are only ever filled with equal values."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, newer: Newer = NONE_NEWER) -> None:
         self.dataset = dataset
+        self.newer = newer
         self.version: int = dataset.version
         self.schema: pa.Schema = dataset.schema
         self.warm: dict[str, WarmVectors] = {}
@@ -106,7 +108,7 @@ class Snapshot:
 
     def anew(self) -> Snapshot:
         """The same version with nothing at hand: what is remembered of rows at hand names their places."""
-        other = Snapshot(self.dataset)
+        other = Snapshot(self.dataset, self.newer)
         other._vector_indices = dict(self._vector_indices)
         return other
 
@@ -217,7 +219,7 @@ class Snapshot:
         """Raises UserError for what are no tags: the name becomes a part of the predicate."""
         if column not in [set_column("tags", slug) for slug in vocabularies_in(self.schema)]:
             found = ", ".join(set_column("tags", slug) for slug in vocabularies_in(self.schema))
-            raise UserError(
+            raise self.newer.unknown(
                 f"{column} is no column of tags", f"there is: {', '.join(['tags', *([found] * bool(found))])}"
             )
 
@@ -301,7 +303,7 @@ class Snapshot:
         known = self.schema.names
         for name in columns:
             if name not in known:
-                raise UserError(f"{name} is no column of the table", f"there is: {', '.join(known)}")
+                raise self.newer.unknown(f"{name} is no column of the table", f"there is: {', '.join(known)}")
         return tuple(dict.fromkeys(columns))
 
 
@@ -325,7 +327,9 @@ def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snap
     number = tags[wanted]["version"] if wanted in tags else wanted
     try:
         if isinstance(number, int):
-            return Snapshot(dataset.checkout_version(number))
+            found = dataset.checkout_version(number)
+            added = frozenset(dataset.schema.names) - frozenset(found.schema.names)
+            return Snapshot(found, Newer(dataset.version, added))
     except (ValueError, OSError) as error:
         if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
             raise

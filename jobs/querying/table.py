@@ -192,7 +192,10 @@ class Table:
     def predicate(self, query: Query) -> str | None:
         """The filters of a query as one SQL predicate. Raises UserError."""
         if query.where is not None:
-            filters.check_where(query.where, self.schema.names)
+            try:
+                filters.check_where(query.where, self.schema.names)
+            except UserError as error:
+                raise self.snapshot.newer.unknown(error.message, error.hint) from None
         column = query.tags_column
         if column != "tags":
             self.snapshot.check_tags(column)

@@ -6,6 +6,7 @@ import pytest
 
 from clipmill.jobs.querying import roads
 from clipmill.jobs.querying.open import Examples, Query, Table, open_table
+from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
 from tests.tables import TableOptions, WordEngine, append, batch, make_table, picture
 
@@ -242,6 +243,28 @@ def test_vectors_in_memory_follow_the_table(tmp_path, engine: WordEngine) -> Non
     assert found["views"].to_pylist()
     assert min(found["views"].to_pylist()) >= 100
     assert len(found) == 49  # row 100 has no vector
+
+
+def test_a_column_that_only_the_newest_version_has_is_told_so(tmp_path) -> None:
+    """As `retag --as` leaves it on a published table, whose readers follow `live`."""
+    from clipmill.jobs.exploring.facets import facets
+
+    uri = make_table(tmp_path / "db", TableOptions(rows=20))
+    dataset = Tables.at(uri).open()
+    dataset.tags.create("live", dataset.version)
+    dataset.add_columns({"tags__two": "tags"})
+    table = open_table(uri, engine=WordEngine())
+    wanted = f"`clipmill publish TABLE` shows it to them, and --version {dataset.version} reads it"
+    for asked in ({"where": "tags__two IS NULL"}, {"columns": ("id", "tags__two")}, {"tags_column": "tags__two"}):
+        with pytest.raises(UserError) as told:
+            table.search("red", **asked)
+        assert wanted in told.value.hint, asked
+    with pytest.raises(UserError) as told:
+        facets(table, columns=("tags__two",))
+    assert wanted in told.value.hint
+    with pytest.raises(UserError) as told:
+        table.search("red", where="tags__tow IS NULL")
+    assert wanted not in told.value.hint
 
 
 def test_versions_tags_and_live(tmp_path) -> None:
