@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from clipmill.jobs.cluster.connect import patient_start
-from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import count_rejects
 from clipmill.jobs.verifying.verify import verify
@@ -146,9 +145,6 @@ class Scene:
         assert sum(count_rejects(self.tables).values()) == self.expected_rejects
         ids = self.tables.open().to_table(columns=["id"])["id"].to_pylist()
         assert len(set(ids)) == len(ids) == self.expected_rows
-
-    def committed_units(self) -> int:
-        return len(ledger.live(ledger.read_ledger(self.tables)))
 
 
 @pytest.fixture
