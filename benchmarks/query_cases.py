@@ -92,7 +92,8 @@ def true_answers(uri: str, queries: int, dim: int) -> dict[str, list[list[str]]]
 
 
 def _nearest(snapshot: Any, case: dict[str, Any], words: str, cosine_N: Any, row_N: Any, order: Any) -> list[int]:
-    from clipmill.jobs.querying.hybrid import full_text, fuse
+    from clipmill.jobs.querying.hybrid import fuse
+    from clipmill.jobs.querying.words import full_text
 
     predicate, depth = predicate_of(case), HYBRID_DEPTH if case.get("hybrid") else K
     places = np.arange(len(row_N))

@@ -9,7 +9,6 @@ earns the sum only where it is within `WINDOW` of both rankings; else the larger
 the fused ranking follow from the first n >= `WINDOW` of each: whatever comes deeper has at least n rows before it.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,22 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.at_hand.warm import passing
 from clipmill.jobs.querying.nearest import cosines
 from clipmill.jobs.querying.pages import ranked
 from clipmill.jobs.querying.request import MAX_HITS, Query
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.schemas.errors import UserError
+from clipmill.jobs.querying.words import full_text
 
 RRF_K = 60
 WINDOW = 100
-MAX_TIES = 10_000
-TEXT_COLUMN = "caption"
-
-# Percent of the captions up to which Lance looks at each one that passes a filter; of more it goes through those that
-# have the words. Of a million rows that takes 5 to 9 ms of CPU for words that 8 % have, and to look at each one 6 where
-# 1 % pass and 15 where 5 % do (by hand, 2026-11-29). Left alone, Lance looks at each one up to 10 %.
-_WEIGHED_ALL = "1"
+_NAMED_FIRST = 4_000_000  # rows: ids of so many are kept
 
 _beside = ThreadPoolExecutor(8, thread_name_prefix="full-text")  # both halves of a query run in Lance, without the GIL
 
@@ -48,8 +41,10 @@ def hybrid(
     step = looked = max(WINDOW, query.k + len(query.positive.ids))  # of the first page, so that it asks once
     while looked < depth:
         looked *= 2
+    if predicate is not None and query.column in snapshot.warm:
+        _name_first(snapshot, predicate)
     while True:
-        words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate)
+        words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate, query.column)
         by_vector = ranked(snapshot, query, vector_D, predicate, looked, step)
         hits, whole = _fused(snapshot, query, vector_D, by_vector, words.result(), looked)
         if query.min_score is not None:
@@ -57,6 +52,13 @@ def hybrid(
         if whole or len(hits) >= depth or looked >= 2 * MAX_HITS:
             return hits.slice(0, depth)
         looked *= 2
+
+
+def _name_first(snapshot: Snapshot, predicate: str) -> None:
+    """What both halves need of a filter, in the thread that is under a deadline. Rows that are named are counted."""
+    if snapshot.num_rows <= _NAMED_FIRST and snapshot.marked(predicate) is None:
+        passing(snapshot, predicate)
+    snapshot.count(predicate)
 
 
 def _fused(
@@ -69,7 +71,7 @@ def _fused(
 ) -> tuple[pa.Table, bool]:
     """The fused ranking as far as `looked` of each half settle it, and whether that is all of it."""
     near = _near(snapshot, query.column, vector_D, by_text, looked)
-    bm25 = dict(zip(by_text[ROW_ID].to_pylist(), by_text["bm25"].to_pylist(), strict=True))
+    bm25 = dict(zip(by_text[ROW_ID].to_numpy().tolist(), by_text["bm25"].to_numpy().tolist(), strict=True))
     # Of captions with the same words, which tell nothing, those nearer to the query come first. Rows without a vector
     # are hidden, but keep their places: without them `WINDOW` would reach further the more rows are looked at.
     text_ids = sorted(near, key=lambda i: (-bm25[i], -near[i] if near[i] == near[i] else 2.0, i))
@@ -119,35 +121,3 @@ def fuse(by_vector: list[int], by_text: list[int], text_weight: float) -> dict[i
             share, so_far = weight / (RRF_K + rank), fused.get(row_id, 0.0)
             fused[row_id] = so_far + share if row_id in near else max(so_far, share)
     return fused
-
-
-def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None) -> pa.Table:
-    """Columns _rowid and bm25 of the captions that hold any of the words, best first: `depth`, and those as good as the
-    last of them (up to `MAX_TIES`), or all there are."""
-    from lance.query import MatchQuery
-
-    os.environ.setdefault("LANCE_FLAT_SEARCH_PERCENT_THRESHOLD", _WEIGHED_ALL)
-    if not snapshot.index_names(TEXT_COLUMN):
-        raise UserError("the captions have no full-text index", "run `clipmill index TABLE`, then search again")
-    # Under a filter a question costs nearly the same whatever the limit, so one is asked, and not one for each time
-    # that the last of so many has equals.
-    wanted = depth + 1 if predicate is None else MAX_TIES + depth
-    while True:
-        with filter_errors(predicate):
-            found = snapshot.dataset.scanner(
-                columns=["_score"],
-                full_text_query=MatchQuery(text, TEXT_COLUMN),
-                filter=predicate,
-                prefilter=True,
-                limit=wanted,
-                with_row_id=True,
-            ).to_table()
-        found = found.sort_by([("_score", "descending"), (ROW_ID, "ascending")])
-        scores = found["_score"].to_numpy()
-        # Which captions of the last score are among them is Lance's choice, so it is all of them or none.
-        if len(found) < wanted or scores[-1] < scores[depth - 1] or wanted >= MAX_TIES:
-            break
-        wanted *= 4
-    if len(found) > depth:
-        found = found.slice(0, int((scores >= scores[depth - 1]).sum()))
-    return pa.table({ROW_ID: found[ROW_ID], "bm25": found["_score"]})

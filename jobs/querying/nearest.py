@@ -17,6 +17,7 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import has_lists
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.vectors import among
 
 _USUAL = 10  # hits
 _TIES = 16  # more rows than are wanted, to see whether the last of them has equals
@@ -159,7 +160,9 @@ def is_quick(snapshot: Snapshot, column: str, depth: int, columns: tuple[str, ..
 
 
 def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:
-    """(K,): whether each of a few rows passes, worked out for just those."""
+    """(K,): whether each of a few rows passes, worked out for just those where rows at hand do not say so."""
+    if snapshot.rows is not None and (told := snapshot.told(predicate)) is not None:
+        return snapshot.rows.marked(told, row_ids_K)
     # With a column: a filter of none, `1 = 1`, fails where ids ascend and nothing is read.
     columns = {ROW_ID: ROW_ID, _PASSES: predicate}
     with filter_errors(predicate):
@@ -200,9 +203,7 @@ def _proposed(
         if looked_at:
             passes_N = np.asarray(pc.fill_null(found[_PASSES], False))
         else:
-            allowed = passing(snapshot, predicate)
-            place = np.minimum(np.searchsorted(allowed, row_ids), len(allowed) - 1)
-            passes_N = allowed[place] == row_ids
+            passes_N = among(row_ids, passing(snapshot, predicate))
         if at_odds(passes_N, snapshot.count(predicate) / snapshot.num_rows):
             return None
         row_ids = row_ids[passes_N]

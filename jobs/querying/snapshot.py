@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.at_hand import conditions
 from clipmill.jobs.querying.at_hand.marked import Marked
 from clipmill.jobs.querying.at_hand.rows import HeldRows
 from clipmill.jobs.querying.at_hand.tags import HeldTags
@@ -22,6 +22,7 @@ from clipmill.jobs.querying.curve import Curve, stored_curve
 from clipmill.jobs.querying.damaged import reading_index
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.newer import NONE_NEWER, Newer
+from clipmill.jobs.querying.pieces import scanners
 from clipmill.jobs.querying.vectors import HeldVectors
 from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 TagFilter = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # any, all, none of these
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
-_PIECE_S = 0.5
 _INDEX_BYTES = 6 << 30  # of indices that Lance may keep, which is its default, or half of what is free
 
 
@@ -171,8 +171,14 @@ class Snapshot:
         def counted() -> int:
             if (found := self.marked(predicate)) is not None:
                 return found.count + len(found.elsewhere)
+            if (ids := self.passing.get(predicate)) is not None:
+                return len(ids)
+            if (told := self.told(predicate)) is not None:
+                return int(np.count_nonzero(told))
             with filter_errors(predicate):
-                return self._count(predicate)
+                if not deadline.is_set():
+                    return int(self.dataset.count_rows(predicate))
+                return sum(scanner.count_rows() for scanner in scanners(self.dataset, predicate))
 
         return self._counts.get_or_make(predicate, counted)
 
@@ -190,22 +196,10 @@ class Snapshot:
         rows = len(self.warm[column])
         return self.marks.get_or_make((column, predicate), lambda: Marked.made(tags.marks(*asked), rows))
 
-    def _count(self, predicate: str) -> int:
-        """Under a deadline in pieces, so that a filter that takes too long is noticed and gives its thread back; each
-        piece is twice as long as the one before while there is time."""
-        if not deadline.is_set():
-            return int(self.dataset.count_rows(predicate))
-        fragments = self.dataset.get_fragments()
-        total, start, size = 0, 0, 1
-        while start < len(fragments):
-            deadline.check()
-            began = time.monotonic()
-            part = fragments[start : start + size]
-            total += self.dataset.scanner(columns=[], filter=predicate, with_row_id=True, fragments=part).count_rows()
-            start += size
-            size = size * 2 if time.monotonic() - began < _PIECE_S else max(1, size // 2)
-        deadline.check()
-        return total
+    def told(self, predicate: str) -> npt.NDArray[np.bool_] | None:
+        """Of which rows at hand a filter is true, in their order; None unless they say so."""
+        asked = conditions.conditions(predicate, self.schema) if self.rows is not None else None
+        return conditions.marks(self.rows, asked) if self.rows is not None and asked is not None else None
 
     @cached_property
     def has_null_tags(self) -> bool:

@@ -56,6 +56,15 @@ def ascending(row_ids_M: Ids) -> Ids:
     return row_ids_M if (row_ids_M[1:] >= row_ids_M[:-1]).all() else np.sort(row_ids_M)
 
 
+def among(row_ids_M: Ids, allowed: Ids) -> npt.NDArray[np.bool_]:
+    """(M,): which of these are among others, which ascend."""
+    if not len(allowed):
+        return np.zeros(len(row_ids_M), np.bool_)
+    place_M = np.minimum(np.searchsorted(allowed, row_ids_M), len(allowed) - 1)
+    among_M: npt.NDArray[np.bool_] = allowed[place_M] == row_ids_M
+    return among_M
+
+
 class HeldVectors:
     """A few rows' float16 vectors; 2 D + 8 bytes per row. Immutable."""
 

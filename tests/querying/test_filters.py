@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clipmill.jobs.querying import deadline
+from clipmill.jobs.querying.at_hand.warm import passing
 from clipmill.jobs.querying.filters import check_where, conjunction, quote, tags_predicates
 from clipmill.jobs.querying.nearest import _passes
 from clipmill.jobs.querying.open import open_table
@@ -163,7 +164,8 @@ def test_a_filter_that_runs_over_its_time_gives_its_thread_back(
     with deadline.deadline(60):
         assert snapshot.count("views >= 40 AND views < 470") == 430
         assert snapshot.count("views < 0") == 0
-    monkeypatch.setattr("clipmill.jobs.querying.snapshot._PIECE_S", 0.0)  # as if each took long: one fragment at a time
+        assert len(passing(snapshot, "views >= 35 AND views < 470")) == 435
+    monkeypatch.setattr("clipmill.jobs.querying.pieces._PIECE_S", 0.0)  # as if each took long: one fragment at a time
     with deadline.deadline(60):
         assert snapshot.count("views >= 41 AND views < 470") == 429
     looks = iter([0.0] * 4)
@@ -171,3 +173,6 @@ def test_a_filter_that_runs_over_its_time_gives_its_thread_back(
     with pytest.raises(deadline.OutOfTime), deadline.deadline(60):
         snapshot.count("views < -1")
     assert snapshot._counts.get("views < -1") is None
+    looks = iter([0.0] * 4)
+    with pytest.raises(deadline.OutOfTime), deadline.deadline(60):
+        passing(snapshot, "views < -1")

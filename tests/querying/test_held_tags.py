@@ -57,6 +57,9 @@ def test_tags_at_hand_say_what_lance_says(uri: str, asked: dict[str, Any], monke
     monkeypatch.setattr(lance.LanceDataset, "count_rows", lambda *_, **__: pytest.fail("asked Lance"))
     assert server.count(query) == len(expected)
     np.testing.assert_array_equal(passing(server.snapshot, predicate), expected)
+    every = np.arange(500, dtype=np.uint64)[::-1]
+    passes = warm.those_that_pass(server.snapshot, "vector", predicate, every)
+    np.testing.assert_array_equal(passes, np.isin(every, expected))
     monkeypatch.setattr(nearest, "EXACT_ROWS", 0)
     assert server.search("red shoe", k=20, columns=("id",), **asked)["id"].to_pylist() == found["id"].to_pylist()
 

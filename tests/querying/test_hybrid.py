@@ -11,6 +11,7 @@ import pytest
 from clipmill.jobs.indexing.build import build_index
 from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
 from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.querying.words import full_text
 from tests.tables import DIM, TableOptions, WordEngine, append, batch, make_table
 
 
@@ -144,3 +145,46 @@ def test_shares_add_up_only_where_both_ranks_are_known() -> None:
     assert fused[0] == 0.5 / (RRF_K + 1) + 0.5 / (RRF_K + 1)
     assert fused[1] == 0.5 / (RRF_K + 2), "it is deep in the captions' ranking, which another page would not know"
     assert fused[7000] == 0.5 / (RRF_K + WINDOW + 1)
+
+
+def test_a_server_chooses_those_that_pass_from_what_is_found_without_the_filter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lance finds them under it: captions of equal score, without a vector, not in the index, fewer than are wanted.
+    And it is asked once for the words, however often the filter changes."""
+    uri = make_table(tmp_path, TableOptions(rows=900))
+    build_index(uri)
+    append(uri, TableOptions(rows=60, start=900))
+    script, server = (open_table(uri, engine=WordEngine()) for _ in range(2))
+    assert server.warm(rows=True)
+    expected, asked = {}, []
+    cases = [
+        (words, depth, where)
+        for words in ("red shoe", "shoe number 41", "number", "unheard of", "blue 17 green")
+        for depth in (1, 20, 100)
+        for where in ("(views >= 300)", "(views < 250)", "(views < 800 AND shard < 4)", "(views < 100)")
+    ]
+    for case in cases:
+        expected[case] = full_text(script.snapshot, *case)
+    scanner = lance.LanceDataset.scanner
+
+    def counted(self: lance.LanceDataset, **options: Any) -> Any:
+        asked.append(options.get("filter"))
+        return scanner(self, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, "scanner", counted)
+    for case in cases:
+        assert full_text(server.snapshot, *case, "vector").equals(expected[case]), case
+    assert asked.count(None) > 0
+    assert len(asked) < len(cases), "each is asked under its filter"
+    asked.clear()
+    for where in ("views >= 300", "views >= 301", "shard < 4"):
+        assert len(server.search("red boat", hybrid=True, where=where, k=5, columns="id")) == 5
+    assert asked == [None]
+
+
+def test_the_words_of_another_page_are_not_looked_up_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"hybrid": True, "where": "views >= 5", "k": 5, "columns": ("id",)}
+    table.search("green boat", **fields)
+    monkeypatch.setattr("lance.query.MatchQuery", lambda *_: pytest.fail("asked Lance for the words again"))
+    assert len(table.search("green boat", offset=5, **fields)) == 5

@@ -10,9 +10,9 @@ import pytest
 
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.indexing.build import build_index
-from clipmill.jobs.querying.hybrid import full_text
 from clipmill.jobs.querying.nothing import caveat, why_nothing
 from clipmill.jobs.querying.open import Examples, Query, Table, open_table
+from clipmill.jobs.querying.words import full_text
 from tests.served import running
 from tests.tables import TableOptions, WordEngine, make_table
 

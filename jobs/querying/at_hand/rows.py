@@ -8,7 +8,7 @@ N: rows of the table. K: hits.
 
 import mmap
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,31 @@ class HeldRows:
         order_N = None if gapless else np.argsort(row_ids_N, kind="stable")
         self._by_id = None if order_N is None else (row_ids_N[order_N], order_N)
 
+    def __len__(self) -> int:
+        return self._count
+
     def has(self, columns: Collection[str]) -> bool:
         return bool(columns) and all(name in self._chunks for name in columns)
 
     def widest(self, columns: Collection[str]) -> int:
         """Bytes that no row has more of in these columns."""
         return sum(self._widest[name] for name in columns)
+
+    def each(self, name: str, told: Callable[[pa.Array], npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+        """(N,): what is told of the values of a column, some thousands at a time."""
+        return np.concatenate([told(chunk) for chunk in self._chunks[name]])
+
+    def ids_of(self, marks_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+        """Of the marked rows, ascending."""
+        if self._by_id is None:
+            return np.flatnonzero(marks_N).astype(np.uint64) + np.uint64(self._first)
+        sorted_N, order_N = self._by_id
+        return sorted_N[marks_N[order_N]]
+
+    def marked(self, marks_N: npt.NDArray[np.bool_], row_ids_K: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """(K,): whether the row of an id is marked; all of them are here."""
+        places_K = self._places(row_ids_K)
+        return marks_N[places_K] if places_K is not None else np.zeros(len(row_ids_K), np.bool_)
 
     def take(self, row_ids_K: npt.NDArray[np.uint64], columns: tuple[str, ...]) -> pa.Table | None:
         """These rows in this order; None where one of them or a column is not here."""

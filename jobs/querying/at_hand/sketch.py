@@ -158,17 +158,25 @@ class WarmVectors:
         marks_N[self._places(row_ids_M)] = True
         return marks_N
 
+    def place_of(self, row_ids_M: Ids) -> Places:
+        """(M,), by row id; -1 of a row that is not here."""
+        if not len(self):
+            return np.full(len(row_ids_M), -1, np.intp)
+        if self._gapless:
+            place_M = row_ids_M.astype(np.intp) - self._first
+            absent_M = (place_M < 0) | (place_M >= len(self))
+        else:
+            place_M = np.minimum(np.searchsorted(self._sorted_N, row_ids_M), len(self) - 1)
+            absent_M = self._sorted_N[place_M] != row_ids_M
+        if self._place_N is not None:
+            place_M = self._place_N[np.where(absent_M, 0, place_M)].astype(np.intp)
+        place_M[absent_M] = -1
+        return place_M
+
     def _places(self, row_ids_M: Ids) -> Places:
         """Of those that are there, by row id."""
-        wanted_M = ascending(row_ids_M)
-        if self._gapless:
-            first, last = np.uint64(self._first), np.uint64(self._first + len(self) - 1)
-            found_M: Places = (wanted_M[(wanted_M >= first) & (wanted_M <= last)] - first).astype(np.intp)
-        else:
-            found_M = np.searchsorted(self._sorted_N, wanted_M)
-            found_M[found_M == len(self._sorted_N)] = 0
-            found_M = found_M[self._sorted_N[found_M] == wanted_M] if len(self._sorted_N) else found_M[:0]
-        return found_M if self._place_N is None else self._place_N[found_M].astype(np.intp)
+        place_M = self.place_of(ascending(row_ids_M))
+        return place_M[place_M >= 0]
 
     def _in_a_row(self, asked: _Asked, spans: list[Span]) -> Looked:
         sketch = self.sketch

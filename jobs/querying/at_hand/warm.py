@@ -26,8 +26,9 @@ from clipmill.jobs.querying.at_hand.sketch import Sketch, WarmVectors, sketch_ro
 from clipmill.jobs.querying.at_hand.vector_file import VectorFile
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import read
+from clipmill.jobs.querying.pieces import scanners
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
-from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, ascending, batches_of
+from clipmill.jobs.querying.vectors import HeldVectors, Ids, Places, among, ascending, batches_of
 from clipmill.jobs.table.memory import available_bytes
 
 logger = logging.getLogger(__name__)
@@ -206,9 +207,11 @@ def passing(snapshot: Snapshot, predicate: str) -> Ids:
             column, tags = snapshot.tags
             at_hand = snapshot.warm[column].row_ids_N[found.marks_N]
             return ascending(np.concatenate([at_hand, tags.elsewhere[found.elsewhere]]))
+        if snapshot.rows is not None and (told := snapshot.told(predicate)) is not None:
+            return snapshot.rows.ids_of(told)
         with filter_errors(predicate):
-            rows = snapshot.dataset.scanner(columns=[], filter=predicate, with_row_id=True).to_table()
-        return ascending(rows[ROW_ID].to_numpy())
+            parts = [scanner.to_table()[ROW_ID].to_numpy() for scanner in scanners(snapshot.dataset, predicate)]
+        return ascending(np.concatenate([np.empty(0, np.uint64), *parts]))
 
     return snapshot.passing.get_or_make(predicate, make)
 
@@ -221,6 +224,19 @@ def marks(snapshot: Snapshot, column: str, predicate: str) -> Marked:
     return snapshot.marks.get_or_make(
         (column, predicate), lambda: Marked.made(warm.marks(passing(snapshot, predicate)), len(warm))
     )
+
+
+def those_that_pass(snapshot: Snapshot, column: str, predicate: str, row_ids_M: Ids) -> npt.NDArray[np.bool_]:
+    """(M,): whether these rows pass, of which some may have no vector. Marks are not made for it: the other half of a
+    query finds its road by whether they are there."""
+    found = snapshot.marked(predicate)
+    if found is None or snapshot.tags is None or snapshot.tags[0] != column:
+        return among(row_ids_M, passing(snapshot, predicate))
+    place_M = snapshot.warm[column].place_of(row_ids_M)
+    passes_M = found.marks_N[place_M]
+    if (elsewhere_M := place_M < 0).any():
+        passes_M[elsewhere_M] = np.isin(row_ids_M[elsewhere_M], snapshot.tags[1].elsewhere[found.elsewhere])
+    return passes_M
 
 
 def known_marks(snapshot: Snapshot, column: str, predicate: str | None) -> Marked | None:
