@@ -236,6 +236,13 @@ class Snapshot:
         return ""
 
     @cached_property
+    def full_text_is_whole(self) -> bool:
+        """Whether the captions' index has all rows: what others weigh depends on the filter they are asked under."""
+        found = [index for index in self._indices if list(index.field_names) == ["caption"]]
+        held = {fragment_id for index in found for segment in index.segments for fragment_id in segment.fragment_ids}
+        return all(fragment.fragment_id in held for fragment in self.dataset.get_fragments())
+
+    @cached_property
     def _indices(self) -> list[Any]:
         return list(self.dataset.describe_indices())
 

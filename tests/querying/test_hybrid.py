@@ -147,40 +147,43 @@ def test_shares_add_up_only_where_both_ranks_are_known() -> None:
     assert fused[7000] == 0.5 / (RRF_K + WINDOW + 1)
 
 
+FILTERS = ("(views >= 300)", "(views < 250)", "(views < 800 AND shard < 4)", "(views < 100)", "(license = 'cc0')")
+
+
+@pytest.mark.parametrize("whole", [True, False])
 def test_a_server_chooses_those_that_pass_from_what_is_found_without_the_filter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    """As Lance finds them under it: captions of equal score, without a vector, not in the index, fewer than are wanted.
-    And it is asked once for the words, however often the filter changes."""
+    """As Lance finds them under it: captions of equal score, without a vector, fewer than are wanted. It is asked once
+    for the words, however often the filter changes; not so where rows wait for the index, whose words weigh otherwise
+    under each filter."""
     uri = make_table(tmp_path, TableOptions(rows=900))
     build_index(uri)
-    append(uri, TableOptions(rows=60, start=900))
+    lance.dataset(f"{uri}.lance").delete("views >= 500 AND views < 530")
+    if not whole:
+        append(uri, TableOptions(rows=60, start=900))
     script, server = (open_table(uri, engine=WordEngine()) for _ in range(2))
     assert server.warm(rows=True)
-    expected, asked = {}, []
-    cases = [
-        (words, depth, where)
-        for words in ("red shoe", "shoe number 41", "number", "unheard of", "blue 17 green")
-        for depth in (1, 20, 100)
-        for where in ("(views >= 300)", "(views < 250)", "(views < 800 AND shard < 4)", "(views < 100)")
-    ]
-    for case in cases:
-        expected[case] = full_text(script.snapshot, *case)
+    words = ("red shoe", "number", "unheard of", "blue 17 green") if whole else ("red shoe",)
+    cases = [(text, depth, where) for text in words for depth in (1, 20, 100) for where in FILTERS]
+    expected = [full_text(script.snapshot, *case) for case in cases]
+    asked: list[str | None] = []
     scanner = lance.LanceDataset.scanner
 
     def counted(self: lance.LanceDataset, **options: Any) -> Any:
-        asked.append(options.get("filter"))
+        if "full_text_query" in options:
+            asked.append(options["filter"])
         return scanner(self, **options)
 
     monkeypatch.setattr(lance.LanceDataset, "scanner", counted)
-    for case in cases:
-        assert full_text(server.snapshot, *case, "vector").equals(expected[case]), case
-    assert asked.count(None) > 0
-    assert len(asked) < len(cases), "each is asked under its filter"
+    for case, answer in zip(cases, expected, strict=True):
+        assert full_text(server.snapshot, *case, "vector").equals(answer), case
+    assert (None in asked) == whole
+    assert (len(asked) < len(cases)) == whole
     asked.clear()
     for where in ("views >= 300", "views >= 301", "shard < 4"):
         assert len(server.search("red boat", hybrid=True, where=where, k=5, columns="id")) == 5
-    assert asked == [None]
+    assert asked == ([None] if whole else ["(views >= 300)", "(views >= 301)", "(shard < 4)"])
 
 
 def test_the_words_of_another_page_are_not_looked_up_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
