@@ -96,6 +96,18 @@ def test_what_is_no_sample_is_ignored_and_what_is_one_is_counted(tmp_path: Path)
     assert "/etc/passwd" in details["s.jpg"]
 
 
+def test_a_member_of_a_type_that_nobody_defined_is_a_file_and_what_archivers_note_is_none(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for kind, name in ((b"Z", "a.jpg"), (b"8", "b.jpg"), (b"V", "volume.jpg"), (b"D", "listed.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, 3
+            archive.addfile(info, io.BytesIO(name[:1].encode() * 3))
+    (tmp_path / "x.tar").write_bytes(out.getvalue())
+    found = samples(read_tar(str(tmp_path / "x.tar")))
+    assert {name: s.image for name, s in found.items()} == {"a.jpg": b"aaa", "b.jpg": b"bbb"}
+
+
 def test_a_key_has_one_image_and_the_first_named_extension_wins(tmp_path: Path) -> None:
     members = [
         ("a.png", b"P"),

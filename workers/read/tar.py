@@ -19,6 +19,9 @@ _CHUNK_BYTES = 1 << 20
 _MAX_EXTENDED_BYTES = 1 << 20
 _MAX_EXTENDED_HEADERS = 16  # the usual programs write one or two
 _PAX_KEYS = frozenset({"path", "linkpath", "size", "GNU.sparse.name"})
+# What archivers write beside files: GNU's lists of folders, parts of files, volume names and old long names; ACLs and
+# inodes of Solaris.
+_NO_FILES = frozenset({b"D", b"M", b"V", b"N", b"A", b"E", b"I"})
 _ZERO = bytes(BLOCK)
 
 
@@ -115,10 +118,12 @@ class TarReader:
         size = _pax_size(pax, info.size)
         name = pax.get("GNU.sparse.name") or pax.get("path") or long_name or info.name
         # Links, devices and folders may state a size, but no data follows.
-        stored = size if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES else 0
+        is_unknown = info.type not in tarfile.SUPPORTED_TYPES
+        stored = size if info.isreg() or is_unknown else 0
         next_offset = self._position + _padded(stored)
-        if info.isreg() or info.islnk() or info.issym():
-            link = None if info.isreg() else (pax.get("linkpath") or info.linkname)
+        is_file = info.isreg() or (is_unknown and info.type not in _NO_FILES)  # POSIX: other types are regular files
+        if is_file or info.islnk() or info.issym():
+            link = None if is_file else (pax.get("linkpath") or info.linkname)
             return Member(name, header_offset, self._position, stored, link, sparse), next_offset
         return None, next_offset
 
