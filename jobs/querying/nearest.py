@@ -161,8 +161,8 @@ def is_quick(snapshot: Snapshot, column: str, depth: int, columns: tuple[str, ..
 
 def _passes(snapshot: Snapshot, row_ids_K: npt.NDArray[np.uint64], predicate: str) -> npt.NDArray[np.bool_]:
     """(K,): whether each of a few rows passes, worked out for just those where rows at hand do not say so."""
-    if snapshot.rows is not None and (told := snapshot.told(predicate)) is not None:
-        return snapshot.rows.marked(told, row_ids_K)
+    if (told := snapshot.told(predicate, row_ids_K)) is not None:
+        return told
     # With a column: a filter of none, `1 = 1`, fails where ids ascend and nothing is read.
     columns = {ROW_ID: ROW_ID, _PASSES: predicate}
     with filter_errors(predicate):

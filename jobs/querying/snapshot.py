@@ -196,10 +196,13 @@ class Snapshot:
         rows = len(self.warm[column])
         return self.marks.get_or_make((column, predicate), lambda: Marked.made(tags.marks(*asked), rows))
 
-    def told(self, predicate: str) -> npt.NDArray[np.bool_] | None:
-        """Of which rows at hand a filter is true, in their order; None unless they say so."""
-        asked = conditions.conditions(predicate, self.schema) if self.rows is not None else None
-        return conditions.marks(self.rows, asked) if self.rows is not None and asked is not None else None
+    def told(self, predicate: str, row_ids_K: npt.NDArray[np.uint64] | None = None) -> npt.NDArray[np.bool_] | None:
+        """Of which rows at hand a filter is true, in their order, or of which of these; None unless they say so."""
+        if self.rows is None or (asked := conditions.conditions(predicate, self.schema)) is None:
+            return None
+        if row_ids_K is None:
+            return conditions.marks(self.rows, asked)
+        return conditions.marks_of(self.rows, asked, row_ids_K)
 
     @cached_property
     def has_null_tags(self) -> bool:

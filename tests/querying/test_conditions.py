@@ -59,11 +59,14 @@ def test_rows_at_hand_say_what_lance_says(
     predicate = script.predicate(query)
     assert predicate is not None
     expected = passing(script.snapshot, predicate)
+    some = passing(script.snapshot, "views IS NOT NULL")[::-3]
     found = script.search("red shoe", k=20, exact=True, columns=("id",), where=where)
     monkeypatch.setattr(lance.LanceDataset, "scanner", lambda *_, **__: pytest.fail("asked Lance"))
     monkeypatch.setattr(lance.LanceDataset, "count_rows", lambda *_, **__: pytest.fail("asked Lance"))
     assert server.count(query) == len(expected)
     np.testing.assert_array_equal(passing(server.snapshot, predicate), expected)
+    np.testing.assert_array_equal(server.snapshot.told(predicate, some), np.isin(some, expected))
+    assert server.snapshot.told(predicate, np.append(some, some.max() + 1_000_000)) is None, "a row that is not there"
     assert server.search("red shoe", k=20, columns=("id",), where=where)["id"].to_pylist() == found["id"].to_pylist()
 
 

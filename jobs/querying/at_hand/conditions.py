@@ -59,6 +59,17 @@ def marks(held: HeldRows, asked: tuple[Condition, ...]) -> npt.NDArray[np.bool_]
     return found_N
 
 
+def marks_of(
+    held: HeldRows, asked: tuple[Condition, ...], row_ids_K: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_] | None:
+    """(K,): the same of a few rows; None where one of them is not at hand either."""
+    found = held.take(row_ids_K, tuple({name for name, _, _ in asked}))
+    if found is None:
+        return None
+    true = [_true(comparison, number, found[name].combine_chunks()) for name, comparison, number in asked]
+    return np.logical_and.reduce(true)  # type: ignore[no-any-return]
+
+
 def _true(comparison: str, number: int, values: pa.Array) -> npt.NDArray[np.bool_]:
     if not values.null_count:
         return _COMPARE[comparison](np.asarray(values), number)  # type: ignore[no-any-return]

@@ -61,11 +61,6 @@ class HeldRows:
         sorted_N, order_N = self._by_id
         return sorted_N[marks_N[order_N]]
 
-    def marked(self, marks_N: npt.NDArray[np.bool_], row_ids_K: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """(K,): whether the row of an id is marked; all of them are here."""
-        places_K = self._places(row_ids_K)
-        return marks_N[places_K] if places_K is not None else np.zeros(len(row_ids_K), np.bool_)
-
     def take(self, row_ids_K: npt.NDArray[np.uint64], columns: tuple[str, ...]) -> pa.Table | None:
         """These rows in this order; None where one of them or a column is not here."""
         places_K = self._places(row_ids_K)
