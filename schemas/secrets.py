@@ -7,6 +7,8 @@ _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*:[^/\s]*@
 _SIGNED = re.compile(r"(?i)([?&](x-amz-(?:signature|credential|security-token)|sig|signature|awsaccesskeyid)=)[^&\s]+")
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 
+_READ = 10_000  # characters; what is cut before it is masked may end within a password, which nothing tells from a host
+
 PATTERNS = (_USERINFO.pattern, _SIGNED.pattern, _ACCESS_KEY.pattern)  # RE2 reads them too: for whole columns of Arrow
 
 CHAIN_HINT = (
@@ -32,10 +34,10 @@ def masked(text: str) -> str:
 def one_line(said: BaseException | str, most: int = 200) -> str:
     """What somebody else's program said, as a message may quote it: the first characters, without credentials and what
     may stand before an @ in a URL. Of an error that says nothing its class."""
-    text = masked(re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(said).split())))
+    text = masked(re.sub(r"//[^/@\s]*@", "//***@", " ".join(str(said)[:_READ].split())))
     return text[:most] or type(said).__name__
 
 
 def named(error: BaseException) -> str:
     """An error as the run log keeps it: its class and what it says."""
-    return masked(f"{type(error).__name__}: {str(error)[:500]}")
+    return f"{type(error).__name__}: {masked(str(error)[:_READ])[:500]}"

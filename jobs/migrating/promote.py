@@ -145,6 +145,7 @@ class _Switch:
         old = sets.slug_in_use(rows.schema)
         new = sets.fingerprint_of(rows.schema, self.slug)
         self.how.hook("before_detach")
+        self._move_reports(old)  # of a promotion to that one, which was cut off and is not gone on with
         had_entry = KEY in (rows.schema.metadata or {})
         told = {"from": old, "to": self.slug, "back": self.is_back, "reports": "to move"}
         self._again(lambda now: now.update_config({PROMOTED_KEY: json.dumps(told)}))
@@ -219,14 +220,18 @@ class _Switch:
         if (rows.schema.metadata or {}).get(KEY) != wanted:
             value = wanted.decode() if wanted else None
             self._again(lambda now: now.update_schema_metadata({KEY.decode(): value}))
-        config = rows.config()
+        self._move_reports(self.slug)
+
+    def _move_reports(self, slug: str) -> None:
+        """Those of indices, where the set of this name has just come into use."""
+        config = self.tables.open().config()
         told = json.loads(config.get(PROMOTED_KEY, "{}"))
-        if "reports" not in told or told["to"] != self.slug:  # a second time, they would go to the set that left
+        if "reports" not in told or told["to"] != slug:  # a second time, they would go to the set that left
             return
         del told["reports"]
         moved: dict[str, str | None] = {PROMOTED_KEY: json.dumps(told)}
         for base in ("vector", "caption_vector"):
-            here, mine = CONFIG_KEY + base, CONFIG_KEY + set_column(base, self.slug)
+            here, mine = CONFIG_KEY + base, CONFIG_KEY + set_column(base, slug)
             if here in config or mine in config:
                 moved |= {
                     CONFIG_KEY + set_column(base, told["from"]): config.get(here),

@@ -54,7 +54,7 @@ def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None, 
 def _chosen(snapshot: Snapshot, text: str, depth: int, predicate: str, column: str) -> pa.Table | None:
     """Those that pass of what is found without the filter; None where few pass, thousands are equal, or rows are not
     in the index."""
-    by_chance, wanted = snapshot.count(predicate) / snapshot.num_rows, depth + 1
+    by_chance, wanted = snapshot.count(predicate) / max(1, snapshot.num_rows), depth + 1
     if by_chance < _MANY_PASS or not snapshot.full_text_is_whole:
         return None
     while by_chance * wanted < _SPARE * depth:

@@ -217,11 +217,26 @@ class Tables:
         for part, schema in SIDE_TABLES.items():
             found = self.open(part, missing_ok=True)
             if found is None:
+                if part == "units":
+                    self._refuse_to_forget()
                 found = self.create(part, schema)
             lacking = [one for one in schema if one.name not in found.schema.names]
             if lacking:
                 assert all(one.nullable for one in lacking), lacking
                 self.add_columns(part, lacking)
+
+    def _refuse_to_forget(self) -> None:
+        """With an empty ledger all rows are a crash's, which leave, but for those whose commit can still be read."""
+        rows = self.open(missing_ok=True)
+        if rows is None or not rows.count_rows():
+            return
+        if not set(range(2, rows.version)) <= {int(one["version"]) for one in rows.versions()}:
+            raise ClipmillError(
+                f"{self.place('units')}, the ledger, is gone, and with old versions of the rows what it could be made "
+                "of again: nothing writes this table, as its rows would be taken for left by a crash and removed",
+                "put that folder back from a copy; the rows can be searched, and a job with another table name makes "
+                "them again",
+            )
 
     def change(
         self, change: Callable[[Any], T], part: str = "", *, what: str, check: Callable[[], None] = lambda: None

@@ -1,6 +1,7 @@
 """Rows whose ledger, rejects or runs somebody removed: no command says that there is no table, and upkeep goes on."""
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def test_rows_alone_are_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
     told = "".join(capsys.readouterr())
     assert COMMANDS[command].replace("HERE", uri) in told
     assert "there is no table" not in told
+
+
+def test_without_the_ledger_and_the_versions_that_tell_the_same_no_row_is_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=20))
+    tables = Tables.at(uri)
+    assert cli.run(["maintain", uri]) == 0
+    tables.open().update_config({"one": "more version"})
+    tables.open().cleanup_old_versions(timedelta(0), error_if_tagged_old_versions=False)
+    shutil.rmtree(tables.place("units"))
+    for command in (["maintain", uri], ["publish", uri], ["maintain", uri]):
+        assert cli.run(command) == 1
+        assert "images__units.lance, the ledger, is gone" in capsys.readouterr().err
+    assert tables.open().count_rows() == 20
 
 
 @pytest.mark.parametrize("part", SIDE_TABLES)

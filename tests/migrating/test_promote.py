@@ -151,6 +151,15 @@ def test_a_promotion_killed_before_the_rename_can_be_called_off(world: World, en
     assert reports(world) == {"vector": "vector"}
 
 
+def test_a_promotion_killed_after_the_rename_and_taken_back_leaves_the_reports_where_they_were(world: World) -> None:
+    report_on(world, "vector", f"vector__{SLUG}")
+    before = reports(world)
+    with pytest.raises(Killed):
+        promote(world.uri, SLUG, STORAGE, LOOSE, how(killer("after_rename")))
+    back(world.uri, STORAGE, how())
+    assert reports(world) == before
+
+
 def test_the_set_that_is_in_use_from_the_beginning_keeps_what_is_known_of_its_index(world: World) -> None:
     report_on(world, "vector", "caption_vector")
     assert promote(world.uri, OLD, STORAGE, LOOSE, how()).notes == ["it is in use already"]

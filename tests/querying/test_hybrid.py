@@ -186,6 +186,22 @@ def test_a_server_chooses_those_that_pass_from_what_is_found_without_the_filter(
     assert asked == ([None] if whole else ["(views >= 300)", "(views >= 301)", "(shard < 4)"])
 
 
+@pytest.mark.parametrize("left", ["no rows", "no vectors"])
+def test_a_server_finds_what_there_is_where_no_vector_is_at_hand(tmp_path: Path, left: str) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=40))
+    rows = lance.dataset(f"{uri}.lance")
+    rows.create_scalar_index("caption", "INVERTED", with_position=False)
+    if left == "no rows":
+        rows.delete("true")
+    else:
+        rows.update({"vector": "null"})
+        rows.optimize.optimize_indices()
+    server = open_table(uri, engine=WordEngine())
+    assert server.warm(rows=True)
+    for asked in ({"where": "width > 0"}, {"no_tags": ["unheard of"]}):
+        assert len(server.search("red shoe", hybrid=True, **asked)) == 0
+
+
 def test_the_words_of_another_page_are_not_looked_up_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"hybrid": True, "where": "views >= 5", "k": 5, "columns": ("id",)}
     table.search("green boat", **fields)

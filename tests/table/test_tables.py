@@ -8,7 +8,7 @@ import pytest
 from clipmill.jobs.table import tables
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.secrets import named, one_line
 from clipmill.workers.store.storage import list_objects
 from tests.committed import make_tables
 from tests.conftest import S3
@@ -97,3 +97,4 @@ def test_what_another_program_says_is_shown_on_a_line_and_without_credentials() 
     assert said.startswith("403 Forbidden for url: https://bucket.s3.amazonaws.com/a?")
     assert one_line(TimeoutError()) == "TimeoutError"
     assert len(one_line("x" * 1000, 300)) == 300
+    assert "mine" not in named(OSError("x" * 480 + " s3://me:mine-and-nobodys@host/"))

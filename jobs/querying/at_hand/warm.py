@@ -233,9 +233,11 @@ def those_that_pass(snapshot: Snapshot, column: str, predicate: str, row_ids_M: 
     if found is None or snapshot.tags is None or snapshot.tags[0] != column:
         return among(row_ids_M, passing(snapshot, predicate))
     place_M = snapshot.warm[column].place_of(row_ids_M)
-    passes_M = found.marks_N[place_M]
-    if (elsewhere_M := place_M < 0).any():
-        passes_M[elsewhere_M] = np.isin(row_ids_M[elsewhere_M], snapshot.tags[1].elsewhere[found.elsewhere])
+    here_M = place_M >= 0
+    passes_M = np.zeros(len(row_ids_M), np.bool_)
+    passes_M[here_M] = found.marks_N[place_M[here_M]]
+    if not here_M.all():
+        passes_M[~here_M] = np.isin(row_ids_M[~here_M], snapshot.tags[1].elsewhere[found.elsewhere])
     return passes_M
 
 
