@@ -9,7 +9,7 @@ from clipmill.schemas.errors import DamagedIndex, VersionGone
 from clipmill.workers.store.errors import of_table
 
 _READING = (OSError, ValueError, RuntimeError)  # Lance's, pyarrow's too
-_NO_FILE = re.compile(r"Not found: \S+\.lance/(data|_deletions|_versions)/")
+_NO_FILE = re.compile(r"Not found: .*\.lance/(data|_deletions|_versions)/")
 
 
 def damaged(name: str, columns: list[str]) -> DamagedIndex:
