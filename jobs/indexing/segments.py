@@ -189,7 +189,7 @@ def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
 def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> int:
     """Build, merge and commit; the number of segments built now (those of an earlier run are taken over)."""
     parts = groups(dataset, builder.rows_per_segment)
-    same = [dataclasses.asdict(plan), column, parts, _files(dataset, column)]
+    same = [dataclasses.asdict(plan), column, parts, *_home(dataset, column)]
     state = Checkpoint(builder.tables, column, hashlib.sha256(json.dumps(same).encode()).hexdigest())
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
@@ -208,12 +208,14 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     return len(missing)
 
 
-def _files(dataset: Any, column: str) -> list[list[str]]:
-    """What holds the column, of each fragment: `promote` puts other vectors under the same name, a fill adds some."""
+def _home(dataset: Any, column: str) -> tuple[int, list[list[str]]]:
+    """The column's number, and the files that hold it, of each fragment: `promote` puts other vectors under the same
+    name, in the same files where those were merged, and a fill adds some."""
     (field,) = [one.id() for one in dataset.lance_schema.fields() if one.name() == column]
-    return [
+    files = [
         [file.path for file in fragment.metadata.files if field in file.fields] for fragment in dataset.get_fragments()
     ]
+    return field, files
 
 
 def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -> bool:

@@ -561,11 +561,20 @@ def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, mon
     check_complete(uri)
 
 
+@pytest.mark.parametrize("merged", [False, True])
 def test_segments_of_a_killed_build_are_not_taken_over_where_other_vectors_are_there_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: bool
 ) -> None:
-    """As after `promote`: the same fragments, the same name, vectors of another model."""
+    """As after `promote`: the same fragments, the same name, vectors of another model. `merged`: in the same files, as
+    after compaction."""
     uri = several_fragments(tmp_path)
+    dataset = lance.dataset(f"{uri}.lance")
+    stored = dataset.to_table(columns=["vector"])["vector"].combine_chunks()
+    other = normalise(np.random.default_rng(7).standard_normal((len(stored), DIM)).astype(np.float32))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(other.astype(np.float16).reshape(-1)), DIM)
+    dataset.add_columns(pa.table({"vector__b": column}).to_reader())
+    if merged:
+        lance.write_dataset(dataset.to_table(), dataset.uri, mode="overwrite", max_rows_per_file=700)
     built: list[tuple[int, ...]] = []
 
     def counting(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
@@ -579,10 +588,6 @@ def test_segments_of_a_killed_build_are_not_taken_over_where_other_vectors_are_t
         killed.setattr(segments, "in_turn", counting)
         build_index(uri, IN_SEGMENTS)
     dataset = lance.dataset(f"{uri}.lance")
-    stored = dataset.to_table(columns=["vector"])["vector"].combine_chunks()
-    other = normalise(np.random.default_rng(7).standard_normal((len(stored), DIM)).astype(np.float32))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(other.astype(np.float16).reshape(-1)), DIM)
-    dataset.add_columns(pa.table({"vector__b": column}).to_reader())
     dataset.alter_columns({"path": "vector", "name": "vector__a"}, {"path": "vector__b", "name": "vector"})
     report = build_index(uri, IN_SEGMENTS).vectors[0]
     assert report.recall is not None
