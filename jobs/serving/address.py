@@ -23,10 +23,9 @@ def places(settings: Settings) -> tuple[Settings, ...]:
 def _resolved(settings: Settings) -> tuple[Settings, ...]:
     try:
         told = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise UserError(
-            f"--host {settings.host} is no address ({error.strerror})", "give one of this machine"
-        ) from None
+    except (OSError, UnicodeError) as error:  # the latter of a part that is too long for a name, or empty
+        why = error.strerror if isinstance(error, OSError) else "no such name can be"
+        raise UserError(f"--host {settings.host} is no address ({why})", "give one of this machine") from None
     found = [replace(settings, host=str(address[0])) for _, _, _, _, address in told]
     here = [one for one in dict.fromkeys(found) if _is_here(one)]
     if not here:

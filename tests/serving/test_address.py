@@ -59,7 +59,7 @@ def test_a_name_is_all_its_addresses_as_for_a_server_alone(monkeypatch: pytest.M
     for host in ("localhost", "127.0.0.1", "0.0.0.0"):
         assert {one.host for one in address.places(Settings(host=host))} == asyncio.run(alone(host))
     assert [one.host for one in address.places(Settings(host="localhost"))] == ["127.0.0.1", "::1"]
-    for host in ("no-such-host.invalid", "192.0.2.250"):
+    for host in ("no-such-host.invalid", "192.0.2.250", "a..b", 70 * "x"):
         with pytest.raises(UserError, match=f"{host}"):
             address.check(address.places(Settings(host=host))[0])
 
