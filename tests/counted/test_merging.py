@@ -29,10 +29,10 @@ def resident_bytes(what: str) -> int:
 
 
 def test_an_index_is_merged_some_partitions_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def centroids(dataset: object, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+    def drawn(dataset: object, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
         return normalise(numbers[:num_partitions].astype(np.float32))  # to train them would take minutes
 
-    monkeypatch.setattr(segments, "centroids", centroids)
+    monkeypatch.setattr(segments, "all_centroids", drawn)
     grown: list[int] = []
 
     def measured(dataset: lance.LanceDataset, built: list[object]) -> object:
