@@ -124,17 +124,11 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
     gone = next((gate for gate in refused if gate.name == "gone"), None)
     if gone is not None:
         what = "if that much is gone on purpose, raise nightly.max_gone once"
-        if gone.threshold is None and gone.value is None:
-            what = "what is gone on purpose has to leave source.uri"
-        elif gone.threshold is None:
-            what = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
-        note(f"hint: nothing was deleted, and {seen}; {what}")
+        note(f"hint: nothing was deleted, and {seen}; {gone.hint or what}")
     elif all(gate.name == "held" for gate in refused):
         note(f"hint: {seen}; `clipmill publish TABLE` looks at the other gates, and lets them on")
-    elif any(
-        "promotion that was cut off" in gate.sentence for gate in refused
-    ):  # force leaves plain clients without words
-        note(f"hint: {seen}; promote again, which lets them on or says what does")
+    elif hint := next((gate.hint for gate in refused if gate.hint), ""):
+        note(f"hint: {seen}; {hint}")
     else:
         note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)

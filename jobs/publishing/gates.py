@@ -165,7 +165,8 @@ def _vectors(rows: Any, live: Any) -> Gate:
         if mine.identity() != theirs.identity():
             said = f"the vectors are of {mine.model}, those that readers see of {theirs.model}: another fingerprint; "
             said += f"`clipmill promote TABLE {sets.slug_in_use(rows.schema)}` ends a promotion that was cut off"
-            return Gate(name="vectors", passed=False, value=1.0, threshold=0.0, sentence=said)
+            hint = "promote again, which lets them on or says what does"  # force leaves plain clients without words
+            return Gate(name="vectors", passed=False, value=1.0, threshold=0.0, sentence=said, hint=hint)
     new = f"_row_created_at_version > {int(live.version)} AND " if live is not None else ""
     scanner = rows.scanner(columns=["vector"], filter=f"{new}vector IS NOT NULL", limit=MAX_VECTORS, batch_size=4096)
     count = bad = 0

@@ -15,7 +15,8 @@ from clipmill.schemas.nightly import Nightly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """One condition of publishing. `value` and `before` (of the published version) are in the gate's own unit, mostly
-    shares; None where they could not be computed. `sentence` has the numbers, for a person."""
+    shares; None where they could not be computed. `sentence` has the numbers, for a person. `hint`: the way on
+    where it is not the usual one."""
 
     name: str  # gone | held | rows | coverage | rejects | vectors | tag_drift | recall | golden | sets | columns
     passed: bool
@@ -23,6 +24,7 @@ class Gate:
     threshold: float | None
     before: float | None = None
     sentence: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,13 +114,15 @@ def empty_gate(of: int) -> Gate:
     """Of a listing that shows nothing at all, which is refused whatever `max_gone` is: it has no threshold."""
     them = "the 1 sample" if of == 1 else f"all {of:,} samples"
     said = f"the source's listing is empty: {them} would be gone, which no nightly.max_gone lets pass"
-    return Gate(name="gone", passed=False, value=1.0, threshold=None, sentence=said)
+    hint = "check source.uri; if all is gone on purpose, `clipmill delete TABLE --where SQL` takes the rows"
+    return Gate(name="gone", passed=False, value=1.0, threshold=None, sentence=said, hint=hint)
 
 
 def unseen_gate(what: str) -> Gate:
     """Of several addresses one shows nothing, or all of them: `what` says which was met. The others are not counted."""
     said = f"{what}: what it held would be gone, which no nightly.max_gone lets pass"
-    return Gate(name="gone", passed=False, value=None, threshold=None, sentence=said)
+    hint = "what is gone on purpose has to leave source.uri"
+    return Gate(name="gone", passed=False, value=None, threshold=None, sentence=said, hint=hint)
 
 
 def gone_at_last(history: list[Night]) -> int:

@@ -9,6 +9,8 @@ vectors    stored vectors as arrays        indexed   what lies in which partitio
 hybrid     vector and full text, fused     phash     what looks the same, by perceptual hash
 pages      of one ranking                  table     the open table that ties them together
 nothing    why an answer is empty          deadline  how long a query may take, for a server
-parts      all rows, a batch at a time        lists     files that name rows
-damaged    an index whose file is gone     at_hand/  what a server holds of all this in memory
+words      captions by their words         pieces    a filter's rows, some fragments at a time
+parts      all rows, a batch at a time     lists     files that name rows
+newer      columns of a later version      damaged   an index or a version whose files are gone
+at_hand/   what a server holds of all this in memory
 """

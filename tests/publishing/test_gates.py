@@ -176,8 +176,9 @@ def test_another_models_vectors_are_seen(tables: Tables) -> None:
     other = fingerprint(DIM, weights="others").to_json()
     rows = tables.open()
     rows.update_field_metadata({"vector": {FINGERPRINT_KEY.decode(): other}})
-    said = gates(tables)["vectors"].sentence
-    assert "another fingerprint; `clipmill promote TABLE words_none` ends a promotion that was cut off" in said
+    gate = gates(tables)["vectors"]
+    assert "another fingerprint; `clipmill promote TABLE words_none` ends a promotion that was cut off" in gate.sentence
+    assert gate.hint.startswith("promote again"), "force leaves plain clients without words"
 
 
 def test_tags_that_drift_are_seen(tables: Tables) -> None:

@@ -83,10 +83,10 @@ def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listin
         assert what in said
 
 
-def test_a_promotion_that_was_cut_off_is_ended_and_not_forced(capsys: pytest.CaptureFixture[str]) -> None:
-    said = "another fingerprint; `clipmill promote TABLE vit_l` ends a promotion that was cut off"
+def test_a_gate_may_know_a_better_way_on_than_to_force_it(capsys: pytest.CaptureFixture[str]) -> None:
+    gate = Gate(name="vectors", passed=False, value=1.0, threshold=0.0, hint="promote again")
     with pytest.raises(SystemExit):
-        _exit_where_refused([Gate(name="vectors", passed=False, value=1.0, threshold=0.0, sentence=said)], 7)
+        _exit_where_refused([gate], 7)
     told = capsys.readouterr().err
     assert "hint: readers still see version 7; promote again" in told
     assert "--force" not in told
