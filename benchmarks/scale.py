@@ -84,7 +84,8 @@ def worker_cpu_s() -> float:
 def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
     """Run the job and look at memory and CPU time while it does."""
     from clipmill.jobs.cluster import connect as cluster
-    from clipmill.jobs.running import dispatch, embed
+    from clipmill.jobs.running import embed
+    from clipmill.jobs.running.actors import dispatch
     from clipmill.jobs.running.options import Options
     from clipmill.jobs.table import memory
     from clipmill.jobs.verifying import verify

@@ -39,9 +39,10 @@ from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.compaction import Compactor
 from clipmill.jobs.planning.plan import Plan, make_plan
-from clipmill.jobs.running import collect, dispatch
+from clipmill.jobs.running import collect
+from clipmill.jobs.running.actors import dispatch
+from clipmill.jobs.running.actors.dispatch import Dispatcher
 from clipmill.jobs.running.collect import Collector
-from clipmill.jobs.running.dispatch import Dispatcher
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify

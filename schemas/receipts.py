@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from clipmill.schemas.units import Format
+
 
 class Outcome(StrEnum):
     """How an attempt at a unit ended in the worker."""
@@ -77,7 +79,7 @@ class LedgerEntry:
     etag: str
     start: str
     end: str
-    format: str
+    format: Format
     run: str
     attempt: int
     seen: int

@@ -4,9 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, Final, Literal
 
-IMPORTED = "import"  # format of units whose vectors somebody else computed
+IMPORTED: Final = "import"  # format of units whose vectors somebody else computed
+Format = Literal["webdataset", "zip", "files", "parquet", "lance", "manifest", "log", "fill", "import"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class WorkUnit:
     """
 
     unit_id: str
-    format: str
+    format: Format
     uri: str
     etag: str
     size_bytes: int

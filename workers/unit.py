@@ -29,7 +29,7 @@ from clipmill.workers.flow import ReadAhead, map_ahead
 from clipmill.workers.heads import head_values
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.keys import folder_of
+from clipmill.workers.read.folders.keys import folder_of
 from clipmill.workers.read.orientation import stamped
 from clipmill.workers.reuse import Remembered, Unseen
 from clipmill.workers.tag import Tagger

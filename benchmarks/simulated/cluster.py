@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from benchmarks.simulated.clock import Answers, Clock, Own, Ref
-from clipmill.jobs.running.slots import Slot
+from clipmill.jobs.running.actors.slots import Slot
 from clipmill.schemas.receipts import Receipt
 from clipmill.schemas.tasks import Task, UnitProgress
 

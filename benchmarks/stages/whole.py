@@ -10,7 +10,8 @@ from benchmarks.stages.alone import job_of
 
 def job(options: argparse.Namespace) -> dict[str, Any]:
     """The main job through Ray, S3 and Lance, start-up left out."""
-    from clipmill.jobs.running import dispatch, embed
+    from clipmill.jobs.running import embed
+    from clipmill.jobs.running.actors import dispatch
     from clipmill.jobs.running.options import Options
 
     server_cpu_s, used_s = _cpu_s(options.server_pid), 0.0

@@ -16,7 +16,7 @@ from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
 from clipmill.workers.read.fetch import ordered_map
-from clipmill.workers.read.keys import pattern_of
+from clipmill.workers.read.folders.keys import pattern_of
 from clipmill.workers.store.errors import FIRST_CONTACT_ATTEMPTS
 from clipmill.workers.store.fs import head_of
 from clipmill.workers.store.listing import list_keys

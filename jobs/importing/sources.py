@@ -16,7 +16,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.units import IMPORTED, SourceObject, UnitNames, WorkUnit
 from clipmill.schemas.words import counted
 from clipmill.workers.read.fetch import ordered_map
-from clipmill.workers.read.parquet import raise_if_the_stores
+from clipmill.workers.read.tables.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options, list_objects, open_stream
 from clipmill.workers.store.uri import lance_address
 

@@ -7,13 +7,13 @@ from clipmill.jobs.migrating.fill import Filler
 from clipmill.jobs.migrating.fill_plan import FillPlan, plan_fill
 from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.planning.plan import Plan
+from clipmill.jobs.running.actors.dispatch import Dispatcher
+from clipmill.jobs.running.actors.interrupts import draining_on_signals
+from clipmill.jobs.running.actors.slots import Slot
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher
-from clipmill.jobs.running.interrupts import draining_on_signals
 from clipmill.jobs.running.meter import Meter
-from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.running.summary import StageClock, failed_units
-from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.terminal.progress import Snapshot

@@ -24,11 +24,11 @@ from clipmill.jobs.migrating.reembed_plan import (
 from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.planning.jobfile import redacted
 from clipmill.jobs.planning.listing import Listing
+from clipmill.jobs.running.actors.workforce import Workforce, loaded_workforce
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.options import Options, new_run_id
 from clipmill.jobs.running.summary import rate
-from clipmill.jobs.running.workforce import Workforce, loaded_workforce
 from clipmill.jobs.table import compat, heads, memory, sets
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines

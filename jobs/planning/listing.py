@@ -15,7 +15,7 @@ from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource, UserError
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.lance_table import named
+from clipmill.workers.read.tables.lance_table import named
 from clipmill.workers.store.errors import telling
 
 

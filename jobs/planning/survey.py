@@ -18,11 +18,11 @@ from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.left_out import LeftOut, count, ending_of, merge, to_text
 from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit, make_unit_id
-from clipmill.workers.read.columns import is_metadata
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import DEFAULT_IMAGE
-from clipmill.workers.read.log import is_log
-from clipmill.workers.read.packed import ARCHIVES, READABLE
+from clipmill.workers.read.tables.columns import is_metadata
+from clipmill.workers.read.tables.log import is_log
+from clipmill.workers.read.tars.packed import ARCHIVES, READABLE
 from clipmill.workers.store.errors import as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, list_objects
 from clipmill.workers.store.uri import WEB, has_magic, unquote
@@ -171,7 +171,7 @@ def _zips(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkU
 
 
 def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
-    from clipmill.workers.read.parquet import row_groups
+    from clipmill.workers.read.tables.parquet import row_groups
 
     name = UnitNames(reader_options(source))
 

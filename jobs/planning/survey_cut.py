@@ -9,7 +9,7 @@ import xxhash
 from clipmill.schemas.config import Storage
 from clipmill.schemas.units import SourceObject
 from clipmill.workers.read.census import split_name
-from clipmill.workers.read.tar import BadTar, TarReader
+from clipmill.workers.read.tars.tar import BadTar, TarReader
 from clipmill.workers.store.storage import open_stream
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.units import UnitNames, WorkUnit
-from clipmill.workers.read.lance_table import columns, open_table, resolve, slices
+from clipmill.workers.read.tables.lance_table import columns, open_table, resolve, slices
 
 
 def lance_units(source: Source, storage: Storage, options: dict[str, Any]) -> Iterator[WorkUnit]:

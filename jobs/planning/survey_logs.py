@@ -8,7 +8,7 @@ from clipmill.schemas.errors import SourceChanged
 from clipmill.schemas.left_out import OTHER, LeftOut
 from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
-from clipmill.workers.read.log import count_failures, is_log
+from clipmill.workers.read.tables.log import count_failures, is_log
 from clipmill.workers.store.storage import list_objects
 
 _ENDING = "parquet"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.left_out import WITHOUT_A_ROW, LeftOut, count, ending_of
-from clipmill.workers.read.columns import is_metadata
 from clipmill.workers.read.fields import DEFAULT_IMAGE
-from clipmill.workers.read.links import named_by
+from clipmill.workers.read.lists.links import named_by
+from clipmill.workers.read.tables.columns import is_metadata
 from clipmill.workers.store.storage import list_objects, unquote
 
 

@@ -7,8 +7,8 @@ from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import SourceChanged, WrongFormat
 from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
-from clipmill.workers.read.zip import MAX_DIRECTORY_BYTES
-from clipmill.workers.read.zipped import spans
+from clipmill.workers.read.folders.archive import MAX_DIRECTORY_BYTES
+from clipmill.workers.read.folders.zipped import spans
 
 SLICE_BYTES = 1_000_000_000
 _THREADS = 16

@@ -4,12 +4,12 @@ import resource
 import time
 
 from clipmill.jobs.committing.compaction import tidy_side_tables
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.opening import Opened
 from clipmill.jobs.running.summary import Summary, failed_units, rate
 from clipmill.jobs.running.work import Work
-from clipmill.jobs.running.workforce import Workforce
 from clipmill.schemas.left_out import merge
 from clipmill.schemas.words import counted
 

@@ -13,12 +13,12 @@ from clipmill.jobs.observing import textfile
 from clipmill.jobs.observing.figures import Figures
 from clipmill.jobs.observing.ray_exporter import RayExporter
 from clipmill.jobs.observing.spans import spans
-from clipmill.jobs.running.attempts import Item
+from clipmill.jobs.running.actors.attempts import Item
+from clipmill.jobs.running.actors.dispatch import Dispatcher
+from clipmill.jobs.running.actors.slots import Slot
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher
-from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.running.summary import StageClock
-from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.terminal import lines
 from clipmill.schemas.receipts import Receipt
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from clipmill.jobs.committing import head_columns, heal
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.planning.estimate import Estimate, Worker, estimate
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.schemas import columns

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from clipmill.jobs.running.actors.workforce import Workforce, loaded_workforce
 from clipmill.jobs.running.closing import close
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.log import RunLog
 from clipmill.jobs.running.opening import claim, open_table
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.running.work import Work
-from clipmill.jobs.running.workforce import Workforce, loaded_workforce
 from clipmill.schemas.units import WorkUnit
 
 

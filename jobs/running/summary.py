@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmill.jobs.running.attempts import Failed
+from clipmill.jobs.running.actors.attempts import Failed
 from clipmill.jobs.table.sets import missing_in_words
 from clipmill.schemas.left_out import hint_for, to_text
 from clipmill.schemas.receipts import Receipt

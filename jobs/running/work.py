@@ -11,14 +11,14 @@ from clipmill.jobs.committing.compaction import Compactor
 from clipmill.jobs.committing.duplicates import Deduplicator, can_repeat
 from clipmill.jobs.committing.moves import Gone, gone_from, unlisted
 from clipmill.jobs.planning.plan import Plan
-from clipmill.jobs.running.attempts import Failed
+from clipmill.jobs.running.actors.attempts import Failed
+from clipmill.jobs.running.actors.dispatch import Dispatcher
+from clipmill.jobs.running.actors.interrupts import draining_on_signals
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.collect import Collector, Totals
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.dispatch import Dispatcher
-from clipmill.jobs.running.interrupts import draining_on_signals
 from clipmill.jobs.running.meter import Meter
 from clipmill.jobs.running.summary import StageClock
-from clipmill.jobs.running.workforce import Workforce
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.jobs.terminal.progress import Snapshot
 from clipmill.schemas.columns import has_phash, table_id

@@ -23,9 +23,9 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION, UNSEEN_HASH, has_orientation
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
-from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.keys import pattern_of
-from clipmill.workers.read.links import linked_uris
+from clipmill.schemas.units import Format, WorkUnit
+from clipmill.workers.read.folders.keys import pattern_of
+from clipmill.workers.read.lists.links import linked_uris
 from clipmill.workers.read.orientation import stamped
 from clipmill.workers.read.original import MAX_BYTES, NotTheBytes, Place, fetch_any, fetch_image
 from clipmill.workers.read.remote import BadUri, refuse_private
@@ -50,7 +50,7 @@ class NotOfSource(UserError):
 class _Unit:
     """What is kept of a unit: little, because a table may have 100,000."""
 
-    format: str
+    format: Format
     uri: str
     start: str
     end: str

@@ -33,14 +33,14 @@ from clipmill.schemas.receipts import LedgerEntry, LedgerState
 from clipmill.schemas.rejects import Reason
 from clipmill.schemas.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
-from clipmill.workers.read.coco import PICTURE
 from clipmill.workers.read.fields import Wanted
-from clipmill.workers.read.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
-from clipmill.workers.read.lines import CocoRows, open_rows
-from clipmill.workers.read.packed import unpack
-from clipmill.workers.read.tar import BadTar, TarReader
-from clipmill.workers.read.zip import open_archive
-from clipmill.workers.read.zipped import span_of
+from clipmill.workers.read.folders.archive import open_archive
+from clipmill.workers.read.folders.keys import Digest, earlier_patterns, is_asked_for, pattern_of, wanted_keys
+from clipmill.workers.read.folders.zipped import span_of
+from clipmill.workers.read.lists.coco import PICTURE
+from clipmill.workers.read.lists.lines import CocoRows, open_rows
+from clipmill.workers.read.tars.packed import unpack
+from clipmill.workers.read.tars.tar import BadTar, TarReader
 from clipmill.workers.store.listing import list_keys
 from clipmill.workers.store.storage import open_stream
 from clipmill.workers.store.uri import split_uri

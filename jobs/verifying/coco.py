@@ -9,7 +9,7 @@ _PIECE_BYTES = 1 << 20
 
 def pictures_of(stream: BinaryIO) -> int:
     """How many objects the top-level array `images` holds: by strings and brackets alone, a piece of the document at a
-    time. The reader (`workers.read.coco`) parses values, so that what it drops is missing in its own count only."""
+    time. The reader (`workers.read.lists.coco`) parses values, so that what it drops is missing in its count only."""
     pictures = depth = 0
     key = array = b""
     rest = b""

@@ -9,7 +9,7 @@ import pytest
 from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster.nodes import Node
 from clipmill.jobs.cluster.shape import AHEAD, Shape, check_fits, shape, wanted
-from clipmill.jobs.running.sizing import _worth, few
+from clipmill.jobs.running.actors.sizing import _worth, few
 from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.units import WorkUnit

@@ -22,7 +22,7 @@ import json, os, sys
 import ray
 from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.running import embed
-from clipmill.jobs.running.dispatch import Dispatcher
+from clipmill.jobs.running.actors.dispatch import Dispatcher
 from clipmill.jobs.running.options import Options
 
 attached, hand_out, found = Dispatcher._attached, Dispatcher._hand_out, []

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.cluster import nodes
-from clipmill.jobs.running import dispatch
-from clipmill.jobs.running.attempts import Item
-from clipmill.jobs.running.slots import Slot
+from clipmill.jobs.running.actors import dispatch
+from clipmill.jobs.running.actors.attempts import Item
+from clipmill.jobs.running.actors.slots import Slot
 from tests.committed import wait_until
 from tests.integration import help
 

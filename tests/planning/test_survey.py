@@ -21,8 +21,9 @@ from clipmill.schemas.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit, make_unit_id
-from clipmill.workers.read import keys, read_unit
+from clipmill.workers.read import read_unit
 from clipmill.workers.read.fields import Wanted
+from clipmill.workers.read.folders import keys
 from clipmill.workers.store.listing import Key
 from clipmill.workers.store.storage import head
 from tests.build import noise, parquet, tar
@@ -124,7 +125,7 @@ def test_a_worker_holds_no_text_without_a_picture(tmp_path: Path, monkeypatch: p
         held.append(len(texts))
         return keys.text_of(image, extension, texts)
 
-    monkeypatch.setattr("clipmill.workers.read.files.text_of", text_of)
+    monkeypatch.setattr("clipmill.workers.read.folders.files.text_of", text_of)
     (sample,) = read_all(f"{tmp_path}/", "files", caption="txt")
     assert (sample.caption, held) == ("nine", [1])
 

@@ -18,9 +18,10 @@ from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError, WrongFormat
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read import read_unit, webdataset
+from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import DEFAULT_IMAGE
+from clipmill.workers.read.tars import webdataset
 from tests.build import noise, parquet, picture, tar
 from tests.examples import examples
 from tests.read.help import read_tar, reasons, samples, unit_of
@@ -298,7 +299,7 @@ def test_some_extended_headers_before_a_member_are_read_and_no_more(tmp_path: Pa
 
 
 def test_only_used_records_of_a_pax_header_are_kept() -> None:
-    from clipmill.workers.read.tar import _pax_records
+    from clipmill.workers.read.tars.tar import _pax_records
 
     data = (
         b"".join(pax(f"SCHILY.xattr.{n}", "v" * 50) for n in range(1000)) + pax("path", "p") + pax("GNU.sparse.x", "1")

@@ -13,8 +13,9 @@ from clipmill.schemas.errors import SourceChanged, UserError
 from clipmill.schemas.left_out import LeftOut
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read import coco, read_unit
-from clipmill.workers.read.links import linked_uris
+from clipmill.workers.read import read_unit
+from clipmill.workers.read.lists import coco
+from clipmill.workers.read.lists.links import linked_uris
 from tests.conftest import S3
 from tests.read.help import reasons
 

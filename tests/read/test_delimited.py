@@ -17,7 +17,7 @@ from clipmill.schemas.errors import UserError
 from clipmill.schemas.rejects import Reject
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.fields import BadField
-from clipmill.workers.read.lines import open_rows
+from clipmill.workers.read.lists.lines import open_rows
 from tests.examples import examples
 
 # Without / and . : a line of a caption that is a whole row by itself, link and all, is read as a row.

@@ -24,9 +24,10 @@ from clipmill.schemas.samples import Sample
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.bench import Bench
-from clipmill.workers.read import again, lance_table, read_unit
+from clipmill.workers.read import again, read_unit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.lance_rows import row_values
+from clipmill.workers.read.tables import lance_table
+from clipmill.workers.read.tables.lance_rows import row_values
 from clipmill.workers.store.uri import escape, quote
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun

@@ -23,8 +23,8 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import link_names
-from clipmill.workers.read.links import linked_uris
+from clipmill.workers.read.lists.links import linked_uris
+from clipmill.workers.read.tables.columns import link_names
 from clipmill.workers.stub import StubEngine
 from tests.build import parquet
 from tests.conftest import S3

@@ -19,8 +19,10 @@ from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read import again, read_unit, zip, zipped
+from clipmill.workers.read import again, read_unit
 from clipmill.workers.read.census import Census
+from clipmill.workers.read.folders import archive as zip
+from clipmill.workers.read.folders import zipped
 from clipmill.workers.read.original import Place, fetch_image
 from clipmill.workers.store import storage as store
 from tests.build import noise, picture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.running.attempts import Attempts, Fate, Item
+from clipmill.jobs.running.actors.attempts import Attempts, Fate, Item
 from tests.committed import unit
 
 

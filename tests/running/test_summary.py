@@ -1,6 +1,6 @@
 """What limited a run: the stage that was busy for the largest share of the time it had."""
 
-from clipmill.jobs.running.attempts import Failed
+from clipmill.jobs.running.actors.attempts import Failed
 from clipmill.jobs.running.summary import StageClock, Summary, describe, failed_units, rate
 from clipmill.schemas.receipts import Outcome, Receipt
 from tests.committed import unit

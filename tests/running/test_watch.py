@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.running.watch import ANSWER_S, Watch
+from clipmill.jobs.running.actors.watch import ANSWER_S, Watch
 from clipmill.schemas.tasks import UnitProgress
 from clipmill.workers.actor import EmbedWorker
 

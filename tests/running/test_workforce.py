@@ -6,8 +6,8 @@ import pytest
 import ray
 
 from clipmill.jobs.cluster.shape import Shape
-from clipmill.jobs.running import workforce as module
-from clipmill.jobs.running.workforce import Recruit, Workforce
+from clipmill.jobs.running.actors import workforce as module
+from clipmill.jobs.running.actors.workforce import Recruit, Workforce
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.tasks import WorkerFacts

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clipmill.jobs.running.attempts import Attempts, Fate
+from clipmill.jobs.running.actors.attempts import Attempts, Fate
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.workers.read import read_unit
 from clipmill.workers.store.storage import head

@@ -24,9 +24,12 @@ from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.config import Commit, Limits, Source, Storage
 from clipmill.schemas.tasks import Task, WorkContext
 from clipmill.workers.bench import Bench
-from clipmill.workers.read import coco, files, keys, lance_rows, lines, webdataset, zipped
-from clipmill.workers.read import parquet as parquet_reader
 from clipmill.workers.read.census import Census
+from clipmill.workers.read.folders import files, keys, zipped
+from clipmill.workers.read.lists import coco, lines
+from clipmill.workers.read.tables import lance_rows
+from clipmill.workers.read.tables import parquet as parquet_reader
+from clipmill.workers.read.tars import webdataset
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.unit import UnitRun
 from tests.build import parquet, picture, tar

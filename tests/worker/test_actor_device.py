@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipmill.jobs.cluster.shape import Shape
-from clipmill.jobs.running.workforce import Workforce
+from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.schemas.config import JobFile
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers import actor

@@ -425,7 +425,7 @@ def test_what_is_left_out_and_what_is_filled_is_counted(tmp_path: Path) -> None:
 
 def test_a_reader_that_drops_a_picture_fails_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures are counted where the members pass, so a sum is left open, and the unit never reaches the ledger."""
-    from clipmill.workers.read import webdataset
+    from clipmill.workers.read.tars import webdataset
 
     take = webdataset._Assembly._take
 

@@ -1,25 +1,15 @@
 """From a work unit to its samples, whatever the format. Every sample is yielded once: as a Sample or as a Reject."""
 
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.units import Format, WorkUnit
 from clipmill.workers.read.census import Census
 
-# Format of a unit -> the module that reads it, imported where such a unit comes.
-_MODULES = {
-    "webdataset": "webdataset",
-    "zip": "zipped",
-    "files": "files",
-    "parquet": "parquet",
-    "lance": "lance_rows",
-    "manifest": "manifest",
-    "log": "log",
-}
+Reader = Callable[[WorkUnit, Source, Storage, Limits, Census], Iterator[Sample | Reject]]
 
 
 def read_unit(
@@ -33,11 +23,43 @@ def read_unit(
     `storage.TRANSIENT`) where a store does not answer for long, and UserError for a mistake in the job file, such as a
     missing column.
     """
-    module = importlib.import_module(f"clipmill.workers.read.{_MODULES[unit.format]}")
-    samples: Iterator[Sample | Reject] = module.read(
-        unit, source, storage, limits, Census() if census is None else census
-    )
+    samples = _reader(unit.format)(unit, source, storage, limits, Census() if census is None else census)
     return samples if unit.limit is None else _first(samples, unit.limit)
+
+
+def _reader(format: Format) -> Reader:
+    """Imported where such a unit comes: who reads tars needs neither Arrow nor Lance."""
+    match format:
+        case "webdataset":
+            from clipmill.workers.read.tars import webdataset
+
+            return webdataset.read
+        case "zip":
+            from clipmill.workers.read.folders import zipped
+
+            return zipped.read
+        case "files":
+            from clipmill.workers.read.folders import files
+
+            return files.read
+        case "parquet":
+            from clipmill.workers.read.tables import parquet
+
+            return parquet.read
+        case "lance":
+            from clipmill.workers.read.tables import lance_rows
+
+            return lance_rows.read
+        case "log":
+            from clipmill.workers.read.tables import log
+
+            return log.read
+        case "manifest":
+            from clipmill.workers.read.lists import manifest
+
+            return manifest.read
+        case "fill" | "import":
+            raise AssertionError(f"a unit of format {format} holds no samples")
 
 
 def _first(samples: Iterator[Sample | Reject], number: int) -> Iterator[Sample | Reject]:

@@ -22,7 +22,7 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.original import finder
-from clipmill.workers.read.tar import BadTar
+from clipmill.workers.read.tars.tar import BadTar
 from clipmill.workers.store.storage import TooManyBytes
 
 # A request is worth so many bytes that nobody wants: of the usual store, a round trip's share with 32 under way.

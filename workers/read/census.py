@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from clipmill.schemas.left_out import HIDDEN, LeftOut, count, ending_of
 from clipmill.workers.read.fields import Wanted
-from clipmill.workers.read.tar import Member, plain_name
+from clipmill.workers.read.tars.tar import Member, plain_name
 
 BEHIND_A_DOT = "*."  # of a key of `left_out`: "*.jpg" are pictures in whose name the key ends at an earlier dot
 

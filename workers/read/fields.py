@@ -20,7 +20,7 @@ from clipmill.schemas.config import FOLDER, Source
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.workers.read import orientation
-from clipmill.workers.read.labels import Label
+from clipmill.workers.read.tables.features import Label
 from clipmill.workers.store.uri import quote
 
 # In the order in which one of several images of a key is chosen. HEIC is not among them, because it takes an extra to

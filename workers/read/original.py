@@ -18,12 +18,12 @@ import xxhash
 
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.workers.read.columns import holds_bytes, usual_rank
-from clipmill.workers.read.lance_table import address_of
-from clipmill.workers.read.packed import unpack
-from clipmill.workers.read.parquet import raise_if_the_stores
-from clipmill.workers.read.tar import BadTar, TarReader, plain_name
-from clipmill.workers.read.zip import ZIP, BadMember, name_of, open_archive
+from clipmill.workers.read.folders.archive import ZIP, BadMember, name_of, open_archive
+from clipmill.workers.read.tables.columns import holds_bytes, usual_rank
+from clipmill.workers.read.tables.lance_table import address_of
+from clipmill.workers.read.tables.parquet import raise_if_the_stores
+from clipmill.workers.read.tars.packed import unpack
+from clipmill.workers.read.tars.tar import BadTar, TarReader, plain_name
 from clipmill.workers.store.errors import TooManyBytes, as_user_error
 from clipmill.workers.store.storage import StoreUnavailable, get_bytes, open_stream, quote
 
@@ -119,7 +119,7 @@ def finder(parts: Collection[str]) -> Callable[[str, Collection[str], Storage, i
     if all(part.startswith("row=") and part[4:].isdecimal() for part in parts):
         return parquet_values
     if all(address_of(part) is not None for part in parts):
-        from clipmill.workers.read.lance_rows import row_values
+        from clipmill.workers.read.tables.lance_rows import row_values
 
         return row_values
     return members

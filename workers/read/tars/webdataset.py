@@ -21,9 +21,9 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census, is_dotted, split_name
 from clipmill.workers.read.fetch import memory_share, ordered_map
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from clipmill.workers.read.held import Held, Part
-from clipmill.workers.read.packed import unpack
-from clipmill.workers.read.tar import BadTar, Member, TarReader, plain_name
+from clipmill.workers.read.tars.held import Held, Part
+from clipmill.workers.read.tars.packed import unpack
+from clipmill.workers.read.tars.tar import BadTar, Member, TarReader, plain_name
 from clipmill.workers.store.storage import open_stream, quote
 
 _MAX_NAMED = 8  # extensions that a reject's detail lists

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.workers.read import coco
-from clipmill.workers.read.columns import holds_bytes, link_names, needed_columns, rows_of
-from clipmill.workers.read.delimited import Shape, lines_of_record, split_fields, strip_end
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
-from clipmill.workers.read.labels import Features
+from clipmill.workers.read.lists import coco
+from clipmill.workers.read.lists.delimited import Shape, lines_of_record, split_fields, strip_end
+from clipmill.workers.read.tables.columns import holds_bytes, link_names, needed_columns, rows_of
+from clipmill.workers.read.tables.features import Features
 from clipmill.workers.store.storage import open_stream
 
 MAX_ROW_BYTES = 1_000_000

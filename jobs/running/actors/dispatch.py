@@ -1,6 +1,6 @@
 """Hand units to actors as they become free, several in flight each, and watch that every unit gets on.
 
-The loop knows actors, calls and clocks; what an outcome means for a unit is decided in `jobs.running.attempts`.
+The loop knows actors, calls and clocks; what an outcome means for a unit is decided in `jobs.running.actors.attempts`.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ from typing import Any
 from clipmill.jobs.cluster.nodes import leaving
 from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.planning.plan import Plan
-from clipmill.jobs.running.attempts import Attempts, Fate, Item
-from clipmill.jobs.running.deaths import cause, first_line, is_node_loss
-from clipmill.jobs.running.slots import Call, Slot, progress
-from clipmill.jobs.running.watch import Watch
+from clipmill.jobs.running.actors.attempts import Attempts, Fate, Item
+from clipmill.jobs.running.actors.deaths import cause, first_line, is_node_loss
+from clipmill.jobs.running.actors.slots import Call, Slot, progress
+from clipmill.jobs.running.actors.watch import Watch
 from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError, WrongFormat
 from clipmill.schemas.receipts import Outcome, Receipt

@@ -9,10 +9,10 @@ from clipmill.schemas.rejects import Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import image_column, link_names, recognised
 from clipmill.workers.read.fields import BadField
-from clipmill.workers.read.lines import Rows, digest_start, open_rows
+from clipmill.workers.read.lists.lines import Rows, digest_start, open_rows
 from clipmill.workers.read.remote import Row, read_rows
+from clipmill.workers.read.tables.columns import image_column, link_names, recognised
 
 
 def read(unit: WorkUnit, source: Source, storage: Storage, limits: Limits, census: Census) -> Iterator[Sample | Reject]:

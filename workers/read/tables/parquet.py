@@ -13,10 +13,10 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, recognised, rows_of
-from clipmill.workers.read.labels import Features
 from clipmill.workers.read.remote import read_rows
-from clipmill.workers.read.table_rows import columns_of, is_by_path, link_of, sample_of
+from clipmill.workers.read.tables.columns import IMAGE_NAMES, recognised, rows_of
+from clipmill.workers.read.tables.features import Features
+from clipmill.workers.read.tables.table_rows import columns_of, is_by_path, link_of, sample_of
 from clipmill.workers.store.storage import open_stream
 
 _BATCH_ROWS = 32  # of images: what is in memory at once beside the page being decoded

@@ -11,11 +11,11 @@ from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster import local_node
 from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.cluster.shape import Shape
+from clipmill.jobs.running.actors.deaths import first_line, is_node_loss
+from clipmill.jobs.running.actors.interrupts import noting_interrupts
+from clipmill.jobs.running.actors.sizing import few, size
+from clipmill.jobs.running.actors.slots import Slot
 from clipmill.jobs.running.context import RunContext
-from clipmill.jobs.running.deaths import first_line, is_node_loss
-from clipmill.jobs.running.interrupts import noting_interrupts
-from clipmill.jobs.running.sizing import few, size
-from clipmill.jobs.running.slots import Slot
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.config import JobFile, Tags
 from clipmill.schemas.errors import ClipmillError

@@ -22,7 +22,7 @@ from typing import BinaryIO, cast
 from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import WrongFormat
 from clipmill.schemas.rejects import Reason
-from clipmill.workers.read.tar import plain_name
+from clipmill.workers.read.tars.tar import plain_name
 from clipmill.workers.store.storage import open_stream
 
 MAX_DIRECTORY_BYTES = 64_000_000  # some 600,000 members of usual names; in memory seven times as much

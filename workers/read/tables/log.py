@@ -12,9 +12,9 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import STATUS, said_of
 from clipmill.workers.read.fields import reject_id, storable
-from clipmill.workers.read.parquet import raise_if_the_stores
+from clipmill.workers.read.tables.columns import STATUS, said_of
+from clipmill.workers.read.tables.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import open_stream
 
 _COLUMNS = ["key", "url", *STATUS]

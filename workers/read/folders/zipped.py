@@ -16,8 +16,8 @@ from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from clipmill.workers.read.keys import split_key, text_of
-from clipmill.workers.read.zip import NEAR_BYTES, Archive, BadMember, name_of, open_archive
+from clipmill.workers.read.folders.archive import NEAR_BYTES, Archive, BadMember, name_of, open_archive
+from clipmill.workers.read.folders.keys import split_key, text_of
 from clipmill.workers.store.storage import quote
 
 _EMPTY = "the archive has no bytes"

@@ -20,10 +20,11 @@ from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
 from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
-from clipmill.workers.read.columns import IMAGE_NAMES, holds_bytes, recognised, rows_of, usual_rank
 from clipmill.workers.read.fetch import memory_share
-from clipmill.workers.read.labels import Features
-from clipmill.workers.read.lance_table import (
+from clipmill.workers.read.remote import read_rows
+from clipmill.workers.read.tables.columns import IMAGE_NAMES, holds_bytes, recognised, rows_of, usual_rank
+from clipmill.workers.read.tables.features import Features
+from clipmill.workers.read.tables.lance_table import (
     Slice,
     address_of,
     columns,
@@ -33,8 +34,7 @@ from clipmill.workers.read.lance_table import (
     open_table,
     part_of,
 )
-from clipmill.workers.read.remote import read_rows
-from clipmill.workers.read.table_rows import is_by_path, link_of, sample_of
+from clipmill.workers.read.tables.table_rows import is_by_path, link_of, sample_of
 from clipmill.workers.store.errors import TooManyBytes, of_table
 
 _BATCH_ROWS = 32  # of images

@@ -14,7 +14,15 @@ from clipmill.schemas.units import WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fetch import memory_share, ordered_map
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
-from clipmill.workers.read.keys import Digest, Pairs, earlier_patterns, pattern_of, split_key, text_of, wanted_keys
+from clipmill.workers.read.folders.keys import (
+    Digest,
+    Pairs,
+    earlier_patterns,
+    pattern_of,
+    split_key,
+    text_of,
+    wanted_keys,
+)
 from clipmill.workers.store.listing import Key
 from clipmill.workers.store.storage import get_bytes
 from clipmill.workers.store.uri import Pattern, join_uri

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from clipmill.jobs.running.dispatch import Dispatcher
+from clipmill.jobs.running.actors.dispatch import Dispatcher
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.jobs.terminal.signals import handled
 from clipmill.schemas.words import counted

@@ -8,9 +8,9 @@ from clipmill.schemas.config import Limits, Source
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.rejects import Reason, Reject
 from clipmill.schemas.samples import Sample
-from clipmill.workers.read.columns import IMAGE_NAMES, STATUS, holds_bytes, is_text, needed_columns, said_of
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.read.remote import Row, caption_path
+from clipmill.workers.read.tables.columns import IMAGE_NAMES, STATUS, holds_bytes, is_text, needed_columns, said_of
 
 
 def columns_of(schema: Any, source: Source, uri: str, images: Iterable[str]) -> tuple[str, list[str], bool]:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmill.jobs.running.attempts import Item
-from clipmill.jobs.running.watch import Watch
+from clipmill.jobs.running.actors.attempts import Item
+from clipmill.jobs.running.actors.watch import Watch
 from clipmill.schemas.tasks import UnitProgress
 
 

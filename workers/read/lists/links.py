@@ -5,12 +5,12 @@ from typing import Any
 
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.columns import has_paths, is_text, link_names
 from clipmill.workers.read.fields import BadField
-from clipmill.workers.read.lance_table import text_records
-from clipmill.workers.read.lines import open_rows
-from clipmill.workers.read.manifest import row_of
+from clipmill.workers.read.lists.lines import open_rows
+from clipmill.workers.read.lists.manifest import row_of
 from clipmill.workers.read.remote import BadUri, allowed_uri
+from clipmill.workers.read.tables.columns import has_paths, is_text, link_names
+from clipmill.workers.read.tables.lance_table import text_records
 from clipmill.workers.store.storage import open_stream
 
 

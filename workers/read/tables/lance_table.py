@@ -19,9 +19,9 @@ import numpy.typing as npt
 from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.units import WorkUnit
-from clipmill.workers.read.columns import has_paths, is_text
-from clipmill.workers.read.labels import Features
-from clipmill.workers.read.table_rows import columns_of
+from clipmill.workers.read.tables.columns import has_paths, is_text
+from clipmill.workers.read.tables.features import Features
+from clipmill.workers.read.tables.table_rows import columns_of
 from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import table_errors
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options

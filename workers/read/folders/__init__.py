@@ -1,0 +1,1 @@
+"""Pictures with texts beside them, in a folder or in the zip archive that it was packed into."""
