@@ -33,7 +33,7 @@ def source(folder: Path, units: int) -> str:
 def measure(folder: Path, workers: int, units: int) -> dict[str, Any]:
     """On the cluster of this process."""
     from clipmill.jobs.running import embed
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     job = JobFile.model_validate(
         {

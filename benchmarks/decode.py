@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks import machine, pictures
 from benchmarks.peers.checkpoint import make_checkpoint
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec, Preprocess
 
 Pixels = npt.NDArray[np.uint8]  # (3, H, W)

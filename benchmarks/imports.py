@@ -56,7 +56,7 @@ def make(folder: Path, rows: int, files: int) -> None:
 def imported(folder: Path) -> dict[str, Any]:
     from clipmill.jobs.importing.request import ImportOptions
     from clipmill.jobs.importing.run import import_vectors
-    from clipmill.schemas.config import Model, Storage
+    from clipmill.schemas.job.config import Model, Storage
 
     options = ImportOptions(vectors=str(folder / "out"), model=Model(name=f"stub:{DIM}"), index=False)
     done = import_vectors(str(folder / "db" / "images"), options, Storage())

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import decode, machine, pictures
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.pack import PackedLinear

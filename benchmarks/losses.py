@@ -109,7 +109,7 @@ def measure(folder: Path, units: int, losses: int) -> dict[str, Any]:
         names = ("units", "seen", "rows", "failed_units", "worker_restarts", "attempts_failed", "attempts_lost")
         found |= {name: summary[name] for name in (*names, "seconds", "worker_s")}
     from clipmill.jobs.verifying.verify import verify
-    from clipmill.schemas.config import Storage
+    from clipmill.schemas.job.config import Storage
 
     found["problems"] = list(verify(f"{folder}/db/images", Storage()).problems)
     made.cluster.shutdown()

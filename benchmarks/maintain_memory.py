@@ -55,7 +55,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     from clipmill.jobs.maintaining.maintain import maintain_table
     from clipmill.jobs.table import memory
     from clipmill.jobs.table.tables import Tables
-    from clipmill.schemas.config import Storage
+    from clipmill.schemas.job.config import Storage
 
     tables = Tables.at(f"{folder}/db/images")
     make(tables, rows, IndexOptions())

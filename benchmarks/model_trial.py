@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.load import load_engine

@@ -26,7 +26,7 @@ from benchmarks import machine
 from clipmill.jobs.exploring.dedup import hash_copies
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.schemas.columns import PHASH
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.workers.decode.phash import phash
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.stub import StubEngine

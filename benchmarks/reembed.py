@@ -91,7 +91,7 @@ def timed(used: Used, work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def make_job(folder: Path, table: str, asked: argparse.Namespace, *, stub: bool = False) -> Any:
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -110,7 +110,7 @@ def turns(folder: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from clipmill.jobs.migrating.reembed_plan import ReembedOptions
     from clipmill.jobs.running.embed import embed
     from clipmill.jobs.table.tables import Tables
-    from clipmill.schemas.config import Model, Storage
+    from clipmill.schemas.job.config import Model, Storage
 
     old = make_job(folder, "old", asked, stub=True)
     embed(old)
@@ -150,7 +150,7 @@ def fifty(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     from clipmill.jobs.migrating.reembed import reembed
     from clipmill.jobs.migrating.reembed_plan import ReembedOptions
     from clipmill.jobs.table.tables import Tables
-    from clipmill.schemas.config import Model
+    from clipmill.schemas.job.config import Model
 
     old = make_job(folder, "old", asked, stub=True)
     options = ReembedOptions(model=Model(name="stub:32"), index=False)

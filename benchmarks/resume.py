@@ -27,7 +27,7 @@ FOLDERS_OF = 1000
 
 
 def make_job(folder: Path) -> Any:
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -54,7 +54,7 @@ def fill(job: Any, rows: int) -> None:
     from clipmill.jobs.planning.survey import survey
     from clipmill.jobs.table.ledger import read_ledger
     from clipmill.jobs.table.tables import Tables
-    from clipmill.schemas.receipts import LedgerEntry, LedgerState
+    from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
     from clipmill.workers.write import fragment_json, write_row_fragments
 
     tables = Tables.at(job.table, job.storage)

@@ -34,9 +34,9 @@ from clipmill.jobs.migrating.retag import RetagOptions, derived_tags
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import VOCABULARY_KEY, rows_schema
-from clipmill.schemas.config import Tags
+from clipmill.schemas.job.config import Tags
+from clipmill.schemas.job.vocabulary import Label, Vocabulary
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.vocabulary import Label, Vocabulary
 from clipmill.workers.tag import Tagger
 
 FRAGMENT_ROWS = 100_000

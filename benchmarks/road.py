@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmill.schemas.config import JobFile
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers import process
 from clipmill.workers.bench import Bench
 from clipmill.workers.engine import Engine

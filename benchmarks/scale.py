@@ -89,7 +89,7 @@ def measure(folder: Path, units: int, cpus: int) -> dict[str, Any]:
     from clipmill.jobs.running.options import Options
     from clipmill.jobs.table import memory
     from clipmill.jobs.verifying import verify
-    from clipmill.schemas.config import JobFile, Storage
+    from clipmill.schemas.job.config import JobFile, Storage
 
     made_s = time.monotonic()
     uri = make_source(folder / "source", units)

@@ -46,10 +46,10 @@ from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Commit, Limits, Storage
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.tasks import Task
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Commit, Limits, Storage
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.tasks import Task
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.write import fragment_json, write_row_fragments
 from tests.committed import make_tables, rows_table, take_lease
 

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from clipmill.jobs.querying.request import Examples, Query
     from clipmill.jobs.running.embed import embed
     from clipmill.jobs.selecting.select import select
-    from clipmill.schemas.config import JobFile, Storage
     from clipmill.schemas.errors import ClipmillError, UserError
+    from clipmill.schemas.job.config import JobFile, Storage
 
     __version__: str
 
 _HOMES = {
     "ClipmillError": "schemas.errors",
     "Examples": "jobs.querying.request",
-    "JobFile": "schemas.config",
+    "JobFile": "schemas.job.config",
     "Query": "jobs.querying.request",
-    "Storage": "schemas.config",
+    "Storage": "schemas.job.config",
     "Table": "jobs.querying.open",
     "UserError": "schemas.errors",
     "embed": "jobs.running.embed",

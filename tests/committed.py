@@ -13,11 +13,11 @@ from clipmill.jobs.committing.commit import Hook
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import Commit
+from clipmill.schemas.job.config import Commit
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.write import fragment_json, reject_table, write_reject_fragments, write_row_fragments
 
 DIM = 4

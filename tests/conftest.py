@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.examples import load_profile
 from tests.side_by_side import first, scheduler
 from tests.tables import TableOptions, WordEngine, make_table

@@ -20,12 +20,12 @@ import xxhash
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.receipts import LedgerEntry
-from clipmill.schemas.samples import Picture
-from clipmill.schemas.units import WorkUnit
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.unit.receipts import LedgerEntry
+from clipmill.schemas.unit.samples import Picture
+from clipmill.schemas.unit.units import WorkUnit
 from tests.committed import entry_of
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")

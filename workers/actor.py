@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import ray
 
-from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.job.config import Storage, Tags
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.tasks import Task, UnitProgress, WorkContext, WorkerFacts
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.tasks import Task, UnitProgress, WorkContext, WorkerFacts
 from clipmill.workers import probe, process
 from clipmill.workers.bench import Bench
 from clipmill.workers.engine import Engine

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.unit.samples import Picture
 
 
 class OutOfMemory(Exception):
@@ -62,7 +62,7 @@ class Engine(Protocol):
     def prepare(self, image: bytes, limits: Limits, *, thumbnail: bool = False, phash: bool = False) -> Picture:
         """Decode and preprocess one image on the calling thread; with `phash` its perceptual hash too.
 
-        Raises `schemas.samples.BadImage`.
+        Raises `schemas.unit.samples.BadImage`.
         """
         ...
 

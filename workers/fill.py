@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from clipmill.schemas.columns import FILL_ATTEMPT, ORIENTATION, SET_COLUMNS, has_orientation, set_column
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.read.again import PLACE, Read, Row, read_again
 from clipmill.workers.store.errors import table_errors

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Activation, Floats, Head, HeadFile, Layer, Output
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.heads import Activation, Floats, Head, HeadFile, Layer, Output
 from clipmill.workers.heads_file import read_tensors
 from clipmill.workers.store.uri import split_uri
 

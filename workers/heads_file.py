@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Floats
 from clipmill.schemas.installed import require
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.heads import Floats
 
 MAX_BYTES = 128_000_000  # of the file, and of all it unpacks to
 MAX_ARRAYS = 200

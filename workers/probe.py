@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import clipmill
-from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import BadImage, Sample
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import BadImage, Sample
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.orientation import stamped
 
 STARTED = -1  # the child's first line, once its model is loaded

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.schemas.columns import ORIENTATION, has_orientation
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Picture, Sample
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Picture, Sample
 from clipmill.workers.write import Embedded
 
 MAX_BYTES = 256_000_000  # of vectors held for one unit; the rows beyond are embedded again

@@ -25,10 +25,10 @@ import numpy.typing as npt
 import xxhash
 from PIL import Image
 
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.unit.samples import Picture
 from clipmill.workers.decode.phash import phash as make_phash
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.decode.picture import thumbnail as make_thumbnail

@@ -25,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
+from clipmill.schemas.job.config import Storage, Tags
+from clipmill.schemas.job.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vocabulary
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary, parse_vocabulary
 from clipmill.workers.engine import Engine, OutOfMemory
 
 Floats = npt.NDArray[np.float32]

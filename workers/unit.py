@@ -17,11 +17,11 @@ import numpy.typing as npt
 import xxhash
 
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import BadImage, Sample
-from clipmill.schemas.tasks import Task, UnitProgress, WorkContext
-from clipmill.schemas.tombstones import deleted_reject
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import BadImage, Sample
+from clipmill.schemas.unit.tasks import Task, UnitProgress, WorkContext
+from clipmill.schemas.unit.tombstones import deleted_reject
 from clipmill.workers.bench import Bench
 from clipmill.workers.decode.decoded import Decoded, batches, described, hash_sample, pixels, weight, with_id
 from clipmill.workers.engine import halving

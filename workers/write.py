@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.schemas import columns
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Picture, Sample
-from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Picture, Sample
+from clipmill.schemas.unit.tasks import Task, WorkContext
 from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import table_errors
 

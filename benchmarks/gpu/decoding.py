@@ -34,7 +34,7 @@ def compared(tars: Path, setting: Setting) -> dict[str, Any]:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    from clipmill.schemas.config import Limits
+    from clipmill.schemas.job.config import Limits
     from clipmill.workers.decode.picture import decode
 
     jpegs = jpegs_of(tars, 250)

@@ -41,7 +41,7 @@ def compared(name: str, setting: Setting) -> dict[str, Any]:
     texts = [caption(number, random) for number in range(len(jpegs))]
 
     def vectors(engine: Any) -> tuple[Vectors, Vectors]:
-        from clipmill.schemas.config import Limits
+        from clipmill.schemas.job.config import Limits
         from clipmill.workers.clip import selfcheck
 
         pixels_NCHW = np.stack(

@@ -24,7 +24,7 @@ from benchmarks.pictures import Kind
 
 if TYPE_CHECKING:
     from benchmarks.road import Road
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
 WARM_UP_UNITS = 2
 _LOAD_S = 12.0  # a model's load, self-check and warming up
@@ -82,7 +82,7 @@ def _cases(cases: tuple[Case, ...], setting: Setting, report: Report) -> None:
 
 
 def job_of(case: Case, setting: Setting, **workers: Any) -> "JobFile":
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -170,7 +170,7 @@ def alone_rates(road: "Road", setting: Setting) -> dict[str, float]:
     as the engine takes."""
     import numpy as np
 
-    from clipmill.schemas.samples import Sample
+    from clipmill.schemas.unit.samples import Sample
     from clipmill.workers.read import read_unit
 
     engine, job = road.engine, road.job

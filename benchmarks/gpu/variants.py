@@ -67,7 +67,7 @@ class Towers:
 
 
 def _limits() -> Any:
-    from clipmill.schemas.config import Limits
+    from clipmill.schemas.job.config import Limits
 
     return Limits()
 

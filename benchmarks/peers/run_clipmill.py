@@ -13,7 +13,7 @@ from benchmarks.peers.clock import Clock, given
 def main() -> None:
     from clipmill.jobs.running import embed
     from clipmill.jobs.running.options import Options
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     given_ = given()
     job = JobFile.model_validate(

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.simulated.clock import Answers, Clock, Own, Ref
 from clipmill.jobs.running.actors.slots import Slot
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.tasks import Task, UnitProgress
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.tasks import Task, UnitProgress
 
 BOOT_S, LOAD_S = 120.0, 40.0  # until a node is up, and until an actor on it has its model
 NOTICE_S, NOTICED_S = 30.0, 15.0  # of a spot node's end; until Ray knows of one that came without

@@ -16,7 +16,7 @@ STAGES = ("read", "decode", "image tower", "text tower", "tag", "write")
 
 def job_of(options: argparse.Namespace, table: str) -> Any:
     """The job as a user would write it, against the local server."""
-    from clipmill.schemas.config import JobFile
+    from clipmill.schemas.job.config import JobFile
 
     return JobFile.model_validate(
         {
@@ -34,8 +34,8 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.road import Road
-    from clipmill.schemas.samples import Sample
-    from clipmill.schemas.tasks import Task
+    from clipmill.schemas.unit.samples import Sample
+    from clipmill.schemas.unit.tasks import Task
     from clipmill.workers.read import read_unit
     from clipmill.workers.write import RowWriter
 

@@ -18,7 +18,7 @@ from clipmill.jobs.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from clipmill.schemas.config import Storage
+    from clipmill.schemas.job.config import Storage
 
 
 @click.command(short_help="Dry run: what embed would do and what it would cost.")
@@ -48,7 +48,7 @@ def plan(
 
     if reembed:
         from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
-        from clipmill.schemas.config import Model
+        from clipmill.schemas.job.config import Model
 
         name, _, tag = reembed.partition(",")
         price = price_per_gpu_hour if price_per_gpu_hour is not None else job.plan.price_per_gpu_hour
@@ -85,7 +85,7 @@ def embed(
     from clipmill.jobs.running.summary import describe
     from clipmill.jobs.terminal.output import note, print_json, printable, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
-    from clipmill.schemas.words import units_without_rows
+    from clipmill.schemas.text.words import units_without_rows
 
     called = program()  # before the run, which leaves this folder
     again = shlex.join([called, "embed", job_file, *(["--address", address] if address else [])])

@@ -53,7 +53,7 @@ def evaluate(table: str, endpoint_url: str | None, region: str | None, as_json: 
 
 def _without_matrix(found: Any) -> Any:
     """For a person: the confusion matrix is in the plot and in the JSON."""
-    from clipmill.schemas.plain import plain
+    from clipmill.schemas.text.plain import plain
 
     shown = plain(found)
     if shown["zero_shot"]:

@@ -8,7 +8,7 @@ import click
 
 from clipmill.jobs.cli.options import file_option, json_option, storage_from, table_options, without_secret
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 _IDS = "The rows with these ids: one a line, or a .parquet or .csv with a column id; - is stdin, with --yes."
 

@@ -50,7 +50,7 @@ def nightly(
     from clipmill.jobs.reporting.write import write_failed_night, write_night
     from clipmill.jobs.terminal.output import note, print_words, program
     from clipmill.schemas.errors import EXIT_UNITS_FAILED
-    from clipmill.schemas.words import units_without_rows
+    from clipmill.schemas.text.words import units_without_rows
 
     again = shlex.join([program(), "nightly", job_file, *(["--address", address] if address else [])])
     # Before the run, which leaves this folder.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from clipmill.schemas.config import Storage
+    from clipmill.schemas.job.config import Storage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,7 +30,7 @@ class AnyFile(click.Path):
 def without_secret(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """The callback of options that take an address: what carries a credential is refused before anybody repeats it."""
     from clipmill.schemas.errors import UserError
-    from clipmill.schemas.secrets import CHAIN_HINT, secret_in
+    from clipmill.schemas.text.secrets import CHAIN_HINT, secret_in
 
     for text in value if isinstance(value, tuple) else (value,):
         if text and (what := secret_in(str(text))):
@@ -185,8 +185,8 @@ def table_options(command: Command) -> Command:
 def storage_from(endpoint_url: str | None, region: str | None) -> Storage:
     from pydantic import ValidationError
 
-    from clipmill.schemas.config import Storage
     from clipmill.schemas.errors import UserError
+    from clipmill.schemas.job.config import Storage
 
     try:
         return Storage(endpoint_url=endpoint_url, region=region)

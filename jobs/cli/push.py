@@ -16,7 +16,7 @@ from clipmill.jobs.cli.options import (
     where_option,
     without_secret,
 )
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 @click.command(short_help="Publish a version as a data set: on the Hub, or a folder.")

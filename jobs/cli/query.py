@@ -22,7 +22,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 HITS = 1000  # of `export --near` without --limit
 
@@ -73,8 +73,8 @@ def index(
 
 
 def _size(text: str) -> int:
-    from clipmill.schemas.config import parse_quantity
     from clipmill.schemas.errors import UserError
+    from clipmill.schemas.job.config import parse_quantity
 
     try:
         return int(parse_quantity(text))

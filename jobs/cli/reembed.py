@@ -21,7 +21,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 @click.command(short_help="Fill a set of another model's vectors beside the present one.")
@@ -55,7 +55,7 @@ def reembed(table: str, endpoint_url: str | None, region: str | None, as_json: b
     from clipmill.jobs.migrating.score import read_head
     from clipmill.jobs.migrating.words import reembedded_in_words
     from clipmill.jobs.terminal.output import note, print_record, print_words, program
-    from clipmill.schemas.config import Model
+    from clipmill.schemas.job.config import Model
 
     storage = storage_from(endpoint_url, region)
     dry_run, model, pretrained = options.pop("dry_run"), options.pop("model"), options.pop("pretrained")

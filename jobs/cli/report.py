@@ -6,7 +6,7 @@ import click
 
 from clipmill.jobs.cli.options import NewFile, allow_source_option, json_option, storage_from, table_options
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 @click.command(short_help="A table as one HTML page: rates, rejects, tags, a map, copies.")

@@ -14,7 +14,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 def _list(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -22,7 +22,7 @@ from clipmill.jobs.cli.options import (
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
 
 if TYPE_CHECKING:
-    from clipmill.schemas.config import Storage
+    from clipmill.schemas.job.config import Storage
 
 
 _SHOWN = ("rank_score", "score", "caption", "tags", "id")  # the first that is there is what it is ordered by

@@ -15,7 +15,7 @@ from clipmill.jobs.cli.options import (
     without_secret,
 )
 from clipmill.schemas.errors import EXIT_UNITS_FAILED
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 @click.command(name="import", short_help="Make a table of vectors that are there already.")
@@ -57,7 +57,7 @@ def import_(vectors: str, table: str, as_json: bool, **options: Any) -> None:
     from clipmill.jobs.importing.run import import_vectors
     from clipmill.jobs.importing.words import describe
     from clipmill.jobs.terminal.output import note, print_words
-    from clipmill.schemas.config import Model
+    from clipmill.schemas.job.config import Model
 
     columns = {name: options[name] for name in ("id", "uri", "caption", "vector", "caption_vector")}
     asked = ImportOptions(

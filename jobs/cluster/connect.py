@@ -22,7 +22,7 @@ from clipmill.jobs.cluster.small_start import small_start
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.signals import signals_wait
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.secrets import secret_in
+from clipmill.schemas.text.secrets import secret_in
 
 _CONNECT_S = 10.0  # to a cluster's address
 _PORTS = range(20_000, 32_768)  # Linux hands out 32768 and up by itself, other systems higher ones

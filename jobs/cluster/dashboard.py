@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from clipmill.jobs.cluster.auth import TOKEN_HINT, has_token, use_token
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.secrets import secret_in
+from clipmill.schemas.text.secrets import secret_in
 
 _CONNECT_S = 10.0
 

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 import clipmill
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile
 from clipmill.workers.naming import names as model_names
 
 JOB_FILE = "job.yaml"

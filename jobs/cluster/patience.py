@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from clipmill.jobs.cluster.nodes import nodes
 from clipmill.schemas.errors import NoWorkers
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 SAY_EVERY_S = 30.0
 _QUIET_S = 15.0  # a node that is up needs no longer to start a process

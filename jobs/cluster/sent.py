@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clipmill.jobs.cluster.parcel import JOB_FILE, vocabulary_sent
-from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile, Model
 from clipmill.workers.naming import names as model_names
 
 # The option as it is typed -> the commands that take it. They mean there what they mean here.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipmill.jobs.cluster.nodes import Node
-from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Workers
 
 AHEAD = 200  # actors without a place that `num: auto` asks for at a time: where nothing joins, they wait for nothing
 

@@ -20,9 +20,9 @@ from typing import Any
 from clipmill.jobs.cluster import parcel, preflight
 from clipmill.jobs.cluster.dashboard import details, image_hint, told
 from clipmill.jobs.cluster.sent import Line
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError, NoWorkers, UserError
-from clipmill.schemas.labels import table_label
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.table_label import table_label
 
 GRACE_S = 90  # Ray's own 3 s are too few for the units in flight, and nothing of them would be committed
 _STARTING_S = 180.0  # what Ray may take to unpack the code and start a driver

@@ -8,7 +8,7 @@ from typing import Any
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table, table_id
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.text.secrets import one_line
 
 KEEP = timedelta(days=7)  # versions of the rows: as long as a reader may hold one, or a person want it back
 LEAST_KEEP = timedelta(days=1)

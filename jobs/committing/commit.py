@@ -18,7 +18,7 @@ from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables, lance_module
 from clipmill.schemas.columns import table_id
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.receipts import LedgerEntry
+from clipmill.schemas.unit.receipts import LedgerEntry
 from clipmill.workers.store.storage import retry_transient
 
 UNITS_KEY = "clipmill.units"

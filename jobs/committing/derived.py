@@ -26,7 +26,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.columns import COMPUTED, REPLACED
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 from clipmill.workers.write import ColumnFile, write_column_file
 
 Say = Callable[[str], None]

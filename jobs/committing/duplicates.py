@@ -17,11 +17,11 @@ from clipmill.jobs.table import tombstones
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import table_id
-from clipmill.schemas.config import Source
-from clipmill.schemas.receipts import LedgerState, Outcome, Receipt
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.tombstones import hash_in
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Source
+from clipmill.schemas.unit.receipts import LedgerState, Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.tombstones import hash_in
+from clipmill.schemas.unit.units import WorkUnit
 
 LOOKUP = 5_000  # ids per query of the id index
 # How the detail begins where the winner's place is gone, and the loser is another picture: its turn never comes.

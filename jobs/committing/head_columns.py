@@ -10,7 +10,7 @@ from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import Lease, no_fill_beside
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, HEAD_KEY, head_field
-from clipmill.schemas.heads import Head
+from clipmill.schemas.job.heads import Head
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.heads import head_values
 

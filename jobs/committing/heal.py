@@ -11,7 +11,7 @@ from typing import Any
 from clipmill.jobs.committing.commit import UNITS_KEY, Committer
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 
 
 def heal(tables: Tables, committer: Committer) -> tuple[ledger.Ledger, int]:

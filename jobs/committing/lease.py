@@ -21,7 +21,7 @@ from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.readers import FENCE_TAG, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.text.secrets import one_line
 from clipmill.workers.store.storage import retry_transient
 
 KEY = "clipmill.lease"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable
 import xxhash
 
 from clipmill.jobs.table.ledger import Ledger, live
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState, Outcome, Receipt
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.folders.keys import pattern_of
 from clipmill.workers.store.errors import FIRST_CONTACT_ATTEMPTS

@@ -13,8 +13,8 @@ from pathlib import Path
 import clipmill
 from clipmill.jobs.demo.bucket import BucketSpec
 from clipmill.jobs.terminal.output import shown
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 
 _STAMP = "demo.json"
 

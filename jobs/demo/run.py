@@ -20,9 +20,9 @@ from clipmill.jobs.demo.page import write_page
 from clipmill.jobs.demo.scene_types import Scene
 from clipmill.jobs.demo.searches import suggestions
 from clipmill.jobs.terminal.output import program, shown
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UnitsFailed
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 
 _SHOWN_HITS = 3
 _PREFIX = "scenes/"

@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
 from clipmill.schemas.installed import require
+from clipmill.schemas.job.config import Storage
 
 BUCKET = "demo"
 HOST = "127.0.0.1"

@@ -27,7 +27,7 @@ from clipmill.jobs.querying.phash import check_hashes
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 DEFAULT_THRESHOLD = 0.95
 EXACT_ONLY = 1.1  # more than any cosine, so nothing is near

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.jobs.querying.phash import BITS, Hashes
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 MAX_DISTANCE = 10  # bands of five bits: beyond, nearly each is compared with each, and different pictures are joined
 DEFAULT_DISTANCE = 4

@@ -16,7 +16,7 @@ from clipmill.jobs.exploring.pairs import Pairs, read_pairs, sampled, vectors_of
 from clipmill.jobs.querying.encoder import encode_texts
 from clipmill.jobs.querying.open import Table
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.vocabulary import PLACEHOLDER, Label, Vocabulary
+from clipmill.schemas.job.vocabulary import PLACEHOLDER, Label, Vocabulary
 
 MAX_ROWS = 50_000
 MAX_LABELS = 5_000

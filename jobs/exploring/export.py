@@ -23,9 +23,9 @@ from clipmill.jobs.querying.parts import chosen_columns, first, in_order, in_par
 from clipmill.jobs.table.errors import check_folder
 from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.uri import split_uri
 
 Format = Literal["parquet", "webdataset", "clip-retrieval", "embedding-atlas", "fiftyone", "coco"]

@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmill.jobs.table.originals import Originals, place_columns, why
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode.sniff import ending
 
 FETCH_THREADS = 8

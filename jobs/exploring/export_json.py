@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from clipmill.jobs.exploring.export_files import Files, Out, Row
 from clipmill.jobs.table.originals import Originals
-from clipmill.schemas.plain import plain
+from clipmill.schemas.text.plain import plain
 from clipmill.workers.decode.sniff import ending, sniff
 
 _FIELD = "fiftyone.core.fields."

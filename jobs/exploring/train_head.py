@@ -16,9 +16,9 @@ from clipmill.jobs.exploring.logistic import Bools, area_under_curve, best_thres
 from clipmill.jobs.exploring.pairs import Pairs, read_pairs, vectors_of
 from clipmill.jobs.querying.open import Table
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import HeadFile
+from clipmill.schemas.job.heads import HeadFile
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.whole import written_whole
 
 MAX_ROWS = 200_000

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from clipmill.jobs.importing.columns import Chosen
 from clipmill.jobs.importing.read import Floats, Vectors, read
 from clipmill.jobs.importing.sources import Piece
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.rejects import Reason
 
 Bad = dict[int, tuple[Reason, str]]
 # Scaled to unit length in half precision, a vector of a thousand numbers is off by less than this; what is not scaled

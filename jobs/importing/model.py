@@ -9,8 +9,8 @@ from clipmill.jobs.importing.request import ImportOptions, Say
 from clipmill.jobs.table import compat
 from clipmill.jobs.table.again import tagger_again
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Tags
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.job.config import Tags
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.workers.engine import Engine
 from clipmill.workers.load import load_engine
 from clipmill.workers.naming import names as model_names

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.units import SourceObject
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.units import SourceObject
 from clipmill.workers.store.storage import open_stream
 from clipmill.workers.store.uri import split_uri
 

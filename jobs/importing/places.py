@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from clipmill.jobs.importing.columns import Chosen
 from clipmill.jobs.importing.read import Window
 from clipmill.jobs.importing.sources import Piece
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.read.original import fetch_any
 from clipmill.workers.store.storage import absolute_uri, quote
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from clipmill.jobs.table.proof import PROVEN, UNPROVEN
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 # Of a vector to the same picture embedded again in fp32. Half precision, another decoder and another resize cost less
 # than 0.005; the vector of another picture or of another model is far below.

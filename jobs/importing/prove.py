@@ -18,10 +18,10 @@ from clipmill.jobs.importing.read import read
 from clipmill.jobs.importing.request import Say
 from clipmill.jobs.importing.sources import Piece
 from clipmill.jobs.table.proof import PROVEN, UNPROVEN
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import BadImage
-from clipmill.schemas.words import counted, part_of
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.text.words import counted, part_of
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.engine import Engine
 
 TRIES = 4  # rows that are looked at for each picture that is wanted: some pictures are gone by now

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from clipmill.jobs.importing.columns import Chosen
 from clipmill.jobs.importing.npy import windows
 from clipmill.jobs.importing.sources import LANCE, NPY, Piece, open_lance
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.read.tables.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import open_stream
 

@@ -7,7 +7,7 @@ from typing import Any
 from clipmill.jobs.committing.commit import Hook, no_hook
 from clipmill.jobs.committing.holder import TTL_S
 from clipmill.jobs.importing.proof import Proof
-from clipmill.schemas.config import Commit, Model
+from clipmill.schemas.job.config import Commit, Model
 
 ROW_NUMBER = "#row"  # as --id: the file's address and the row's number
 Say = Callable[[str], None]

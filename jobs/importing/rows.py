@@ -19,8 +19,8 @@ from clipmill.jobs.importing.places import Pictures
 from clipmill.jobs.importing.read import WINDOW, Window
 from clipmill.jobs.importing.sources import Piece
 from clipmill.schemas.columns import KEEP_TYPES, UNSEEN_HASH
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.tombstones import Tombstones, deleted_reject
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.tombstones import Tombstones, deleted_reject
 from clipmill.workers.tag import Tagger
 
 _MAX_SIZE = 2**31 - 1  # pixels that the table's column holds

@@ -38,12 +38,12 @@ from clipmill.jobs.table.proof import PROVEN, UNPROVEN, is_unproven, marked, met
 from clipmill.jobs.table.tables import Tables, new_id
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.schemas import columns
-from clipmill.schemas.config import Storage, refused_table
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import named
-from clipmill.schemas.units import IMPORTED
-from clipmill.schemas.words import all_of, counted
+from clipmill.schemas.job.config import Storage, refused_table
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.secrets import named
+from clipmill.schemas.text.words import all_of, counted
+from clipmill.schemas.unit.units import IMPORTED
 from clipmill.workers.tag import load_vocabulary
 
 COMMAND = "import"

@@ -11,10 +11,10 @@ from clipmill.jobs.importing.columns import Chosen, choose
 from clipmill.jobs.importing.npy import Matrix, open_matrix
 from clipmill.jobs.importing.request import ImportOptions
 from clipmill.jobs.table.tables import lance_module
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.units import IMPORTED, SourceObject, UnitNames, WorkUnit
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.units import IMPORTED, SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.tables.parquet import raise_if_the_stores
 from clipmill.workers.store.storage import absolute_uri, has_any, lance_options, list_objects, open_stream

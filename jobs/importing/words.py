@@ -2,7 +2,7 @@
 
 from clipmill.jobs.importing.request import Imported
 from clipmill.jobs.table.proof import PROVEN
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 def describe(done: Imported) -> str:

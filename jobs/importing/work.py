@@ -10,9 +10,9 @@ from clipmill.jobs.importing.read import read
 from clipmill.jobs.importing.rows import Maker
 from clipmill.jobs.importing.sources import Piece
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.rejects import Reject
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reject
 from clipmill.workers.write import REJECTS_PER_FRAGMENT, reject_table, write_reject_fragments, write_rows
 
 NAMED = 20  # rejects that the summary spells out

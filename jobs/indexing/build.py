@@ -23,9 +23,9 @@ from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.errors import is_conflict, refusal
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from clipmill.jobs.table import memory
 from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 Tell = Callable[[str], None]
 

@@ -10,7 +10,7 @@ from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.segments import Builder, add_segment, build_in_segments, groups
 from clipmill.jobs.querying.snapshot import read_vector_index
 from clipmill.jobs.table import memory
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 MAX_DELTAS = 4  # each is searched on its own; beyond this many they are merged
 

@@ -26,9 +26,9 @@ from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas import columns
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.tombstones import Tombstones
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.tombstones import Tombstones
 
 EXAMPLES = 5
 MAX_NAMED = 20

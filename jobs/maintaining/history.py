@@ -29,7 +29,7 @@ from clipmill.jobs.table.live import PUBLISHED, ROLLED_BACK
 from clipmill.jobs.table.runs import NIGHT, events_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 
 NIGHTS = 30  # nights and runs of which everything is kept, as many as reports look back
 ROWS_PER_DELETE = 10_000

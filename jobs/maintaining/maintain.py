@@ -25,9 +25,9 @@ from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
 from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.sweep import remove
 
 COMPACT_S = 600.0  # of one maintenance: what is left then is for the next

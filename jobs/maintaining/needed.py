@@ -14,7 +14,7 @@ from clipmill.jobs.maintaining.orphans import FOLDERS, Orphan, named
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.readers import FENCE_TAG, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 MANY_VERSIONS = 10  # older than they need be: then they leave, also where that frees nothing
 MANY_SIDE_VERSIONS = 500  # of a table beside the rows: each renewal of a lease is one

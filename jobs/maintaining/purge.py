@@ -29,9 +29,9 @@ from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
 from clipmill.jobs.table.tables import MAX_CONFLICTS, SIDE_TABLES, Tables
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.tombstones import Tombstones
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.tombstones import Tombstones
 from clipmill.workers.store.storage import list_objects
 from clipmill.workers.store.sweep import remove
 

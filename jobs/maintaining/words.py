@@ -1,7 +1,7 @@
 """What maintenance did, for the person at the terminal; all of it is in the JSON."""
 
 from clipmill.jobs.maintaining.maintain import Maintained
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 def maintained_in_words(done: Maintained) -> str:

@@ -13,11 +13,11 @@ from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import sets_in
-from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
+from clipmill.schemas.job.config import JobFile, Model
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.secrets import masked, named
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.secrets import masked, named
+from clipmill.schemas.text.words import counted
 
 if TYPE_CHECKING:
     from clipmill.jobs.migrating.fill import Hook

@@ -19,8 +19,8 @@ from clipmill.jobs.table.sets import fingerprint_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost, UserError
-from clipmill.schemas.secrets import masked, named
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.secrets import masked, named
+from clipmill.schemas.text.words import counted
 
 if TYPE_CHECKING:
     from clipmill.jobs.committing.derived import Derived

@@ -13,7 +13,7 @@ from clipmill.jobs.exploring.pairs import read_pairs, vectors_of
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 from clipmill.workers.tag import Tagger
 
 MAX_ROWS = 50_000

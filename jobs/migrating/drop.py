@@ -11,8 +11,8 @@ from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 
 DROPPING_KEY = "clipmill.dropping."  # in the config of the rows, then the slug: a drop that is not over
 STEPS = ("before_drop", "after_drop", "after_cleanup")

@@ -16,9 +16,9 @@ from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.tables import MAX_CONFLICTS, Tables, lance_module
 from clipmill.schemas.columns import SET_COLUMNS, set_column, table_id
-from clipmill.schemas.config import Commit
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.job.config import Commit
+from clipmill.schemas.unit.receipts import Receipt
 from clipmill.workers.fill import SetColumns, written_together
 from clipmill.workers.store.storage import retry_transient
 from clipmill.workers.write import ColumnFile, leaf_ids

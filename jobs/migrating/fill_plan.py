@@ -9,8 +9,8 @@ from typing import Any
 
 from clipmill.jobs.table.originals import NotOfSource, Originals
 from clipmill.schemas.columns import UNSEEN_HASH, set_column
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.again import GAP_BYTES, PIECE_BYTES, Row, pieces
 
 # Fewer units leave models idle, and one alone a model while its pictures are decoded: fragments are shared then. Not

@@ -18,10 +18,10 @@ from clipmill.jobs.table import sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.terminal.progress import Snapshot
 from clipmill.schemas.columns import FILL_ATTEMPT
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.tasks import WorkContext
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.tasks import WorkContext
 from clipmill.workers.write import reject_table, write_reject_fragments
 
 

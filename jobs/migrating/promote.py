@@ -25,10 +25,10 @@ from clipmill.jobs.table.lancedb_function import KEY, embedding_functions_metada
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, SET_COLUMNS, heads_of, set_column, sets_in, vocabularies_in
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import GateRefused, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 # Named so that a test can stop the command inside each and see that the kill landed there.
 STEPS = ("before_detach", "after_detach", "after_rename", "after_attach", "after_live")

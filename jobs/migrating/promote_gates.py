@@ -27,8 +27,8 @@ from clipmill.jobs.table.sets import Coverage, coverage, missing_in_words, slug_
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import MIN_MISSES
-from clipmill.schemas.words import counted, part_of
+from clipmill.schemas.job.nightly import MIN_MISSES
+from clipmill.schemas.text.words import counted, part_of
 
 K = 10
 MOST_CHANGED = 20

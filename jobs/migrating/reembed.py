@@ -34,11 +34,11 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.schemas.columns import UNSEEN_HASH, set_column, set_fields, sets_in, table_id
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.secrets import named
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.secrets import named
+from clipmill.schemas.text.words import counted
 from clipmill.workers.naming import names as model_names
 
 
@@ -151,7 +151,7 @@ class _Fill:
 
     def _logged(self, force: Workforce, fingerprint: Fingerprint) -> Reembedded:
         """Events of their own: what reads the runs of `embed` must not take this for one."""
-        from clipmill.schemas.plain import plain
+        from clipmill.schemas.text.plain import plain
 
         self._log("fill-started", json.dumps(plain(redacted(self.job))))
         try:

@@ -14,10 +14,10 @@ from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
-from clipmill.schemas.config import JobFile, Model, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.job.config import JobFile, Model, Storage
+from clipmill.schemas.job.heads import Head
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.workers.naming import names as model_names
 from clipmill.workers.tag import load_vocabulary
 

@@ -23,9 +23,9 @@ from clipmill.jobs.table.label_vectors import load_label_vectors
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import COMPUTED, REPLACED, VOCABULARY_KEY, set_column, sets_in
-from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage, Tags
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.uri import split_uri
 from clipmill.workers.tag import BUILT_IN, Tagger, embed_labels, load_vocabulary
 

@@ -15,9 +15,9 @@ from clipmill.jobs.table import compat, heads, memory
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY
-from clipmill.schemas.config import Storage, refused_head_name
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, HeadFile
+from clipmill.schemas.job.config import Storage, refused_head_name
+from clipmill.schemas.job.heads import Head, HeadFile
 from clipmill.schemas.model import Fingerprint
 
 Say = Callable[[str], None]

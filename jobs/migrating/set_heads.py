@@ -11,7 +11,7 @@ from clipmill.jobs.committing.derived import Derivation, Derived, Say, Step
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column
-from clipmill.schemas.heads import Head
+from clipmill.schemas.job.heads import Head
 
 _NOT_MADE = "the columns of heads could not be added"
 

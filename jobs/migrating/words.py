@@ -6,7 +6,7 @@ from clipmill.jobs.migrating.drop import Dropped
 from clipmill.jobs.migrating.promote import ALREADY, Promotion
 from clipmill.jobs.migrating.promote_gates import Overlap, Verdict
 from clipmill.jobs.table.sets import missing_in_words
-from clipmill.schemas.words import counted, part_of
+from clipmill.schemas.text.words import counted, part_of
 
 if TYPE_CHECKING:  # whoever promotes needs nothing of what fills
     from clipmill.jobs.migrating.reembed import Reembedded

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.text.secrets import masked
 
 Attributes = dict[str, str | int | float]
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.lists.lines import open_rows
 from clipmill.workers.read.tables.columns import IMAGE_NAMES, image_column, link_names, recognised
 from clipmill.workers.read.tables.lance_table import open_table

@@ -16,10 +16,10 @@ from clipmill.jobs.table import compat, heads
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.runs import last_source
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.left_out import hint_for
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.unit.left_out import hint_for
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.naming import names as model_names
 from clipmill.workers.read.fields import Wanted
 
@@ -173,7 +173,7 @@ def _estimate(job: JobFile, plan: Plan) -> int | None:
 
 
 def _from_first(job: JobFile, plan: Plan) -> int | None:
-    from clipmill.schemas.samples import Sample
+    from clipmill.schemas.unit.samples import Sample
     from clipmill.workers.read import read_unit
 
     unit = plan.todo[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmill.jobs.planning.arithmetic import ModelCost, model_cost
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 
 if TYPE_CHECKING:
     from clipmill.jobs.table.tables import Tables

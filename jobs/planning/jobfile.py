@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from clipmill.jobs.planning.jobfile_errors import explain
-from clipmill.schemas.config import JobFile, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.secrets import CHAIN_HINT, masked, secret_in
-from clipmill.schemas.strict_yaml import Lines, load_yaml
+from clipmill.schemas.job.config import JobFile, Storage
+from clipmill.schemas.job.strict_yaml import Lines, load_yaml
+from clipmill.schemas.text.secrets import CHAIN_HINT, masked, secret_in
 from clipmill.workers.naming import names as model_names
 from clipmill.workers.tag import load_vocabulary
 

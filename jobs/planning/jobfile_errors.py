@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.strict_yaml import Lines
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.strict_yaml import Lines
 
 Path = tuple[str | int, ...]
 

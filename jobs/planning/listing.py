@@ -11,10 +11,10 @@ from clipmill.jobs.planning.trial import refuse_to_shrink
 from clipmill.jobs.planning.turned import refuse_to_turn_back
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EmptySource, UserError
-from clipmill.schemas.left_out import LeftOut
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.unit.left_out import LeftOut
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.tables.lance_table import named
 from clipmill.workers.store.errors import telling
 

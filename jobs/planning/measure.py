@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clipmill.jobs.planning.estimate import Estimate
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import SourceChanged, UserError
-from clipmill.schemas.samples import BadImage, Sample
-from clipmill.schemas.units import WorkUnit
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.samples import BadImage, Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.engine import Engine
 from clipmill.workers.load import load_engine
 from clipmill.workers.read import read_unit

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from clipmill.jobs.table.ledger import Ledger, live
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
-from clipmill.schemas.units import IMPORTED, WorkUnit
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.unit.units import IMPORTED, WorkUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from clipmill.jobs.planning.survey_logs import log_units
 from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
 from clipmill.jobs.planning.survey_unlisted import count_unlisted
 from clipmill.jobs.planning.survey_zips import zip_units
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
-from clipmill.schemas.left_out import LeftOut, count, ending_of, merge, to_text
-from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit, make_unit_id
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.left_out import LeftOut, count, ending_of, merge, to_text
+from clipmill.schemas.unit.units import SourceObject, UnitNames, WorkUnit, make_unit_id
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import DEFAULT_IMAGE
 from clipmill.workers.read.tables.columns import is_metadata

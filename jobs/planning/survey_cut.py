@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import xxhash
 
-from clipmill.schemas.config import Storage
-from clipmill.schemas.units import SourceObject
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.units import SourceObject
 from clipmill.workers.read.census import split_name
 from clipmill.workers.read.tars.tar import BadTar, TarReader
 from clipmill.workers.store.storage import open_stream

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import EmptySource
-from clipmill.schemas.units import UnitNames, WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import UnitNames, WorkUnit
 from clipmill.workers.read.tables.lance_table import columns, open_table, resolve, slices
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.left_out import OTHER, LeftOut
-from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.left_out import OTHER, LeftOut
+from clipmill.schemas.unit.units import SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.tables.log import count_failures, is_log
 from clipmill.workers.store.storage import list_objects

@@ -11,9 +11,9 @@ from typing import Any
 
 import xxhash
 
-from clipmill.schemas.config import Source, Storage
-from clipmill.schemas.left_out import LONELY_TEXT, LeftOut, count, ending_of
-from clipmill.schemas.units import SourceObject, WorkUnit, make_unit_id
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.left_out import LONELY_TEXT, LeftOut, count, ending_of
+from clipmill.schemas.unit.units import SourceObject, WorkUnit, make_unit_id
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.folders.keys import Digest, Pairs, file_patterns, is_asked_for, split_key, wanted_keys
 from clipmill.workers.read.lists.lines import digest_start, open_rows

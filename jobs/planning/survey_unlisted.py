@@ -7,8 +7,8 @@ folder is looked through. Memory: a hash for each row and file.
 
 from collections.abc import Sequence
 
-from clipmill.schemas.config import Source, Storage
-from clipmill.schemas.left_out import WITHOUT_A_ROW, LeftOut, count, ending_of
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.left_out import WITHOUT_A_ROW, LeftOut, count, ending_of
 from clipmill.workers.read.fields import DEFAULT_IMAGE
 from clipmill.workers.read.lists.links import named_by
 from clipmill.workers.read.tables.columns import is_metadata

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import SourceChanged, WrongFormat
-from clipmill.schemas.units import SourceObject, UnitNames, WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import SourceObject, UnitNames, WorkUnit
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.folders.archive import MAX_DIRECTORY_BYTES
 from clipmill.workers.read.folders.zipped import spans

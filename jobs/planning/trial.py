@@ -2,7 +2,7 @@
 
 from clipmill.jobs.planning.plan import Plan
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 def refuse_to_shrink(plan: Plan, limit: int | None) -> None:

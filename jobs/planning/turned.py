@@ -11,11 +11,11 @@ from clipmill.jobs.planning.plan import Plan
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION, has_orientation
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read import read_unit
 
 LOOK_AT = 100  # samples of a unit

@@ -14,7 +14,7 @@ from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.runs import nights_begun
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 
 LOOKUP = 5_000  # ids per query of the older version
 

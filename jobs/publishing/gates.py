@@ -21,9 +21,9 @@ from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import deleted_since, stayed_away
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
-from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.words import counted, part_of
+from clipmill.schemas.job.nightly import Nightly
+from clipmill.schemas.text.words import counted, part_of
+from clipmill.schemas.unit.receipts import LedgerState
 
 MAX_VECTORS = 20_000  # whose length is looked at
 OFF_LENGTH = 0.01  # of unit length; float16 keeps it to 2e-4

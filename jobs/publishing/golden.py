@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clipmill.jobs.exploring.evaluate import EvaluateOptions
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.storage import get_bytes
 
 MAX_BYTES = 200_000_000

@@ -9,7 +9,7 @@ from typing import Any
 from clipmill.jobs.table.runs import NIGHT, events_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.job.nightly import Nightly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,10 +31,10 @@ from clipmill.jobs.table.live import PUBLISHED, move_live
 from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.jobs.table.tombstones import kept_out
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError, EmptySource, LeaseHeld, UserError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked, named
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.secrets import masked, named
 
 
 def nightly(job: JobFile, *, say: Say, address: str | None = None, resume: str = "", **options: Any) -> Night:

@@ -16,10 +16,10 @@ from clipmill.jobs.table.live import PREVIOUS, PUBLISHED, ROLLED_BACK, move_live
 from clipmill.jobs.table.readers import readers, tags_of
 from clipmill.jobs.table.runs import how_last_run_ended, last_failed, last_job
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.nightly import Nightly
+from clipmill.schemas.text.words import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

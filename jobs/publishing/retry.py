@@ -14,9 +14,9 @@ from hashlib import blake2b
 from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table, table_id
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerState
+from clipmill.schemas.unit.rejects import Reason
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.store.errors import FIRST_CONTACT_ATTEMPTS
 from clipmill.workers.store.fs import head_of

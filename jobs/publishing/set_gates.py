@@ -17,8 +17,8 @@ from clipmill.jobs.table.few import are_few
 from clipmill.jobs.table.sets import coverage, missing_in_words
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in
-from clipmill.schemas.nightly import Nightly
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.nightly import Nightly
+from clipmill.schemas.text.words import counted
 
 NONE = "nothing is published yet to compare with"
 _MEND = "`columns` of the night says why; `clipmill reembed --head NAME=FILE` and `clipmill retag --as SLUG` fill it"

@@ -16,10 +16,10 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import kept_out
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import GateRefused
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
-from clipmill.schemas.words import part_of
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.words import part_of
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 from clipmill.workers.read.fetch import ordered_map
 
 _THREADS = 16

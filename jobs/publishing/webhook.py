@@ -12,9 +12,9 @@ from typing import Any
 
 from clipmill.jobs.publishing.night import Night, webhook_address
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
-from clipmill.schemas.secrets import masked
-from clipmill.schemas.words import units_without_rows
+from clipmill.schemas.job.nightly import Nightly
+from clipmill.schemas.text.secrets import masked
+from clipmill.schemas.text.words import units_without_rows
 
 TOLD = frozenset({"refused", "units", "failed"})  # of Night.status; and whenever units failed
 TRIES = 3

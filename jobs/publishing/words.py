@@ -3,7 +3,7 @@ All of it is in the JSON; here is only what is not zero."""
 
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.running.summary import sets_in_words
-from clipmill.schemas.words import all_of, counted
+from clipmill.schemas.text.words import all_of, counted
 
 _HEADS = {
     "published": "published",

@@ -11,10 +11,10 @@ from clipmill.jobs.pushing.facts import ANY_LICENSE, Facts
 from clipmill.jobs.pushing.files import DATA, REJECTS
 from clipmill.jobs.pushing.loading import loading
 from clipmill.schemas.columns import PHASH
-from clipmill.schemas.left_out import to_text
-from clipmill.schemas.markdown import cell, line
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.markdown import cell, line
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.left_out import to_text
 
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # as the Hub has them
 _MEANINGS = {

@@ -18,7 +18,7 @@ from clipmill.jobs.verifying.status import left_out
 from clipmill.schemas.columns import FINGERPRINT_KEY, HEAD_KEY, VOCABULARY_KEY, table_id
 from clipmill.schemas.installed import version
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 
 ANY_LICENSE = "other"  # on the Hub: read the card
 

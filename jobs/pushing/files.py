@@ -20,7 +20,7 @@ from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 DATA, REJECTS = "data", "rejects"
 ROWS_PER_GROUP = 10_000  # what a reader of a parquet file has to take at least

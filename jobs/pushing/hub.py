@@ -12,8 +12,8 @@ from clipmill.jobs.pushing.files import DATA, REJECTS
 from clipmill.jobs.pushing.request import PushOptions
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
-from clipmill.schemas.secrets import one_line
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.secrets import one_line
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.answers import answer_of, chain, is_network
 from clipmill.workers.store.errors import StoreBusy, StoreUnavailable
 

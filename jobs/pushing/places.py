@@ -13,7 +13,7 @@ from clipmill.jobs.pushing.request import PushOptions
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.secrets import CHAIN_HINT, PATTERNS, masked, secret_in
+from clipmill.schemas.text.secrets import CHAIN_HINT, PATTERNS, masked, secret_in
 from clipmill.workers.read.folders.keys import pattern_of
 from clipmill.workers.store.uri import absolute_uri, join_uri
 

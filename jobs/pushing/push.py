@@ -31,8 +31,8 @@ from clipmill.jobs.table.ledger import Ledger, read_ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import HEAD_KEY
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.uri import quote
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.installed import not_installed, require
+from clipmill.schemas.job.config import Limits, Storage
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.engine import Engine
 from clipmill.workers.process import without_collector
 

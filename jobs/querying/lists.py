@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 
 MAX_BYTES = 4_000_000_000
 ENDINGS = (".parquet", ".csv", ".txt")

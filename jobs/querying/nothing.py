@@ -8,7 +8,7 @@ from dataclasses import replace
 from clipmill.jobs.querying.request import Query
 from clipmill.jobs.querying.snapshot import Snapshot
 from clipmill.jobs.querying.table import Table
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 _MOST_NAMED = 5
 

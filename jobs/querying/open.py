@@ -15,8 +15,8 @@ from os import PathLike, fspath
 
 from clipmill.jobs.querying.request import Examples, Query
 from clipmill.jobs.querying.table import Table
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.engine import Engine
 
 __all__ = ["Examples", "Query", "Table", "open_table"]

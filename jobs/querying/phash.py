@@ -18,10 +18,10 @@ from clipmill.jobs.querying.encoder import QUERY_LIMITS, image_bytes, unusable
 from clipmill.jobs.querying.request import Examples
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.schemas.columns import PHASH, has_phash
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import not_installed
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.samples import BadImage
 
 BITS = 64
 DEFAULT_DISTANCE = 8  # scaled and compressed copies of photographs differ by 4 at most, cropped by 1 % a side by 8

@@ -28,8 +28,8 @@ from clipmill.jobs.table.memory import available_bytes
 from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, DamagedIndex, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 

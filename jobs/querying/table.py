@@ -29,9 +29,9 @@ from clipmill.jobs.querying.pages import near_enough, ranked
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
 from clipmill.jobs.table.proof import warning
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 from clipmill.workers.engine import Engine
 from clipmill.workers.recent import Recent
 

@@ -13,7 +13,7 @@ from clipmill.jobs.table.runs import nights_begun
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from clipmill.jobs.querying.filters import quote
 from clipmill.jobs.table.ledger import from_batch
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from datetime import datetime
 from clipmill.jobs.reporting.changes import Commit
 from clipmill.jobs.reporting.contents import VectorMap
 from clipmill.jobs.reporting.runs import RunFigures
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 STAGES = ("read", "decode", "embed", "tag", "write")
 

@@ -16,9 +16,9 @@ from clipmill.jobs.reporting.table import versions
 from clipmill.jobs.reporting.watch import Watched, before_of, new_rows, watch
 from clipmill.jobs.table.originals import is_local
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.nightly import Saved
 
 HISTORY = 30  # nights
 SAMPLE = 18

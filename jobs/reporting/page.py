@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipmill.jobs.reporting import charts
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 from clipmill.workers.store.whole import written_whole
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from clipmill.jobs.querying.open import Table
 from clipmill.jobs.table.originals import Originals, is_local, place_columns, why
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import counted_rejects
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.samples import BadImage
 
 MAX_PICTURE_BYTES = 400_000  # of a stored thumbnail, which is somebody's word
 PAGE_BYTES = 4_000_000  # of all thumbnails of a page together, before base64

@@ -18,7 +18,7 @@ from clipmill.jobs.table.readers import FENCE_TAG, readers, tags_of
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import Status
 from clipmill.jobs.verifying.status import status as read_status
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 
 # Beyond these, finding copies is an evening's work or needs memory for every row: then `clipmill dedup` is named.
 NEAR_ROWS = 100_000

@@ -24,7 +24,7 @@ from clipmill.jobs.table.originals import STORES
 from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.nightly import Saved
 from clipmill.workers.store.uri import split_uri
 
 BATCH_ROWS = 4096

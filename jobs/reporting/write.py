@@ -7,8 +7,8 @@ from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.reporting.night import NightOptions, find_night, night_report
 from clipmill.jobs.reporting.page import render, write_page
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.secrets import masked
 
 
 def write_night(job: JobFile, night: Night, path: Path, say: Callable[[str], None]) -> bool:

@@ -10,8 +10,8 @@ from clipmill.jobs.running.finish import finish_table
 from clipmill.jobs.running.opening import Opened
 from clipmill.jobs.running.summary import Summary, failed_units, rate
 from clipmill.jobs.running.work import Work
-from clipmill.schemas.left_out import merge
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.left_out import merge
 
 
 def close(context: RunContext, force: Workforce, opened: Opened, work: Work) -> Summary:

@@ -13,10 +13,10 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.duplicates import Checked
 from clipmill.jobs.committing.moves import IsGone, Moves
 from clipmill.jobs.planning.plan import Plan, Replacement
-from clipmill.schemas import left_out
-from clipmill.schemas.config import Commit
-from clipmill.schemas.receipts import LedgerEntry, LedgerState, Outcome, Receipt
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Commit
+from clipmill.schemas.unit import left_out
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState, Outcome, Receipt
+from clipmill.schemas.unit.units import WorkUnit
 
 # Replaces duplicates among new rows by rejects: (receipts, unit ids that leave).
 Deduplicate = Callable[[list[Receipt], list[str]], Checked]

@@ -9,15 +9,15 @@ from clipmill.jobs.running.options import Options
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal.progress import Progress
-from clipmill.schemas.config import JobFile
-from clipmill.schemas.heads import Head
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.heads import Head
+from clipmill.schemas.job.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """One run of a job on its table. `lease` is its own, held or not yet; `started_s`, by the monotonic clock, is when
-    the command began. The workers have a context too: `schemas.tasks.WorkContext`."""
+    the command began. The workers have a context too: `schemas.unit.tasks.WorkContext`."""
 
     job: JobFile
     options: Options

@@ -23,10 +23,10 @@ from clipmill.jobs.table.runs import last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.progress import Progress
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.installed import require
-from clipmill.schemas.left_out import merge
-from clipmill.schemas.words import all_of, counted
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.words import all_of, counted
+from clipmill.schemas.unit.left_out import merge
 from clipmill.workers.naming import names as model_names
 
 

@@ -14,7 +14,7 @@ from clipmill.jobs.running.log import RunLog
 from clipmill.jobs.running.meter import idle
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table import compat
-from clipmill.schemas.left_out import merge
+from clipmill.schemas.unit.left_out import merge
 
 
 def needs_no_worker(context: RunContext, plan: Plan) -> bool:

@@ -11,8 +11,8 @@ from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import new_id
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import named
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.secrets import named
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from clipmill.jobs.running.actors.workforce import Workforce
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.terminal import lines
-from clipmill.schemas.receipts import Receipt
+from clipmill.schemas.unit.receipts import Receipt
 
 EVERY_S = 10.0
 _WINDOW_S = 60.0  # of rates

@@ -9,7 +9,7 @@ from clipmill.jobs.running.log import RunLog
 from clipmill.jobs.running.opening import claim, open_table
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.running.work import Work
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.units import WorkUnit
 
 
 def run_units(context: RunContext, todo: Sequence[WorkUnit]) -> Summary:

@@ -7,9 +7,9 @@ from typing import Any
 
 from clipmill.jobs.running.actors.attempts import Failed
 from clipmill.jobs.table.sets import missing_in_words
-from clipmill.schemas.left_out import hint_for, to_text
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.left_out import hint_for, to_text
+from clipmill.schemas.unit.receipts import Receipt
 
 
 @dataclass(frozen=True, kw_only=True)

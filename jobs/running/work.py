@@ -22,9 +22,9 @@ from clipmill.jobs.running.summary import StageClock
 from clipmill.jobs.table.tombstones import read_tombstones
 from clipmill.jobs.terminal.progress import Snapshot
 from clipmill.schemas.columns import has_phash, table_id
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.tasks import WorkContext
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.tasks import WorkContext
 
 LOOK_EVERY_S = 10.0  # at the cluster: nodes join and leave
 

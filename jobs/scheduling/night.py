@@ -8,7 +8,7 @@ from pathlib import Path
 from clipmill.jobs.scheduling import quoting
 from clipmill.jobs.scheduling.when import Daily
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.labels import table_label
+from clipmill.schemas.text.table_label import table_label
 
 IN_POD = "/jobs/job.yaml"  # where the printed pods have the job file
 DEADLINE_S = 20 * 3600  # a night that takes longer meets the next one

@@ -19,8 +19,8 @@ from clipmill.jobs.querying.open import Examples, Query
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.selecting.outcome import Outcome, Place, bounded, worth_first
 from clipmill.jobs.selecting.rows import Places, Rows
-from clipmill.schemas.recipe import Diverse, Duplicates, Near, PerCluster
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.recipe import Diverse, Duplicates, Near, PerCluster
+from clipmill.schemas.text.words import counted
 
 SAMPLE_BYTES = 256_000_000
 SAMPLES_PER_CLUSTER = 64

@@ -6,11 +6,11 @@ import shlex
 
 from clipmill.jobs.querying.lists import put
 from clipmill.jobs.selecting.selection import Report, StepReport
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.markdown import cell, fence, line
-from clipmill.schemas.plain import plain
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.markdown import cell, fence, line
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.words import counted
 
 
 def check_card(to: str) -> str:

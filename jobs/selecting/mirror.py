@@ -21,11 +21,11 @@ from clipmill.jobs.selecting.outcome import Outcome, Place, bounded
 from clipmill.jobs.selecting.rows import Rows
 from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.recipe import Mirror
-from clipmill.schemas.samples import BadImage
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.job.recipe import Mirror
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.engine import Engine
 
 THREADS = 8

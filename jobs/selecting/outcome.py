@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.jobs.selecting.rows import Floats, Places
-from clipmill.schemas.recipe import Bounds
+from clipmill.schemas.job.recipe import Bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from clipmill import schemas
 from clipmill.jobs.planning.jobfile_errors import choices, shown, wanted
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.recipe import OPERATORS, Operator, Recipe, Step
-from clipmill.schemas.secrets import CHAIN_HINT, secret_in
-from clipmill.schemas.strict_yaml import Lines, load_yaml
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.recipe import OPERATORS, Operator, Recipe, Step
+from clipmill.schemas.job.strict_yaml import Lines, load_yaml
+from clipmill.schemas.text.secrets import CHAIN_HINT, secret_in
 
 MAX_BYTES = 1_000_000
 MAX_STEPS = 100

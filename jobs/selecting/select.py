@@ -29,10 +29,10 @@ from clipmill.jobs.selecting.recipe import recipe_of
 from clipmill.jobs.selecting.rows import Rows, every_row
 from clipmill.jobs.selecting.selection import Report, Selection, StepReport
 from clipmill.schemas.columns import FINGERPRINT_KEY, table_id
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import version as clipmill_version
-from clipmill.schemas.recipe import Caption, Duplicates, Mirror, Near, Recipe, Score, Step, Tags, Where
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.recipe import Caption, Duplicates, Mirror, Near, Recipe, Score, Step, Tags, Where
 
 _RUN: Mapping[str, Callable[[Rows, Any, Place], Outcome]] = {
     "where": steps.where,

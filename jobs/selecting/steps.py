@@ -13,7 +13,7 @@ from clipmill.jobs.selecting.language import detector
 from clipmill.jobs.selecting.outcome import Outcome, Place, bounded
 from clipmill.jobs.selecting.rows import Floats, Rows
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.recipe import Caption, Sample, Score, Size, Tags, Where
+from clipmill.schemas.job.recipe import Caption, Sample, Score, Size, Tags, Where
 
 _TELL_EVERY = 200_000
 

@@ -12,8 +12,8 @@ from clipmill.jobs.table.errors import writing
 from clipmill.jobs.table.live import PREVIOUS
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 
 METADATA_KEY = b"clipmill.selection"  # of the parquet file's schema: JSON {table, version, recipe, recipe_hash}
 _TAG = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")

@@ -14,7 +14,7 @@ from clipmill.jobs.querying.open import Table
 from clipmill.jobs.serving import models
 from clipmill.jobs.serving.services import Services, steady, unproven
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.plain import plain
+from clipmill.schemas.text.plain import plain
 
 _QUICK_S = 0.02
 _OF_PLAIN = {"vector", "k", "offset", "columns"}

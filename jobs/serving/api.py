@@ -17,8 +17,8 @@ from clipmill.jobs.serving import models
 from clipmill.jobs.serving.answering import answer
 from clipmill.jobs.serving.pictures import NoPicture
 from clipmill.jobs.serving.services import Services, services, steady, unproven
-from clipmill.schemas.config import Limits
-from clipmill.schemas.plain import plain
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.text.plain import plain
 
 router = APIRouter()
 IdQuery = Annotated[models.Id, Query(description="The row's id.")]

@@ -10,9 +10,9 @@ from clipmill.jobs.querying.open import Table
 from clipmill.jobs.serving.settings import Settings
 from clipmill.jobs.table.originals import Originals, place_columns, why
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode.sniff import sniff
 from clipmill.workers.recent import Recent
 from clipmill.workers.store.errors import StoreUnavailable

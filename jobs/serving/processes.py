@@ -25,8 +25,8 @@ from typing import Any
 
 from clipmill.jobs.serving import address
 from clipmill.jobs.serving.settings import Settings, cores
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.errors import StoreRefuses, StoreUnavailable
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.serving import address
 from clipmill.jobs.serving.settings import Settings, cores
 from clipmill.jobs.table.memory import few_arenas
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.installed import require
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.words import counted
 
 logger = logging.getLogger(__name__)
 

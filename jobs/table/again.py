@@ -19,11 +19,11 @@ from clipmill.jobs.table.label_vectors import load_label_vectors
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import may_open, vocabulary_of
 from clipmill.schemas.columns import HEAD_KEY
-from clipmill.schemas.config import Tags
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, HeadFile
+from clipmill.schemas.job.config import Tags
+from clipmill.schemas.job.heads import Head, HeadFile
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.vocabulary import Vocabulary
 from clipmill.workers.engine import Engine
 
 MakeEngine = Callable[[], Engine]

@@ -21,10 +21,10 @@ from clipmill.schemas.columns import (
     is_orientation,
     of_set,
 )
-from clipmill.schemas.config import JobFile, Source
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile, Source
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.vocabulary import Vocabulary
 
 _MADE_WITH_THE_ROWS = (
     "they are made while pictures are embedded: leave the line out, or give the job another table name and embed again"

@@ -1,6 +1,6 @@
 """When a share says nothing: the one rule by which nights and promotions judge how much of a table is there."""
 
-from clipmill.schemas.nightly import MIN_MISSES
+from clipmill.schemas.job.nightly import MIN_MISSES
 
 FEW_SHARE = 0.1  # of all: few misses that are more than this do count
 

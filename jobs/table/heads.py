@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from clipmill.jobs.table.compat import stored_fingerprint
 from clipmill.schemas.columns import HEAD_KEY, head_field, heads_of, is_head, set_column
-from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, model_words, same_model
+from clipmill.schemas.job.config import JobFile, Model
+from clipmill.schemas.job.heads import Head, model_words, same_model
 from clipmill.schemas.model import Fingerprint
 
 

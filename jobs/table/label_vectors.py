@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.vocabulary import Vocabulary
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.vocabulary import Vocabulary
+from clipmill.schemas.text.words import counted
 
 MAX_BYTES = 2_000_000_000
 

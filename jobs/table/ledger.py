@@ -15,8 +15,8 @@ from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
 from clipmill.schemas.columns import TABLE_ID, of_table
-from clipmill.schemas.left_out import LeftOut, from_json, merge
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.unit.left_out import LeftOut, from_json, merge
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 
 Ledger = dict[str, LedgerEntry]
 

@@ -21,9 +21,9 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION, UNSEEN_HASH, has_orientation
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError
-from clipmill.schemas.units import Format, WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import Format, WorkUnit
 from clipmill.workers.read.folders.keys import pattern_of
 from clipmill.workers.read.lists.links import linked_uris
 from clipmill.workers.read.orientation import stamped

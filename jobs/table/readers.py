@@ -5,7 +5,7 @@ from typing import Any
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 LIVE = "live"
 FENCE_TAG = "clipmill-fence"  # what commits keep there for themselves: docs/decisions/fence.md

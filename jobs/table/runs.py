@@ -5,7 +5,7 @@ from typing import Any
 
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import of_table
-from clipmill.schemas.config import Source
+from clipmill.schemas.job.config import Source
 
 NIGHT = "night"  # the line that remembers one, written by `jobs.publishing`
 

@@ -22,9 +22,9 @@ import pyarrow as pa
 
 from clipmill.jobs.table.errors import is_conflict, no_place_for_a_table, no_table, writing
 from clipmill.schemas import columns
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.secrets import CHAIN_HINT, secret_in
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.secrets import CHAIN_HINT, secret_in
 from clipmill.workers.store import lance_log
 from clipmill.workers.store.errors import StoreBusy, of_table
 from clipmill.workers.store.uri import absolute_uri, lance_address, split_uri

@@ -13,9 +13,9 @@ from clipmill.jobs.table.ledger import Ledger, live
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas import columns
 from clipmill.schemas.columns import of_table
-from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.tombstones import Tombstone, Tombstones
+from clipmill.schemas.unit.receipts import LedgerState
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.tombstones import Tombstone, Tombstones
 
 PART = "deleted"
 

@@ -13,7 +13,7 @@ from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in, vocabularies_in
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.workers.store.uri import split_uri
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.secrets import masked
 
 Format = Literal["text", "json"]
 ABOUT = ("run", "unit", "actor", "node")

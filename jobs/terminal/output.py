@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from clipmill.jobs.terminal import lines
-from clipmill.schemas.plain import plain
-from clipmill.schemas.secrets import masked
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.secrets import masked
 
 _MAX_CELL = 60
 _MAX_LINE = 2000

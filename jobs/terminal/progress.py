@@ -7,7 +7,7 @@ from typing import Any
 
 from clipmill.jobs.terminal import lines
 from clipmill.jobs.terminal.output import printable
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 LINE_EVERY_S = 30.0
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from clipmill.jobs.terminal.output import cell, note, print_json, print_record
 from clipmill.schemas.errors import BeingMade, ClipmillError
-from clipmill.schemas.plain import plain
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.plain import plain
+from clipmill.schemas.text.words import counted
 
 _ANEW = "\x1b[H\x1b[2J"  # the cursor to the top, and the screen empty
 _sleep = time.sleep

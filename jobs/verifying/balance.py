@@ -6,9 +6,9 @@ from typing import Any
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.status import counted_rejects
-from clipmill.schemas.receipts import LedgerEntry
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.receipts import LedgerEntry
+from clipmill.schemas.unit.rejects import Reason
 
 
 def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:

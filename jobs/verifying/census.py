@@ -25,13 +25,13 @@ from clipmill.jobs.verifying.coco import pictures_of
 from clipmill.jobs.verifying.imported import check_imported
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.jobs.verifying.status import counted_rejects
-from clipmill.schemas import words
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.left_out import from_json
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.units import IMPORTED, WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.text import words
+from clipmill.schemas.unit.left_out import from_json
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.units import IMPORTED, WorkUnit
 from clipmill.workers.read.census import BEHIND_A_DOT, Census
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.folders.archive import open_archive

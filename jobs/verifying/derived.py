@@ -20,9 +20,9 @@ from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas.columns import FINGERPRINT_KEY, HEAD_KEY, is_head, set_column, sets_in, waiting
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head
+from clipmill.schemas.job.heads import Head
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 SCORE_TOLERANCE = 1e-3  # of a score, and of 1 where it is smaller: float32 through some layers, in another order
 _ROWS = 4096

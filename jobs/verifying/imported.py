@@ -12,11 +12,11 @@ import pyarrow as pa
 from clipmill.jobs.table.originals import is_local, source_storage
 from clipmill.jobs.table.tables import Tables, lance_module
 from clipmill.jobs.verifying.report import Problems, Report
-from clipmill.schemas import words
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.receipts import LedgerEntry
-from clipmill.schemas.units import IMPORTED
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text import words
+from clipmill.schemas.unit.receipts import LedgerEntry
+from clipmill.schemas.unit.units import IMPORTED
 from clipmill.workers.store.storage import head, lance_options, open_stream
 from clipmill.workers.store.uri import lance_address, split_uri
 

@@ -13,10 +13,10 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import tags
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas.columns import PHASH, has_phash
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.samples import BadImage, Picture
+from clipmill.schemas.unit.samples import BadImage, Picture
 from clipmill.workers.engine import Engine
 from clipmill.workers.read.original import NotTheBytes
 

@@ -16,10 +16,10 @@ from clipmill.jobs.table.sets import Coverage, all_coverage, failed_rows
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import all_vocabularies
 from clipmill.schemas.columns import heads_of, of_table, table_id
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import BeingMade
-from clipmill.schemas.left_out import LeftOut, merge
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.left_out import LeftOut, merge
+from clipmill.schemas.unit.receipts import LedgerState
 
 LAST_RUNS = 5
 
@@ -210,7 +210,7 @@ def rejects(
     """id, uri, reason, detail of up to `limit` rejects; with `slug` of rows that could not get that set's vector.
     Raises UserError for a word that is no reason, and where there is no such set."""
     from clipmill.schemas.errors import UserError
-    from clipmill.schemas.rejects import Reason
+    from clipmill.schemas.unit.rejects import Reason
 
     if reason is not None and reason not in {str(r) for r in Reason}:
         raise UserError(f"'{reason}' is no reason for a reject", f"one of {', '.join(sorted(Reason))}")

@@ -21,7 +21,7 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import columns_of, vocabulary_of
 from clipmill.jobs.verifying.report import Problems, Report
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.vocabulary import Vocabulary
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.workers.engine import Engine
 
 # Of a cosine between a stored vector and a label's, when either was computed in bf16 and the other in fp32.

@@ -17,9 +17,9 @@ from clipmill.jobs.table.originals import is_of_unit
 from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.tags import TagCheck
 from clipmill.schemas.columns import ORIENTATION, is_orientation
-from clipmill.schemas.config import Source
-from clipmill.schemas.receipts import LedgerEntry
-from clipmill.schemas.units import IMPORTED
+from clipmill.schemas.job.config import Source
+from clipmill.schemas.unit.receipts import LedgerEntry
+from clipmill.schemas.unit.units import IMPORTED
 
 NORM_TOLERANCE = 2e-3  # float16 has 11 bits; 512 rounded components stay within this of unit length
 SCORE_TOLERANCE = 2e-3  # of caption_score, computed before the two vectors were rounded to float16

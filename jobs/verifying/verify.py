@@ -22,8 +22,8 @@ from clipmill.jobs.verifying.report import MAX_NAMED, Problems, Report
 from clipmill.jobs.verifying.sample import Sample, check_sample
 from clipmill.jobs.verifying.tombstones import check_tombstones
 from clipmill.jobs.verifying.values import check_values
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 
 __all__ = ["MAX_NAMED", "Report", "verify"]
 

@@ -19,7 +19,7 @@ from clipmill.jobs.cluster.connect import patient_start
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import count_rejects
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.build import picture, tar
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from clipmill.jobs.running import embed as embed_module
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.running.options import Options
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.plain import plain
+from clipmill.schemas.text.plain import plain
 
 
 def _join(address: str) -> None:

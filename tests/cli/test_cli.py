@@ -20,9 +20,9 @@ from clipmill.jobs.terminal import output
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.jobs.terminal.signals import handled
 from clipmill.schemas import errors
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import EXIT_USER
-from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import Outcome, Receipt
 from tests.conftest import heeding
 
 ROOT = Path(__file__).parents[2]

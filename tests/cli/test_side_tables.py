@@ -9,7 +9,7 @@ import pytest
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.tables import TableOptions, make_table
 
 COMMANDS = {

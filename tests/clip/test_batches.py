@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip.batch_size import CPU_SIZES
 from clipmill.workers.clip.engine import _TEXTS_STEP, ClipEngine, _like_lengths

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.model_trial import TEXTS, calibrate, cosines, reference, sensitive
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.clip import build as clip_build
 from clipmill.workers.clip import fold as clip_fold

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.engine import ClipEngine

@@ -20,8 +20,8 @@ from clipmill.jobs.planning.dry_run import dry_run
 from clipmill.jobs.running.embed import embed
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import JobFile, Model
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile, Model
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.clip.names import find
 from clipmill.workers.load import load_engine

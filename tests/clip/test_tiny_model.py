@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from clipmill.jobs.demo.scene_types import Scene
 from clipmill.jobs.demo.scenes import TRAIN, UNSEEN
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.load import load_engine
 from clipmill.workers.tag import load_vocabulary, unknown_labels

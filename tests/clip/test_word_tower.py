@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_info
 
 from clipmill.jobs.querying import encoder
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint, ModelSpec
 from clipmill.workers.clip import layers, selfcheck, words
 from clipmill.workers.clip.fold import normalise
@@ -258,7 +258,7 @@ def test_neither_words_nor_pictures_import_torch() -> None:
     """Which takes longer than all else of `verify --sample 10`."""
     code = """
 import sys
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.load import load_few
 engine = load_few(Fingerprint.from_json(sys.argv[1]))

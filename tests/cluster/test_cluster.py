@@ -10,9 +10,9 @@ from clipmill.jobs.cluster import connect as cluster
 from clipmill.jobs.cluster.nodes import Node
 from clipmill.jobs.cluster.shape import AHEAD, Shape, check_fits, shape, wanted
 from clipmill.jobs.running.actors.sizing import _worth, few
-from clipmill.schemas.config import Workers
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Workers
+from clipmill.schemas.unit.units import WorkUnit
 
 
 def workers(**options: object) -> Workers:

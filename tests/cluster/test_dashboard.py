@@ -13,8 +13,8 @@ import yaml
 from clipmill.jobs.cli.main import run as clipmill
 from clipmill.jobs.cluster import parcel, preflight, submit
 from clipmill.jobs.planning.jobfile import load_job
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.job.config import JobFile
 
 
 @contextmanager

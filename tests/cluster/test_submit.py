@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.planning.jobfile import load_job
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.cluster.head import TOKEN, Head, head, kill
 from tests.integration import help
 

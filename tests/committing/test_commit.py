@@ -16,7 +16,7 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 from tests.committed import Killed, entry, fragments, ids, killer, make_tables, mortal, receipt, take_lease
 
 

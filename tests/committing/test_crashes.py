@@ -19,9 +19,9 @@ from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.units import WorkUnit
 from tests.committed import NEVER, alias, killer, make_tables, mortal, receipt, unit
 from tests.examples import examples
 

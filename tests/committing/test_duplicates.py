@@ -12,8 +12,8 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Source
-from clipmill.schemas.receipts import LedgerState, Receipt
+from clipmill.schemas.job.config import Source
+from clipmill.schemas.unit.receipts import LedgerState, Receipt
 from tests.committed import entry, ids, make_tables, receipt, take_lease
 from tests.conftest import S3
 

@@ -20,8 +20,8 @@ from clipmill.jobs.committing.lease import KEY, Lease
 from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
 from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store import errors as store_errors
 from clipmill.workers.store.uri import quote
 from tests.committed import make_tables, take_lease, wait_until

@@ -18,9 +18,9 @@ from clipmill.jobs.verifying.status import count_rejects
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas import columns
 from clipmill.schemas.columns import TABLE_ID_KEY, rows_schema, table_id
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerState
 from tests.committed import DIM, FINGERPRINT, entry, fragments, ids, make_tables, receipt, take_lease, unit
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.road import Road
 from clipmill.jobs.committing.commit import Committer
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.build import noise, parquet, picture, tar
 from tests.committed import entry, fragments, make_tables, take_lease
 from tests.fake_s3 import FakeS3

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage, Picture
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage, Picture
 from clipmill.workers.load import load_engine
 from tests.models import encoded, picture
 

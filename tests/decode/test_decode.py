@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from clipmill.schemas.config import Limits
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.clip.selfcheck import reference_rgb
 from clipmill.workers.decode.picture import Decoded, decode, thumbnail
 from tests.examples import examples

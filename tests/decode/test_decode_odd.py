@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from clipmill.schemas.config import Limits
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode.picture import Decoded, decode
 from tests.models import picture
 

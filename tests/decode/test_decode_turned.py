@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec, Preprocess
 from clipmill.workers.clip.selfcheck import reference_rgb
 from clipmill.workers.decode.picture import decode

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas import left_out
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.samples import BadImage, Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit import left_out
+from clipmill.schemas.unit.samples import BadImage, Sample
 from clipmill.workers.decode import picture as decoder
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.workers.decode.phash import grey, hash_of_grey, phash
 from clipmill.workers.decode.picture import decode
 

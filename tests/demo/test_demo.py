@@ -26,8 +26,8 @@ from clipmill.jobs.demo.searches import SEARCHES, suggestions
 from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import Status
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.storage import list_objects
 from tests.conftest import unprivileged
 

@@ -26,12 +26,12 @@ from clipmill.jobs.demo.searches import HITS, SEARCHES, facet_accuracy
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import Limits, Source, Storage, Tags
+from clipmill.schemas.job.config import Limits, Source, Storage, Tags
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.receipts import Receipt
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.receipts import Receipt
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.engine import Engine
 from clipmill.workers.load import load_engine

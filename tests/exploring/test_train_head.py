@@ -12,7 +12,7 @@ from clipmill.jobs.exploring.logistic import area_under_curve, best_threshold, f
 from clipmill.jobs.exploring.train_head import Trained, TrainOptions, train_head
 from clipmill.jobs.querying.open import open_table
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import HeadFile
+from clipmill.schemas.job.heads import HeadFile
 from clipmill.workers.heads import load_head
 from tests.tables import COLOURS, TableOptions, fingerprint, make_table
 

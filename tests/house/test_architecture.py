@@ -90,8 +90,8 @@ LIGHT = (
     "jobs.planning.plan",
     "jobs.planning.survey",
     "jobs.terminal.output",
-    "schemas.config",
-    "schemas.vocabulary",
+    "schemas.job.config",
+    "schemas.job.vocabulary",
     "workers.tag",
     "workers.naming.names",
 )

@@ -1,4 +1,4 @@
-"""What a sentence counts goes by its number: `1 row`, never `1 rows`. `schemas.words` does that for all of them."""
+"""What a sentence counts goes by its number: `1 row`, never `1 rows`. `schemas.text.words` does it for all of them."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ NEVER_ONE = {
     "jobs.publishing.sync": 1,
     "jobs.querying.request": 1,
     "jobs.running.summary": 1,
-    "schemas.vocabulary": 1,
+    "schemas.job.vocabulary": 1,
     "workers.stub": 1,
     "workers.unit": 1,
 }
@@ -40,4 +40,4 @@ def test_no_sentence_says_one_rows() -> None:
         said = [f"{path}:{node.lineno}: {one}" for node in texts for one in plural_after_a_number(node)]
         if len(said) != NEVER_ONE.get(name, 0):
             found += said
-    assert not found, "f\"{counted(n, 'row')}\" of schemas.words says 1 row and 2 rows:\n" + "\n".join(found)
+    assert not found, "f\"{counted(n, 'row')}\" of schemas.text.words says 1 row and 2 rows:\n" + "\n".join(found)

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from clipmill.schemas.config import JobFile
-from clipmill.schemas.heads import HeadFile, same_model
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.heads import HeadFile, same_model
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/job-file.md").read_text()
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.schemas import columns
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.unit.rejects import Reason
 
 PAGE = (Path(__file__).parents[2] / "docs" / "table.md").read_text()
 SECTIONS = dict(zip(re.findall(r"^## `(.*?)`", PAGE, re.M), re.split(r"^## ", PAGE, flags=re.M)[1:], strict=True))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from clipmill.schemas.config import Limits, Model
+from clipmill.schemas.job.config import Limits, Model
 from clipmill.workers.stub import StubEngine
 from tests.models import encoded, picture
 

@@ -7,7 +7,7 @@ import sys
 
 from clipmill.jobs.importing.request import ImportOptions
 from clipmill.jobs.importing.run import import_vectors
-from clipmill.schemas.config import Commit, Model, Storage
+from clipmill.schemas.job.config import Commit, Model, Storage
 from tests.migrating.killed import killer
 
 

@@ -26,8 +26,8 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import rejects as read_rejects
 from clipmill.jobs.verifying.status import status
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Commit, JobFile, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Commit, JobFile, Storage
 from clipmill.workers.stub import StubEngine
 from tests.conftest import S3
 from tests.importing.files import DIM, MODEL, Pictures, write_partition

@@ -14,9 +14,9 @@ from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.report import Report
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Limits, Storage
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read.again import Row, read_again
 from clipmill.workers.stub import StubEngine
 from tests.importing.files import DIM, MODEL, Pictures

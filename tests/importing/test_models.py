@@ -8,8 +8,8 @@ import torch
 
 from clipmill.jobs.importing.request import ImportOptions
 from clipmill.jobs.importing.run import import_vectors
-from clipmill.schemas.config import Limits, Model, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits, Model, Storage
 from clipmill.workers.load import load_engine
 from tests.importing.files import write_partition
 from tests.models import encoded, picture, save_checkpoint, state_dict

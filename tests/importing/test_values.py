@@ -13,8 +13,8 @@ from clipmill.jobs.importing.request import Imported, ImportOptions, Names
 from clipmill.jobs.importing.run import import_vectors
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import rejects
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from tests.importing.files import DIM, MODEL
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.cluster.connect import patient_start
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.conftest import heeding
 
 ROOT = Path(__file__).resolve().parents[2]

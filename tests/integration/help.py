@@ -9,7 +9,7 @@ from clipmill.jobs.running.options import Options
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.build import picture, tar
 
 PARTS = ("", "units", "rejects", "runs")

@@ -11,8 +11,8 @@ import pytest
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.plan import Plan
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_OK, EXIT_UNITS_FAILED, UserError
+from clipmill.schemas.job.config import JobFile
 from tests.conftest import S3
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, rejects, rows, run, tables, versions, write_tar

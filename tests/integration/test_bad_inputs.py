@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.unit.rejects import Reason
 from clipmill.workers.load import load_engine
 from tests.build import tar
 from tests.decode.test_bad_inputs import WHOLE

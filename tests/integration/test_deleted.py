@@ -9,7 +9,7 @@ import pytest
 
 from clipmill.jobs.maintaining.delete import Deleted, Options, Which, delete, take_back
 from clipmill.jobs.verifying.status import status
-from clipmill.schemas.config import JobFile, Storage
+from clipmill.schemas.job.config import JobFile, Storage
 from tests.integration.help import job, problems, rejects, rows, run, write_tar
 
 pytestmark = pytest.mark.ray

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.build import parquet, tar
 from tests.conftest import S3
 from tests.integration.help import job, rejects, rows, run

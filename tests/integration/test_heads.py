@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 from clipmill.jobs.planning.dry_run import dry_run
 from clipmill.schemas.columns import HEAD_KEY
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile
 from tests.integration.help import job, problems, rows, run, tables, write_tar
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

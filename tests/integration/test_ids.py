@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.planning import dry_run
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.build import parquet, picture, tar
 from tests.integration.help import job, problems, rejects, rows, run, versions
 

@@ -15,8 +15,8 @@ from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.dry_run import dry_run
 from clipmill.jobs.terminal.progress import Progress, Snapshot
 from clipmill.jobs.verifying.status import status
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_UNITS_FAILED, EXIT_USER, UserError
+from clipmill.schemas.job.config import JobFile
 from tests.integration.conftest import last_json, write_job
 from tests.integration.help import job, problems, rows, run, tables, versions, write_tar
 

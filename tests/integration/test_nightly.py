@@ -15,9 +15,9 @@ from clipmill.jobs.publishing.publish import publish, rollback
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.reporting.night import NightOptions, night_report
 from clipmill.jobs.reporting.page import render
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, EXIT_UNITS_FAILED, EXIT_USER, UserError
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.nightly import Saved
 from tests.integration.conftest import write_job
 from tests.integration.help import job, problems, rows, run, tables, versions, write_tar
 

@@ -13,7 +13,7 @@ from clipmill.jobs.indexing.build import IndexOptions
 from clipmill.jobs.maintaining.maintain import maintain_table
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 
 SCALAR = IndexOptions(kind="none", measure_recall=False)
 

@@ -22,11 +22,11 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import status
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas import columns
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
-from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.tombstones import Tombstone, Tombstones
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerState
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.tombstones import Tombstone, Tombstones
 from clipmill.workers.write import reject_table, write_reject_fragments
 from tests.committed import DIM, Killed, entry, fragments, ids, killer, make_tables, rows_table, take_lease
 
@@ -457,7 +457,7 @@ def test_a_purge_that_was_killed_is_run_again(secret: Secret, monkeypatch: pytes
 def test_gates_of_a_night_do_not_miss_what_was_deleted(tables: Tables) -> None:
     """Neither coverage nor lost rows nor rejects: also once the units were read again, and the samples kept out."""
     from clipmill.jobs.publishing.gates import Judged, check_gates
-    from clipmill.schemas.nightly import Nightly
+    from clipmill.schemas.job.nightly import Nightly
 
     rows = tables.open()
     rows.tags.create("live", rows.version)

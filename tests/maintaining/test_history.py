@@ -31,9 +31,9 @@ from clipmill.jobs.table.runs import last_job
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import status
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseLost
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 from tests.committed import Killed, entry, fragments, make_tables, take_lease, unit
 
 LAST = 12

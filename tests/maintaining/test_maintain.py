@@ -22,8 +22,8 @@ from clipmill.jobs.maintaining.words import maintained_in_words
 from clipmill.jobs.table.readers import FENCE_TAG, readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld
+from clipmill.schemas.job.config import Storage
 from tests.committed import Killed, entry, fragments, ids, killer, make_tables, take_lease
 
 

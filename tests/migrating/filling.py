@@ -14,11 +14,11 @@ from clipmill.jobs.table import ledger, sets
 from clipmill.jobs.table.originals import Originals
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION_FIELD, rows_schema, set_fields, table_id
-from clipmill.schemas.config import Commit, Limits, Source, Storage
+from clipmill.schemas.job.config import Commit, Limits, Source, Storage
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.receipts import LedgerState, Receipt
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.receipts import LedgerState, Receipt
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.fill import FillRun
 from clipmill.workers.store.storage import head

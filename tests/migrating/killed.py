@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from clipmill.schemas.config import Model, Storage
+from clipmill.schemas.job.config import Model, Storage
 
 
 def killer(step: str, times: int) -> Callable[[str], None]:

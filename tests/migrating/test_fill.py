@@ -14,10 +14,10 @@ from clipmill.jobs.committing.lease import FILL_KEY, Lease
 from clipmill.jobs.migrating import fill_plan
 from clipmill.jobs.migrating.fill import STEPS
 from clipmill.schemas.columns import SET_COLUMNS, set_column
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import ClipmillError, LeaseHeld, LeaseLost
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read.again import GAP_BYTES, Read, Row, pieces, read_again
 from clipmill.workers.write import leaf_ids
 from tests.build import noise, picture, tar

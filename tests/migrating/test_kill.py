@@ -19,8 +19,8 @@ from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.migrating.set_index import build_set_index
 from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table import compat, sets
-from clipmill.schemas.config import Model
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Model
 from tests.build import tar
 from tests.committed import Killed, killer
 from tests.integration.help import job, problems, run, tables, write_tar

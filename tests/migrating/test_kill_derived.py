@@ -14,7 +14,7 @@ from clipmill.jobs.migrating.score import score
 from clipmill.jobs.migrating.set_heads import fill_heads
 from clipmill.jobs.table import compat, heads
 from clipmill.schemas.columns import HEAD_KEY
-from clipmill.schemas.heads import Head
+from clipmill.schemas.job.heads import Head
 from clipmill.workers.tag import load_vocabulary
 from tests.build import tar
 from tests.committed import Killed, take_lease

@@ -14,8 +14,8 @@ from clipmill.jobs.migrating.reembed_plan import ReembedOptions, plan_reembed
 from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.table import compat
 from clipmill.jobs.terminal.progress import Progress, Snapshot
-from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.schemas.errors import EXIT_LATER, EXIT_USER
+from clipmill.schemas.job.config import JobFile, Limits, Model
 from clipmill.workers.load import load_engine
 from clipmill.workers.tag import load_vocabulary
 from tests.build import picture

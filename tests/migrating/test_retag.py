@@ -19,8 +19,8 @@ from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.vocabularies import vocabulary_of
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.columns import VOCABULARY_KEY
-from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import LeaseHeld, UserError
+from clipmill.schemas.job.config import Storage, Tags
 from clipmill.workers.tag import Tagger, embed_labels, load_vocabulary
 from tests.committed import Killed, killer, take_lease
 from tests.tables import COLOURS, THINGS, TableOptions, WordEngine, append, make_table

@@ -14,7 +14,7 @@ from clipmill.jobs.migrating.score import score
 from clipmill.jobs.querying.open import open_table
 from clipmill.schemas.columns import HEAD_KEY
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, HeadFile
+from clipmill.schemas.job.heads import Head, HeadFile
 from clipmill.workers import heads
 from tests.tables import TableOptions, append, batch, fingerprint, make_table
 

@@ -14,7 +14,7 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat
 from clipmill.jobs.table import heads as table_heads
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, HeadFile
+from clipmill.schemas.job.heads import Head, HeadFile
 from clipmill.workers.heads import load_head
 from tests.build import tar
 from tests.migrating.filling import SLUG, STORAGE, World, members

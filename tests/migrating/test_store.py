@@ -10,7 +10,7 @@ from clipmill.jobs.migrating.promote import How, back, promote
 from clipmill.jobs.migrating.promote_gates import GateOptions
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from tests.build import picture, tar
 from tests.committed import Killed, killer
 from tests.conftest import S3

@@ -19,11 +19,11 @@ from clipmill.jobs.table.compat import check_columns
 from clipmill.jobs.table.originals import Originals, place_columns
 from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.columns import ORIENTATION_FIELD
-from clipmill.schemas.config import JobFile, Limits
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.receipts import Outcome
-from clipmill.schemas.tasks import Task
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import JobFile, Limits
+from clipmill.schemas.unit.receipts import Outcome
+from clipmill.schemas.unit.tasks import Task
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read.orientation import stamped
 from clipmill.workers.reuse import Remembered

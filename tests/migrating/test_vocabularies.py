@@ -15,8 +15,8 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table import compat, sets
 from clipmill.jobs.verifying.status import status
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage, Tags
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage, Tags
 from clipmill.workers.tag import Tagger, embed_labels, load_vocabulary
 from tests.migrating.test_retag import THINGS_FILE, Place
 from tests.tables import THINGS, TableOptions, WordEngine, append, fingerprint

@@ -24,7 +24,7 @@ from clipmill.jobs.running.summary import Summary, describe
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.build import picture, tar
 from tests.committed import FINGERPRINT, entry_of
 from tests.models import config, save_checkpoint

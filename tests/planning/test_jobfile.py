@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning.jobfile import load_job, redacted
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile
 from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]

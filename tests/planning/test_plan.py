@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.planning.plan import make_plan
 from clipmill.jobs.table.ledger import Ledger
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.unit.receipts import LedgerState
 from tests.committed import entry, unit
 
 

@@ -17,10 +17,10 @@ from clipmill.jobs.planning import survey as survey_module
 from clipmill.jobs.planning import survey_slices
 from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit, make_unit_id
+from clipmill.schemas.job.config import JobFile, Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit, make_unit_id
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.folders import keys

@@ -23,7 +23,7 @@ from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.planning.jobfile import load_job
 from clipmill.jobs.publishing import nightly
 from clipmill.jobs.running import run
-from clipmill.schemas.config import Model
+from clipmill.schemas.job.config import Model
 
 _READ_A_CLOCK = (maintain, run)  # imported, so that all modules which do are there to be patched
 

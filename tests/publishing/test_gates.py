@@ -25,9 +25,9 @@ from clipmill.jobs.table.live import PREVIOUS
 from clipmill.jobs.table.readers import LIVE
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import VOCABULARY_KEY
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import LeaseHeld, UserError
-from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.nightly import Nightly
 from tests.committed import make_tables
 from tests.tables import DIM, TableOptions, append, batch, ledger_entry, make_table
 

@@ -15,7 +15,7 @@ from clipmill.jobs.publishing import nightly as module
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.verifying.status import status
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.integration.help import job, problems, rows, versions, write_tar
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

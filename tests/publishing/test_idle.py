@@ -18,8 +18,8 @@ from clipmill.jobs.publishing.publish import publish
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld, UserError
+from clipmill.schemas.job.config import JobFile
 from clipmill.workers.store.errors import StoreBusy
 from clipmill.workers.stub import StubEngine
 from tests.committed import entry_of

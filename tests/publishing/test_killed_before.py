@@ -8,7 +8,7 @@ from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.publishing.nightly import _judged
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.publishing.test_gates import add, tables
 
 __all__ = ["tables"]

@@ -12,7 +12,7 @@ import pytest
 
 from clipmill.jobs.cli import main as cli
 from clipmill.jobs.table.readers import readers
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.integration.conftest import ROOT, write_job
 from tests.integration.help import job, problems, rows, tables, versions, write_tar
 from tests.publishing.test_heads import SET, SIDE, columns, head_file, night

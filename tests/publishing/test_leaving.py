@@ -22,12 +22,12 @@ from clipmill.jobs.running import embed
 from clipmill.jobs.running.options import Options
 from clipmill.jobs.table.ledger import live, read_ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import LeaseHeld
-from clipmill.schemas.heads import HeadFile
-from clipmill.schemas.receipts import LedgerState
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.heads import HeadFile
+from clipmill.schemas.unit.receipts import LedgerState
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.store.errors import StoreBusy
 from clipmill.workers.write import reject_table
 from tests.committed import Killed, entry_of, fragments, killer, make_tables, take_lease

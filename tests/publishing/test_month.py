@@ -18,9 +18,9 @@ from clipmill.jobs.publishing.sync import Sync, TooMuchGone
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Commit, JobFile
-from clipmill.schemas.receipts import LedgerEntry, Outcome, Receipt
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Commit, JobFile
+from clipmill.schemas.unit.receipts import LedgerEntry, Outcome, Receipt
+from clipmill.schemas.unit.units import WorkUnit
 from tests.committed import Killed, ids, make_tables, receipt, take_lease, unit
 
 OFTEN = Commit.model_validate({"every_rows": 4, "every_s": 3600})

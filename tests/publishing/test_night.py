@@ -13,9 +13,9 @@ from clipmill.jobs.publishing.nightly import _cost
 from clipmill.jobs.running.summary import Summary
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import RUNS
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.nightly import Nightly
 from tests.tables import TableOptions, make_table
 
 

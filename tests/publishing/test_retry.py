@@ -12,8 +12,8 @@ from clipmill.jobs.publishing.retry import TRIES, Retry
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import REJECTS
-from clipmill.schemas.config import JobFile, Storage
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.job.config import JobFile, Storage
+from clipmill.schemas.unit.rejects import Reason
 from tests.committed import make_tables, unit
 from tests.tables import ledger_entry
 

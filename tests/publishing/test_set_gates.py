@@ -18,7 +18,7 @@ from clipmill.jobs.publishing.words import night_in_words
 from clipmill.jobs.running.summary import sets_in_words
 from clipmill.jobs.table import sets
 from clipmill.jobs.verifying.status import rejects
-from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.job.nightly import Nightly
 from tests.build import picture, tar
 from tests.migrating.filling import SLUG, STORAGE, World, members
 from tests.migrating.test_retag import Place

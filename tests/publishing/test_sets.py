@@ -17,8 +17,8 @@ from clipmill.jobs.publishing import nightly as module
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.verifying.status import status
-from clipmill.schemas.config import JobFile, Limits, Model
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import JobFile, Limits, Model
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.load import load_engine
 from tests.build import picture

@@ -14,9 +14,9 @@ from clipmill.jobs.publishing import golden, webhook
 from clipmill.jobs.publishing.night import Gate, Night, nights
 from clipmill.jobs.publishing.nightly import nightly as one_night
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Nightly
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.nightly import Nightly
 from clipmill.workers.store.errors import StoreUnavailable
 from tests.committed import make_tables
 from tests.listening import listening

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.unit.rejects import Reason, Reject
 from clipmill.workers.write import reject_table
 from tests.tables import TableOptions, batch, ledger_entry, make_table
 

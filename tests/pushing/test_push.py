@@ -25,8 +25,8 @@ from clipmill.jobs.pushing.push import push
 from clipmill.jobs.pushing.request import PushOptions, parse_target
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.proof import UNPROVEN, marked, metadata
-from clipmill.schemas.config import Model, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Model, Storage
 from tests.pushing.tables import ROWS, make_pushed
 from tests.tables import TableOptions, WordEngine, append, fingerprint, make_table
 

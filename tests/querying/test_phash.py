@@ -17,8 +17,8 @@ from clipmill.jobs.exploring.dedup import dedup, keep_list
 from clipmill.jobs.querying.open import Examples, Table, open_table
 from clipmill.jobs.selecting.select import select
 from clipmill.schemas.columns import PHASH
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import EXIT_USER, UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.workers.stub import StubEngine
 from tests.build import picture
 from tests.served import running

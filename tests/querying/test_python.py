@@ -120,7 +120,7 @@ def test_a_kept_column_may_hold_two_underscores(tmp_path: Path) -> None:
     import lance
 
     from clipmill.jobs.indexing.build import build_index
-    from clipmill.schemas.config import Source
+    from clipmill.schemas.job.config import Source
 
     uri = make_table(tmp_path, TableOptions(rows=60))
     dataset = lance.dataset(f"{uri}.lance")

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read import read_unit
 from clipmill.workers.store.storage import head
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from clipmill.schemas.config import Limits, Storage
-from clipmill.schemas.rejects import Reject
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reject
 from clipmill.workers.read.again import Row, read_again
 from clipmill.workers.read.original import Place, fetch_image
 from tests.build import noise, tar

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas import left_out
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError, WrongFormat
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit import left_out
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import DEFAULT_IMAGE

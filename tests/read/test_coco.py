@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError
-from clipmill.schemas.left_out import LeftOut
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.left_out import LeftOut
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.lists import coco
 from clipmill.workers.read.lists.links import linked_uris

@@ -13,9 +13,9 @@ import pytest
 from clipmill.jobs.planning import column_names
 from clipmill.jobs.planning.column_names import said_of_columns
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.store.storage import StoreUnavailable
 from tests.build import picture

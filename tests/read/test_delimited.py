@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.planning import survey_slices
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.rejects import Reject
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lists.lines import open_rows

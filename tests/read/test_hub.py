@@ -9,10 +9,10 @@ import pytest
 import xxhash
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.original import Place, fetch_image
 from clipmill.workers.store import errors, fs

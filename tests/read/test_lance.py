@@ -17,12 +17,12 @@ from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import originals
 from clipmill.jobs.table.ledger import read_ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Commit, JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Commit, JobFile, Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.read import again, read_unit
 from clipmill.workers.read.census import Census

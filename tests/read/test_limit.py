@@ -9,10 +9,10 @@ import pytest
 from clipmill.jobs.planning.plan import make_plan
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.planning.trial import refuse_to_shrink
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from tests.build import parquet, picture, tar

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.planning.survey import survey
 from clipmill.schemas.columns import KEEP_TYPES
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import BadField, coerce

@@ -17,10 +17,10 @@ import pytest
 import xxhash
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import EmptySource
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.lists.links import linked_uris

@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.planning.turned import turned
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import BadImage, Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import BadImage, Sample
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.orientation import lacking, stamped, stated

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from tests.read.help import reasons
 

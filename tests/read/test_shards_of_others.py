@@ -14,9 +14,9 @@ import pytest
 from clipmill.jobs.cli.main import run
 from clipmill.jobs.planning import turned as planned
 from clipmill.jobs.planning.turned import turned
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.census import Census

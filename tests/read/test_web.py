@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reject
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
 from clipmill.workers.read import read_unit
 from clipmill.workers.store import errors as store_errors
 from clipmill.workers.store import web as store_web

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.workers.read.remote import BadUri, allowed_uri
 from tests.build import picture
 

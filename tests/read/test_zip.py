@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from clipmill.jobs.planning import survey_zips
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.table import originals
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import again, read_unit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.folders import archive as zip

@@ -12,7 +12,7 @@ import xxhash
 from clipmill.jobs.publishing.night import Gate, Night, remember
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.unit.rejects import Reason, Reject
 from clipmill.workers.write import reject_table
 from tests.tables import TableOptions, batch, ledger_entry, make_table, picture
 

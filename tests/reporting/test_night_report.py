@@ -14,7 +14,7 @@ from clipmill.jobs.reporting.night import NightOptions, NightReport, find_night,
 from clipmill.jobs.reporting.page import render
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.nightly import Saved
 from tests.reporting.conftest import EVIL, ROWS
 
 

@@ -9,8 +9,8 @@ from clipmill.jobs.reporting.night import NightOptions, find_night, night_report
 from clipmill.jobs.reporting.page import render, write_page
 from clipmill.jobs.reporting.table import table_report
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.job.nightly import Saved
 from tests.reporting.conftest import ROWS
 
 pytestmark = pytest.mark.browser

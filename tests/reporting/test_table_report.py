@@ -20,8 +20,8 @@ from clipmill.jobs.reporting.table import TableReport, table_report, versions
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerState
 from tests.reporting.conftest import EVIL, JOB, SUMMARY
 from tests.tables import TableOptions, append, ledger_entry, make_table
 

@@ -13,7 +13,7 @@ from clipmill.jobs.reporting.arrivals import Arrivals, arrivals
 from clipmill.jobs.reporting.watch import saved_searches, watch
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.nightly import Saved
+from clipmill.schemas.job.nightly import Saved
 from tests.reporting.conftest import ROWS
 from tests.tables import TableOptions, WordEngine, make_table
 

@@ -14,9 +14,9 @@ from clipmill.jobs.planning.plan import Plan, Replacement
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Commit
 from clipmill.schemas.errors import LeaseLost
-from clipmill.schemas.receipts import LedgerState
+from clipmill.schemas.job.config import Commit
+from clipmill.schemas.unit.receipts import LedgerState
 from tests.committed import (
     NEVER,
     alias,

@@ -13,7 +13,7 @@ from clipmill.jobs.running import meter as module
 from clipmill.jobs.running.collect import Totals
 from clipmill.jobs.running.meter import Meter
 from clipmill.jobs.running.summary import StageClock
-from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.unit.receipts import Outcome, Receipt
 
 
 def slot(attached: bool = True) -> Any:

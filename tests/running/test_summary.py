@@ -2,7 +2,7 @@
 
 from clipmill.jobs.running.actors.attempts import Failed
 from clipmill.jobs.running.summary import StageClock, Summary, describe, failed_units, rate
-from clipmill.schemas.receipts import Outcome, Receipt
+from clipmill.schemas.unit.receipts import Outcome, Receipt
 from tests.committed import unit
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.running.actors.watch import ANSWER_S, Watch
-from clipmill.schemas.tasks import UnitProgress
+from clipmill.schemas.unit.tasks import UnitProgress
 from clipmill.workers.actor import EmbedWorker
 
 ALLOWED_S = 100.0

@@ -8,9 +8,9 @@ import ray
 from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.actors import workforce as module
 from clipmill.jobs.running.actors.workforce import Recruit, Workforce
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import ClipmillError
-from clipmill.schemas.tasks import WorkerFacts
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.unit.tasks import WorkerFacts
 from tests.committed import FINGERPRINT
 
 LIVES = WorkerFacts(fingerprint_json=FINGERPRINT.to_json(), batch_size=1, callers=1, device="cpu", threads=1)

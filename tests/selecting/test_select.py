@@ -24,7 +24,7 @@ from clipmill.jobs.selecting.card import card, card_json
 from clipmill.jobs.selecting.recipe import shipped
 from clipmill.jobs.selecting.select import select
 from clipmill.jobs.selecting.write import write_list
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.examples import examples
 from tests.tables import TableOptions, WordEngine, batch, make_table
 

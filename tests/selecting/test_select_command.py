@@ -15,8 +15,8 @@ from clipmill.jobs.cli import main as cli
 from clipmill.jobs.maintaining.maintain import maintain_table
 from clipmill.jobs.querying.lists import read_ids
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from tests.committed import make_tables
 from tests.conftest import S3
 from tests.tables import TableOptions, append, make_table

@@ -10,8 +10,8 @@ import pytest
 
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.serving.settings import Settings
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import VersionGone
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.errors import StoreRefuses
 from tests.conftest import S3
 from tests.served import running

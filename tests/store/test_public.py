@@ -11,9 +11,9 @@ import pytest
 
 from clipmill.jobs.planning.survey import survey
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import read_unit
 from clipmill.workers.store.storage import lance_options
 from tests.build import picture, tar

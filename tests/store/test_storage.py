@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.survey import survey
-from clipmill.schemas.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.errors import EXIT_OTHER, SourceChanged, UserError
+from clipmill.schemas.job.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.actor import EmbedWorker
 from clipmill.workers.origin import origin

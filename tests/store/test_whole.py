@@ -11,8 +11,8 @@ import pytest
 
 from clipmill.jobs.exploring import train_head
 from clipmill.jobs.pushing import push
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.storage import put_bytes
 from clipmill.workers.store.whole import written_whole
 from tests.conftest import unprivileged

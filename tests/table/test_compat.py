@@ -9,9 +9,9 @@ import pytest
 
 from clipmill.jobs.table import compat
 from clipmill.schemas.columns import ORIENTATION_FIELD, PHASH, rows_schema
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.vocabulary import Vocabulary, parse_vocabulary
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.vocabulary import Vocabulary, parse_vocabulary
 from tests.committed import FINGERPRINT
 
 PETS = parse_vocabulary("labels: [cat, dog]", name="pets", where="pets.yaml")

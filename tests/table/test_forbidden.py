@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from clipmill.jobs.running.actors.attempts import Attempts, Fate
-from clipmill.schemas.config import Limits, Source, Storage
+from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.workers.read import read_unit
 from clipmill.workers.store.storage import head
 from tests.build import picture, tar

@@ -21,10 +21,10 @@ import xxhash
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.originals import NotOfSource, Originals, source_storage, why
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read import read_unit
 from clipmill.workers.read.original import NotTheBytes
 from clipmill.workers.store.fs import read_range

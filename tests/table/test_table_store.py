@@ -16,8 +16,8 @@ from clipmill.jobs.indexing.segments import Checkpoint
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import EXIT_OTHER, EXIT_USER, ClipmillError, UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store import errors as store_errors
 from clipmill.workers.store import storage
 from clipmill.workers.store.storage import StoreUnavailable

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from clipmill.jobs.table import tables
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import ClipmillError, UserError
-from clipmill.schemas.secrets import named, one_line
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.secrets import named, one_line
 from clipmill.workers.store.storage import list_objects
 from tests.committed import make_tables
 from tests.conftest import S3

@@ -8,7 +8,7 @@ import pytest
 
 from clipmill.jobs.demo import captions
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.vocabulary import MAX_LABELS, Label, Vocabulary, parse_vocabulary
+from clipmill.schemas.job.vocabulary import MAX_LABELS, Label, Vocabulary, parse_vocabulary
 from clipmill.workers.tag import load_vocabulary
 
 

@@ -13,8 +13,8 @@ from clipmill.jobs.publishing.night import Gate, Night, remember
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.status import LAST_RUNS, Status, count_rejects, rejects, status
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import BeingMade, UserError
+from clipmill.schemas.job.config import Storage
 from tests.committed import entry, make_tables, receipt, take_lease
 
 

@@ -15,8 +15,8 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import MAX_NAMED, Report, verify
-from clipmill.schemas.config import Storage
-from clipmill.schemas.receipts import LedgerEntry, LedgerState
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 from tests.committed import DIM, entry, make_tables, receipt, rows_table, take_lease
 
 

@@ -21,8 +21,8 @@ from clipmill.jobs.verifying import census
 from clipmill.jobs.verifying import coco as coco_count
 from clipmill.jobs.verifying.verify import Report, verify
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import Commit, Limits, Source, Storage
-from clipmill.schemas.tasks import Task, WorkContext
+from clipmill.schemas.job.config import Commit, Limits, Source, Storage
+from clipmill.schemas.unit.tasks import Task, WorkContext
 from clipmill.workers.bench import Bench
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.folders import files, keys, zipped

@@ -13,7 +13,7 @@ from clipmill.jobs.migrating.score import read_head, score
 from clipmill.jobs.table import sets
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import VOCABULARY_KEY, set_fields
-from clipmill.schemas.config import Limits, Storage, Tags
+from clipmill.schemas.job.config import Limits, Storage, Tags
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.tag import Tagger, load_vocabulary
 from tests.build import picture

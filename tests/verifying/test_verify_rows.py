@@ -20,9 +20,9 @@ from clipmill.jobs.querying.curve import CONFIG_KEY
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import Report, verify
 from clipmill.schemas import columns
-from clipmill.schemas.config import Limits, Source, Storage, Tags
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage, Tags
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.store.storage import head
 from clipmill.workers.stub import StubEngine

@@ -8,7 +8,7 @@ import torch
 
 from clipmill.jobs.cluster.shape import Shape
 from clipmill.jobs.running.actors.workforce import Workforce
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers import actor
 from clipmill.workers.actor import EmbedWorker

@@ -14,9 +14,9 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from clipmill.schemas.config import JobFile
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.heads import Head, HeadFile, same_model
+from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.job.heads import Head, HeadFile, same_model
 from clipmill.workers.heads import load_head, scores
 
 

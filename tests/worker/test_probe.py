@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.unit.rejects import Reason
 from clipmill.workers.probe import _watch
 
 

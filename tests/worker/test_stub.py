@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.engine import OutOfMemory
 from clipmill.workers.load import load_engine
@@ -44,7 +44,7 @@ def test_it_misbehaves_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_marked_image_kills_the_process() -> None:
     code = (
         "from clipmill.workers.load import load_engine; from clipmill.schemas.model import ModelSpec;"
-        "from clipmill.schemas.config import Limits;"
+        "from clipmill.schemas.job.config import Limits;"
         "load_engine(ModelSpec(name='stub')).prepare(b'..poison..', Limits())"
     )
     done = subprocess.run([sys.executable, "-c", code], env={"CLIPMILL_STUB_KILL": "poison"}, timeout=120)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.schemas.config import Tags
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Tags
+from clipmill.schemas.job.vocabulary import Label, Vocabulary
 from clipmill.schemas.model import Fingerprint, Preprocess
-from clipmill.schemas.vocabulary import Label, Vocabulary
 from clipmill.workers.engine import OutOfMemory
 from clipmill.workers.tag import Tagger, embed_labels
 from tests.examples import examples

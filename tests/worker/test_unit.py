@@ -16,11 +16,11 @@ from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.tasks import Task, WorkContext
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.tasks import Task, WorkContext
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.bench import Bench
 from clipmill.workers.flow import ReadAhead, Turns, map_ahead
 from clipmill.workers.store.storage import head

@@ -7,7 +7,7 @@ import torch
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import Fingerprint, ModelSpec
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.text.secrets import one_line
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.engine import ClipEngine, Parts
 from clipmill.workers.clip.fold import ROAD_ERRORS

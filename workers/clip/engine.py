@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.unit.samples import Picture
 from clipmill.workers.clip import selfcheck
 from clipmill.workers.clip.alike import forget_words, words_of
 from clipmill.workers.clip.batch_size import CPU_SIZES, GPU_SIZES, best_batch_size

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.model import ModelSpec, Preprocess
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.text.secrets import one_line
 from clipmill.workers.clip.alike import bounded, hash_of
 from clipmill.workers.clip.library import WHOLE, Library, evaluation_transform, plain
 from clipmill.workers.clip.names import find

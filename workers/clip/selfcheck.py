@@ -19,9 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.samples import Picture
 
 PICTURES = Path(__file__).parent / "selfcheck_pictures"
 TEXTS = (

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.unit.samples import Picture
 from clipmill.workers.clip.alike import bounded, forget_words, hash_of, words_of
 from clipmill.workers.clip.layers import Array, Layers, OneThread, gelu, quick_gelu
 from clipmill.workers.clip.library import without_torch

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Picture, Sample
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Picture, Sample
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode.turn import ORIENTATION, orientation_in
 
 DCT_HEADROOM = 2  # scaled only as far as the shortest side stays this many times the model's size: the filter's say

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from clipmill.schemas.config import Limits
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode import extra
 from clipmill.workers.decode import png as decode_png
 from clipmill.workers.decode.jpeg import decode_jpeg, read_jpeg_header, whole_cmyk

@@ -7,8 +7,8 @@ the picture. Looked at only after Pillow refused. Chunks: PNG specification, sec
 import struct
 import zlib
 
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TURNS_OR_HIDES = (b"tRNS", b"eXIf")  # without them it would be another picture

@@ -1,8 +1,8 @@
 """From the bytes of an image to what a model and a row get of it."""
 
-from clipmill.schemas.config import Limits
+from clipmill.schemas.job.config import Limits
 from clipmill.schemas.model import Preprocess
-from clipmill.schemas.samples import Picture
+from clipmill.schemas.unit.samples import Picture
 from clipmill.workers.decode.phash import phash as make_phash
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.decode.picture import thumbnail as make_thumbnail

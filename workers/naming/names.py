@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipmill.schemas.config import Model
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Model
 from clipmill.schemas.model import ModelSpec
 from clipmill.workers.naming import catalog as model_catalog
 from clipmill.workers.naming import said as model_said

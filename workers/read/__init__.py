@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import Format, WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import Format, WorkUnit
 from clipmill.workers.read.census import Census
 
 Reader = Callable[[WorkUnit, Source, Storage, Limits, Census], Iterator[Sample | Reject]]

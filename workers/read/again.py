@@ -16,10 +16,10 @@ import pyarrow as pa
 import xxhash
 
 from clipmill.schemas.columns import UNSEEN_HASH
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.original import finder
 from clipmill.workers.read.tars.tar import BadTar

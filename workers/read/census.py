@@ -7,7 +7,7 @@ drops is missing in a sum: every picture ends as a sample or a reject, or is cou
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from clipmill.schemas.left_out import HIDDEN, LeftOut, count, ending_of
+from clipmill.schemas.unit.left_out import HIDDEN, LeftOut, count, ending_of
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.read.tars.tar import Member, plain_name
 

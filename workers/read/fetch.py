@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from clipmill.schemas.config import Limits, Storage
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reason
 from clipmill.workers.store.errors import ATTEMPTS
 from clipmill.workers.store.storage import BadName, TooManyBytes, get_bytes
 

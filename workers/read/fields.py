@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from clipmill.schemas.columns import ORIENTATION
-from clipmill.schemas.config import FOLDER, Source
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import FOLDER, Source
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read import orientation
 from clipmill.workers.read.tables.features import Label
 from clipmill.workers.store.uri import quote

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from clipmill.schemas.config import Source
+from clipmill.schemas.job.config import Source
 
 # The words of the library exifread, by which img2dataset keeps what it read.
 _WORDS = {

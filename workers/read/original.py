@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.read.folders.archive import ZIP, BadMember, name_of, open_archive
 from clipmill.workers.read.tables.columns import holds_bytes, usual_rank
 from clipmill.workers.read.tables.lance_table import address_of

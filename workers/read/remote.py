@@ -22,9 +22,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read.fetch import bytes_or_why, memory_share, ordered_map
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.store.storage import absolute_uri

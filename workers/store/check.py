@@ -12,8 +12,8 @@ import time
 import uuid
 from typing import Any
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.errors import REPEAT_FOR_S, StoreBusy, as_user_error, call, is_transient
 from clipmill.workers.store.fs import is_s3, open_fs
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from clipmill.schemas.errors import ClipmillError, EmptySource, SourceChanged, UserError
-from clipmill.schemas.secrets import one_line
+from clipmill.schemas.text.secrets import one_line
 from clipmill.workers.store.answers import (
     CREDENTIAL_CODES,
     REGION_CODES,

@@ -13,8 +13,8 @@ from io import FileIO
 from stat import S_ISREG
 from typing import Any
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import SourceChanged
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.errors import TooManyBytes, call
 from clipmill.workers.store.uri import join_uri, split_uri
 from clipmill.workers.store.web import client_options, read_web

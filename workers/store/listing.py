@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clipmill.schemas.config import Storage
-from clipmill.schemas.left_out import BROKEN_LINK, NO_FILE
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.left_out import BROKEN_LINK, NO_FILE
 from clipmill.workers.store.errors import ATTEMPTS, FIRST_CONTACT_ATTEMPTS, call
 from clipmill.workers.store.fs import etag_of, is_s3, open_fs, stat_of
 from clipmill.workers.store.uri import (

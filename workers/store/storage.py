@@ -14,10 +14,10 @@ from typing import BinaryIO, cast
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import SourceChanged, UserError
-from clipmill.schemas.secrets import CHAIN_HINT, secret_in
-from clipmill.schemas.units import SourceObject
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.text.secrets import CHAIN_HINT, secret_in
+from clipmill.schemas.unit.units import SourceObject
 from clipmill.workers.store import errors as store_errors
 from clipmill.workers.store.blocks import BLOCKS_AHEAD, Blocks
 from clipmill.workers.store.check import check_store

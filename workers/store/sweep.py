@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.errors import call
 from clipmill.workers.store.fs import is_s3, open_fs
 from clipmill.workers.store.uri import split_uri

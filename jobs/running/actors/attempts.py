@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.unit.units import WorkUnit
 
 
 class Fate(StrEnum):

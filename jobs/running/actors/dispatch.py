@@ -16,11 +16,11 @@ from clipmill.jobs.running.actors.attempts import Attempts, Fate, Item
 from clipmill.jobs.running.actors.deaths import cause, first_line, is_node_loss
 from clipmill.jobs.running.actors.slots import Call, Slot, progress
 from clipmill.jobs.running.actors.watch import Watch
-from clipmill.schemas.config import Limits
 from clipmill.schemas.errors import ClipmillError, SourceChanged, UserError, WrongFormat
-from clipmill.schemas.receipts import Outcome, Receipt
-from clipmill.schemas.tasks import Task
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.receipts import Outcome, Receipt
+from clipmill.schemas.unit.tasks import Task
 
 TICK_S = 0.5
 PAUSE_S, FEW = 2e-4, 100  # of each call beyond so many: a turn goes over all of them, so one takes several receipts

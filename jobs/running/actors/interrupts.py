@@ -8,7 +8,7 @@ from typing import Any
 from clipmill.jobs.running.actors.dispatch import Dispatcher
 from clipmill.jobs.terminal.progress import Progress
 from clipmill.jobs.terminal.signals import handled
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
 
 
 @contextmanager

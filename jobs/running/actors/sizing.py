@@ -9,9 +9,9 @@ from clipmill.jobs.cluster.patience import Patience
 from clipmill.jobs.cluster.shape import Shape, check_fits, shape
 from clipmill.jobs.planning.estimate import GPU_CORES, Worker, estimate
 from clipmill.jobs.running.context import RunContext
-from clipmill.schemas.config import Workers
-from clipmill.schemas.units import WorkUnit
-from clipmill.schemas.words import counted
+from clipmill.schemas.job.config import Workers
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.units import WorkUnit
 
 WORTH_S = 900.0  # a node takes minutes to start and a worker a minute to load: less work than this is not worth one
 # Pictures a worker, of which a trial of batch sizes costs more than it brings: a second, against a few hundredths.

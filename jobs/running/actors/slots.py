@@ -6,7 +6,7 @@ from typing import Any
 
 from clipmill.jobs.running.actors.attempts import Item
 from clipmill.jobs.running.actors.watch import Watch
-from clipmill.schemas.tasks import UnitProgress
+from clipmill.schemas.unit.tasks import UnitProgress
 
 
 @dataclass(slots=True)

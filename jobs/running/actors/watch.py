@@ -6,7 +6,7 @@ Only when the time is over is the actor asked how far it is, so that a run in wh
 from collections.abc import Callable
 from typing import Any
 
-from clipmill.schemas.tasks import UnitProgress
+from clipmill.schemas.unit.tasks import UnitProgress
 
 ANSWER_S = 10.0  # an actor whose interpreter is stuck never answers
 

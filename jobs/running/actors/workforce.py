@@ -17,13 +17,13 @@ from clipmill.jobs.running.actors.sizing import few, size
 from clipmill.jobs.running.actors.slots import Slot
 from clipmill.jobs.running.context import RunContext
 from clipmill.jobs.table.tables import Tables, lance_module
-from clipmill.schemas.config import JobFile, Tags
 from clipmill.schemas.errors import ClipmillError
+from clipmill.schemas.job.config import JobFile, Tags
+from clipmill.schemas.job.vocabulary import Vocabulary
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.tasks import WorkContext, WorkerFacts
-from clipmill.schemas.units import WorkUnit
-from clipmill.schemas.vocabulary import Vocabulary
-from clipmill.schemas.words import counted
+from clipmill.schemas.text.words import counted
+from clipmill.schemas.unit.tasks import WorkContext, WorkerFacts
+from clipmill.schemas.unit.units import WorkUnit
 
 LOADING_NOTE_S = 30.0
 

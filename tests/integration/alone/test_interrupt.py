@@ -17,7 +17,7 @@ import pytest
 
 from clipmill.jobs.cli.options import EXIT_INTERRUPTED
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import JobFile
+from clipmill.schemas.job.config import JobFile
 from tests.integration.conftest import Cli, last_json, write_job
 from tests.integration.help import job, problems, write_tar
 

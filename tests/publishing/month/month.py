@@ -21,8 +21,8 @@ from clipmill.jobs.indexing.vector import existing_plan
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.table.readers import readers
-from clipmill.schemas.config import JobFile, Limits
-from clipmill.schemas.vocabulary import Label, Vocabulary
+from clipmill.schemas.job.config import JobFile, Limits
+from clipmill.schemas.job.vocabulary import Label, Vocabulary
 from clipmill.workers.stub import StubEngine
 from clipmill.workers.tag import embed_labels
 from tests.build import picture

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.table.compat import stored_fingerprint
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 
 NEAREST = 5
 

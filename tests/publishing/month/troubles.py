@@ -11,8 +11,8 @@ from clipmill.jobs.migrating.reembed_plan import ReembedOptions
 from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.publishing.night import Night
 from clipmill.jobs.publishing.publish import publish, rollback
-from clipmill.schemas.config import Model
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, LeaseHeld
+from clipmill.schemas.job.config import Model
 from tests.integration import help
 from tests.publishing.driver import ANY_OVERLAP
 from tests.publishing.month.month import Month

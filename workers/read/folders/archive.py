@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from clipmill.schemas.config import Storage
 from clipmill.schemas.errors import WrongFormat
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.job.config import Storage
+from clipmill.schemas.unit.rejects import Reason
 from clipmill.workers.read.tars.tar import plain_name
 from clipmill.workers.store.storage import open_stream
 

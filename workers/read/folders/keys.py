@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from clipmill.schemas.config import Source, Storage
-from clipmill.schemas.left_out import LeftOut, count, ending_of
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.left_out import LeftOut, count, ending_of
 from clipmill.workers.read.fields import Wanted
 from clipmill.workers.store.listing import Key, list_keys, resolve
 from clipmill.workers.store.uri import Pattern, escape, expand_braces, join_uri, parse_pattern, split_uri

@@ -9,11 +9,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.left_out import HIDDEN, LONELY_TEXT, ending_of
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import SourceObject, WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.left_out import HIDDEN, LONELY_TEXT, ending_of
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id
 from clipmill.workers.read.folders.archive import NEAR_BYTES, Archive, BadMember, name_of, open_archive

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol, cast
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Source, Storage
 from clipmill.workers.read.fields import BadField, decode_json, decode_text
 from clipmill.workers.read.lists import coco
 from clipmill.workers.read.lists.delimited import Shape, lines_of_record, split_fields, strip_end

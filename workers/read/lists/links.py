@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from clipmill.schemas.config import Source, Storage
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lists.lines import open_rows
 from clipmill.workers.read.lists.manifest import row_of

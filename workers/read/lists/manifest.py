@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Iterator
 
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.rejects import Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import BadField
 from clipmill.workers.read.lists.lines import Rows, digest_start, open_rows

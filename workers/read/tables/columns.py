@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from clipmill.schemas.config import Source
 from clipmill.schemas.errors import UserError
+from clipmill.schemas.job.config import Source
 from clipmill.workers.read.orientation import path_of
 
 LINK_NAMES = ("uri", "url", "image_url", "image_uri", "image", "path", "file", "key")

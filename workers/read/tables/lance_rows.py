@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import SourceChanged
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fetch import memory_share
 from clipmill.workers.read.remote import read_rows

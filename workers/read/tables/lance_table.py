@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.config import Source, Storage
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Source, Storage
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.tables.columns import has_paths, is_text
 from clipmill.workers.read.tables.features import Features
 from clipmill.workers.read.tables.table_rows import columns_of

@@ -7,10 +7,10 @@ that are not `success` are rejects here. In img2dataset's parquet output the row
 import re
 from collections.abc import Iterator
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import SourceObject, WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.fields import reject_id, storable
 from clipmill.workers.read.tables.columns import STATUS, said_of

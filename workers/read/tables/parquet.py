@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, BinaryIO
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import SourceObject, WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import SourceObject, WorkUnit
 from clipmill.workers.read.census import Census
 from clipmill.workers.read.remote import read_rows
 from clipmill.workers.read.tables.columns import IMAGE_NAMES, recognised, rows_of

@@ -4,10 +4,10 @@ names it, which then is a URI."""
 from collections.abc import Iterable
 from typing import Any
 
-from clipmill.schemas.config import Limits, Source
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
+from clipmill.schemas.job.config import Limits, Source
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.read.fields import BadField, lookup, sample_id, storable, values_of
 from clipmill.workers.read.remote import Row, caption_path
 from clipmill.workers.read.tables.columns import IMAGE_NAMES, STATUS, holds_bytes, is_text, needed_columns, said_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
-from clipmill.schemas.config import Limits, Storage
 from clipmill.schemas.errors import SourceChanged, UserError
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Storage
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.store.storage import get_bytes
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from clipmill.schemas.rejects import Reason
+from clipmill.schemas.unit.rejects import Reason
 
 BLOCK = 512
 _CHUNK_BYTES = 1 << 20

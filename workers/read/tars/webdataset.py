@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from clipmill.schemas.config import Limits, Source, Storage
 from clipmill.schemas.errors import WrongFormat
-from clipmill.schemas.rejects import Reason, Reject
-from clipmill.schemas.samples import Sample
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.unit.rejects import Reason, Reject
+from clipmill.schemas.unit.samples import Sample
+from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.census import Census, is_dotted, split_name
 from clipmill.workers.read.fetch import memory_share, ordered_map
 from clipmill.workers.read.fields import MAX_TEXT_BYTES, Parts, Wanted, assemble, reject_id

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
+from clipmill.schemas.job.strict import Strict
 from clipmill.schemas.model import Fingerprint
-from clipmill.schemas.strict import Strict
 
 Floats = npt.NDArray[np.float32]
 Activation = Literal["none", "relu", "silu", "tanh"]

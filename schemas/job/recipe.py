@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from clipmill.schemas.strict import Strict
+from clipmill.schemas.job.strict import Strict
 
 MAX_CLUSTERS = 10_000
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from clipmill.schemas.units import Format
+from clipmill.schemas.unit.units import Format
 
 
 class Outcome(StrEnum):

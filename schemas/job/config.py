@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clipmill.schemas.columns import KEEP_TYPES, ORIENTATION, RESERVED, refused_kept_name
-from clipmill.schemas.heads import MAX_HEADS, Heads
+from clipmill.schemas.job.heads import MAX_HEADS, Heads
+from clipmill.schemas.job.nightly import Nightly
+from clipmill.schemas.job.strict import Strict
 from clipmill.schemas.model import ModelSpec
-from clipmill.schemas.nightly import Nightly
-from clipmill.schemas.strict import Strict
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(B|iB)?\s*", re.IGNORECASE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.schemas.rejects import Reason, Reject
+from clipmill.schemas.unit.rejects import Reason, Reject
 
 _DETAIL = "deleted on request; image_hash "
 

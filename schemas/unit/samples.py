@@ -48,7 +48,7 @@ class Picture:
 
 
 class BadImage(Exception):
-    """A decoder's refusal: `reason` is a value of `schemas.rejects.Reason`, `detail` one line."""
+    """A decoder's refusal: `reason` is a value of `schemas.unit.rejects.Reason`, `detail` one line."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)

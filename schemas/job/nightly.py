@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from clipmill.schemas.strict import Strict
+from clipmill.schemas.job.strict import Strict
 
 MIN_MISSES = 5  # `table.few` says why
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from clipmill.schemas.errors import UserError
-from clipmill.schemas.strict_yaml import Lines, load_yaml
+from clipmill.schemas.job.strict_yaml import Lines, load_yaml
 
 MAX_LABELS = 100_000
 MAX_SYNONYMS = 64

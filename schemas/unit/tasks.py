@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from clipmill.schemas.config import Limits, Source, Storage
-from clipmill.schemas.heads import Head
-from clipmill.schemas.tombstones import Tombstones
-from clipmill.schemas.units import WorkUnit
+from clipmill.schemas.job.config import Limits, Source, Storage
+from clipmill.schemas.job.heads import Head
+from clipmill.schemas.unit.tombstones import Tombstones
+from clipmill.schemas.unit.units import WorkUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

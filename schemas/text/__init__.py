@@ -1,0 +1,1 @@
+"""Values as text, for people and for programs, without the credentials that an address may hold."""
