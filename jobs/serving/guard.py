@@ -79,6 +79,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the headers of a GET; the body is left out by uvicorn, which sees its own scope
+            scope = {**scope, "method": "GET"}
         start, status = time.perf_counter(), [500]
         sender = _with_headers(send, status)
         self.metrics.running.inc()

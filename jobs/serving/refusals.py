@@ -104,7 +104,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, *_in_words(request, error), dict(error.headers or {}))
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405 and headers.get("allow", "GET") == "GET":
+            headers["allow"] = "GET, HEAD"  # `Guard` has the one answered as the other
+        return answer(error.status_code, *_in_words(request, error), headers)
 
     def later(
         status: int, error: str, hint: str, headers: dict[str, str]

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -490,6 +491,7 @@ def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
             assert problem(refused, 405) == f"{path} does not answer {method.upper()}"
             assert all(name.upper() in refused.json()["hint"] for name in answers)
             assert refused.json()["hint"].startswith("use ")
+    assert client.post("/health").headers["allow"] == client.post("/static/app.js").headers["allow"] == "GET, HEAD"
     assert problem(client.get("/nowhere"), 404) == "there is nothing at /nowhere"
     assert client.get("/nowhere").json()["hint"] == "requests and their fields are described at /openapi.json"
     assert client.get("/api/serch").json()["hint"] == "did you mean POST /api/search?"
@@ -497,6 +499,31 @@ def test_wrong_methods_paths_and_hosts(client: httpx.Client) -> None:
     problem(client.get("/static/../serve.py"), 404)
     problem(client.get("/static/%2e%2e/%2e%2e/pyproject.toml"), 404)
     problem(client.get("/api/table", headers={"host": "evil.example"}), 421)
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/", "/metrics", "/static/app.js", "/api/item?id=row-000060", "/api/image?id=row-000060"]
+)
+def test_head_says_what_get_would_and_no_more(base: str, path: str) -> None:
+    """As load balancers and `curl -I` ask. Over one connection: a body would be taken for the next answer."""
+    with contextlib.closing(http.client.HTTPConnection(base.removeprefix("http://"), timeout=30)) as connection:
+        told = {}
+        for method in ("GET", "HEAD", "GET"):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == 200
+            assert bool(body) == (method == "GET")
+            told[method] = {name: value for name, value in answer.headers.items() if name != "date"}
+    assert path == "/metrics" or told["HEAD"] == told["GET"]
+    assert int(told["HEAD"]["content-length"]) > 0
+
+
+def test_head_is_refused_as_get_would_be(client: httpx.Client) -> None:
+    for path, status in {"/nowhere": 404, "/api/search": 405, "/api/item?id=nobody": 404, "/api/item": 422}.items():
+        refused = client.head(path)
+        assert (refused.status_code, refused.content) == (status, b""), path
+    assert client.head("/api/search").headers["allow"] == "POST"
 
 
 def test_the_page_may_only_load_from_here(client: httpx.Client) -> None:
