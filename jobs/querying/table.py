@@ -50,6 +50,7 @@ class Table:
         self.cold = ""  # why not all that `warm` was asked for is in memory, in a sentence
         self._words: Recent[tuple[str, str, tuple[str, ...]], npt.NDArray[np.float32]] | None = None
         self.snapshot: Snapshot = open_snapshot(self.uri, version, storage)
+        self._followed = self.snapshot
 
     def __repr__(self) -> str:
         models = ", ".join(f"{column} by {model}" for column, model in self.snapshot.models.items()) or "no vectors"
@@ -73,13 +74,26 @@ class Table:
         """Follow `live` (or the newest version, or the tag that was asked for); True where it moved, or where the table
         was made again. Raises UserError where it is gone."""
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
-        moved = fresh.identity != self.snapshot.identity
+        moved = fresh.identity != self._followed.identity
         if moved:
             self._follow(fresh)
         return moved
 
+    def renew(self) -> bool:
+        """As `refresh` does, but at once, with nothing at hand: for whoever found files of this version gone. The next
+        `refresh` says that it moved, and reads what is to be at hand."""
+        fresh = open_snapshot(self.uri, self._asked_version, self.storage)
+        moved = fresh.identity != self.snapshot.identity
+        if moved:
+            self.snapshot = fresh
+        return moved
+
     def _follow(self, fresh: Snapshot) -> None:
+        before = self.snapshot
         room = self._fill(fresh)  # before it is put in place, so that no query meets a cold one
+        self._followed = fresh
+        if self.snapshot is not before and self.snapshot.identity != fresh.identity:
+            return  # a newer one was put in place meanwhile, for want of this one's files
         self.snapshot = fresh
         if not room:  # beside the one before it, which has gone now
             self._fill(fresh)

@@ -13,7 +13,7 @@ from clipmill.jobs.querying.nothing import caveat, why_nothing
 from clipmill.jobs.querying.open import Table
 from clipmill.jobs.serving import models
 from clipmill.jobs.serving.services import Services, steady, unproven
-from clipmill.schemas.errors import UserError
+from clipmill.schemas.errors import DamagedIndex, UserError, VersionGone
 from clipmill.schemas.text.plain import plain
 
 _QUICK_S = 0.02
@@ -53,8 +53,8 @@ async def answer(found: Services, question: models.SearchRequest) -> Response:
 
 
 def _at_once(work: Callable[[], bytes]) -> bytes | None:
-    """None where it takes longer than others should wait, such as among thousands of copies."""
-    with suppress(OutOfTime), deadline(_QUICK_S), reading_table():
+    """None where it takes longer than others should wait, such as among thousands of copies, or files are gone."""
+    with suppress(OutOfTime, VersionGone, DamagedIndex), deadline(_QUICK_S), reading_table():
         return work()
     return None
 

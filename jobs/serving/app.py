@@ -18,6 +18,7 @@ from clipmill.jobs.serving.guard import COOKIE, Guard, Metrics
 from clipmill.jobs.serving.pictures import Pictures
 from clipmill.jobs.serving.quick import QuickSearch
 from clipmill.jobs.serving.refusals import add_error_handlers
+from clipmill.jobs.serving.renewal import Renewal
 from clipmill.jobs.serving.runner import Runner
 from clipmill.jobs.serving.services import LOADING, Services
 from clipmill.jobs.serving.settings import Settings
@@ -46,7 +47,7 @@ def create_app(
     services = Services(
         table=table,
         settings=settings,
-        runner=Runner(settings),
+        runner=Runner(settings, Renewal(table)),
         pictures=Pictures(table, settings),
         metrics=metrics,
         encoder=[LOADING],

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from clipmill.jobs.querying.damaged import reading_table
 from clipmill.jobs.querying.deadline import OutOfTime, deadline
 from clipmill.jobs.serving.settings import Settings
+from clipmill.schemas.errors import DamagedIndex, VersionGone
 
 Result = TypeVar("Result")
 
@@ -23,10 +24,11 @@ class TooSlow(Exception):
 
 class Runner:
     """`Settings.threads` queries at a time. One that is over its time ends at its next look at the clock. Until then
-    its place is given to another thread while there are spare ones: as many again. `stuck` says when there are none."""
+    its place is given to another thread while there are spare ones: as many again. `stuck` says when there are none.
+    One that finds files gone is tried once more where `renew` says that there is something newer."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, renew: Callable[[], bool] = lambda: False) -> None:
+        self._settings, self._renew = settings, renew
         self._pool = ThreadPoolExecutor(2 * settings.threads, thread_name_prefix="query")
         self._places = asyncio.Semaphore(settings.threads)
         self._pending = 0
@@ -58,9 +60,18 @@ class Runner:
             self._pending -= 1
 
     async def _in_thread(self, work: Callable[[], Result], until: float) -> Result:
-        def bounded() -> Result:
-            with deadline(until - time.monotonic()), reading_table():
+        def read() -> Result:
+            with reading_table():
                 return work()
+
+        def bounded() -> Result:
+            with deadline(until - time.monotonic()):
+                try:
+                    return read()
+                except (VersionGone, DamagedIndex):  # the latter where its files went with those of the version
+                    if not self._renew():
+                        raise
+                    return read()
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, bounded)
         future.add_done_callback(self._done)

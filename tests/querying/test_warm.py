@@ -4,6 +4,7 @@ import errno
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -281,3 +282,39 @@ def test_a_search_is_quick_where_few_rows_are_looked_at_and_all_are_at_hand(
     append(uri, TableOptions(rows=1_000, start=1_500))
     assert table.refresh()
     assert not quick(), "rows that no partition holds are looked at by every search"
+
+
+def test_a_newer_version_is_put_in_place_at_once_and_filled_by_the_next_refresh(tmp_path: Path) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    table = open_table(uri, engine=WordEngine())
+    assert table.warm(rows=True)
+    assert not table.renew()
+    append(uri, TableOptions(rows=20, start=60))
+    assert table.renew()
+    assert (table.num_rows, table.snapshot.warm) == (80, {})
+    assert len(table.search("red shoe")) == 10
+    assert table.refresh()
+    assert (table.num_rows, len(table.snapshot.warm["vector"]), table.snapshot.rows is not None) == (80, 79, True)
+    assert not table.refresh()
+
+
+def test_what_was_being_filled_does_not_take_the_place_of_a_newer_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    table = open_table(uri, engine=WordEngine())
+    assert table.warm()
+    append(uri, TableOptions(rows=20, start=60))
+    load = warm.load
+
+    def beside(*asked: Any) -> Any:
+        monkeypatch.setattr(warm, "load", load)
+        append(uri, TableOptions(rows=20, start=80))
+        assert table.renew()
+        return load(*asked)
+
+    monkeypatch.setattr(warm, "load", beside)
+    table.refresh()
+    assert table.num_rows == 100
+    assert table.refresh()
+    assert (table.num_rows, bool(table.snapshot.warm)) == (100, True)

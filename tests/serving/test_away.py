@@ -3,9 +3,11 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import lance
 import pytest
 
 from clipmill.jobs.querying.open import Table, open_table
@@ -57,6 +59,42 @@ def test_what_is_removed_under_a_server_is_told_until_it_has_seen_it(tmp_path: P
     ):
         with pytest.raises(VersionGone, match="are gone"):
             search()
+
+
+def newer_without(uri: str) -> int:
+    """A newer version, whose number is returned, and none of the files of the one before."""
+    dataset = lance.dataset(f"{uri}.lance")
+    dataset.optimize.compact_files(target_rows_per_fragment=1_000)
+    dataset.delete("id = 'row-000019'")
+    lance.dataset(f"{uri}.lance").optimize.compact_files(materialize_deletions_threshold=0.0)
+    newest = lance.dataset(f"{uri}.lance")
+    newest.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+    return int(newest.version)
+
+
+@pytest.mark.parametrize("path", ["/api/item", "/api/similar", "/api/image"])
+def test_where_the_files_went_with_an_old_version_the_newer_one_answers_at_once(tmp_path: Path, path: str) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=20, thumbnails=True))
+    table = open_table(uri, engine=WordEngine())
+    with running(table, Settings(refresh_s=3600)) as base, httpx.Client(base_url=base, timeout=30) as client:
+        before, newest = client.get("/health").json()["version"], newer_without(uri)
+        answer = client.get(path, params={"id": "row-000004"})
+        assert answer.status_code == 200, answer.text
+        assert client.get("/health").json()["version"] == newest > before
+
+
+def test_what_is_gone_for_good_is_looked_for_now_and_then_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, renew = [], Table.renew
+    monkeypatch.setattr(Table, "renew", lambda table: looks.append(1) or renew(table))
+    table = open_table(make_table(tmp_path, TableOptions(rows=20)), engine=WordEngine())
+    with running(table, Settings(refresh_s=3600)) as base, httpx.Client(base_url=base, timeout=30) as client:
+        shutil.rmtree(tmp_path / "images.lance" / "data")
+        began = time.monotonic()
+        answers = [client.get("/api/item", params={"id": "row-000004"}).status_code for _ in range(20)]
+        assert answers == [503] * 20
+        assert 1 <= len(looks) <= 1 + (time.monotonic() - began) // 2
 
 
 @pytest.mark.s3
