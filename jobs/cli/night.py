@@ -71,7 +71,7 @@ def nightly(
         sys.exit(EXIT_INTERRUPTED)
     if night.failed_units:
         note(f"error: {units_without_rows(night.failed_units)}")
-    _exit_where_refused(night.refused, night.live_after)
+    _exit_where_refused(job.table, night.refused, night.live_after)
     if night.failed_units:
         note("hint: the next night tries them again")
         sys.exit(EXIT_UNITS_FAILED)
@@ -92,7 +92,7 @@ def publish(table: str, endpoint_url: str | None, region: str | None, force: boo
     for gate in done.gates:
         if gate.name in done.overridden:
             note(f"overridden by --force: {gate.name}: {gate.sentence}")
-    _exit_where_refused(done.refused, done.version)
+    _exit_where_refused(table, done.refused, done.version)
 
 
 @click.command(short_help="Show readers an earlier version again.")
@@ -110,7 +110,7 @@ def rollback(table: str, endpoint_url: str | None, region: str | None, to: str, 
     print_record(done, as_json=as_json)
 
 
-def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
+def _exit_where_refused(table: str, refused: "Sequence[Gate]", live: int | None) -> None:
     from clipmill.jobs.terminal.output import note
     from clipmill.schemas.errors import EXIT_GATE_REFUSED
 
@@ -126,11 +126,11 @@ def _exit_where_refused(refused: "Sequence[Gate]", live: int | None) -> None:
         what = "if that much is gone on purpose, raise nightly.max_gone once"
         note(f"hint: nothing was deleted, and {seen}; {gone.hint or what}")
     elif all(gate.name == "held" for gate in refused):
-        note(f"hint: {seen}; `clipmill publish TABLE` looks at the other gates, and lets them on")
+        note(f"hint: {seen}; `clipmill publish {table}` looks at the other gates, and lets them on")
     elif hint := next((gate.hint for gate in refused if gate.hint), ""):
         note(f"hint: {seen}; {hint}")
     else:
-        note(f"hint: {seen}; `clipmill publish TABLE --force` publishes all the same")
+        note(f"hint: {seen}; `clipmill publish {table} --force` publishes all the same")
     sys.exit(EXIT_GATE_REFUSED)
 
 

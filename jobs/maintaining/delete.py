@@ -263,8 +263,7 @@ def _with_readers(tables: Tables, done: Deleted) -> Deleted:
     seen = readers(tables.open())
     if not done.rows or not seen.is_behind:
         return done
-    note = f"{seen.describe()}: `clipmill publish TABLE` publishes the newest"
-    return replace(done, notes=[*done.notes, note])
+    return replace(done, notes=[*done.notes, seen.behind(f"{tables.database}/{tables.name}")])
 
 
 def _log(tables: Tables, lease: Lease, event: str, detail: dict[str, Any]) -> None:

@@ -256,7 +256,8 @@ class _Switch:
             raise GateRefused(
                 f"'{self.slug}' is in use, but {counted(came, 'row')} came since the version that readers see and "
                 "passed no gate",
-                "`clipmill publish TABLE` judges them; where `vectors` alone refuses, with --force it lets readers on",
+                f"`clipmill publish {self.tables.database}/{self.tables.name}` judges them; where `vectors` alone "
+                "refuses, with --force it lets readers on",
             )
         self.lease.check()
         rows.tags.update(LIVE, rows.version)

@@ -92,7 +92,7 @@ def judge(tables: Tables, rows: Any, slug: str, options: GateOptions) -> Verdict
     if came := unpublished(rows):
         blockers["unpublished"] = (
             f"{counted(came, 'row')} came since the version that readers see, and passed no gate: "
-            "`clipmill publish TABLE` judges them, and shows them if they pass"
+            f"`clipmill publish {tables.database}/{tables.name}` judges them, and shows them if they pass"
         )
     norms = _norms(rows, slug, blockers)
     overlap = _overlap(rows, slug, options)

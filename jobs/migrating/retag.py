@@ -110,7 +110,7 @@ def retag(
         seconds=round(time.monotonic() - began, 3),
         column=options.names[0],
         calibration=found,
-        note=f"{seen.describe()}: `clipmill publish TABLE` publishes the newest" if seen.is_behind else "",
+        note=seen.behind(table),
     )
 
 

@@ -93,7 +93,7 @@ def score(
         least=least,
         mean=mean,
         greatest=greatest,
-        note=f"{seen.describe()}: `clipmill publish TABLE` publishes the newest" if seen.is_behind else "",
+        note=seen.behind(table),
     )
 
 

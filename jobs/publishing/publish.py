@@ -86,7 +86,7 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
     if before is None:
         raise UserError(
             f"nothing of {table} is published, so there is nothing to go back from",
-            "`clipmill publish TABLE` publishes the newest version",
+            f"`clipmill publish {table}` publishes the newest version",
         )
     version = _wanted(rows, to)
     if version > before and to == "previous":
@@ -97,7 +97,7 @@ def rollback(table: str, storage: Storage, *, to: str, say: Say) -> Published:
     if version > before and not _was_published(tables, version):
         raise UserError(
             f"version {version} of {table} is newer than {before}, which readers see, and was never published",
-            "`clipmill publish TABLE` looks at the gates, and publishes the newest version; --force passes over them",
+            f"`clipmill publish {table}` looks at the gates and publishes the newest version; --force passes over them",
         )
     note = "" if version != before else f"nothing to do: readers see version {version}"
     if not note:

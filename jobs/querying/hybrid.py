@@ -10,6 +10,7 @@ the fused ranking follow from the first n >= `WINDOW` of each: whatever comes de
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,8 @@ def hybrid(
     if predicate is not None and query.column in snapshot.warm:
         _name_first(snapshot, predicate)
     while True:
-        words = _beside.submit(full_text, snapshot, query.positive.texts[0], looked, predicate, query.column)
+        in_time = copy_context().run  # with the deadline of this thread
+        words = _beside.submit(in_time, full_text, snapshot, query.positive.texts[0], looked, predicate, query.column)
         by_vector = ranked(snapshot, query, vector_D, predicate, looked, step)
         hits, whole = _fused(snapshot, query, vector_D, by_vector, words.result(), looked)
         if query.min_score is not None:
@@ -55,7 +57,7 @@ def hybrid(
 
 
 def _name_first(snapshot: Snapshot, predicate: str) -> None:
-    """What both halves need of a filter, in the thread that is under a deadline. Rows that are named are counted."""
+    """What both halves need of a filter, once for both. Rows that are named are counted."""
     if snapshot.num_rows <= _NAMED_FIRST and snapshot.marked(predicate) is None:
         passing(snapshot, predicate)
     snapshot.count(predicate)

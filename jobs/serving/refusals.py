@@ -49,6 +49,13 @@ def _in_words(request: Request, error: HTTPException) -> tuple[str, str]:
     return str(error.detail), FORM_HINT if path in UPLOADS else SEE
 
 
+def _headers(error: HTTPException) -> dict[str, str]:
+    found = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405 and found.get("allow", "GET") == "GET":
+        found["allow"] = "GET, HEAD"  # `Guard` has the one answered as the other
+    return found
+
+
 def _no_object(kind: str) -> tuple[str, str]:
     """`kind`: the body's Content-Type. Only one of JSON is read as such."""
     named = kind.partition(";")[0].strip().lower()
@@ -104,10 +111,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        if error.status_code == 405 and headers.get("allow", "GET") == "GET":
-            headers["allow"] = "GET, HEAD"  # `Guard` has the one answered as the other
-        return answer(error.status_code, *_in_words(request, error), headers)
+        return answer(error.status_code, *_in_words(request, error), _headers(error))
 
     def later(
         status: int, error: str, hint: str, headers: dict[str, str]

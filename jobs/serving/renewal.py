@@ -23,7 +23,7 @@ class Renewal:
         self._looked, self._moved = float("-inf"), False
 
     def __call__(self) -> bool:
-        """Whether a query that found files gone is worth another try. Those that ask beside it wait for the one look."""
+        """Whether a query that found files gone is worth another try. Others that ask wait for the same look."""
         with self._lock:
             if time.monotonic() - self._looked >= self._every_s:
                 self._moved = self._look()

@@ -31,6 +31,10 @@ class Readers:
         rows = counted(self.newest_rows, "row")
         return seen + (f", not the newest {self.newest} with {rows}" if self.is_behind else "")
 
+    def behind(self, table: str) -> str:
+        """In a sentence what they see and what lets them on; empty where they see the newest."""
+        return f"{self.describe()}: `clipmill publish {table}` publishes the newest" if self.is_behind else ""
+
     def notes(self, *, publish: bool, whole: bool, hint: str) -> list[str]:
         """What a person has to know of it at the end of a run; nothing where there is no tag `live`. `whole`: no unit
         failed and none is left, without which nothing is published."""

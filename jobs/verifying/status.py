@@ -10,7 +10,7 @@ import pyarrow as pa
 from clipmill.jobs.table import compat, ledger
 from clipmill.jobs.table.heads import told, without_scores
 from clipmill.jobs.table.proof import proof_of
-from clipmill.jobs.table.readers import Readers, readers
+from clipmill.jobs.table.readers import readers
 from clipmill.jobs.table.runs import NIGHT, events, events_of
 from clipmill.jobs.table.sets import Coverage, all_coverage, failed_rows
 from clipmill.jobs.table.tables import Tables
@@ -101,9 +101,9 @@ def status(table: str, storage: Storage) -> Status:
         version=int(rows.version),
         live=seen_by_readers.live,
         live_rows=seen_by_readers.live_rows,
-        readers=_readers_sentence(seen_by_readers),
+        readers=seen_by_readers.behind(f"{tables.database}/{tables.name}") or seen_by_readers.describe(),
         fragments=len(rows.get_fragments()),
-        indices=[f"{i['name']} ({i['type']})" for i in rows.list_indices()],
+        indices=[f"{index.name} ({index.index_type})" for index in rows.describe_indices()],
         held_by=_holder(tables),
         sets=[_set(rows, one) for one in all_coverage(tables, rows)],
         heads=[_head(rows, name, about) for name, about in told(rows.schema).items()],
@@ -138,10 +138,6 @@ def left_out(tables: Tables, latest: ledger.Ledger, table_id: str) -> LeftOut:
         if ended:
             merge(found, json.loads(ended[-1]["detail"]).get("left_out_listed", {}))
     return found
-
-
-def _readers_sentence(seen: Readers) -> str:
-    return seen.describe() + (": `clipmill publish TABLE` publishes the newest" if seen.is_behind else "")
 
 
 def _holder(tables: Tables) -> str | None:

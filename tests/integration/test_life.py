@@ -48,7 +48,7 @@ def test_readers_see_what_was_published_and_everybody_is_told(
     assert "`clipmill embed job.yaml --publish`" in plain.note
     found = status(made.table, made.storage)
     assert (found.live, found.live_rows, found.rows) == (first.live, 6, 9)
-    assert "`clipmill publish TABLE` publishes the newest" in found.readers
+    assert f"`clipmill publish {made.table}` publishes the newest" in found.readers
 
     survey = listing.survey
     file = write_job(here / "job.yaml", made)

@@ -386,7 +386,8 @@ def test_tags_that_would_keep_it_are_named_before_anything_is_done(secret: Secre
     assert "live" in tables.open().tags.list()
     assert "publish" in error.value.hint
     assert len(ids(tables)) == 5
-    gone(tables, by("a"))  # without a purge it can be done, and then published
+    (note,) = gone(tables, by("a")).notes  # without a purge it can be done, and then published
+    assert f"`clipmill publish {name(tables)}` publishes the newest" in note
     with pytest.raises(UserError, match="live"):
         gone(tables, purge=True)
     rows = tables.open()

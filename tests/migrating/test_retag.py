@@ -82,6 +82,7 @@ def test_tags_are_what_embed_gives_and_the_table_knows_whose_they_are(place: Pla
     place.tables.open().tags.create("live", 1)
     done = place.retag(place.things)
     assert "readers see the published version 1" in done.note
+    assert f"`clipmill publish {place.uri}` publishes the newest" in done.note
     assert (done.rows, done.written, done.labels) == (246, 246, len(THINGS))
     assert place.stored() == place.expected(place.things)
     assert sum(map(len, place.stored().values())) > 200

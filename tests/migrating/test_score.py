@@ -59,7 +59,9 @@ def test_scores_survive_deletes_and_new_rows_are_filled_in_later(tmp_path: Path)
     head = load_head(str(head_file(tmp_path)))
     assert score(uri, head).written == 298 - 4  # every 97th vector, from 3, is null
     append(uri, TableOptions(rows=50, start=300))
+    lance.dataset(f"{uri}.lance").tags.create("live", 1)
     again = score(uri, head)
+    assert again.note.endswith(f": `clipmill publish {uri}` publishes the newest")
     assert (again.rows, again.with_score, again.without_vector, again.written) == (348, 344, 4, 50)
     assert score(uri, head).written == 0
     table = lance.dataset(f"{uri}.lance").to_table(columns=["views", "vector", "aesthetic"]).to_pylist()
@@ -71,7 +73,8 @@ def test_scores_survive_deletes_and_new_rows_are_filled_in_later(tmp_path: Path)
             stored = np.asarray(row["vector"], np.float64)
             expected = exact(head, stored / np.linalg.norm(stored))
             assert row["aesthetic"] == pytest.approx(expected, abs=1e-4)
-    assert len(open_table(uri).search(where="aesthetic > 2.5", k=400)) == sum(
+    newest = lance.dataset(f"{uri}.lance").version
+    assert len(open_table(uri, version=newest).search(where="aesthetic > 2.5", k=400)) == sum(
         r["aesthetic"] is not None and r["aesthetic"] > 2.5 for r in table
     )
 

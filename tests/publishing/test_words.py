@@ -77,7 +77,7 @@ def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listin
         (one_of_two, "has to leave source.uri"),
     ):
         with pytest.raises(SystemExit):
-            _exit_where_refused([gate], 7)
+            _exit_where_refused("db/images", [gate], 7)
         said = capsys.readouterr().err
         assert "hint: nothing was deleted, and readers still see version 7; " in said
         assert what in said
@@ -86,7 +86,15 @@ def test_a_source_that_is_all_new_is_let_through_by_max_gone_and_an_empty_listin
 def test_a_gate_may_know_a_better_way_on_than_to_force_it(capsys: pytest.CaptureFixture[str]) -> None:
     gate = Gate(name="vectors", passed=False, value=1.0, threshold=0.0, hint="promote again")
     with pytest.raises(SystemExit):
-        _exit_where_refused([gate], 7)
+        _exit_where_refused("db/images", [gate], 7)
     told = capsys.readouterr().err
     assert "hint: readers still see version 7; promote again" in told
     assert "--force" not in told
+
+
+@pytest.mark.parametrize("name", ["held", "rows"])
+def test_what_lets_readers_on_names_the_table(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    gate = Gate(name=name, passed=False, value=1.0, threshold=0.0)
+    with pytest.raises(SystemExit):
+        _exit_where_refused("db/images", [gate], 7)
+    assert "hint: readers still see version 7; `clipmill publish db/images" in capsys.readouterr().err

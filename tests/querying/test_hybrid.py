@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.indexing.build import build_index
+from clipmill.jobs.querying import deadline, hybrid
 from clipmill.jobs.querying.hybrid import RRF_K, WINDOW, fuse
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.querying.words import full_text
@@ -207,3 +208,13 @@ def test_the_words_of_another_page_are_not_looked_up_again(table: Table, monkeyp
     table.search("green boat", **fields)
     monkeypatch.setattr("lance.query.MatchQuery", lambda *_: pytest.fail("asked Lance for the words again"))
     assert len(table.search("green boat", offset=5, **fields)) == 5
+
+
+def test_the_words_have_the_deadline_of_the_query(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large table they name the rows that pass a filter themselves, which may take longer than there is."""
+    under = []
+    monkeypatch.setattr(hybrid, "full_text", lambda *asked: under.append(deadline.is_set()) or full_text(*asked))
+    with deadline.deadline(60):
+        table.search("red shoe", hybrid=True, where="views > 1")
+    table.search("red shoe", hybrid=True, where="views > 1")
+    assert under == [True, False]

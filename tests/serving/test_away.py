@@ -83,9 +83,7 @@ def test_where_the_files_went_with_an_old_version_the_newer_one_answers_at_once(
         assert client.get("/health").json()["version"] == newest > before
 
 
-def test_what_is_gone_for_good_is_looked_for_now_and_then_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_gone_for_good_is_looked_for_now_and_then_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks, renew = [], Table.renew
     monkeypatch.setattr(Table, "renew", lambda table: looks.append(1) or renew(table))
     table = open_table(make_table(tmp_path, TableOptions(rows=20)), engine=WordEngine())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +164,18 @@ def test_what_was_left_out_of_the_units_and_of_the_listing(tables: Tables) -> No
     )
     tables.log_run("b", "embed", "failed", "RuntimeError: x", table_id=tables.id())
     assert look(tables).left_out == {"heic": 5, "md": 1}
+
+
+def test_each_index_is_told_once_however_many_parts_it_has_and_so_is_what_publishes(tables: Tables) -> None:
+    tables.open().create_scalar_index("id", "BTREE", name="id_idx")
+    before = int(tables.open().version)
+    tables.open().tags.create("live", before)
+    done = receipt(tables, "b", "u3", ["5"])
+    lease = take_lease(tables, "b")
+    Committer(tables, lease).commit([entry("u3", "b", done.written)], done.fragments)
+    lease.release()
+    tables.open().optimize.optimize_indices(num_indices_to_merge=0)
+    with warnings.catch_warnings(action="error"):  # Lance's, of what it will take away
+        found = look(tables)
+    assert found.indices == ["id_idx (BTree)"]
+    assert found.readers.endswith(f": `clipmill publish {name_of(tables)}` publishes the newest")
