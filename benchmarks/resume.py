@@ -51,7 +51,7 @@ def fill(job: Any, rows: int) -> None:
 
     from clipmill.jobs.committing.commit import Committer
     from clipmill.jobs.committing.lease import Lease
-    from clipmill.jobs.planning.survey import survey
+    from clipmill.jobs.planning.surveying.survey import survey
     from clipmill.jobs.table.ledger import read_ledger
     from clipmill.jobs.table.tables import Tables
     from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState

@@ -38,7 +38,7 @@ class Road:
     @staticmethod
     def build(job: JobFile, *, device: str, threads: int) -> "Road":
         """Loads the model, lists the source, creates the table where it is missing. Raises UserError."""
-        from clipmill.jobs.planning.survey import survey
+        from clipmill.jobs.planning.surveying.survey import survey
         from clipmill.jobs.table.tables import Tables
         from clipmill.schemas import columns
         from clipmill.workers.load import load_engine

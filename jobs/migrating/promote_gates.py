@@ -20,7 +20,7 @@ from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.jobs.table.compat import stored_vocabulary
-from clipmill.jobs.table.few import passes
+from clipmill.jobs.table.enough import passes
 from clipmill.jobs.table.heads import without_scores
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.sets import Coverage, coverage, missing_in_words, slug_in_use
@@ -38,7 +38,7 @@ _PRODUCTS = 2e8  # rows x queries of the brute force, as `indexing.recall` allow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateOptions:
-    """`min_misses`: rows without a vector before `min_coverage` is judged, by the rule of nights (`table.few`).
+    """`min_misses`: rows without a vector before `min_coverage` is judged, by the rule of nights (`jobs.table.enough`).
     `golden`: a CSV file of labels as `clipmill evaluate` takes it; the new set may be `max_golden_drop` worse.
     `min_overlap`: of the ten nearest neighbours, the share that both sets agree on: vectors that are broken share next
     to none, another model some 0.3 to 0.7."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from clipmill.jobs.committing.duplicates import units_to_redo
 from clipmill.jobs.committing.moves import gone_from
 from clipmill.jobs.planning.plan import Plan, make_plan
-from clipmill.jobs.planning.survey import survey
-from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.planning.turned import refuse_to_turn_back
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import EmptySource, UserError
 from clipmill.schemas.job.config import JobFile
+from clipmill.schemas.text.words import counted
 from clipmill.schemas.unit.left_out import LeftOut
 from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.tables.lance_table import named
@@ -59,3 +59,20 @@ def plan_for(
     refuse_to_shrink(plan, job.source.limit)
     refuse_to_turn_back(tables, plan, job.source)
     return plan
+
+
+def refuse_to_shrink(plan: Plan, limit: int | None) -> None:
+    """With `source.limit` a run is a trial. On a table that has more of the same source it would replace its rows by
+    fewer: UserError. A larger trial after a smaller one may replace it, and so does the whole source once the limit is
+    taken out."""
+    if limit is None:
+        return
+    sizes = {unit.unit_id: unit.num_samples or 0 for unit in plan.todo}
+    for group in plan.replacements:
+        there = sum(plan.ledger[unit_id].seen for unit_id in group.old)
+        if there > sum(sizes[unit_id] for unit_id in group.new):
+            raise UserError(
+                f"source.limit is {limit:,}, but the table holds {counted(there, 'sample')} of "
+                f"{plan.ledger[min(group.old)].uri} already",
+                "take source.limit out, or give the trial a table of its own",
+            )

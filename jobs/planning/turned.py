@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from clipmill.jobs.planning.plan import Plan
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import ORIENTATION, has_orientation
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat

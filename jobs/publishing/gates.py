@@ -15,7 +15,7 @@ from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.publishing.set_gates import NONE, columns_gate, sets_gate
 from clipmill.jobs.table import compat, ledger, sets
-from clipmill.jobs.table.few import are_few, passes
+from clipmill.jobs.table.enough import are_few, passes
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.readers import LIVE, tags_of
 from clipmill.jobs.table.tables import Tables

@@ -13,7 +13,7 @@ from typing import Any
 from clipmill.jobs.committing.lease import fill_holder
 from clipmill.jobs.migrating.beside_derived import followed_vector, late_columns, of_model_in_use
 from clipmill.jobs.publishing.night import Gate
-from clipmill.jobs.table.few import are_few
+from clipmill.jobs.table.enough import are_few
 from clipmill.jobs.table.sets import coverage, missing_in_words
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import set_column, sets_in

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, cast
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.originals import is_local, source_storage
 from clipmill.jobs.table.runs import last_job, last_source

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from clipmill.schemas.job.strict import Strict
 
-MIN_MISSES = 5  # `table.few` says why
+MIN_MISSES = 5  # `jobs.table.enough` says why
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

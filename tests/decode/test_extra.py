@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit import left_out
 from clipmill.schemas.unit.samples import BadImage, Sample

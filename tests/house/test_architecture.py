@@ -88,7 +88,7 @@ LATE_ONLY = ("torch", "torchvision", "open_clip", "ray", "lance", "lancedb", "pa
 LIGHT = (
     "jobs.planning.jobfile",
     "jobs.planning.plan",
-    "jobs.planning.survey",
+    "jobs.planning.surveying.survey",
     "jobs.terminal.output",
     "schemas.job.config",
     "schemas.job.vocabulary",

@@ -19,7 +19,7 @@ from clipmill.jobs.planning.estimate import (
     from_arithmetic,
     from_last_run,
 )
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.running.summary import Summary, describe
 from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning import survey as survey_module
-from clipmill.jobs.planning import survey_slices
 from clipmill.jobs.planning.listing import list_source
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying import slices as survey_slices
+from clipmill.jobs.planning.surveying import survey as survey_module
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.job.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.unit.samples import Sample

@@ -11,7 +11,7 @@ import pytest
 from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.dry_run import dry_run
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.publishing.night import nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.publishing.publish import publish

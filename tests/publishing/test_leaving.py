@@ -14,7 +14,7 @@ from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.delete import Options as Deletion
 from clipmill.jobs.maintaining.delete import Which, delete
 from clipmill.jobs.planning import listing
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.publishing.publish import publish

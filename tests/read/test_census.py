@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import UserError, WrongFormat
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit import left_out

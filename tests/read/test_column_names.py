@@ -12,7 +12,7 @@ import pytest
 
 from clipmill.jobs.planning import column_names
 from clipmill.jobs.planning.column_names import said_of_columns
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.rejects import Reject
 from clipmill.schemas.unit.samples import Sample

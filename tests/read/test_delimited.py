@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning import survey_slices
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying import slices as survey_slices
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.rejects import Reject

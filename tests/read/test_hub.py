@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import EmptySource, SourceChanged
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.samples import Sample

@@ -12,7 +12,7 @@ import xxhash
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.plan import Plan, make_plan
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table import originals
 from clipmill.jobs.table.ledger import read_ledger

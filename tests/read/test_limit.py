@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from clipmill.jobs.planning.listing import refuse_to_shrink
 from clipmill.jobs.planning.plan import make_plan
-from clipmill.jobs.planning.survey import survey
-from clipmill.jobs.planning.trial import refuse_to_shrink
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.samples import Sample

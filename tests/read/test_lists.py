@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.columns import KEEP_TYPES
 from clipmill.schemas.errors import SourceChanged, UserError
 from clipmill.schemas.job.config import Limits, Source, Storage

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import EmptySource
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.rejects import Reject

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clipmill.jobs.cli.main import run
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.samples import Sample

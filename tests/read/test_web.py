@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.rejects import Reject
 from clipmill.workers.read import read_unit

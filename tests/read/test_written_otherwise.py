@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.workers.read.remote import BadUri, allowed_uri

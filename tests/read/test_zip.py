@@ -12,8 +12,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning import survey_zips
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying import zips as survey_zips
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.table import originals
 from clipmill.schemas.errors import SourceChanged, UserError, WrongFormat
 from clipmill.schemas.job.config import Limits, Source, Storage

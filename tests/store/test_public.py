@@ -9,7 +9,7 @@ import lance
 import pyarrow as pa
 import pytest
 
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Limits, Source, Storage

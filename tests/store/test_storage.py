@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmill.jobs.planning.listing import list_source
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.schemas.errors import EXIT_OTHER, SourceChanged, UserError
 from clipmill.schemas.job.config import JobFile, Limits, Source, Storage
 from clipmill.schemas.model import ModelSpec

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from clipmill.jobs.committing.commit import Committer
-from clipmill.jobs.planning import survey_slices
 from clipmill.jobs.planning.plan import make_plan
-from clipmill.jobs.planning.survey import survey
+from clipmill.jobs.planning.surveying import slices as survey_slices
+from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.running.collect import Collector
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying import census

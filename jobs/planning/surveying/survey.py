@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from clipmill.jobs.planning.survey_cut import cut_tar
-from clipmill.jobs.planning.survey_logs import log_units
-from clipmill.jobs.planning.survey_slices import file_slices, manifest_slices
-from clipmill.jobs.planning.survey_unlisted import count_unlisted
-from clipmill.jobs.planning.survey_zips import zip_units
+from clipmill.jobs.planning.surveying.logs import log_units
+from clipmill.jobs.planning.surveying.slices import file_slices, manifest_slices
+from clipmill.jobs.planning.surveying.tars import cut_tar
+from clipmill.jobs.planning.surveying.unlisted import count_unlisted
+from clipmill.jobs.planning.surveying.zips import zip_units
 from clipmill.schemas.errors import EmptySource, SourceChanged, UserError
 from clipmill.schemas.job.config import Limits, Source, Storage
 from clipmill.schemas.unit.left_out import LeftOut, count, ending_of, merge, to_text
@@ -198,7 +198,7 @@ def _parquets(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[W
 
 
 def _tables(source: Source, storage: Storage, left_out: LeftOut) -> Iterator[WorkUnit]:
-    from clipmill.jobs.planning.survey_lance import lance_units
+    from clipmill.jobs.planning.surveying.lance_tables import lance_units
 
     yield from lance_units(source, storage, reader_options(source))
 
