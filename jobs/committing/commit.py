@@ -70,7 +70,7 @@ class Committer:
 
     def enter(self, entries: Sequence[LedgerEntry]) -> None:
         """Into the ledger. An event that is there twice changes nothing, and one that comes late neither, as long as
-        what came after it is there: so a holder that slept until history was cut (`jobs.committing.history`) must not
+        what came after it is there: so a holder that slept until history was cut (`jobs.maintaining.history`) must not
         land, and dies at the fence of whoever cut it. Raises LeaseLost then."""
         from lance.fragment import write_fragments
 

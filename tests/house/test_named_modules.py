@@ -1,5 +1,5 @@
-"""What tests, benchmarks and scripts name of the code is there. A module that moved would be missed late: their imports
-are often inside functions, and some suites run for hours or on other machines."""
+"""What tests, benchmarks, scripts and comments name of the code is there. A module that moved would be missed late:
+tests import inside functions, some suites run for hours or on other machines, and nothing imports a comment."""
 
 import ast
 import re
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("tests", "benchmarks", "deploy", "docs", "findings", "training")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 NAME = re.compile(r"clipmill(\.\w+)+")
+IN_PROSE = re.compile(r"`((?:jobs|workers|schemas)\.\w+(?:\.\w+)+)`")  # of two parts are keys of a job file too
 NOWHERE = "clipmill.jobs.nowhere"  # of a test that asks for what is not there
 MOST_BEHIND = 2  # a class of a module, and a method of it
 
@@ -44,6 +45,11 @@ def named_in(text: str) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_file_names_of_the_code_is_there(path: Path) -> None:
     assert not sorted(name for name in named_in(path.read_text("utf-8")) if missing(name))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_comments_name_is_there(name: str) -> None:
+    assert not sorted(found for found in IN_PROSE.findall(MODULES[name].read_text("utf-8")) if missing(found))
 
 
 def test_what_is_gone_is_missed() -> None:

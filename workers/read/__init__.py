@@ -19,16 +19,15 @@ def read_unit(
 
     `census` is filled with what lies in the unit, counted before samples are made of it; complete at the end.
     Raises SourceChanged where the object is no longer the planned one, PermissionError where it may not be read and
-    WrongFormat where it is not what the job file says (all of this unit alone), StoreUnavailable (see
-    `storage.TRANSIENT`) where a store does not answer for long, and UserError for a mistake in the job file, such as a
-    missing column.
+    WrongFormat where it is not what the job file says (all of this unit alone), StoreUnavailable where a store does not
+    answer for long, and UserError for a mistake in the job file, such as a missing column.
     """
     samples = _reader(unit.format)(unit, source, storage, limits, Census() if census is None else census)
     return samples if unit.limit is None else _first(samples, unit.limit)
 
 
 def _reader(format: Format) -> Reader:
-    """Imported where such a unit comes: who reads tars needs neither Arrow nor Lance."""
+    """Imported where such a unit comes: what stands above is imported with any module of this room."""
     match format:
         case "webdataset":
             from clipmill.workers.read.tars import webdataset

@@ -1,6 +1,6 @@
 """From what a source says about an image to the caption, id and typed metadata of its row.
 
-Shared by the four readers. A value that cannot be read as its declared type is null, never a guess, and its sample says
+Shared by all readers. A value that cannot be read as its declared type is null, never a guess, and its sample says
 so (`Sample.unread`); only where the job file requires the value, or it names the row, the sample is a reject
 `bad_metadata`. A missing value, and NaN, by which pandas means the same, is None.
 """
