@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ _STOP_S = 20.0  # after which a process is killed; they wait half of it for thei
 _REFUSED = 3  # by a process that will not be able to serve: it is not started again
 _OF_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _PREFIX = "clipmill-serve-"
+_WHY = (
+    "the lines above say why, if anything does; SIGKILL is mostly for want of memory: fewer --processes take less, and "
+    "what one takes is in docs/querying.md"
+)
 _SOON_S = 5.0  # a process that ends so early is not started again at once
 _TRIES = 3  # of each that ends before it can serve, where none of them can
+_DEATHS = 5  # of each within `_WITHIN_S`, whatever they did before: what ends them does so again and again
+_WITHIN_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +157,7 @@ def _remove(folder: Path) -> None:
 def _keep_running(asked: Asked, caught: list[int]) -> None:
     living = [_start(asked) for _ in range(asked.settings.processes)]
     told: set[SpawnProcess] = set()
-    failed = 0
+    failed, ended = 0, deque[float](maxlen=_DEATHS * len(living))
     try:
         while not caught:
             wait([process.sentinel for process, _ in living if process not in told], timeout=0.5)
@@ -161,12 +168,13 @@ def _keep_running(asked: Asked, caught: list[int]) -> None:
                     raise ClipmillError("the table cannot be served any more", "the lines above say why")
                 if process not in told:
                     told.add(process)
-                    logger.warning(
-                        "process %s ended (exit code %s); another takes its place", process.pid, process.exitcode
-                    )
+                    logger.warning("process %s ended (%s); another takes its place", process.pid, _how(process))
                     failed = 0 if any(_serves(asked, one.pid) for one, _ in living) else failed + 1
                     if failed >= _TRIES * len(living):
                         raise _none_serves(failed, process)
+                    ended.append(time.monotonic())
+                    if _too_often(ended):
+                        raise _too_many(ended, process)
                 if time.monotonic() >= began + _SOON_S:
                     told.remove(process)
                     _renew(asked.folder)
@@ -180,10 +188,26 @@ def _serves(asked: Asked, number: int | None) -> bool:
     return (asked.folder / f"serves-{number}").exists()
 
 
+def _how(process: SpawnProcess) -> str:
+    """`signal SIGKILL`, or `exit code 1`."""
+    code = process.exitcode or 0
+    known = {one.value: one.name for one in signal.Signals}
+    return f"exit code {code}" if code >= 0 else f"signal {known.get(-code, str(-code))}"
+
+
 def _none_serves(failed: int, last: SpawnProcess) -> ClipmillError:
+    return ClipmillError(f"no process can serve: {failed} ended before they could, the last one by {_how(last)}", _WHY)
+
+
+def _too_often(ended: deque[float]) -> bool:
+    """`ended`: when the last of them did, as many as may within `_WITHIN_S`."""
+    return len(ended) == ended.maxlen and ended[-1] - ended[0] < _WITHIN_S
+
+
+def _too_many(ended: deque[float], last: SpawnProcess) -> ClipmillError:
+    """Whoever watches over a server is to see it: where each is replaced for ever it looks well."""
     return ClipmillError(
-        f"no process can serve: {failed} ended before they could, the last one with exit code {last.exitcode}",
-        "the lines above say why, if anything does; -9 is mostly for want of memory, with fewer --processes it may go",
+        f"{len(ended)} processes ended within {ended[-1] - ended[0]:.0f} s, the last one by {_how(last)}", _WHY
     )
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.serving import processes
 from tests.tables import TableOptions, append, make_table
 
 pytestmark = pytest.mark.slow
@@ -30,12 +32,16 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Server:
-    def __init__(self, uri: str, folder: Path, *, ready: bool = True) -> None:
+    def __init__(self, uri: str, folder: Path, *, ready: bool = True, deaths: int = processes._DEATHS) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.base, self.folder, self.log = f"http://127.0.0.1:{port}", folder, folder / "log"
-        command = [sys.executable, "-m", "clipmill", "serve", uri, "--port", str(port), "--processes", str(COUNT)]
+        program = (
+            "from clipmill.jobs.cli.main import main; from clipmill.jobs.serving import processes; "
+            f"processes._DEATHS = {deaths}; main()"
+        )
+        command = [sys.executable, "-c", program, "serve", uri, "--port", str(port), "--processes", str(COUNT)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)}, start_new_session=True
@@ -115,6 +121,30 @@ def test_they_answer_alike_count_together_and_replace_each_other(server: Server,
     assert not any(one.is_running() for one in others)
     assert server.made() == []
     assert "Traceback" not in server.log.read_text()
+
+
+def test_where_each_is_killed_again_and_again_it_ends_with_a_sentence(uri: str, tmp_path: Path) -> None:
+    """As for want of memory, once they have served."""
+    started = Server(uri, tmp_path, deaths=2)
+    killed: set[psutil.Process] = set()
+    while len(killed) < 2 * COUNT and started.process.poll() is None:
+        for one in set(started.holding()) - killed:
+            one.kill()
+            killed.add(one)
+        time.sleep(0.1)
+    assert started.process.wait(60) == 1
+    log = started.log.read_text()
+    assert f"error: {2 * COUNT} processes ended within" in log
+    assert "the last one by signal SIGKILL\nhint: " in log
+    assert log.count("ended (signal SIGKILL); another takes its place") == 2 * COUNT
+    assert "Traceback" not in log
+    assert started.made() == []
+
+
+def test_deaths_far_apart_end_nothing() -> None:
+    assert not processes._too_often(deque([0.0, 1.0], maxlen=3))
+    assert processes._too_often(deque([0.0, 1.0, processes._WITHIN_S - 1], maxlen=3))
+    assert not processes._too_often(deque([0.0, 1.0, processes._WITHIN_S], maxlen=3))
 
 
 def test_twice_ctrl_c_ends_a_process_that_does_not_answer(server: Server) -> None:
