@@ -94,7 +94,8 @@ def test_where_memory_is_short_a_server_says_so_and_answers_all_the_same(
     assert table.cold.startswith("vectors of vector take 0 MB of memory, more than the 0 MB they may (--memory)")
     monkeypatch.setattr("clipmill.jobs.querying.at_hand.warm.available_bytes", lambda: 5_000)
     assert not table.warm()
-    assert table.cold.endswith("of memory, queries some 250 MB, and here are 0 MB free")
+    told = "of memory, queries some 250 MB, and here are 0 MB free, so the system may end this process"
+    assert table.cold.endswith(told)
     assert (table.snapshot.warm, len(hits(table))) == ({}, 20)
     monkeypatch.undo()
     assert table.warm()

@@ -71,7 +71,8 @@ def no_room(snapshot: Snapshot, columns: Sequence[str], asked: Sequence[str] = (
     if free is None or needed + _SPARE_BYTES <= free:
         return ""
     what = "vectors take" if needed == vectors else "vectors and index take"
-    return f"{what} {_size(needed)} of memory, queries some {_size(_SPARE_BYTES)}, and here are {_size(free)} free"
+    told = f"{what} {_size(needed)} of memory, queries some {_size(_SPARE_BYTES)}, and here are {_size(free)} free"
+    return told if free > _SPARE_BYTES else f"{told}, so the system may end this process"
 
 
 def _bytes_needed(snapshot: Snapshot, column: str) -> int:
