@@ -5,11 +5,14 @@
 """
 
 import importlib.util
+import os
 from importlib import metadata
+from pathlib import Path
 
 from clipmill.schemas.errors import UserError
 
 NAMES = ("clipmill", "clipmill-client")
+_DEVICES = Path("/dev")
 
 _MODEL = ("words", "torch and open_clip, which make vectors of words and pictures,")
 _SERVE = ("serve", "FastAPI and uvicorn, which serve the page,")
@@ -46,6 +49,13 @@ def distribution() -> str:
 def version() -> str:
     name = distribution()
     return metadata.version(name) if name else "unknown"
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU of NVIDIA's that is not hidden, by its device file: asking torch would import it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return any(_DEVICES.glob("nvidia[0-9]*"))
 
 
 def require(doing: str, *modules: str) -> None:

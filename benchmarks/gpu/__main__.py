@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.gpu import decoding, failures, meters, parity, roads, variants, whole
+from benchmarks.gpu import decoding, failures, indexing, meters, parity, roads, variants, whole
 from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import Running, Step
 from benchmarks.gpu.targets import targets
@@ -32,6 +32,7 @@ STEPS = (
     Step(name="decode", run=decoding.run, most_s=20),
     Step(name="variants", run=variants.run, most_s=130),
     Step(name="failures", run=failures.run, most_s=120),
+    Step(name="index", run=indexing.run, most_s=75),
 )
 
 

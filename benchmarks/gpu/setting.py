@@ -31,6 +31,9 @@ class Sizes:
     parity_pictures: int = 32
     batch_sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
     batch: int = 256
+    index_partitions: tuple[int, ...] = (1000, 2000)
+    index_rows: int = 250_000
+    index_dim: int = 512
 
 
 SMALL = Sizes(
@@ -46,6 +49,9 @@ SMALL = Sizes(
     parity_pictures=4,
     batch_sizes=(4,),
     batch=4,
+    index_partitions=(16,),
+    index_rows=2000,
+    index_dim=32,
 )
 
 

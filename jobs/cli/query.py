@@ -47,7 +47,8 @@ def index(
     table: str, endpoint_url: str | None, region: str | None, as_json: bool, memory: str | None, **options: Any
 ) -> None:
     """Build what is missing, add new rows to what is there, and measure recall@10 against brute force where the last
-    figure is older than the rows. An index keeps its kind until another is asked for."""
+    figure is older than the rows. An index keeps its kind until another is asked for. A long build uses a GPU that is
+    there and half free; CUDA_VISIBLE_DEVICES= hides it."""
     from clipmill.jobs.indexing.build import IndexOptions, build_index
     from clipmill.jobs.terminal.output import note, print_record, print_rows
 

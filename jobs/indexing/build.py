@@ -51,7 +51,7 @@ class IndexOptions:
 class VectorReport:
     """`done`: none, current, extended or built. `recall` is None without an index, and where rows were added without
     measuring. `asked`: the kind that somebody chose. `newest_fragment`: of the rows at that time. `curve`: how far
-    searches look."""
+    searches look. `device`: what trained partitions and placed rows here last, cpu or a GPU's name."""
 
     column: str
     kind: str
@@ -64,6 +64,7 @@ class VectorReport:
     asked: Kind = "auto"
     newest_fragment: int = -1
     curve: Curve | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,10 @@ def build_index(
         dataset.checkout_latest()
         with _builder(tables, dataset, options, tell) as builder:
             columns = options.columns or _indexed(dataset, names)
-            reports = [_build_vector(dataset, column, options, builder) for column in columns]
+            try:
+                reports = [_build_vector(dataset, column, options, builder) for column in columns]
+            finally:
+                builder.products.give_back()
     dataset.checkout_latest()
     return IndexReport(table=table, version=dataset.version, vectors=reports, scalar=done)
 
@@ -202,6 +206,7 @@ def _build_vector(dataset: Any, column: str, options: IndexOptions, builder: seg
         asked=asked,
         newest_fragment=newest,
         curve=searched.curve if searched else None,
+        device=builder.products.device if done in ("built", "extended") else str(stored.get("device", "")),
     )
     if measured or looked or done in ("built", "extended") or asked != stored.get("asked", "auto"):
         # A key per column: the compare-and-swap is per key, so builds of two columns never get in each other's way.

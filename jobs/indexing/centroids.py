@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.jobs.indexing.kmeans import train
+from clipmill.jobs.indexing.kmeans import ITERATIONS, Hold, OnCpu, train
 from clipmill.jobs.querying.vectors import as_rows, normalise
 from clipmill.schemas.errors import UserError
 
@@ -15,7 +15,13 @@ _BLOCK = 2048
 FEW = 256  # rows that are cheap to read one by one: neighbours are often pictures of one kind
 
 
-def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+def operations(rows: int, dim: int, num_partitions: int, *, train: bool) -> float:
+    """How many (two per multiply-add) it takes to place so many rows, and to `train` the partitions before."""
+    sampled = min(num_partitions * SAMPLES_PER_PARTITION, MAX_SAMPLE_BYTES // (dim * 4), rows)
+    return 2.0 * dim * num_partitions * (rows + train * ITERATIONS * sampled)
+
+
+def centroids(dataset: Any, column: str, num_partitions: int, hold: Hold = OnCpu) -> npt.NDArray[np.float32]:
     """Unit centroids (P, D) from a random sample of the stored vectors; fewer than `num_partitions`, or none, where
     there are not so many with a direction in it."""
     sample_SD = sample(dataset, column, num_partitions * SAMPLES_PER_PARTITION)
@@ -23,12 +29,12 @@ def centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.
     if not aimed_S.all():
         sample_SD = sample_SD[aimed_S]
     count = min(num_partitions, len(sample_SD))
-    return train(sample_SD, count) if count else sample_SD
+    return train(sample_SD, count, hold=hold) if count else sample_SD
 
 
-def all_centroids(dataset: Any, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+def all_centroids(dataset: Any, column: str, num_partitions: int, hold: Hold = OnCpu) -> npt.NDArray[np.float32]:
     """As `centroids`, but UserError where there are fewer: Lance would say in its own words that it wants more."""
-    found_PD = centroids(dataset, column, num_partitions)
+    found_PD = centroids(dataset, column, num_partitions, hold)
     if len(found_PD) < num_partitions:
         raise nothing_to_train(column)
     return found_PD

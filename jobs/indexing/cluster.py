@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipmill.jobs.indexing.kmeans import Hold
 from clipmill.jobs.indexing.segments import SegmentTask, build_segment
 
 
-def on_nodes(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
+def on_nodes(tasks: Sequence[SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
     """(place, description) of each task as it finishes, spread over the nodes. Ray is connected already."""
     import ray
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from clipmill.jobs.indexing.centroids import sample
-from clipmill.jobs.indexing.kmeans import nearest_centroids
+from clipmill.jobs.indexing.kmeans import OnCpu
 from clipmill.jobs.indexing.recall import nearest_of, query_column
 from clipmill.jobs.querying.curve import MAX_REFINE, Curve
 from clipmill.jobs.querying.roads import REFINE
@@ -158,7 +158,7 @@ def _partitions(
         block = known[start : start + _BLOCK]
         stored = dataset._take_rows(block.tolist(), columns=[column])[column]
         rows_ND = as_rows(stored, centroids_PD.shape[1])
-        partition_N[start : start + len(block)] = nearest_centroids(rows_ND, centroids_PD)
+        partition_N[start : start + len(block)] = OnCpu(centroids_PD).nearest(rows_ND)
     return partition_N[inverse].reshape(ids.shape)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from clipmill.jobs.indexing.kmeans import nearest_centroids
+from clipmill.jobs.indexing.kmeans import Held, Hold, OnCpu
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.jobs.querying.vectors import as_rows, batches_of
 from clipmill.jobs.table.tables import lance_module
@@ -29,14 +29,19 @@ _SCHEMA = pa.schema([pa.field("row_id", pa.uint64()), pa.field("partition", pa.u
 
 @contextlib.contextmanager
 def assigned(
-    dataset: Any, column: str, centroids_PD: npt.NDArray[np.float32], fragment_ids: Sequence[int] | None = None
+    dataset: Any,
+    column: str,
+    centroids_PD: npt.NDArray[np.float32],
+    fragment_ids: Sequence[int] | None = None,
+    *,
+    hold: Hold = OnCpu,
 ) -> Iterator[dict[str, str]]:
     """What to call Lance's index with: a table of row ids and partitions of these fragments, or of all, on this disk,
     12 bytes a row, gone when the block ends. Rows without a direction are not in it, nor in the index then. Where no
     row has one Lance is told nothing, because it refuses an empty table."""
     with temporary_folder() as folder:
         path = str(Path(folder) / "partitions.lance")
-        rows = pa.RecordBatchReader.from_batches(_SCHEMA, _rows(dataset, column, centroids_PD, fragment_ids))
+        rows = pa.RecordBatchReader.from_batches(_SCHEMA, _rows(dataset, column, hold(centroids_PD), fragment_ids))
         written = lance_module().write_dataset(rows, path, max_rows_per_file=1 << 31)  # Lance wants a single file
         yield {"precomputed_partition_dataset": path} if written.count_rows() else {}
 
@@ -51,13 +56,12 @@ def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
         ) from error
 
 
-def _rows(
-    dataset: Any, column: str, centroids_PD: npt.NDArray[np.float32], fragment_ids: Sequence[int] | None
-) -> Iterator[pa.RecordBatch]:
+def _rows(dataset: Any, column: str, centroids: Held, fragment_ids: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+    dim = dataset.schema.field(column).type.list_size
     for batch in batches_of(dataset, column, fragment_ids=fragment_ids):
         ids_N = batch.column(ROW_ID).to_numpy()[np.asarray(batch.column(column).is_valid())]
-        rows_ND = as_rows(pa.chunked_array([batch.column(column)]), centroids_PD.shape[1])
+        rows_ND = as_rows(pa.chunked_array([batch.column(column)]), dim)
         length_N = np.einsum("nd,nd->n", rows_ND, rows_ND)
         good_N = np.isfinite(length_N) & (length_N > 0)
-        partition_N = nearest_centroids(rows_ND[good_N], centroids_PD).astype(np.uint32)
+        partition_N = centroids.nearest(rows_ND[good_N]).astype(np.uint32)
         yield pa.RecordBatch.from_arrays([pa.array(ids_N[good_N]), pa.array(partition_N)], schema=_SCHEMA)

@@ -12,17 +12,19 @@ import io
 import json
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from clipmill.jobs.indexing.centroids import all_centroids
+from clipmill.jobs.indexing.centroids import all_centroids, operations
+from clipmill.jobs.indexing.kmeans import Hold, OnCpu
 from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
+from clipmill.jobs.indexing.products import Products
 from clipmill.jobs.table import memory
 from clipmill.jobs.table.errors import is_conflict
 from clipmill.jobs.table.tables import Tables, lance_module
@@ -52,10 +54,10 @@ class SegmentTask:
         return f"SegmentTask({self.uri}, {self.column}, fragments {self.fragment_ids})"
 
 
-def build_segment(task: SegmentTask) -> str:
+def build_segment(task: SegmentTask, hold: Hold = OnCpu) -> str:
     """Write one segment, unseen by readers; its description as JSON."""
     dataset = lance_module().dataset(task.uri, version=task.version, storage_options=task.options or None)
-    with assigned(dataset, task.column, task.centroids_PD, task.fragment_ids) as partitions:
+    with assigned(dataset, task.column, task.centroids_PD, task.fragment_ids, hold=hold) as partitions:
         segment = dataset.create_index_uncommitted(
             task.column,
             task.plan.kind,
@@ -170,18 +172,22 @@ def groups(dataset: Any, rows_per_segment: int, *, without: Container[int] = ())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """Of one table's indices. `run` takes tasks and yields (place, description) as they finish: here in turn, or on a
-    cluster's nodes."""
+    """Of one table's indices. `run` takes tasks, and what holds centroids here, and yields (place, description) as they
+    finish: here in turn, or on a cluster's nodes."""
 
     tables: Tables
     rows_per_segment: int
-    run: Callable[[Sequence[SegmentTask]], Iterator[tuple[int, str]]]
+    run: Callable[[Sequence[SegmentTask], Hold], Iterator[tuple[int, str]]]
     tell: Tell
+    products: Products = field(default_factory=Products)
+
+    def hold(self, operations: float) -> Hold:
+        return self.products.hold(operations, self.tell)
 
 
-def in_turn(tasks: Sequence[SegmentTask]) -> Iterator[tuple[int, str]]:
+def in_turn(tasks: Sequence[SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
     for place, task in enumerate(tasks):
-        built = build_segment(task)
+        built = build_segment(task, hold)
         memory.give_back()  # what one took is not added to what the next one takes
         yield place, built
 
@@ -190,16 +196,17 @@ def build_in_segments(dataset: Any, column: str, plan: VectorPlan, builder: Buil
     """Build, merge and commit; the number of segments built now (those of an earlier run are taken over)."""
     parts = groups(dataset, builder.rows_per_segment)
     same = [dataclasses.asdict(plan), column, parts, *_home(dataset, column)]
+    dim = dataset.schema.field(column).type.list_size
     state = Checkpoint(builder.tables, column, hashlib.sha256(json.dumps(same).encode()).hexdigest())
+    hold = builder.hold(operations(dataset.count_rows(), dim, plan.num_partitions, train=state.centroids_PD is None))
     if state.centroids_PD is None:
         builder.tell(f"{column}: training {counted(plan.num_partitions, 'partition')}")
-        dim = dataset.schema.field(column).type.list_size
-        state.begin(all_centroids(dataset, column, plan.num_partitions), _drawn(dim, plan.bits))
+        state.begin(all_centroids(dataset, column, plan.num_partitions, hold), _drawn(dim, plan.bits))
         memory.give_back()  # what training took is not added to what building takes
     assert state.centroids_PD is not None
     missing = [part for part in parts if _name(part) not in state.segments]
     tasks = _tasks(dataset, column, plan, BuiltWith(state.centroids_PD, state.model), missing)
-    for place, segment in builder.run(tasks):
+    for place, segment in builder.run(tasks, hold):
         state.add(_name(missing[place]), segment)
         builder.tell(f"{column}: segment {len(state.segments)} of {len(parts)} built")
     merged = _merged(dataset, [from_json(text) for text in state.segments.values()])
@@ -229,7 +236,10 @@ def add_segment(dataset: Any, column: str, plan: VectorPlan, builder: Builder) -
     (described,) = [index for index in dataset.describe_indices() if index.name == name]
     held = {fragment for segment in described.segments for fragment in segment.fragment_ids}
     parts = groups(dataset, builder.rows_per_segment, without=held)
-    built = [from_json(text) for _, text in builder.run(_tasks(dataset, column, plan, live, parts))]
+    tasks = _tasks(dataset, column, plan, live, parts)
+    rows = sum(dataset.get_fragment(fragment).count_rows() for part in parts for fragment in part)
+    hold = builder.hold(operations(rows, live.centroids_PD.shape[1], plan.num_partitions, train=False))
+    built = [from_json(text) for _, text in builder.run(tasks, hold)]
     if not built:
         return False
     try:

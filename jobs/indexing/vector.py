@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from clipmill.jobs.indexing.centroids import all_centroids, nothing_to_train
+from clipmill.jobs.indexing.centroids import all_centroids, nothing_to_train, operations
 from clipmill.jobs.indexing.names import METRIC, index_name
 from clipmill.jobs.indexing.partitions import assigned, temporary_folder
 from clipmill.jobs.indexing.plan import VectorPlan
@@ -66,9 +66,11 @@ def _build_at_once(dataset: Any, column: str, plan: VectorPlan, builder: Builder
     with contextlib.ExitStack() as stack:
         stack.enter_context(temporary_folder())
         if plan.num_partitions > 1:
-            centroids_PD = options["ivf_centroids"] = all_centroids(dataset, column, plan.num_partitions)
+            dim = dataset.schema.field(column).type.list_size
+            hold = builder.hold(operations(dataset.count_rows(), dim, plan.num_partitions, train=True))
+            centroids_PD = options["ivf_centroids"] = all_centroids(dataset, column, plan.num_partitions, hold)
             memory.give_back()  # what training took is not added to what building takes
-            options |= stack.enter_context(assigned(dataset, column, centroids_PD))
+            options |= stack.enter_context(assigned(dataset, column, centroids_PD, hold=hold))
         if plan.kind == "IVF_RQ":
             options["num_bits"] = plan.bits
         builder.tell(f"{column}: building {plan.kind}")

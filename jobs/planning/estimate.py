@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmill.jobs.planning.arithmetic import ModelCost, model_cost
+from clipmill.schemas.installed import has_gpu
 from clipmill.schemas.job.config import JobFile
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Worker:
     @staticmethod
     def here(*, gpu: bool) -> "Worker":
         """This machine as one worker; `gpu`: a GPU with eight cores, also where it has none."""
-        if gpu or _has_gpu():
+        if gpu or has_gpu():
             return Worker(gpus=1.0, cores=GPU_CORES)
         return Worker(gpus=0.0, cores=float(os.cpu_count() or 1))
 
@@ -86,12 +87,7 @@ def _either(job: JobFile, here: Worker) -> Estimate | None:
 
 def _means_gpus(job: JobFile) -> bool:
     """Whether `auto` will find GPUs, as far as can be told without a cluster."""
-    return job.plan.price_per_gpu_hour is not None or _has_gpu()
-
-
-def _has_gpu() -> bool:
-    """By its device file: asking torch would import it."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    return job.plan.price_per_gpu_hour is not None or has_gpu()
 
 
 def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False) -> Estimate | None:

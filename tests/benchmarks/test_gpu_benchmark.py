@@ -56,6 +56,10 @@ def test_the_whole_road_runs_on_a_cpu(tmp_path: Path) -> None:
     assert killed["verify"]["problems"] == []
     short = steps["failures"]["out of memory, the worker alone"]
     assert short["written"] == short["seen"] == 16
+    index = steps["index"]["16 partitions"]
+    assert index["cpu"]["mean_cosine"] == pytest.approx(index["card"]["mean_cosine"], abs=0.01)
+    assert index["placed_elsewhere"] < 0.01
+    assert steps["index"]["build"]["computed_on"] == {"cpu": "cpu", "card": "card"}
     assert result["targets"]["dollars per million images"]["L/14"] > 0
 
 

@@ -29,7 +29,7 @@ def resident_bytes(what: str) -> int:
 
 
 def test_an_index_is_merged_some_partitions_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(dataset: object, column: str, num_partitions: int) -> npt.NDArray[np.float32]:
+    def drawn(dataset: object, column: str, num_partitions: int, hold: object) -> npt.NDArray[np.float32]:
         return normalise(numbers[:num_partitions].astype(np.float32))  # to train them would take minutes
 
     monkeypatch.setattr(segments, "all_centroids", drawn)

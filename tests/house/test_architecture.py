@@ -72,7 +72,7 @@ OWNERS = {
         "jobs.indexing.cluster",
         "jobs.observing.ray_exporter",
     ),
-    "torch": ("workers.clip.*", "workers.decode.preprocess", "workers.heads_file"),
+    "torch": ("workers.clip.*", "workers.decode.preprocess", "workers.heads_file", "jobs.indexing.on_device"),
     "open_clip": ("workers.clip.*",),
     "s3fs": ("workers.store.*",),
     "botocore": ("workers.store.*",),

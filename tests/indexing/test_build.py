@@ -20,7 +20,7 @@ import clipmill.jobs.indexing.segments as segments
 from clipmill.jobs.indexing import build, plan, vector
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.indexing.centroids import sample
-from clipmill.jobs.indexing.kmeans import train
+from clipmill.jobs.indexing.kmeans import Hold, train
 from clipmill.jobs.indexing.partitions import assigned
 from clipmill.jobs.indexing.plan import VectorPlan
 from clipmill.jobs.indexing.recall import brute_force
@@ -438,9 +438,9 @@ def test_new_rows_are_a_part_of_the_index_and_parts_are_merged(
     make(uri)
     built: list[tuple[int, ...]] = []
 
-    def noted(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+    def noted(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
         built.extend(task.fragment_ids for task in tasks)
-        yield from in_turn(tasks)
+        yield from in_turn(tasks, hold)
 
     in_turn = segments.in_turn
     monkeypatch.setattr(segments, "in_turn", noted)
@@ -459,8 +459,8 @@ def test_a_compaction_while_new_rows_are_added_leaves_them_to_lance(
     for start in (2800, 2920):
         append(uri, TableOptions(rows=120, start=start))
 
-    def disturbed(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
-        for built in list(in_turn(tasks)):
+    def disturbed(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
+        for built in list(in_turn(tasks, hold)):
             lance.dataset(f"{uri}.lance").optimize.compact_files(target_rows_per_fragment=10_000)
             yield built
 
@@ -473,8 +473,8 @@ def test_a_compaction_while_new_rows_are_added_leaves_them_to_lance(
 def test_a_compaction_while_an_index_is_built_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = several_fragments(tmp_path)
 
-    def disturbed(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
-        yield from list(in_turn(tasks))
+    def disturbed(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
+        yield from list(in_turn(tasks, hold))
         lance.dataset(f"{uri}.lance").optimize.compact_files(target_rows_per_fragment=10_000)
 
     in_turn = segments.in_turn
@@ -536,7 +536,7 @@ def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, mon
     uri = several_fragments(tmp_path)
     built: list[tuple[int, ...]] = []
 
-    def dying(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+    def dying(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
         for place, task in enumerate(tasks):
             if len(built) == 2:
                 raise KeyboardInterrupt
@@ -549,7 +549,7 @@ def test_killed_half_way_only_the_missing_segments_are_built(tmp_path: Path, mon
     assert existing_plan(lance.dataset(f"{uri}.lance"), "vector") is None, "nothing is visible before the commit"
     done = list(built)
 
-    def rest(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+    def rest(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
         for place, task in enumerate(tasks):
             built.append(task.fragment_ids)
             yield place, segments.build_segment(task)
@@ -577,7 +577,7 @@ def test_segments_of_a_killed_build_are_not_taken_over_where_other_vectors_are_t
         lance.write_dataset(dataset.to_table(), dataset.uri, mode="overwrite", max_rows_per_file=700)
     built: list[tuple[int, ...]] = []
 
-    def counting(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+    def counting(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
         for place, task in enumerate(tasks):
             if len(built) == 2:
                 raise KeyboardInterrupt
@@ -602,7 +602,7 @@ def test_what_a_killed_build_made_lies_with_the_table_and_is_no_orphan(
     name = make_table(tmp_path / folder, TableOptions(rows=300))
     append(name, TableOptions(rows=300, start=300))
 
-    def dying(tasks: Sequence[segments.SegmentTask]) -> Iterator[tuple[int, str]]:
+    def dying(tasks: Sequence[segments.SegmentTask], hold: Hold) -> Iterator[tuple[int, str]]:
         yield 0, segments.build_segment(tasks[0])
         raise KeyboardInterrupt
 

@@ -166,12 +166,12 @@ def test_a_first_plan_on_a_machine_without_a_gpu_is_of_this_machine(tmp_path, mo
     (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
     here = from_arithmetic(job(tmp_path), Worker(gpus=0.0, cores=float(os.cpu_count() or 1)))
     there = from_arithmetic(job(tmp_path), GPU)
-    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: False)
+    monkeypatch.setattr("clipmill.jobs.planning.estimate.has_gpu", lambda: False)
     plan = dry_run.dry_run(job(tmp_path))
     assert plan.samples_per_s == here.samples_per_s
     assert f"{there.samples_per_s:,.0f} samples/s each" in plan.basis
     assert dry_run.dry_run(job(tmp_path), price_per_gpu_hour=2.0).samples_per_s == there.samples_per_s
-    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: True)
+    monkeypatch.setattr("clipmill.jobs.planning.estimate.has_gpu", lambda: True)
     assert dry_run.dry_run(job(tmp_path)).samples_per_s == there.samples_per_s
 
 

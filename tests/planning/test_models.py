@@ -178,7 +178,7 @@ def test_what_was_published_is_found_under_the_name_that_is_written() -> None:
 
 
 def test_rates_are_those_of_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmill.jobs.planning.estimate._has_gpu", lambda: False)
+    monkeypatch.setattr("clipmill.jobs.planning.estimate.has_gpu", lambda: False)
     (on_gpu,) = by_tag("ViT-L-14/openai", gpu=True)[:1]
     assert on_gpu.pictures_per_s == pytest.approx(312, rel=0.02)  # what the arithmetic is from
     assert on_gpu.dollars_per_million(3.6) == pytest.approx(1e6 / 312 * 0.001, rel=0.02)
