@@ -15,7 +15,7 @@ from clipmill.jobs.cli.main import run
 from clipmill.jobs.planning import turned as planned
 from clipmill.jobs.planning.turned import turned
 from clipmill.schemas.job.config import Limits, Source, Storage
-from clipmill.schemas.unit.rejects import Reject
+from clipmill.schemas.unit.rejects import Reason, Reject
 from clipmill.schemas.unit.samples import Sample
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.read import read_unit
@@ -157,3 +157,30 @@ def test_a_folder_packed_by_tar_with_a_macs_companions(tmp_path: Path) -> None:
     assert isinstance(only, Sample)
     assert (only.caption, only.uri.rpartition("#")[2]) == ("first", "day/a.jpg")
     assert census.left_out == {"hidden": 2, "no extension": 1}
+
+
+def test_a_folder_where_equal_files_are_one_is_packed_as_links_and_each_of_them_is_named(tmp_path: Path) -> None:
+    """As tools against duplicates leave a folder: the second of two equal files is another name of the first."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, data in (("1.jpg", picture(1)), ("1.txt", b"no title"), ("2.jpg", picture(2)), ("3.txt", b"Rex")):
+        (folder / name).write_bytes(data)
+    (folder / "2.txt").hardlink_to(folder / "1.txt")
+    (folder / "3.jpg").hardlink_to(folder / "1.jpg")
+    shards = {}
+    for dereference in (False, True):
+        shards[dereference] = tmp_path / f"{dereference}.tar"
+        with tarfile.open(shards[dereference], "w", dereference=dereference) as tar:
+            for path in sorted(folder.iterdir()):
+                tar.add(path, path.name)
+    found = read_tar(str(shards[False]), caption="txt")
+    rejects = {item.uri.rpartition("#")[2]: (item.reason, item.detail) for item in found if isinstance(item, Reject)}
+    assert rejects == {
+        "2.jpg": (Reason.BAD_METADATA, "txt is a link or a sparse file"),
+        "3.jpg": (Reason.NO_IMAGE, "a link to '1.jpg', without bytes of its own"),
+    }
+    assert {name: sample.caption for name, sample in samples(found).items()} == {"1.jpg": "no title"}
+    whole = samples(read_tar(str(shards[True]), caption="txt"))
+    assert {name: sample.caption for name, sample in whole.items()} == {
+        "1.jpg": "no title", "2.jpg": "no title", "3.jpg": "Rex"
+    }  # fmt: skip
