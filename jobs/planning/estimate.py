@@ -93,12 +93,9 @@ def _means_gpus(job: JobFile) -> bool:
 def from_last_run(tables: "Tables", worker: Worker, *, any_device: bool = False) -> Estimate | None:
     """The last run of this table that embedded something, on a GPU where this worker has one, else on none, or on
     whatever it was; how many cores or which GPU its workers had is not compared."""
-    from clipmill.jobs.table.runs import events
+    from clipmill.jobs.table.runs import events_of
 
-    runs = tables.open("runs", missing_ok=True)
-    if runs is None:
-        return None
-    for row in reversed(events(runs, ["detail", "run"], "event = 'finished'")):
+    for row in reversed(events_of(tables, ["detail", "run"], "event = 'finished'")):
         run: dict[str, Any] = json.loads(row["detail"])
         on_cpu = run.get("device", "cpu") == "cpu"
         if run.get("samples_per_s") and run.get("seen") and (any_device or on_cpu == (not worker.gpus)):

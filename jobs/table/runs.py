@@ -27,11 +27,8 @@ def events_of(tables: Tables, columns: list[str], where: str) -> list[dict[str, 
 
 
 def last_job(tables: Tables) -> dict[str, Any]:
-    """The job file of the run that started last, as plain values; empty where no run is known."""
-    runs = tables.open("runs", missing_ok=True)
-    if runs is None:
-        return {}
-    for started in reversed(events(runs, ["detail"], "event = 'started'")):
+    """The job file of the run of this table that started last, as plain values; empty where no run is known."""
+    for started in reversed(events_of(tables, ["detail"], "event = 'started'")):
         try:
             found = json.loads(started["detail"])
         except ValueError:

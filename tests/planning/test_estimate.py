@@ -22,11 +22,12 @@ from clipmill.jobs.planning.estimate import (
 from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.running.summary import Summary, describe
 from clipmill.jobs.table import ledger
+from clipmill.jobs.table.runs import last_job, last_source
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import rows_schema
 from clipmill.schemas.job.config import JobFile
 from tests.build import picture, tar
-from tests.committed import FINGERPRINT, entry_of
+from tests.committed import FINGERPRINT, entry_of, make_tables
 from tests.models import config, save_checkpoint
 
 CPU, GPU = Worker(gpus=0.0, cores=2.0), Worker(gpus=1.0, cores=8.0)
@@ -108,24 +109,36 @@ def test_a_processor_is_taken_for_what_it_multiplies(tmp_path, flags, precision,
 
 
 def test_the_last_run_on_such_a_worker_goes_before_arithmetic(tmp_path):
-    tables = Tables.at(f"{tmp_path}/db/images")
-    tables.ensure_side_tables()
+    tables = make_tables(tmp_path)
     assert from_last_run(tables, CPU) is None
     for run, rate, workers, device in (("a", 90.0, 3, "cpu"), ("b", 7000.0, 2, "NVIDIA"), ("c", 0.0, 1, "cpu")):
         detail = {"samples_per_s": rate, "workers": workers, "device": device, "seen": 10, "limited_by": "embed"}
-        tables.log_run(run, "embed", "finished", json.dumps(detail))
+        tables.log_run(run, "embed", "finished", json.dumps(detail), table_id=tables.id())
     assert estimate(job(tmp_path), tables, CPU).samples_per_s == 30.0
     found = estimate(job(tmp_path), tables, GPU)
     assert (found.samples_per_s, found.basis) == (3500.0, "measured: this table's run b")
 
 
+def test_runs_of_a_table_of_this_name_that_was_dropped_say_nothing_of_this_one(tmp_path):
+    """Neither how fast it is nor what its job was: its model and its source may have been others."""
+    tables = make_tables(tmp_path)
+    detail = {"samples_per_s": 90.0, "workers": 1, "device": "cpu", "seen": 10, "limited_by": "embed"}
+    source = {"source": {"format": "webdataset", "uri": "s3://mine/*.tar"}}
+    tables.log_run("mine", "embed", "started", json.dumps(source), table_id=tables.id())
+    tables.log_run("mine", "embed", "finished", json.dumps(detail), table_id=tables.id())
+    tables.log_run("other", "embed", "started", '{"source": {}}', table_id="f" * 16)
+    tables.log_run("other", "embed", "finished", json.dumps({**detail, "samples_per_s": 1.0}), table_id="f" * 16)
+    assert from_last_run(tables, CPU).basis == "measured: this table's run mine"
+    assert last_job(tables) == source
+    assert last_source(tables).uri == ("s3://mine/*.tar",)
+
+
 def test_a_plan_for_whatever_the_cluster_has_takes_the_last_run_as_it_was(tmp_path):
     """`gpus: auto` on a machine without a GPU: the run that was measured there, not a card that nobody has."""
     (tmp_path / "0.tar").write_bytes(tar([(f"{n}.jpg", picture(n)) for n in range(8)]))
-    tables = Tables.at(f"{tmp_path}/db/images")
-    tables.ensure_side_tables()
+    tables = made(job(tmp_path))
     detail = {"samples_per_s": 103.0, "workers": 1, "device": "cpu", "seen": 10, "limited_by": "embed"}
-    tables.log_run("a", "embed", "finished", json.dumps(detail))
+    tables.log_run("a", "embed", "finished", json.dumps(detail), table_id=tables.id())
     plan = dry_run.dry_run(job(tmp_path), price_per_gpu_hour=3600.0)
     assert (plan.samples_per_s, plan.basis) == (103.0, "measured: this table's run a")
     assert plan.dollars is None, "no GPU was used"

@@ -301,6 +301,6 @@ def test_the_server_of_the_source_is_known_where_the_table_is_ones_own(
     s3.put("raw/a.png", SECRET)
     source(tables, f"{s3.uri}/raw/", "files")
     job = {"storage": s3.storage.model_dump(mode="json")}
-    tables.log_run("a", "embed", "started", json.dumps(job))
+    tables.log_run("a", "embed", "started", json.dumps(job), table_id=tables.id())
     assert Originals(tables).read(row(f"{s3.uri}/raw/a.png", SECRET)) == SECRET
     assert source_storage(replace(tables, database="s3://b/db")) == Storage()

@@ -89,7 +89,7 @@ def make(folder: Path) -> Made:
     version = int(tables.create("", schema).version)
     source = Source.model_validate({"format": "webdataset", "uri": str(packed), "caption": "txt"})
     job = {"source": source.model_dump(mode="json"), "tags": tags.model_dump(mode="json")}
-    tables.log_run("a", "embed", "started", json.dumps(job))
+    tables.log_run("a", "embed", "started", json.dumps(job), table_id=tables.id())
     found = head(str(packed), Storage())
     unit = WorkUnit(unit_id="u1", format="webdataset", uri=found.uri, etag=found.etag, size_bytes=found.size_bytes)
     context = WorkContext(
