@@ -5,7 +5,8 @@ first (words are an error then), then all columns are renamed, then the new mode
 has the vectors of one model beside the text encoder of another. A client that follows the newest version may have read
 the old entry and still be encoding, so between the first two it is given time. `live` moves last.
 
-Killed between two steps, the same command goes on.
+Killed between two steps, the same command goes on. Rows that came before it did are for the gates of nights to judge,
+which let readers on to a promotion that has all but moved `live` (`is_done`).
 """
 
 import json
@@ -122,6 +123,14 @@ def back(table: str, storage: Storage, how: How) -> Promotion:
             what = ("row that passed no gate is", "rows that passed no gate are")
             notes.append(f"{counted(came, *what)} seen by readers with it")
         return _Switch(tables, lease, slug, how, is_back=True, notes=notes).run(None)
+
+
+def is_done(rows: Any, live: Any) -> bool:
+    """Whether `rows` have another set in use than `live` by a promotion that is whole, but for moving `live`: it was
+    judged before it began, and plain clients have the new model's entry for words."""
+    told = json.loads(rows.config().get(PROMOTED_KEY, "{}"))
+    moved = (told.get("from"), told.get("to")) == (sets.slug_in_use(live.schema), sets.slug_in_use(rows.schema))
+    return moved and "reports" not in told
 
 
 class _Switch:
@@ -256,8 +265,8 @@ class _Switch:
             raise GateRefused(
                 f"'{self.slug}' is in use, but {counted(came, 'row')} came since the version that readers see and "
                 "passed no gate",
-                f"`clipmill publish {self.tables.database}/{self.tables.name}` judges them; where `vectors` alone "
-                "refuses, with --force it lets readers on",
+                f"`clipmill publish {self.tables.database}/{self.tables.name}`, or the next night, judges them and lets "
+                "readers on",
             )
         self.lease.check()
         rows.tags.update(LIVE, rows.version)

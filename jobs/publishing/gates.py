@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from clipmill.jobs.committing.commit import IDS_PER_FILTER, ids_filter
+from clipmill.jobs.migrating import promote
 from clipmill.jobs.publishing.night import Gate
 from clipmill.jobs.publishing.set_gates import NONE, columns_gate, sets_gate
 from clipmill.jobs.table import compat, ledger, sets
@@ -162,7 +163,7 @@ def _vectors(rows: Any, live: Any) -> Gate:
     """Finite and of unit length, in what readers have not seen yet; and of the model that they know."""
     if live is not None:
         mine, theirs = compat.stored_fingerprint(rows.schema), compat.stored_fingerprint(live.schema)
-        if mine.identity() != theirs.identity():
+        if mine.identity() != theirs.identity() and not promote.is_done(rows, live):
             said = f"the vectors are of {mine.model}, those that readers see of {theirs.model}: another fingerprint; "
             said += f"`clipmill promote TABLE {sets.slug_in_use(rows.schema)}` ends a promotion that was cut off"
             hint = "promote again, which lets them on or says what does"  # force leaves plain clients without words
@@ -209,6 +210,10 @@ def _tag_drift(rows: Any, live: Any, most: float) -> Gate | None:
         if mine.get("name") == theirs.get("name"):
             said = f"the tags of '{mine.get('name')}' were given anew by other rules than readers see"
         return Gate(name="tag_drift", passed=True, value=None, threshold=most, sentence=f"{said}: not compared")
+    one, other = (compat.stored_fingerprint(of.schema) for of in (rows, live))
+    if one.identity() != other.identity():  # what the gate `vectors` thinks of it is its own matter
+        said = f"the tags are of vectors of {one.model}, those that readers see of {other.model}: not compared"
+        return Gate(name="tag_drift", passed=True, value=None, threshold=most, sentence=said)
     now, before = histogram(rows), histogram(live)
     if not now and not before:
         return None

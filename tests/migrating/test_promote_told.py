@@ -12,6 +12,7 @@ from clipmill.jobs.migrating.retag import RetagOptions, retag
 from clipmill.jobs.migrating.score import score
 from clipmill.jobs.migrating.set_index import build_set_index
 from clipmill.jobs.migrating.words import promotion_in_words
+from clipmill.jobs.publishing.publish import publish
 from clipmill.jobs.verifying.status import status
 from clipmill.schemas.errors import EXIT_GATE_REFUSED, GateRefused, UserError
 from tests.build import tar
@@ -78,8 +79,22 @@ def test_nor_by_the_end_of_one_that_was_cut_off(world: World) -> None:
     with pytest.raises(GateRefused, match="is in use, but 3 rows came since the version that readers see"):
         promote(world.uri, SLUG, STORAGE, LOOSE, how())
     assert world.tables.open(version="live").version == rows.version
-    world.tables.open().tags.update("live", world.tables.open().version)
+    published = publish(world.uri, STORAGE, force=False, say=lambda _: None)
+    assert (published.refused, published.overridden) == ((), ())
+    assert world.tables.open(version="live").version == published.version > rows.version
     assert promote(world.uri, SLUG, STORAGE, LOOSE, how()).notes == [ALREADY]
+
+
+def test_the_gates_wait_for_the_end_of_one_that_was_cut_off(world: World) -> None:
+    """Plain clients would be without words. The config says how far it came."""
+    rows = world.tables.open()
+    rows.tags.create("live", rows.version)
+    with pytest.raises(Killed):
+        promote(world.uri, SLUG, STORAGE, LOOSE, how(killer("after_rename")))
+    world.embed("d", tar(members(range(30, 33))), bench=world.new)
+    (refused,) = publish(world.uri, STORAGE, force=False, say=lambda _: None).refused
+    assert "`clipmill promote TABLE stub_16` ends a promotion that was cut off" in refused.sentence
+    assert world.tables.open(version="live").version == rows.version
 
 
 def test_scores_of_the_new_model_are_not_called_the_old_ones(world: World) -> None:
