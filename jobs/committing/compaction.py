@@ -20,6 +20,7 @@ from clipmill.jobs.committing.lease import Lease, fill_holder
 from clipmill.jobs.table import memory, tombstones
 from clipmill.jobs.table.errors import is_conflict, writing
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables, lance_module
+from clipmill.workers.store.storage import retry_transient
 
 EVERY = 1_000  # fragments that have to come before another pass is worth it
 # A fragment of this many rows is left alone. Larger would mean rewriting the half-full last one at every pass.
@@ -63,25 +64,30 @@ class Compactor:
             self.compact()
 
     def compact(self) -> None:
-        """One pass within the time budget: the tasks that save the most fragments first."""
+        """One pass within the time budget: the tasks that save the most fragments first. A store that does not answer
+        is asked again, for the newest version's tasks: what landed unsaid is merged there, and no task any more."""
         if not self.holds_fill and self._is_being_filled():
             return
-        rows = self.tables.open(cache_bytes=CACHE_BYTES)
         try:
-            with writing(self.tables.rows):
-                done = _rewritten(rows, self.target_rows)
-            if done:
-                self.lease.check()
-                with writing(self.tables.rows):
-                    compaction().commit(rows, done)
-                self.passes += 1
+            self.passes += self._merge()
         except OSError as error:
             if not is_conflict(error):
                 raise
             self.conflicts += 1
         self.count = self.floor = len(self.tables.open().get_fragments())
-        del rows
         memory.give_back()
+
+    @retry_transient
+    def _merge(self) -> bool:
+        """Whether there was something."""
+        rows = self.tables.open(cache_bytes=CACHE_BYTES)
+        with writing(self.tables.rows):
+            done = _rewritten(rows, self.target_rows)
+        if done:
+            self.lease.check()
+            with writing(self.tables.rows):
+                compaction().commit(rows, done)
+        return bool(done)
 
     def _is_being_filled(self) -> bool:
         """Whether somebody may hold the fill lease: always, unless it was given back, its process is gone, or its value
@@ -133,16 +139,21 @@ def tidy_side_tables(tables: Tables, lease: Lease, *, every: int = SIDE_EVERY, k
     A conflict is left to the next run. Raises LeaseLost.
     """
     assert keep >= KEEP or keep == timedelta(0), "less than a day is for tests that hold the only handle"
-    for part in (*SIDE_TABLES, *([tombstones.PART] if tables.exists(tombstones.PART) else [])):
+
+    @retry_transient
+    def tidy(part: str) -> None:
         dataset = tables.open(part, cache_bytes=CACHE_BYTES)
         lease.check()
+        with writing(tables.uri(part)):
+            if len(dataset.get_fragments()) >= every:
+                done = _rewritten(dataset, 1_000_000)
+                if done:
+                    compaction().commit(dataset, done)
+            tables.open(part).cleanup_old_versions(keep, error_if_tagged_old_versions=False)
+
+    for part in (*SIDE_TABLES, *([tombstones.PART] if tables.exists(tombstones.PART) else [])):
         try:
-            with writing(tables.uri(part)):
-                if len(dataset.get_fragments()) >= every:
-                    done = _rewritten(dataset, 1_000_000)
-                    if done:
-                        compaction().commit(dataset, done)
-                tables.open(part).cleanup_old_versions(keep, error_if_tagged_old_versions=False)
+            tidy(part)
         except OSError as error:
             if not is_conflict(error):
                 raise

@@ -179,6 +179,7 @@ def test_another_models_vectors_are_seen(tables: Tables) -> None:
     gate = gates(tables)["vectors"]
     assert "another fingerprint; `clipmill promote TABLE words_none` ends a promotion that was cut off" in gate.sentence
     assert gate.hint.startswith("promote again"), "force leaves plain clients without words"
+    assert gates(tables)["tag_drift"].sentence.endswith("that readers see of words: not compared")
 
 
 def test_tags_that_drift_are_seen(tables: Tables) -> None:
