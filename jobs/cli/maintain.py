@@ -34,7 +34,7 @@ def maintain(
     """Keep the files of TABLE few and fresh: small fragments are merged, new rows enter the indices, old versions leave
     unless a tag names them, and so do files of killed runs that no version names and that are older than a day.
     `clipmill embed` does the most urgent of it by itself. Safe beside readers; exit code 5 while another run holds the
-    table."""
+    table, 3 where the disk has no space for some of it: what is left out is named, and what frees space is done."""
     from clipmill.jobs.maintaining.maintain import maintain_table
     from clipmill.jobs.maintaining.words import maintained_in_words
     from clipmill.jobs.terminal.output import note, print_words
@@ -42,6 +42,8 @@ def maintain(
     storage = storage_from(endpoint_url, region)
     done = maintain_table(table, storage, say=note, keep=timedelta(days=keep_days), dry_run=dry_run)
     print_words(done, maintained_in_words, as_json=as_json)
+    if done.left_out:
+        raise SystemExit(EXIT_UNITS_FAILED)
 
 
 @click.command(short_help="Delete rows for good: they do not come back with their source.")

@@ -1,5 +1,6 @@
 """Versions of the rows that nobody needs any more, and the files that only they have."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,10 +45,11 @@ def clean(
     say("removing versions that nobody needs")
     try:
         done = tables.open().cleanup_old_versions(keep, error_if_tagged_old_versions=False)
-        tables.open("runs").update_config({CLEANED_KEY: now.isoformat()})
     except (OSError, ValueError, RuntimeError) as error:
         say(f"old versions were not removed, the next run tries again: {one_line(error)}")
         return None
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no space left, say: the next run looks again
+        tables.open("runs").update_config({CLEANED_KEY: now.isoformat()})
     return Cleaned(versions=int(done.old_versions), size_bytes=int(done.bytes_removed))
 
 

@@ -21,7 +21,7 @@ from clipmill.jobs.indexing.recall import Recall, ask, measure
 from clipmill.jobs.querying.curve import CONFIG_KEY, Curve, stored_curve, stored_report
 from clipmill.jobs.querying.snapshot import VectorIndex, read_vector_index, with_curve
 from clipmill.jobs.table import memory
-from clipmill.jobs.table.errors import is_conflict, refusal
+from clipmill.jobs.table.errors import NoSpace, is_conflict, refusal
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.schemas.job.config import Storage
@@ -136,8 +136,8 @@ def _told(table: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         told = refusal(error, table)
-        if told is not None and "no space left" in told.message:
-            raise UserError(told.message, f"{told.hint}; what an index is made from lies in TMPDIR meanwhile") from None
+        if isinstance(told, NoSpace):
+            raise NoSpace(told.message, f"{told.hint}; what an index is made from lies in TMPDIR meanwhile") from None
         if told is not None:
             raise told from None
         if not is_conflict(error):

@@ -2,7 +2,8 @@
 
 In this order: new rows enter the indices, small fragments are merged, the tables beside the rows are tidied, the fence
 moves to the newest version (so that its tag never ages), versions that nobody needs leave, and then the files that no
-version names. Each step is a commit or a removal of its own: killed between two, the next time goes on.
+version names. Each step is a commit or a removal of its own: killed between two, the next time goes on. On a full disk
+what needs space is left out, and what frees some is done.
 
 Memory holds a batch of rows, a manifest, and the names of suspected orphans; never rows by the table.
 """
@@ -23,6 +24,7 @@ from clipmill.jobs.maintaining.needed import SIDE_EVERY, old_versions, same_rows
 from clipmill.jobs.maintaining.orphans import Orphan, orphans, store_clock_s
 from clipmill.jobs.running.options import new_run_id
 from clipmill.jobs.table import memory, tombstones
+from clipmill.jobs.table.errors import NoSpace
 from clipmill.jobs.table.readers import LIVE, readers, tags_of
 from clipmill.jobs.table.tables import SIDE_TABLES, Tables
 from clipmill.schemas.errors import LeaseHeld
@@ -39,7 +41,7 @@ Say = Callable[[str], None]
 class Maintained:
     """What was done; with `dry_run`, what would be. `indices`: by column, only what was extended or built.
     `versions_removed` and `version_bytes` are of the rows. `orphan_files` names the first few. `cut`: events of the
-    ledger and lines of the run log that nothing rests on any more."""
+    ledger and lines of the run log that nothing rests on any more. `left_out`: what there was no space for."""
 
     table: str
     dry_run: bool = False
@@ -55,6 +57,7 @@ class Maintained:
     orphan_files: list[str] = field(default_factory=list)
     healed_units: int = 0
     cut: int = 0
+    left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -65,19 +68,27 @@ def maintain(
     """Under the lease, after the fence and after healing. `keep`: the age at which versions of the rows leave, a day at
     least; `compact_s`: how long fragments are merged at most, plus the task under way.
 
-    Where a column is being filled, nothing is merged and no file is removed, and a note says so. Raises LeaseLost.
+    Where a column is being filled, nothing is merged and no file is removed, and a note says so; so it does of what
+    there was no space for. Raises LeaseLost.
     """
     assert keep >= LEAST_KEEP or keep == timedelta(0), "less than a day is for tests that hold the only handle"
     began = time.monotonic()
     notes: list[str] = []
+    left_out: list[str] = []
     before = len(tables.open().get_fragments())
     found: list[Orphan] = []
+    indices: dict[str, str] = {}
+    cut = 0
     with _no_fill_or_a_note(lease, notes, say) as alone:
-        indices = _extend_indices(tables, lease, say)  # first: Lance merges no fragment it knows with one it does not
-        if alone:
-            _compact(tables, lease, compact_s, say)
-        cut = _cut_history(tables, lease, say)
-        lease.fence()
+        with _space_for("new rows entering the indices", left_out):  # first: Lance merges none that one index lacks
+            indices = _extend_indices(tables, lease, say)
+        with _space_for("merging small fragments", left_out):
+            if alone:
+                _compact(tables, lease, compact_s, say)
+        with _space_for("tidying the ledger and the run log", left_out):
+            cut = _cut_history(tables, lease, say)
+        with _space_for("moving the fence", left_out):  # it stands at a version that is kept for it
+            lease.fence()
         cleaned = clean(tables, lease, say=say, keep=keep, even_today=True)
         if alone:
             say("looking for files that no version names")
@@ -100,7 +111,8 @@ def maintain(
         orphan_files=[one.uri for one in found[:MAX_NAMED]],
         healed_units=healed,
         cut=cut,
-        notes=notes,
+        left_out=left_out,
+        notes=[*notes, *_no_space(left_out)],
         seconds=round(time.monotonic() - began, 3),
     )
 
@@ -202,6 +214,19 @@ def _no_fill_or_a_note(lease: Lease, notes: list[str], say: Say) -> Iterator[boo
             yield False
             return
         yield True
+
+
+@contextlib.contextmanager
+def _space_for(what: str, left_out: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except NoSpace:
+        left_out.append(what)
+
+
+def _no_space(left_out: list[str]) -> list[str]:
+    what = f"there was no space left for {' and '.join(left_out)}; what nobody needs was removed: run it again, or free"
+    return [f"{what} more"] if left_out else []
 
 
 def _cut_history(tables: Tables, lease: Lease, say: Say) -> int:

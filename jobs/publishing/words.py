@@ -93,6 +93,7 @@ def _files(night: Night) -> str:
         parts.append(f"{counted(done['versions_removed'], 'old version')} left")
     if done.get("orphans"):
         parts.append(f"{counted(done['orphans'], 'file')} of killed runs left")
+    parts += done.get("notes", [])
     return f"files: {', '.join(parts)}" if parts else ""
 
 

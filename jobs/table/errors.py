@@ -19,13 +19,25 @@ _CONFLICT = re.compile(
     r"(?:Retryable commit conflict|Commit conflict|Incompatible transaction|Too many concurrent writers)",
     re.IGNORECASE,
 )
+
+
+class NoSpace(UserError):
+    """The disk, or one's share of it, is full. What frees some can still be done."""
+
+
 _NO_ROOM = (
     (
         r"\(os error 28\)|\(os error 122\)|507 Insufficient",
         "there is no space left for",
         "free some, or use another place",
+        NoSpace,
     ),
-    (r"\(os error 30\)", "the file system is mounted read-only, so nothing can be written to", "use another place"),
+    (
+        r"\(os error 30\)",
+        "the file system is mounted read-only, so nothing can be written to",
+        "use another place",
+        UserError,
+    ),
 )
 _REFUSALS = (
     *_NO_ROOM,
@@ -33,6 +45,7 @@ _REFUSALS = (
         r"\(os error 13\)|\(os error 1\)",
         "no permission to write to",
         "ask for write permission on the folder",
+        UserError,
     ),
 )
 
@@ -135,9 +148,11 @@ def no_room(error: Exception, uri: str) -> UserError | None:
     return _refused(error, uri, _NO_ROOM)
 
 
-def _refused(error: Exception, uri: str, refusals: Sequence[tuple[str, str, str]]) -> UserError | None:
+def _refused(error: Exception, uri: str, refusals: Sequence[tuple[str, str, str, type[UserError]]]) -> UserError | None:
     if not isinstance(error, OSError):
         return None
     text = f"{error} (os error {error.errno})"  # Python's; Lance's have the number in the text
-    found = next(((sentence, hint) for pattern, sentence, hint in refusals if re.search(pattern, text)), None)
-    return UserError(f"{found[0]} {uri}", found[1]) if found else None
+    for pattern, sentence, hint, kind in refusals:
+        if re.search(pattern, text):
+            return kind(f"{sentence} {uri}", hint)
+    return None

@@ -29,6 +29,7 @@ from clipmill.jobs.maintaining.orphans import orphans
 from clipmill.jobs.querying.curve import stored_report
 from clipmill.jobs.querying.open import open_table
 from clipmill.jobs.querying.vectors import as_rows, normalise
+from clipmill.jobs.table.errors import NoSpace
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import ClipmillError, UserError
 from clipmill.workers.store import lance_log
@@ -527,7 +528,7 @@ def test_a_full_disk_is_one_sentence_that_names_both_places(tmp_path: Path, monk
         raise OSError("LanceError(IO): No space left on device (os error 28), structural.rs:191:9")  # as Lance says it
 
     monkeypatch.setattr(vector, "_build_at_once", full)
-    with pytest.raises(UserError, match=r"no space left for \S+images") as told:
+    with pytest.raises(NoSpace, match=r"no space left for \S+images") as told:
         build_index(uri, IndexOptions(kind="ivf_rq"))
     assert "TMPDIR" in told.value.hint
 

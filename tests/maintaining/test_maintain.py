@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from clipmill.jobs.cli.main import build
+from clipmill.jobs.committing import compaction
 from clipmill.jobs.committing.commit import Committer
 from clipmill.jobs.committing.lease import FILL_KEY, Lease, fill_holder
 from clipmill.jobs.indexing.build import build_index
@@ -22,7 +23,7 @@ from clipmill.jobs.maintaining.words import maintained_in_words
 from clipmill.jobs.table.readers import FENCE_TAG, readers
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.verify import verify
-from clipmill.schemas.errors import LeaseHeld
+from clipmill.schemas.errors import EXIT_UNITS_FAILED, LeaseHeld
 from clipmill.schemas.job.config import Storage
 from tests.committed import Killed, entry, fragments, ids, killer, make_tables, take_lease
 
@@ -73,6 +74,35 @@ def test_fragments_are_merged_indices_extended_and_versions_leave(tables: Tables
     assert done.version_bytes > 0
     lease.release()
     assert verify(f"{tables.database}/{tables.name}", Storage()).problems == []
+
+
+def test_on_a_full_disk_what_frees_space_is_done_and_the_rest_is_named(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merging writes before it frees: what was to make space ended for want of it, and so did each night after."""
+    lease = take_lease(tables, "a")
+    commit(tables, lease, *(f"u{n}" for n in range(6)))
+    tables.open().delete("unit_id = 'u3'")
+    before = files(tables)
+
+    def full(*_: object) -> None:
+        raise OSError("LanceError(IO): No space left on device (os error 28), structural.rs:191:9")  # as Lance says it
+
+    monkeypatch.setattr(compaction, "_rewritten", full)
+    done = maintain(tables, lease, say=silent, keep=timedelta(0))
+    assert (done.left_out, done.fragments) == (["merging small fragments"], 5)
+    said = "there was no space left for merging small fragments; what nobody needs was removed: run it again, or free"
+    assert said in maintained_in_words(done)
+    assert done.versions_removed > 5
+    assert len({name for name in before - files(tables) if name.startswith("data/")}) == 1
+    lease.release()
+    told = CliRunner().invoke(build(), ["maintain", f"{tables.database}/{tables.name}"])
+    assert told.exit_code == EXIT_UNITS_FAILED
+    assert "there was no space left for merging small fragments" in told.stdout
+    monkeypatch.undo()
+    lease = take_lease(tables, "b")
+    assert maintain(tables, lease, say=silent, keep=timedelta(0)).fragments == 1
+    assert ids(tables) == sorted(f"u{n}{x}" for n in (0, 1, 2, 4, 5) for x in "ab")
 
 
 def test_a_month_of_log_lines_is_few_files(tables: Tables) -> None:
