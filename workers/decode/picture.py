@@ -21,6 +21,7 @@ from clipmill.schemas.unit.rejects import Reason
 from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode import extra
 from clipmill.workers.decode import png as decode_png
+from clipmill.workers.decode.cut import ends_early
 from clipmill.workers.decode.jpeg import decode_jpeg, read_jpeg_header, whole_cmyk
 from clipmill.workers.decode.rgb import to_rgb_HWC
 from clipmill.workers.decode.turn import ORIENTATION, orientation_in, swaps_sides, turn_upright
@@ -153,6 +154,8 @@ def _decode_with_pillow(image: bytes, limits: Limits) -> Decoded:
         refusal = _refusal(error, limits)
         if refusal.reason == Reason.UNKNOWN_FORMAT and (known := extra.missing_for(image)):
             refusal = BadImage(Reason.UNKNOWN_FORMAT, known)
+        elif refusal.reason in (Reason.UNKNOWN_FORMAT, Reason.CORRUPT) and ends_early(image):
+            refusal = BadImage(Reason.TRUNCATED, "the file ends before its picture does")
         if image.startswith(decode_png.SIGNATURE):
             whole = decode_png.without_damaged_chunks(image)
             if whole is not None:
@@ -206,7 +209,7 @@ def _refusal(error: Exception, limits: Limits) -> BadImage:
     if isinstance(error, Image.DecompressionBombError):
         size = re.search(r"\d+", text)  # Pillow compares it with twice the limit, and says that
         return BadImage(Reason.TOO_MANY_PIXELS, f"{size[0] if size else 0} pixels, the limit is {limits.max_pixels}")
-    if isinstance(error, EOFError) or "truncated" in text.lower():
+    if isinstance(error, EOFError) or re.search("truncated|reached eof|not enough image data", text.lower()):
         return BadImage(Reason.TRUNCATED, text)
     if isinstance(error, MemoryError):
         # Linux overcommits: an allocation that fails was absurd, and the header's size was already within bounds.
