@@ -4,7 +4,7 @@ A bucket that is away, throttles or lists half of itself must never empty a tabl
 refused whole; and of what is gone only that leaves whose place was looked at and is empty.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,11 +16,13 @@ from clipmill.jobs.table import ledger
 from clipmill.jobs.table.ledger import Ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.table.tombstones import kept_out
-from clipmill.schemas.errors import GateRefused
+from clipmill.schemas.errors import ClipmillError, GateRefused
 from clipmill.schemas.job.config import JobFile
 from clipmill.schemas.text.words import part_of
 from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 from clipmill.workers.read.fetch import ordered_map
+from clipmill.workers.read.fields import Wanted
+from clipmill.workers.read.keys import file_patterns, is_asked_for, pattern_of, split_key, wanted_keys
 
 _THREADS = 16
 
@@ -48,6 +50,7 @@ class Sync:
     gate: Gate | None = None
     retry: Retry = field(init=False)
     _empty: dict[str, bool] = field(default_factory=dict)  # places that were looked at
+    _named_otherwise: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.retry = Retry(self.tables, self.job.storage)
@@ -60,7 +63,7 @@ class Sync:
         moving = set(plan.moved.values())
         gone = [entry for entry in plan.gone if entry.unit_id not in moving]
         out = kept_out(self.tables, plan.ledger) if gone or plan.replacements else Counter()
-        self.gone_units, self.gone_samples = len(gone), wanted(gone, out)
+        self.gone_units, self.gone_samples = len(gone), self._lost(gone, out)
         most, lost = self.job.nightly.max_gone, max(0, self.gone_samples - self.gone_before) + shrunk(plan, out)
         self.gate = gone_gate(lost, total(plan.ledger, out), most)
         if not self.gate.passed:
@@ -72,12 +75,43 @@ class Sync:
         self.deleted_samples = wanted(leaving, out)
         return plan.without({entry.unit_id for entry in leaving})
 
+    def _lost(self, gone: list[LedgerEntry], out: Counter[str]) -> int:
+        """Samples of these units, without pictures that lie where they lay and that another pattern of the job file
+        names now: it may be written anew, and no sample leaves by that."""
+        by_uri: dict[str, list[LedgerEntry]] = defaultdict(list)
+        for entry in gone:
+            by_uri[entry.uri if entry.format == "files" else ""].append(entry)
+        lost = wanted(by_uri.pop("", []), out)
+        for uri, entries in by_uri.items():
+            samples = wanted(entries, out)
+            if samples and uri not in self._named_otherwise:
+                self._named_otherwise[uri] = named_otherwise(uri, self.job)
+            lost += max(0, samples - self._named_otherwise.get(uri, 0))
+        return lost
+
     def _with_empty_place(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
         asked = [entry for entry in entries if entry.unit_id not in self._empty]
         is_gone = gone_from(self.job.storage)
         answers = ordered_map(asked, is_gone, threads=_THREADS)
         self._empty.update(zip([entry.unit_id for entry in asked], answers, strict=True))
         return [entry for entry in entries if self._empty[entry.unit_id]]
+
+
+def named_otherwise(uri: str, job: JobFile) -> int:
+    """How many of the pictures that a folder's or a glob's `uri` stands for lie there and are named by what the job
+    file has instead of it; 0 where it has it still. One listing of it; a store that does not answer says nothing."""
+    found = 0
+    try:
+        patterns = tuple(file_patterns(job.source, job.storage)) if job.source.format == "files" else ()
+        old = pattern_of(uri)
+        if not patterns or old.uri in {pattern.uri for pattern in patterns}:
+            return 0
+        images = Wanted.of(job.source).image
+        for key in wanted_keys(old, job.source, job.storage):
+            found += split_key(key.name)[1] in images and not is_asked_for(key.name, old, patterns)
+    except (ClipmillError, OSError):
+        return 0
+    return found
 
 
 def wanted(entries: Iterable[LedgerEntry], out: Counter[str]) -> int:

@@ -14,10 +14,12 @@ from clipmill.jobs.committing.lease import Lease
 from clipmill.jobs.maintaining.delete import Options as Deletion
 from clipmill.jobs.maintaining.delete import Which, delete
 from clipmill.jobs.planning import listing
+from clipmill.jobs.planning.plan import make_plan
 from clipmill.jobs.planning.surveying.survey import survey
 from clipmill.jobs.publishing.night import Night, nights
 from clipmill.jobs.publishing.nightly import nightly
 from clipmill.jobs.publishing.publish import publish
+from clipmill.jobs.publishing.sync import Sync
 from clipmill.jobs.running import embed
 from clipmill.jobs.running.options import Options
 from clipmill.jobs.table.ledger import live, read_ledger
@@ -199,3 +201,43 @@ def test_a_table_that_somebody_takes_before_the_gates_leaves_the_night_in_the_lo
     assert "is being written by" in last.error
     assert last.live_after != last.versions["rows"]
     assert night(job).status == "published"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "removed", "lost"),
+    [
+        ("**/*.jpg", 0, 0),
+        ("*.jp*g", 0, 0),
+        ("", 0, 0),
+        ("**/*.jpg", 10, 10),
+        ("[0-2]*.jpg", 0, 10),
+        ("**/*.png", 0, 40),
+    ],
+)
+def test_a_pattern_that_is_written_anew_loses_what_it_does_not_name(
+    tmp_path: Path, pattern: str, removed: int, lost: int
+) -> None:
+    """Units of the pattern before are listed no more; their pictures are."""
+    (tmp_path / "raw/sub").mkdir(parents=True)
+    for name in [*(f"{n:02d}.jpg" for n in range(40)), "sub/a.jpg", "sub/a.png"]:
+        (tmp_path / "raw" / name).write_bytes(b"picture")
+    given = {
+        "table": f"{tmp_path}/db/images",
+        "source": {"format": "files", "uri": f"{tmp_path}/raw/*.jpg"},
+        "model": {"name": "stub:4"},
+        "nightly": {"max_gone": 1.0},
+    }
+    before = JobFile.model_validate(given)
+    tables = make_tables(tmp_path)
+    lease = take_lease(tables, "first")
+    entries = [entry_of(unit, "first", unit.num_samples or 0) for unit in listing.list_source(before).units]
+    Committer(tables, lease).commit(entries, fragments(tables, entries[0].unit_id, [str(n) for n in range(40)]))
+    lease.release()
+    for number in range(removed):
+        (tmp_path / f"raw/{number:02d}.jpg").unlink()
+    after = JobFile.model_validate({**given, "source": {"format": "files", "uri": f"{tmp_path}/raw/{pattern}"}})
+    sync = Sync(after, tables)
+    sync.review(make_plan(listing.list_source(after).units, read_ledger(tables)))
+    assert (sync.gone_units, sync.gone_samples) == (1, lost)
+    assert sync.gate is not None
+    assert sync.gate.value == lost / 40
