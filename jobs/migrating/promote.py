@@ -265,8 +265,8 @@ class _Switch:
             raise GateRefused(
                 f"'{self.slug}' is in use, but {counted(came, 'row')} came since the version that readers see and "
                 "passed no gate",
-                f"`clipmill publish {self.tables.database}/{self.tables.name}`, or the next night, judges them and lets "
-                "readers on",
+                f"`clipmill publish {self.tables.database}/{self.tables.name}`, or the next night, judges them and "
+                "lets readers on",
             )
         self.lease.check()
         rows.tags.update(LIVE, rows.version)

@@ -22,7 +22,7 @@ from clipmill.schemas.text.words import part_of
 from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 from clipmill.workers.read.fetch import ordered_map
 from clipmill.workers.read.fields import Wanted
-from clipmill.workers.read.keys import file_patterns, is_asked_for, pattern_of, split_key, wanted_keys
+from clipmill.workers.read.folders.keys import file_patterns, is_asked_for, pattern_of, split_key, wanted_keys
 
 _THREADS = 16
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipmill.schemas.config import Limits
-from clipmill.schemas.rejects import Reason
-from clipmill.schemas.samples import BadImage
+from clipmill.schemas.job.config import Limits
+from clipmill.schemas.unit.rejects import Reason
+from clipmill.schemas.unit.samples import BadImage
 from clipmill.workers.decode import cut
 from clipmill.workers.decode.picture import decode
 from clipmill.workers.decode.sniff import ending

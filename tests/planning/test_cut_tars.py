@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmill.jobs.planning.survey_cut import _cuts, cut_tar
-from clipmill.schemas.config import Storage
+from clipmill.jobs.planning.surveying.tars import _cuts, cut_tar
+from clipmill.schemas.job.config import Storage
 from clipmill.workers.store.storage import head
 from tests.build import tar
 from tests.examples import examples
