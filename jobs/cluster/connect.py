@@ -1,22 +1,19 @@
 """Connecting to Ray so that actors get our code. Owner of ray on the driver's side."""
 
-import atexit
 import contextlib
 import logging
 import os
 import random
 import re
-import shutil
 import socket
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import clipmill
-from clipmill.jobs.cluster import local_node
+from clipmill.jobs.cluster import empty_folder, local_node
 from clipmill.jobs.cluster.auth import have_token, use_what_the_cluster_asks_for
 from clipmill.jobs.cluster.small_start import small_start
 from clipmill.jobs.terminal import lines
@@ -154,8 +151,6 @@ def _leave_folder() -> None:
     # Ray starts its processes by fork and exec at once, which is safe; what lance warns of is a fork that runs on.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     old = os.path.realpath(os.getcwd())
-    empty = tempfile.mkdtemp(prefix="clipmill-")
-    atexit.register(shutil.rmtree, empty, ignore_errors=True)
-    os.chdir(empty)
+    os.chdir(empty_folder.make())
     ours = str(Path(clipmill.__file__).absolute().parents[1])
     sys.path[:] = [p for p in sys.path if p and (os.path.realpath(p) != old or os.path.realpath(p) == ours)]

@@ -1,6 +1,7 @@
 """What a source holds, and what of it is to do: looked at by `plan` and `embed` before they do anything."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from clipmill.jobs.committing.duplicates import units_to_redo
@@ -18,6 +19,8 @@ from clipmill.schemas.unit.units import WorkUnit
 from clipmill.workers.read.tables.lance_table import named
 from clipmill.workers.store.errors import telling
 
+TOLD_EVERY_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
@@ -28,15 +31,27 @@ class Listing:
 
 
 def list_source(job: JobFile, *, say: Callable[[str], None] = lambda text: None) -> Listing:
-    """`say` hears when the store asks for patience. Raises UserError as `survey` does, EmptySource also of a list
-    without lines, StoreBusy, StoreUnavailable."""
+    """`say` hears when the store asks for patience, and every half a minute how far it is. Raises UserError as `survey`
+    does, EmptySource also of a list without lines, StoreBusy, StoreUnavailable."""
     left_out: LeftOut = {}
     _refuse_itself(job)
     with telling(say):
-        units = tuple(survey(job.source, job.storage, job.limits, left_out=left_out))
+        units = tuple(_told(survey(job.source, job.storage, job.limits, left_out=left_out), say))
     if not units:
         raise EmptySource(f"source.uri {', '.join(job.source.uri)} names nothing to embed", "is it the right file?")
     return Listing(units=units, left_out=left_out)
+
+
+def _told(units: Iterator[WorkUnit], say: Callable[[str], None]) -> Iterator[WorkUnit]:
+    """A bucket of 100 million objects is 100,000 pages, one after the other: hours without a word."""
+    told_s, count, samples = time.monotonic(), 0, 0
+    for unit in units:
+        count, samples = count + 1, samples + (unit.num_samples or 0)
+        if time.monotonic() - told_s >= TOLD_EVERY_S:
+            told_s = time.monotonic()
+            held = f" with {counted(samples, 'sample')}" if samples else ""
+            say(f"listed so far: {counted(count, 'unit')}{held}")
+        yield unit
 
 
 def _refuse_itself(job: JobFile) -> None:

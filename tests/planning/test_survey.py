@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipmill.jobs.planning import listing
 from clipmill.jobs.planning.listing import list_source
 from clipmill.jobs.planning.surveying import slices as survey_slices
 from clipmill.jobs.planning.surveying import survey as survey_module
@@ -397,6 +398,22 @@ def test_mistakes_are_one_sentence(tmp_path: Path, format: str, make: Any, sente
     with pytest.raises(UserError, match=sentence) as caught:
         units(make(tmp_path), format, **({"image": "photo"} if "photo" in sentence else {}))
     assert caught.value.hint
+
+
+def test_a_long_listing_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 30 s; here at every unit. It was silent to its end, which may be hours."""
+    monkeypatch.setattr(listing, "TOLD_EVERY_S", 0.0)
+    (tmp_path / "list.csv").write_text("url\n" + "".join(f"{n}.jpg\n" for n in range(5000)))
+    for number in range(2):
+        (tmp_path / f"{number}.tar").write_bytes(tar([("a.jpg", b"x")]))
+    said: list[str] = []
+    for source in ({"format": "manifest", "uri": f"{tmp_path}/list.csv", "image": "url"}, {"uri": f"{tmp_path}/*.tar"}):
+        job = {"table": f"{tmp_path}/db/t", "source": {"format": "webdataset", **source}, "model": {"name": "stub"}}
+        found = list_source(JobFile.model_validate(job), say=said.append)
+    assert said[-2:] == ["listed so far: 1 unit", "listed so far: 2 units"]
+    assert said[0].startswith("listed so far: 1 unit with ")
+    assert said[-3].endswith("units with 5,000 samples")
+    assert len(found.units) == 2
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "url,caption\n"])
