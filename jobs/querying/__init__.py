@@ -12,5 +12,6 @@ nothing    why an answer is empty          deadline  how long a query may take, 
 words      captions by their words         pieces    a filter's rows, some fragments at a time
 parts      all rows, a batch at a time     lists     files that name rows
 newer      columns of a later version      damaged   an index or a version whose files are gone
+mask       a filter, told to Lance as rows versions  the version of a table that is read
 at_hand/   what a server holds of all this in memory
 """

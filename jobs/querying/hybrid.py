@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmill.jobs.querying.at_hand.warm import passing
+from clipmill.jobs.querying.mask import MOST_NAMED
 from clipmill.jobs.querying.nearest import cosines
 from clipmill.jobs.querying.pages import ranked
 from clipmill.jobs.querying.request import MAX_HITS, Query
@@ -26,7 +27,6 @@ from clipmill.jobs.querying.words import full_text
 
 RRF_K = 60
 WINDOW = 100
-_NAMED_FIRST = 4_000_000  # rows: ids of so many are kept
 
 _beside = ThreadPoolExecutor(8, thread_name_prefix="full-text")  # both halves of a query run in Lance, without the GIL
 
@@ -42,7 +42,7 @@ def hybrid(
     step = looked = max(WINDOW, query.k + len(query.positive.ids))  # of the first page, so that it asks once
     while looked < depth:
         looked *= 2
-    if predicate is not None and query.column in snapshot.warm:
+    if predicate is not None:
         _name_first(snapshot, predicate)
     while True:
         in_time = copy_context().run  # with the deadline of this thread
@@ -58,7 +58,7 @@ def hybrid(
 
 def _name_first(snapshot: Snapshot, predicate: str) -> None:
     """What both halves need of a filter, once for both. Rows that are named are counted."""
-    if snapshot.num_rows <= _NAMED_FIRST and snapshot.marked(predicate) is None:
+    if snapshot.num_rows <= MOST_NAMED and snapshot.marked(predicate) is None:
         passing(snapshot, predicate)
     snapshot.count(predicate)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from clipmill.jobs.querying.at_hand.warm import EXACT_ROWS, fits, known_marks, marks, passing, subset
 from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.indexed import has_lists
+from clipmill.jobs.querying.mask import FEW_PASS, only_passing
 from clipmill.jobs.querying.roads import MAX_PROPOSED, MOST_READ, Road, at_odds, choose_road, in_memory, rows_of, widest
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.jobs.querying.vectors import among
@@ -240,14 +241,17 @@ def _scan(
         arguments["ef"] = max(road.ef, rows * (road.refine or 1))
     looked_at = predicate if road.proposed and not road.refine else None
     columns = {"_distance": "_distance"} | ({_PASSES: looked_at} if looked_at else {})
+    narrowed: dict[str, Any] = {"filter": None if looked_at else predicate}
+    if predicate and road.filter_first and snapshot.count(predicate) <= FEW_PASS * snapshot.num_rows:
+        narrowed = only_passing(snapshot, predicate)
     with filter_errors(predicate):
         return snapshot.dataset.scanner(
             columns=columns,
             nearest=arguments,
-            filter=None if looked_at else predicate,
             prefilter=not road.proposed,
             with_row_id=True,
             limit=rows,
+            **narrowed,
         ).to_table()
 
 

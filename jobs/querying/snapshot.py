@@ -24,12 +24,8 @@ from clipmill.jobs.querying.filters import filter_errors
 from clipmill.jobs.querying.newer import NONE_NEWER, Newer
 from clipmill.jobs.querying.pieces import scanners
 from clipmill.jobs.querying.vectors import HeldVectors
-from clipmill.jobs.table.memory import available_bytes
-from clipmill.jobs.table.readers import FENCE_TAG, LIVE, tags_of
-from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.columns import FINGERPRINT_KEY, set_column, table_id, vocabularies_in, waiting
 from clipmill.schemas.errors import ClipmillError, DamagedIndex, UserError
-from clipmill.schemas.job.config import Storage
 from clipmill.schemas.model import Fingerprint
 from clipmill.workers.recent import Recent
 
@@ -40,7 +36,6 @@ logger = logging.getLogger(__name__)
 TagFilter = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]  # any, all, none of these
 ROW_ID = "_rowid"  # stable: rows keep it through compaction
 _COUNTS_BYTES = 16_000_000  # a filter may be a list of thousands of ids
-_INDEX_BYTES = 6 << 30  # of indices that Lance may keep, which is its default, or half of what is free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +91,7 @@ class Snapshot:
         self.warm: dict[str, WarmVectors] = {}
         self.rows: HeldRows | None = None
         self.passing: Recent[str, npt.NDArray[np.uint64]] = Recent(lambda _, ids: ids.nbytes, max_bytes=32_000_000)
+        self.blocked: Recent[str, bytes] = Recent(lambda _, ids: len(ids), max_bytes=8_000_000)
         self.tags: tuple[str, HeldTags] | None = None  # in the places of that column's vectors
         self.marks = self._marks(0)
         self.subsets: Recent[tuple[str, str], HeldVectors] = Recent(lambda _, v: v.nbytes, max_bytes=128_000_000)
@@ -122,6 +118,17 @@ class Snapshot:
     @cached_property
     def num_rows(self) -> int:
         return int(self.dataset.count_rows())
+
+    @cached_property
+    def row_ids_end(self) -> int | None:
+        """No row has an id from here on; None where ids are places in files, as another client may have it."""
+        if not self.dataset.has_stable_row_ids:
+            return None
+        end = 0
+        for batch in self.dataset.scanner(columns=[], with_row_id=True).to_batches():
+            deadline.check()
+            end = max(end, int(pc.max(batch[ROW_ID]).as_py()) + 1) if len(batch) else end
+        return end
 
     @cached_property
     def identity(self) -> tuple[str, int, str]:
@@ -317,27 +324,3 @@ def _weigh_facet(_: Any, facet: Any) -> int:
 
 def _weigh_ranking(key: tuple[Any, ...], hits: pa.Table) -> int:
     return 500 + int(hits.nbytes) + sum(len(part) for part in key if isinstance(part, (str, bytes)))
-
-
-def open_snapshot(uri: str, version: int | str | None, storage: Storage) -> Snapshot:
-    """`version`: a number, a tag, or None for `live` where that tag exists and else the newest. Raises UserError."""
-    free = available_bytes()
-    index_bytes = _INDEX_BYTES if free is None else min(_INDEX_BYTES, free // 2)
-    dataset = Tables.at(uri, storage).open(index_bytes=index_bytes)
-    tags = tags_of(dataset)
-    wanted = version if version is not None else LIVE if LIVE in tags else None
-    if wanted is None or wanted == dataset.version:
-        return Snapshot(dataset)
-    number = tags[wanted]["version"] if wanted in tags else wanted
-    try:
-        if isinstance(number, int):
-            found = dataset.checkout_version(number)
-            added = frozenset(dataset.schema.names) - frozenset(found.schema.names)
-            return Snapshot(found, Newer(dataset.version, added))
-    except (ValueError, OSError) as error:
-        if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
-            raise
-    raise UserError(
-        f"the table {uri} has no version {wanted}",
-        f"newest: {dataset.version}; tags: {', '.join(sorted(set(tags) - {FENCE_TAG})) or 'none'}",
-    )

@@ -27,7 +27,8 @@ from clipmill.jobs.querying.encoder import (
 from clipmill.jobs.querying.hybrid import hybrid
 from clipmill.jobs.querying.pages import near_enough, ranked
 from clipmill.jobs.querying.request import Examples, Query, QueryFields, as_examples, as_tuple, vector_tuple
-from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot, open_snapshot
+from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
+from clipmill.jobs.querying.versions import open_snapshot
 from clipmill.jobs.table.proof import warning
 from clipmill.schemas.errors import UserError
 from clipmill.schemas.job.config import Storage

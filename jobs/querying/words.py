@@ -4,7 +4,8 @@ Without a filter Lance stops as soon as nothing better can come. Under one it wo
 caption that has the words, or at each that passes: of a million rows 13 to 17 ms of CPU where half pass, and 1 to 3 for
 four hundred without the filter. So of a filter that many pass a server, which knows who does, chooses from those. Where
 5 % pass it would have to look as far as costs as much, and often in vain where thousands are equal (by hand,
-2026-11-29). What Lance said is kept for the next page, or the next picture to be near to.
+2026-11-29); there Lance is told who passes (`mask`). What it said is kept for the next page, or the next picture to be
+near to.
 """
 
 import os
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from clipmill.jobs.querying.at_hand.warm import those_that_pass
 from clipmill.jobs.querying.filters import filter_errors
+from clipmill.jobs.querying.mask import is_told, only_passing
 from clipmill.jobs.querying.snapshot import ROW_ID, Snapshot
 from clipmill.schemas.errors import UserError
 
@@ -24,7 +26,7 @@ TEXT_COLUMN = "caption"
 # Percent of the captions up to which Lance looks at each one that passes a filter; of more it goes through those that
 # have the words. Of a million rows that takes 5 to 9 ms of CPU for words that 8 % have, and to look at each one 6 where
 # 1 % pass and 15 where 5 % do (by hand, 2026-11-29). Left alone, Lance looks at each one up to 10 %.
-_WEIGHED_ALL = "1"
+_WEIGHED_ALL = 1
 _WIDENING = 4
 _MANY_PASS = 0.2  # of all rows
 _SPARE = 2  # times as many as hold those wanted by chance: those equal to the last one settle nothing
@@ -49,6 +51,13 @@ def full_text(snapshot: Snapshot, text: str, depth: int, predicate: str | None, 
         if len(found) < wanted or scores[-1] < scores[depth - 1] or wanted >= MAX_TIES:
             return _with_equals(found, depth)
         wanted *= _WIDENING
+
+
+def _is_told(snapshot: Snapshot, predicate: str) -> bool:
+    """Whether Lance is told who passes instead of the filter: of more than it would look at one by one, unless rows
+    wait for the index, whose words weigh otherwise under each filter."""
+    many = snapshot.count(predicate) > _WEIGHED_ALL / 100 * snapshot.num_rows
+    return many and snapshot.full_text_is_whole and is_told(snapshot, predicate)
 
 
 def _chosen(snapshot: Snapshot, text: str, depth: int, predicate: str, column: str) -> pa.Table | None:
@@ -82,17 +91,19 @@ def _asked(snapshot: Snapshot, text: str, wanted: int, predicate: str | None) ->
     """The `wanted` best or fewer, best first; of equal ones those that Lance chose."""
     from lance.query import MatchQuery
 
-    os.environ.setdefault("LANCE_FLAT_SEARCH_PERCENT_THRESHOLD", _WEIGHED_ALL)
+    os.environ.setdefault("LANCE_FLAT_SEARCH_PERCENT_THRESHOLD", str(_WEIGHED_ALL))
 
     def make() -> pa.Table:
+        told = predicate is not None and _is_told(snapshot, predicate)
+        narrowed = only_passing(snapshot, predicate) if predicate and told else {"filter": predicate}
         with filter_errors(predicate):
             found = snapshot.dataset.scanner(
                 columns=["_score"],
                 full_text_query=MatchQuery(text, TEXT_COLUMN),
-                filter=predicate,
                 prefilter=True,
                 limit=wanted,
                 with_row_id=True,
+                **narrowed,
             ).to_table()
         found = found.sort_by([("_score", "descending"), (ROW_ID, "ascending")]).combine_chunks()
         return pa.table({ROW_ID: found[ROW_ID], "bm25": found["_score"]})

@@ -168,12 +168,12 @@ def test_a_server_chooses_those_that_pass_from_what_is_found_without_the_filter(
     words = ("red shoe", "number", "unheard of", "blue 17 green") if whole else ("red shoe",)
     cases = [(text, depth, where) for text in words for depth in (1, 20, 100) for where in FILTERS]
     expected = [full_text(script.snapshot, *case) for case in cases]
-    asked: list[str | None] = []
+    asked: list[str | bytes | None] = []
     scanner = lance.LanceDataset.scanner
 
     def counted(self: lance.LanceDataset, **options: Any) -> Any:
         if "full_text_query" in options:
-            asked.append(options["filter"])
+            asked.append(options.get("row_addr_blocklist") or options["filter"])
         return scanner(self, **options)
 
     monkeypatch.setattr(lance.LanceDataset, "scanner", counted)
