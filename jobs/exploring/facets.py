@@ -88,11 +88,20 @@ def parts(
     }
 
 
+def countable(schema: pa.Schema) -> list[str]:
+    """Columns whose values can be counted: texts, whole numbers, true and false, and lists of them."""
+    return [field.name for field in schema if _is_counted(field.type)]
+
+
+def _is_counted(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind))
+
+
 def _check(table: Table, column: str) -> None:
-    kind = table.schema.field(column).type if column in table.schema.names else None
-    value = kind.value_type if kind is not None and pa.types.is_list(kind) else kind
-    if value is None or not (pa.types.is_string(value) or pa.types.is_boolean(value) or pa.types.is_integer(value)):
-        known = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_list(f.type)]
+    if column not in (known := countable(table.schema)):
         said = f"{column} is no column whose values can be counted"
         raise table.snapshot.newer.unknown(said, f"try one of: {', '.join(known)}")
 
@@ -102,9 +111,12 @@ def _count(column: str, arrays: Iterable[pa.Array], top: int) -> Facet:
     rows, truncated = 0, False
     for array in arrays:
         rows += len(array)
-        values = array.flatten() if pa.types.is_list(array.type) else array.drop_null()
-        for entry in pc.value_counts(values):
-            counts[str(entry["values"].as_py())] += entry["counts"].as_py()
+        is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+        values = array.flatten() if is_list else array.drop_null()
+        found = pc.value_counts(values)
+        # As two lists: by entries of pyarrow it took twice the time, of which other threads get none.
+        for value, rows_of_it in zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True):
+            counts[str(value)] += rows_of_it
         if len(counts) > MAX_DISTINCT:
             truncated = True
             counts = Counter(dict(counts.most_common(MAX_DISTINCT // 2)))

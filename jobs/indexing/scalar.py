@@ -35,8 +35,10 @@ def wanted_indices(dataset: Any) -> dict[str, str]:
 
 
 def _kind(dataset: Any, field: pa.Field) -> str:
-    if pa.types.is_list(field.type):
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
         return "LABEL_LIST" if pa.types.is_string(field.type.value_type) else ""
+    if pa.types.is_nested(field.type) or pa.types.is_dictionary(field.type) or pa.types.is_null(field.type):
+        return ""  # Lance has no index of these
     if pa.types.is_boolean(field.type):
         return "BITMAP"
     if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):

@@ -59,6 +59,7 @@ _MISTAKES = (  # how Lance, DataFusion and Arrow name what is wrong with an expr
     "Error during planning",
     "Execution error",
     "Compute error",
+    "feature is not implemented",  # such as a cast of a list to a number
 )
 _NO_FILE = "does not appear to be a Lance file"  # of an index's: "Invalid user input", by Lance
 _LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
@@ -66,7 +67,8 @@ _LANCE_NOISE = re.compile(r",?\s*(?:<[^>]*>\s*)?/\S+\.rs:\d+:\d+.*$", re.DOTALL)
 _AFTER_PREDICATE = re.compile(r"^[)\s]*(?:AND \(\w+ IS NOT NULL\))?[\s:]*\(?")
 _LANCE_PREFIX = re.compile(
     r"^(?:LanceError\(\w+\)|Invalid user input|Schema error|Execution error|External error|Query Execution error|"
-    r"Error applying filter expression to batch|Arrow error|Error during planning|sql parser error):?\s*"
+    r"Error applying filter expression to batch|Arrow error|Error during planning|sql parser error|Not supported|"
+    r"This feature is not implemented):?\s*"
 )
 
 

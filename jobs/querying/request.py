@@ -177,7 +177,10 @@ def vector_tuple(value: Any) -> tuple[npt.NDArray[np.floating[Any]], ...]:
     if value is None:
         return ()
     try:
-        array = np.asarray(value, dtype=np.float32)
+        if np.iscomplexobj(value):
+            raise TypeError
+        with np.errstate(over="ignore"):  # said of what is not finite later
+            array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):
         raise UserError("a query vector is not a list of numbers", "give one number per dimension") from None
     if array.ndim not in (1, 2):

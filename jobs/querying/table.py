@@ -225,7 +225,7 @@ class Table:
 
     def count(self, query: Query | str | None = None) -> int:
         """Rows that pass the filters of a query, or a predicate as `where` takes it."""
-        query = Query(where=query) if isinstance(query, str) else query
+        query = query if query is None or isinstance(query, Query) else Query(where=query)
         snapshot, predicate = self.snapshot, self.predicate(query) if query else None
         with naming_damage(snapshot.dataset, predicate):
             return snapshot.count(predicate)

@@ -187,9 +187,11 @@ def _table_info(table: Table) -> models.TableInfo:
 
 
 def _facet_columns(snapshot: Any) -> list[str]:
-    """Tags, and whatever `clipmill index` found to have few values."""
-    few = [f.name for f in snapshot.schema if "BITMAP" in {k.upper() for k in snapshot.index_names(f.name).values()}]
-    return ["tags", *(n for n in few if n not in ("unit_id", "tags", "width", "height"))]
+    """Tags, and whatever `clipmill index` found to have few values, of what can be counted."""
+    known = facet_counts.countable(snapshot.schema)
+    few = [name for name in known if "BITMAP" in {k.upper() for k in snapshot.index_names(name).values()}]
+    others = [name for name in few if name not in ("unit_id", "tags", "width", "height")]
+    return [*(["tags"] if "tags" in known else []), *others]
 
 
 @router.get("/health", responses={421: PROBLEMS[421], 503: {"model": models.Health, "description": "Not to be asked."}})

@@ -31,7 +31,7 @@ Id = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_unicod
 Label = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
 SeveralWords = Annotated[list[Words], Field(max_length=16)] | Words
 SeveralIds = Annotated[list[Id], Field(max_length=16)] | Id
-ColumnName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+ColumnName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]  # others may add any
 
 
 class Strict(BaseModel):

@@ -45,8 +45,8 @@ def stored_fingerprint(schema: pa.Schema) -> Fingerprint:
 
 def stored_vocabulary(schema: pa.Schema, column: str = "tags") -> dict[str, Any] | None:
     """Name, hash and options of the vocabulary the tags were made with; None for a table without tags."""
-    metadata = schema.field(column).metadata or {}
-    text = metadata.get(VOCABULARY_KEY)
+    metadata = schema.field(column).metadata if column in schema.names else None
+    text = (metadata or {}).get(VOCABULARY_KEY)
     return json.loads(text) if text else None
 
 

@@ -647,3 +647,23 @@ def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
         cluster.shutdown()
     assert report.vectors[0].done == "built"
     check_complete(uri)
+
+
+def test_columns_of_which_lance_has_no_index_are_left_out_and_the_others_indexed(tmp_path: Path) -> None:
+    """As other clients add them; the end of each run builds what is missing, and so ended with pyarrow's error."""
+    rows = batch(TableOptions(rows=40))
+    odd = {
+        "struct": pa.array([{"a": 1}] * 40),
+        "structs": pa.array([[{"a": 1}]] * 40),
+        "dictionary": pa.array(["a", "b"] * 20).dictionary_encode(),
+        "nothing": pa.nulls(40),
+        "long_lists": pa.array([["a"], ["b"]] * 20, pa.large_list(pa.string())),
+        "größe": pa.array(["S", "L"] * 20),
+    }
+    for name, values in odd.items():
+        rows = rows.append_column(name, values)
+    lance.write_dataset(rows, tmp_path / "images.lance", enable_stable_row_ids=True, data_storage_version="2.2")
+    done = build_index(str(tmp_path / "images")).scalar
+    assert {name: done.get(name) for name in odd} == dict.fromkeys(odd) | {"long_lists": "built", "größe": "built"}
+    table = open_table(str(tmp_path / "images"))
+    assert table.count("array_has(long_lists, 'a')") == table.count("`größe` = 'S'") == 20

@@ -87,6 +87,8 @@ def test_honest_predicates_pass_and_run(plain_uri: str, where: str) -> None:
         ("x" * 2_000_000, "characters"),
         ("cast(caption as int) > 3", "Cast"),
         ("views / 0 = 1", "zero"),
+        ("cast(tags as int) = 1", "filter cannot be used: Unsupported CAST"),
+        ("cast(vector as string) = 'a'", "filter cannot be used: Unsupported CAST"),
     ],
 )
 def test_mistakes_and_attacks_become_one_sentence(plain_uri: str, where: str, words: str) -> None:

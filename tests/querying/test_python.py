@@ -8,7 +8,7 @@ import pytest
 
 from clipmill.jobs.querying.open import Examples, Query, Table, open_table
 from clipmill.schemas.errors import ClipmillError, UserError
-from tests.tables import TableOptions, WordEngine, make_table
+from tests.tables import DIM, TableOptions, WordEngine, make_table
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,8 @@ def test_what_is_clear_is_understood(table: Table, typed: dict, meant: dict) -> 
         ({"text": "red", "negative": 5}, "negative is 5"),
         ({"image": 5}, "query image is a int"),
         ({"vector": "red"}, "not a list of numbers"),
+        ({"vector": np.ones(DIM, complex)}, "not a list of numbers"),
+        ({"vector": [1e300] * DIM}, "zero or not finite"),
     ],
 )
 def test_what_is_not_clear_is_one_sentence_with_its_hint(table: Table, typed: dict, said: str) -> None:
@@ -88,6 +90,8 @@ def test_other_questions_take_strings_too(table: Table) -> None:
     assert table.get("row-000004", "id").to_pylist() == [{"id": "row-000004"}]
     with pytest.raises(UserError, match="ids is 4"):
         table.get(4)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="where is 5"):
+        table.count(5)  # type: ignore[arg-type]
 
 
 def test_a_table_says_what_it_is(table: Table) -> None:

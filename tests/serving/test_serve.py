@@ -646,3 +646,27 @@ def test_pictures_of_many_kinds_come_out_as_small_webp(tmp_path: Path, engine: W
         for number in range(4):
             small = client.get("/api/image", params={"id": f"row-{number:06d}"})
             assert Image.open(io.BytesIO(small.content)).size == (256, 128)
+
+
+def test_columns_of_any_name_and_kind_that_others_added_are_counted_where_they_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What /api/table names for the page can be counted, or the page would show no facets at all."""
+    uri = make_table(tmp_path, TableOptions(rows=40))
+    dataset = lance.dataset(f"{uri}.lance")
+    dataset.add_columns({"größe": "'L'", "a date": "cast('2026-01-01' as date)"})
+    dataset.drop_columns(["tags", "tag_scores"])
+    for column in ("größe", "a date", "license"):
+        dataset.create_scalar_index(column, "BITMAP", name=f"{column}_idx")
+    with running(open_table(uri, engine=WordEngine())) as base, httpx.Client(base_url=base, timeout=30) as client:
+        known = client.get("/api/table").json()["facets"]
+        assert known == ["license", "größe"]
+        counted = client.post("/api/facets", json={"columns_counted": known, "where": "`größe` = 'L'"}).json()["facets"]
+        assert counted[1]["values"] == [{"value": "L", "rows": 40}]
+        (hit,) = client.post("/api/search", json={"k": 1, "columns": ["a date", "größe"]}).json()["hits"]
+        assert hit == {"a date": "2026-01-01", "größe": "L", "score": None}
+        problem(client.post("/api/search", json={"columns": ["\u0000"]}), 400)
+        refused = client.post("/api/facets", json={"columns_counted": ["caption_score"]})
+        assert "caption_score" in problem(refused, 400)
+        assert "tag_scores" not in refused.json()["hint"]
+    assert "the vocabulary of the tags cannot be looked for" not in caplog.text

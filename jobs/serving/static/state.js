@@ -45,8 +45,8 @@ export const hasExamples = (s) => Boolean(s.words || s.like.length || s.vector);
 // The same question as the API takes it. `kinds`: column name -> type, to know how a value is written in SQL.
 export function toQuestion(s, kinds) {
   const predicates = Object.entries(s.equal).map(([column, value]) => {
-    const literal = kinds.get(column) === "string" ? `'${value.replaceAll("'", "''")}'` : value;
-    return `${column} = ${literal}`;
+    const literal = kinds.get(column)?.endsWith("string") ? `'${value.replaceAll("'", "''")}'` : value;
+    return `${/^[A-Za-z]\w*$/.test(column) ? column : `\`${column}\``} = ${literal}`;
   });
   if (s.where.trim()) predicates.push(`(${s.where})`);
   const question = {
