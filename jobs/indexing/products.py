@@ -3,6 +3,7 @@
 Only here it is decided. There is no option: what CUDA_VISIBLE_DEVICES hides is not used, as by every program of CUDA.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Products:
 
     def give_up(self, error: RuntimeError, tell: Callable[[str], None]) -> None:
         self.gpu, self.device = "", f"{self.device}, then cpu"
+        with contextlib.suppress(RuntimeError):  # the one that it has just raised
+            on_device.give_back()
         tell(f"the GPU is used no more, the CPU goes on: {_first(error)}")
 
     def give_back(self) -> None:
