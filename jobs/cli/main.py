@@ -175,12 +175,12 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OTHER
     except Exception as error:  # noqa: BLE001 - the last place that can tell a person
-        from clipmill.jobs.table.errors import no_room
+        from clipmill.jobs.table.errors import no_reading, no_room
         from clipmill.schemas.installed import not_installed
         from clipmill.workers.store.errors import of_table
 
         missing = not_installed(error) if isinstance(error, ModuleNotFoundError) else None
-        refused = missing or _not_writable(error) or no_room(error, "the table")
+        refused = missing or _not_writable(error) or no_room(error, "the table") or no_reading(error, "the table")
         told = refused or of_table(error, "the table")  # a read of lance's on the way
         if isinstance(told, ClipmillError):
             return _told(told, group, argv)

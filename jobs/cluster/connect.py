@@ -69,10 +69,10 @@ def connected(address: str | None, *, num_cpus: int | None = None) -> Iterator[N
                 f"cannot connect to the Ray cluster at {address}: {first_line}",
                 "check the address, that the cluster runs Ray 2.60, and its authentication token",
             ) from None
-        raise ClipmillError(
-            f"Ray did not start on this machine: {first_line}",
-            "free some memory and processor time and try again; Ray's session folder holds its logs",
-        ) from None
+        hint = "free some memory and processor time and try again; Ray's session folder holds its logs"
+        if isinstance(error, OSError) and error.filename:
+            hint = "set TMPDIR to a folder that can be written to: Ray keeps its session there"
+        raise ClipmillError(f"Ray did not start on this machine: {first_line}", hint) from None
     try:
         with _prints_on_stderr() if address else local_node.watched():
             yield

@@ -22,7 +22,8 @@ _CONFLICT = re.compile(
 
 
 class NoSpace(UserError):
-    """The disk, or one's share of it, is full. What frees some can still be done."""
+    """The disk, or one's share of it, is full, or a file would be larger than this process may make one. What frees
+    space can still be done."""
 
 
 _NO_ROOM = (
@@ -30,6 +31,12 @@ _NO_ROOM = (
         r"\(os error 28\)|\(os error 122\)|507 Insufficient",
         "there is no space left for",
         "free some, or use another place",
+        NoSpace,
+    ),
+    (
+        r"\(os error 27\)",
+        "this process may make no file as large as is needed for",
+        "raise the limit (ulimit -f), which that of the service or the disk may be too",
         NoSpace,
     ),
     (
@@ -80,7 +87,8 @@ def check_folder(uri: str) -> None:
 
 
 def no_place_for_a_table(error: Exception, database: str) -> UserError | None:
-    """The sentence where no table can be below `database`, whatever it is called; None for other errors of lance."""
+    """The sentence where no table can be below `database`, whatever it is called, or may not be read there; None for
+    other errors of lance."""
     text = str(error)
     if "No object store provider found" in text:
         scheme = database.partition("://")[0]
@@ -94,6 +102,8 @@ def no_place_for_a_table(error: Exception, database: str) -> UserError | None:
             f"{database} cannot be opened: {' '.join(text.split('prefix: ')[-1].split(', /')[0].split())}",
             f"set what the store behind {scheme}:// needs, or use s3:// or a local folder",
         )
+    if unreadable := no_reading(error, database):
+        return unreadable
     if "(os error 20)" in text:
         return UserError(f"{database} is no folder, so there is no table in it", "check the path, a folder and a name")
     return None
@@ -141,6 +151,16 @@ def refusal(error: Exception, uri: str) -> ClipmillError | None:
         return refused
     told = of_table(error, uri, doing="write to")
     return told if isinstance(told, ClipmillError) else None
+
+
+def no_reading(error: Exception, uri: str) -> UserError | None:
+    """The sentence where Lance may not read a file on a disk, which it does not always name: it is of `uri` then."""
+    text = str(error)
+    if "LanceError" not in text or "(os error 13)" not in text:
+        return None
+    found = re.search(r"operation on (.+?): Permission denied", text)
+    what = found[1] if found else f"a file of {uri}"
+    return UserError(f"no permission to read {what}", "ask for read permission on it and the folders above it")
 
 
 def no_room(error: Exception, uri: str) -> UserError | None:

@@ -435,12 +435,20 @@ def test_what_nohup_asks_to_ignore_stays_ignored() -> None:
             OSError("LanceError(IO): No space left on device (os error 28)"),
             "error: there is no space left for the table",
         ),
+        (
+            ValueError("External error: LanceError(IO): Permission denied (os error 13), /src/local.rs:274:24"),
+            "error: no permission to read a file of the table",
+        ),
+        (
+            OSError("LanceError(IO): IO error for operation on /d/i.lance/_refs/tags: Permission denied (os error 13)"),
+            "error: no permission to read /d/i.lance/_refs/tags",
+        ),
         (PermissionError(errno.EACCES, "Permission denied"), "Traceback"),  # of a socket, perhaps: a defect
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "sch"), "Traceback"),
     ],
 )
 def test_a_place_that_takes_no_file_is_one_sentence(
-    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """`schedule --to`, `evaluate --plot`, `train-head --out` on a disk that is read-only or full."""
     job = tmp_path / "job.yaml"

@@ -1,5 +1,6 @@
 """A driver's empty folder: a killed one's is removed by the next, one that is worked in never."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from clipmill.jobs.cluster import empty_folder
+from clipmill.jobs.cluster.connect import connected
+from clipmill.schemas.errors import ClipmillError
 
 DRIVER = """
 import time
@@ -46,3 +49,18 @@ def test_only_folders_that_nobody_works_in_are_removed(tmp_path: Path, monkeypat
             one.kill()
             one.wait(10)
             (one.stdout or sys.stdin).close()
+
+
+def test_a_tmpdir_that_ray_cannot_write_to_is_named_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint was to free memory."""
+    import ray
+
+    def refused(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/ray")  # as Ray's Node makes its folder
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.chdir(os.getcwd())  # which a driver leaves
+    with pytest.raises(ClipmillError, match="Permission denied: '/elsewhere/ray'") as told, connected(None):
+        pass
+    assert told.value.hint.startswith("set TMPDIR to a folder that can be written to")

@@ -17,7 +17,7 @@ import pytest
 
 from clipmill.jobs.committing.holder import Holder, boot_id, pid_namespace, process_start
 from clipmill.jobs.committing.lease import KEY, Lease
-from clipmill.jobs.table.errors import check_folder, is_conflict, refusal
+from clipmill.jobs.table.errors import check_folder, is_conflict, no_place_for_a_table, refusal
 from clipmill.jobs.table.readers import FENCE_TAG
 from clipmill.jobs.table.tables import Tables
 from clipmill.schemas.errors import LeaseHeld, LeaseLost, UserError
@@ -268,6 +268,7 @@ def test_conflicts_are_told_from_what_only_sounds_like_one() -> None:
             "there is no space left for",
         ),
         (AT.format(f"LanceError(IO): Read-only file system (os error {errno.EROFS})"), "mounted read-only"),
+        (AT.format(f"LanceError(IO): File too large (os error {errno.EFBIG})"), "may make no file as large"),
         ("Server returned non-2xx status code: 507 Insufficient Storage: <Error>", "there is no space left for"),
     ],
 )
@@ -277,3 +278,14 @@ def test_a_full_disk_and_a_read_only_one_are_named(text: str, sentence: str) -> 
     assert sentence in told.message
     assert told.message.endswith("/mnt/t.lance")
     assert refusal(OSError("LanceError(IO): 503 Service Unavailable"), "/mnt/t.lance") is None
+
+
+def test_a_table_on_a_disk_that_may_not_be_read_is_one_sentence() -> None:
+    """As Lance 13 said to another user of the machine; every command ended in a traceback."""
+    at = "/lake/db/images__units.lance/_versions"
+    text = f"LanceError(IO): Generic LocalFileSystem error: Unable to walk dir: IO error for operation on {at}: "
+    told = no_place_for_a_table(
+        ValueError(f"{text}Permission denied (os error 13), /src/object_store.rs:1"), "/lake/db"
+    )
+    assert told is not None
+    assert told.message == f"no permission to read {at}"

@@ -1,5 +1,6 @@
 """Names, listings, streams, retries and error sentences of object stores and local disks."""
 
+import errno
 import gc
 import io
 import os
@@ -526,3 +527,12 @@ def test_dates_of_a_listing_are_read_as_botocore_reads_them() -> None:
         assert parse_date(text) == parse_timestamp(text)
     with pytest.raises(ValueError, match="Invalid"):
         parse_date("2026-13-77T00:00:00Z")
+
+
+def test_a_folder_on_the_way_that_may_not_be_read_is_named_as_a_person_names_it() -> None:
+    """The system's own words were shown, with their number."""
+    told = store_errors.as_user_error(
+        PermissionError(errno.EACCES, "Permission denied", "/lake/raw/b/"), "/lake/raw/**/*.jpg"
+    )
+    assert isinstance(told, UserError)
+    assert told.message == "no permission to read /lake/raw/b/"

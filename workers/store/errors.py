@@ -253,7 +253,8 @@ def as_user_error(error: Exception, uri: str) -> Exception:
         hint = "check the spelling, and that storage.endpoint_url names the right store"
         return EmptySource(str(error), hint if "://" in uri else "check the spelling, and the folder you are in")
     if isinstance(error, PermissionError):
-        return UserError(str(error), "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
+        said = f"no permission to read {error.filename}" if error.filename else str(error)  # of a disk, met on the way
+        return UserError(said, "ask for s3:ListBucket and s3:GetObject (or read permission) on it")
     return error
 
 
