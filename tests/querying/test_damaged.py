@@ -35,6 +35,7 @@ def damage(whole: str, folder: Path, column: str, how: str, file: str = "") -> s
             made = {
                 "cut": content[:half],
                 "zeros": bytes(len(content)),
+                "stretch": content[: len(content) // 4] + bytes(half - len(content) // 4) + content[half:],
                 "hole": content[: -4 * piece] + bytes(2 * piece) + content[-2 * piece :],
             }
             path.unlink()
@@ -116,6 +117,19 @@ def test_a_hole_that_only_a_search_meets_is_told_and_a_server_leaves_the_index_o
     assert server.warm()
     assert len(server.search("red shoe")) == 10
     assert any("vector_idx of vector is damaged" in line for line in caplog.messages)
+
+
+def test_where_a_damaged_graph_leads_nowhere_every_row_is_compared(tmp_path: Path) -> None:
+    """Lance finds nothing then, and says so to nobody but stderr."""
+    (tmp_path / "copy").mkdir()
+    uri = make_table(tmp_path, TableOptions(rows=300))
+    build_index(uri, IndexOptions(kind="hnsw_sq", measure_recall=False))
+    table = open_table(damage(uri, tmp_path / "copy", "vector", "stretch", "index.idx"), engine=WordEngine())
+    assert table.snapshot.vector_index("vector") is not None
+    for asked in ({}, {"where": "views < 250"}):
+        exact = table.search("red shoe", exact=True, **asked)["id"].to_pylist()
+        assert table.search("red shoe", **asked)["id"].to_pylist() == exact
+        assert len(exact) == 10
 
 
 def test_of_an_index_of_other_distances_one_line_is_said_and_none_by_lance(
