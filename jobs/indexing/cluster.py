@@ -16,7 +16,12 @@ def on_nodes(tasks: Sequence[SegmentTask], hold: Hold) -> Iterator[tuple[int, st
     running = {build.options(scheduling_strategy="SPREAD").remote(task): place for place, task in enumerate(tasks)}
     while running:
         (done,), _ = ray.wait(list(running), num_returns=1)
-        yield running.pop(done), ray.get(done)
+        try:
+            segment = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            # The node's own: Ray's of the same class has no errno, so that a full disk there would be a defect here.
+            raise (error.cause if isinstance(error.cause, BaseException) else error) from None
+        yield running.pop(done), segment
 
 
 def _smallest(nodes: list[dict[str, Any]]) -> float:

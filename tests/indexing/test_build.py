@@ -1,5 +1,6 @@
 """Building: in one go, in segments, killed half way, over an older index, with deletes and new rows; nothing lost."""
 
+import errno
 import io
 import json
 import math
@@ -631,10 +632,15 @@ def test_a_checkpoint_of_another_shape_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
+def test_on_the_nodes_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of a node whose disk is full the sentence is the one of this machine's."""
     from ray.cluster_utils import Cluster
 
     from clipmill.jobs.cluster.connect import patient_start
+    from clipmill.jobs.indexing import cluster as on_cluster
+
+    def full(task: segments.SegmentTask) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     uri = several_fragments(tmp_path)
     with patient_start():
@@ -642,11 +648,15 @@ def test_on_the_nodes_of_a_cluster(tmp_path: Path) -> None:
     try:
         with patient_start():
             cluster.add_node(num_cpus=1)
-        report = build_index(uri, IndexOptions(kind="ivf_rq", address=cluster.address, rows_per_segment=800))
+        options = IndexOptions(kind="ivf_rq", address=cluster.address, rows_per_segment=800)
+        report = build_index(uri, options)
+        check_complete(uri)
+        monkeypatch.setattr(on_cluster, "build_segment", full)
+        with pytest.raises(UserError, match=r"no space left for \S+images"):
+            build_index(uri, replace(options, rebuild=True))
     finally:
         cluster.shutdown()
     assert report.vectors[0].done == "built"
-    check_complete(uri)
 
 
 def test_columns_of_which_lance_has_no_index_are_left_out_and_the_others_indexed(tmp_path: Path) -> None:
