@@ -21,7 +21,8 @@ from clipmill.jobs.verifying.indices import check_indices
 from clipmill.jobs.verifying.report import MAX_NAMED, Problems, Report
 from clipmill.jobs.verifying.sample import Sample, check_sample
 from clipmill.jobs.verifying.tombstones import check_tombstones
-from clipmill.jobs.verifying.values import check_values
+from clipmill.jobs.verifying.values import COLUMNS, check_values
+from clipmill.schemas.columns import ORIENTATION
 from clipmill.schemas.job.config import Storage
 from clipmill.schemas.unit.receipts import LedgerEntry, LedgerState
 
@@ -62,10 +63,18 @@ def verify(
         check_units(tables, rows, whole, alive, say)
     with readable("the tombstones", say):
         check_tombstones(tables, rows, whole, say)
+    lacking: list[str] = []
     with readable("the rows", say):
         check_ids(rows, whole, say)
-        check_values(rows, whole, alive, last_source(tables), tags.checks(tables, rows), say)
-    if len(whole) == len(rows.get_fragments()):
+        lacking = [name for name in COLUMNS if name not in rows.schema.names and name != ORIENTATION]
+        if lacking:
+            say("columns", f"the table lacks the column {', '.join(lacking)}: what its rows hold is not checked")
+        else:
+            check_values(rows, whole, alive, last_source(tables), tags.checks(tables, rows), say)
+    if lacking:
+        report.sample_not_checked = min(sample, report.rows)
+        report.not_checked.append("the rows, a sample and the indices: columns of the table are gone")
+    elif len(whole) == len(rows.get_fragments()):
         report.missing = missing(rows)
         check_indices(tables, rows, report, seed, say)
         if sample:

@@ -137,6 +137,15 @@ def test_a_sound_table_has_no_problems(made: Made) -> None:
     assert report.recall is not None
 
 
+@pytest.mark.parametrize("column", ["tags", "caption", "width"])
+def test_a_column_that_somebody_dropped_is_named(made: Made, column: str) -> None:
+    made.tables.open().drop_columns([column])
+    report = verify(made.uri, Storage(), sample=3)
+    assert report.problems == [f"the table lacks the column {column}: what its rows hold is not checked"]
+    assert report.not_checked == ["the rows, a sample and the indices: columns of the table are gone"]
+    assert report.sample_not_checked == 3
+
+
 def test_samples_differ_and_are_drawn_again_by_their_seed(made: Made) -> None:
     seeds = {made.check(1).seed for _ in range(5)}
     assert len(seeds) == 5
