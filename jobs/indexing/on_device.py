@@ -32,6 +32,8 @@ def open_gpu() -> tuple[str, str]:
         import torch
     except ImportError as error:
         raise NoUse("torch is not installed") from error
+    except OSError as error:  # a library of CUDA's that torch brings, or looks for, cannot be loaded
+        raise NoUse(f"torch cannot be loaded: {error}") from error
     if not torch.cuda.is_available():
         raise NoUse("torch sees none that it can use")
     free, total = torch.cuda.mem_get_info(0)

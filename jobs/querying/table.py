@@ -74,23 +74,24 @@ class Table:
     def refresh(self) -> bool:
         """Follow `live` (or the newest version, or the tag that was asked for); True where it moved, or where the table
         was made again. Raises UserError where it is gone."""
+        before = self.snapshot
         fresh = open_snapshot(self.uri, self._asked_version, self.storage)
         moved = fresh.identity != self._followed.identity
         if moved:
-            self._follow(fresh)
+            self._follow(fresh, before)
         return moved
 
     def renew(self) -> bool:
         """As `refresh` does, but at once, with nothing at hand: for whoever found files of this version gone. The next
-        `refresh` says that it moved, and reads what is to be at hand."""
-        fresh = open_snapshot(self.uri, self._asked_version, self.storage)
-        moved = fresh.identity != self.snapshot.identity
-        if moved:
-            self.snapshot = fresh
-        return moved
-
-    def _follow(self, fresh: Snapshot) -> None:
+        `refresh` says that it moved, and reads what is to be at hand. True also where one moved it beside this."""
         before = self.snapshot
+        fresh = open_snapshot(self.uri, self._asked_version, self.storage)
+        if self.snapshot is before and fresh.identity != before.identity:
+            self.snapshot = fresh
+        return self.snapshot is not before
+
+    def _follow(self, fresh: Snapshot, before: Snapshot) -> None:
+        """`before`: what was in place when `fresh` was looked for."""
         room = self._fill(fresh)  # before it is put in place, so that no query meets a cold one
         self._followed = fresh
         if self.snapshot is not before and self.snapshot.identity != fresh.identity:
@@ -112,7 +113,7 @@ class Table:
         again after each refresh. Options are those of `AtHand`."""
         self._at_hand = AtHand(columns=tuple(columns), memory_bytes=memory_bytes, rows=rows, shared=shared)
         if self.snapshot.warm:  # queries are answered from what is at hand until the other is
-            self._follow(self.snapshot.anew())
+            self._follow(self.snapshot.anew(), self.snapshot)
         else:
             self._fill(self.snapshot)
         return not self.cold

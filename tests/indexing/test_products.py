@@ -234,6 +234,15 @@ def test_torch_without_cuda_or_no_torch_is_a_reason(monkeypatch: pytest.MonkeyPa
         on_device.open_gpu()
 
 
+def test_a_torch_whose_libraries_cannot_be_loaded_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import raises OSError then, which a build would take for the table's."""
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')\n")
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NoUse, match="torch cannot be loaded: libcudart"):
+        on_device.open_gpu()
+
+
 def test_a_card_that_others_need_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")

@@ -16,6 +16,7 @@ from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying import nearest, roads
 from clipmill.jobs.querying.at_hand import warm
 from clipmill.jobs.querying.open import Table, open_table
+from clipmill.jobs.querying.snapshot import open_snapshot
 from clipmill.schemas.errors import VersionGone
 from tests.tables import DIM, TableOptions, WordEngine, append, make_table
 
@@ -319,3 +320,26 @@ def test_what_was_being_filled_does_not_take_the_place_of_a_newer_version(
     assert table.num_rows == 100
     assert table.refresh()
     assert (table.num_rows, bool(table.snapshot.warm)) == (100, True)
+
+
+@pytest.mark.parametrize("slow", ["refresh", "renew"])
+def test_who_found_an_older_version_does_not_put_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """One looks in the background, another for a query; opening takes its time where the table is in a store."""
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    table = open_table(uri, engine=WordEngine())
+    append(uri, TableOptions(rows=20, start=60))
+
+    def beside(*asked: Any) -> Any:
+        monkeypatch.undo()
+        older = open_snapshot(*asked)
+        append(uri, TableOptions(rows=20, start=80))
+        assert table.renew() if slow == "refresh" else table.refresh()
+        return older
+
+    monkeypatch.setattr("clipmill.jobs.querying.table.open_snapshot", beside)
+    assert table.refresh() if slow == "refresh" else table.renew()
+    assert table.num_rows == 100
+    table.refresh()
+    assert (table.num_rows, table.refresh()) == (100, False)
