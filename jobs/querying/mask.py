@@ -17,6 +17,7 @@ from clipmill.jobs.querying.snapshot import Snapshot
 
 MOST_NAMED = 4_000_000  # rows: ids of so many are kept
 FEW_PASS = 1 / 16  # of all rows: of more Lance's own set is made of bits too
+_MOST_IDS = 1 << 25  # whose bits are 4 MB: sets of more are not kept, and making one takes what it saves
 _SPARSE = 8  # times as many ids as rows, which a table has from which most were deleted
 _CONTAINER = 1 << 16
 _MOST_LISTED = 4096
@@ -25,10 +26,10 @@ _COOKIE = 12346  # of a bitmap without runs
 
 def is_told(snapshot: Snapshot, predicate: str) -> bool:
     """Whether who passes is known, or may be named and kept, and fits such a set."""
-    if snapshot.count(predicate) > MOST_NAMED:
+    if snapshot.num_rows > _MOST_IDS or snapshot.count(predicate) > MOST_NAMED:
         return False
     end = snapshot.row_ids_end
-    return end is not None and end <= min(1 << 32, _SPARSE * snapshot.num_rows + _CONTAINER)
+    return end is not None and end <= min(_MOST_IDS, _SPARSE * snapshot.num_rows + _CONTAINER)
 
 
 def only_passing(snapshot: Snapshot, predicate: str) -> dict[str, Any]:

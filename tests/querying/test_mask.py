@@ -105,3 +105,13 @@ def test_of_places_in_files_and_of_few_rows_among_many_ids_lance_is_given_the_fi
     few = open_table(f"{tmp_path}/few").snapshot
     assert (few.num_rows, few.row_ids_end) == (100, 72_000)
     assert mask.only_passing(few, "views < 40") == {"filter": "views < 40"}
+
+
+def test_a_set_that_is_too_large_to_be_kept_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are the ids of so many rows looked through for the last one: of a billion that is seconds."""
+    snapshot = open_table(make_table(tmp_path, TableOptions(rows=120))).snapshot
+    monkeypatch.setattr(mask, "_MOST_IDS", 119)
+    assert mask.only_passing(snapshot, "views < 40") == {"filter": "views < 40"}
+    assert "row_ids_end" not in vars(snapshot)
+    monkeypatch.setattr(mask, "_MOST_IDS", 120)
+    assert "row_addr_blocklist" in mask.only_passing(snapshot, "views < 40")

@@ -16,7 +16,7 @@ from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying import nearest, roads
 from clipmill.jobs.querying.at_hand import warm
 from clipmill.jobs.querying.open import Table, open_table
-from clipmill.jobs.querying.snapshot import open_snapshot
+from clipmill.jobs.querying.versions import open_snapshot
 from clipmill.schemas.errors import VersionGone
 from tests.tables import DIM, TableOptions, WordEngine, append, make_table
 
