@@ -1,87 +1,44 @@
 """Is it slower than it was? A short form of the benchmarks, by two builds in turn: `make bench AGAINST=COMMIT`.
 
 The other build is a worktree of that commit with an environment of its own, made by uv from the commit's lock, once,
-under `.bench/`. Both do the same through their command line, one after the other, round by round; a ratio is this
-build's over the other's within a round, the median of the rounds is printed, and nothing is judged: a machine that is
-busy makes wall time worthless, and CPU time less so. What the other build cannot do is said and left out.
+under `.bench/`. Both do the same through their command line, in a script or as servers, one after the other, round by
+round; a ratio is this build's over the other's within a round, the median of the rounds is printed, and nothing is
+judged: a machine that is busy makes wall time worthless, and CPU time less so. What the other build cannot do is said
+and left out.
 
-`benchmarks.start` compares what people wait for; here are besides the towers, the work around them with the index at
-the end, planning of many objects, a run with nothing to do, and verifying. What no machine changes (requests, bytes,
-imports) is held by tests/counted instead.
+What people wait for is here: the towers and the work around them, the first rows, cold commands, the demo, building an
+index and adding to it, searching in a script and in a server, many clients, and the memory of a worker and of a server.
+What no machine changes (requests, bytes, imports) is held by tests/counted instead.
 """
 
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.gpu.drawn import make_tars
-from benchmarks.pictures import Kind
+from benchmarks.against_cases import MOST_ROUNDS, Case, cases, make_inputs
+from benchmarks.against_searches import CASES_HERE, Pairs, searches
 from benchmarks.process import watch
-from benchmarks.start import commit_of, measured
+from benchmarks.start import commit_of, measured, same
+from benchmarks.worker_memory import Peak
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURES = ("cpu_s", "wall_s", "peak_mb", "samples_per_s", "first_rows_s")
+TITLES = {
+    "cpu_s": "CPU time",
+    "wall_s": "wall time",
+    "peak_mb": "peak memory",
+    "worker_mb": "of a worker",
+    "per_s": "samples or requests/s",
+    "first_rows_s": "first rows after",
+    "recall": "recall@10",
+}
 _MOST_S = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """`words`: what is typed, without `clipmill`, for a build's own folder. `anew`: its table goes before each run.
-    `by_ray`: most of it is done by processes that are not its children."""
-
-    name: str
-    words: Callable[[Path], list[str]]
-    anew: bool = False
-    by_ray: bool = False
-
-
-def cases(inputs: Path) -> list[Case]:
-    """`inputs` holds what `make_inputs` made."""
-
-    def job(table: str, tars: str, **model: Any) -> Callable[[Path], list[str]]:
-        def words(own: Path) -> list[str]:
-            source = {"format": "webdataset", "uri": f"{inputs}/{tars}/*.tar"}
-            if tars != "many":
-                source["caption"] = "txt"
-            path = own / f"{table}.json"
-            path.write_text(json.dumps({"table": f"{own}/{table}/images", "source": source, "model": model}))
-            return [str(path), "--json"]
-
-        return words
-
-    towers = job("towers", "pictures", name="ViT-B-32", pretrained="random")
-    stub = job("stub", "tiny", name="stub:2048")  # wide, so that so few rows get an index
-    plan = job("many", "many", name="ViT-B-32", pretrained="random")
-    return [
-        Case(name="embed, ViT-B-32", words=lambda own: ["embed", *towers(own)], anew=True, by_ray=True),
-        Case(name="embed, stub and index", words=lambda own: ["embed", *stub(own)], anew=True, by_ray=True),
-        Case(name="embed, nothing to do", words=lambda own: ["embed", *stub(own)]),
-        Case(name="verify", words=lambda own: ["verify", f"{own}/stub/images", "--json"]),
-        Case(name="plan of 5,000 tars", words=lambda own: ["plan", *plan(own)]),
-    ]
-
-
-def make_inputs(folder: Path, *, pictures: int = 192, tiny: int = 4500, many: int = 5000) -> None:
-    """Drawn; made once."""
-    cores = os.cpu_count() or 1
-    make_tars(folder / "pictures", 3, Kind(samples_per_shard=pictures // 3), cores)
-    make_tars(folder / "tiny", 9, Kind(shortest_px=32, target_bytes=1500, samples_per_shard=tiny // 9), cores)
-    first = min((folder / "tiny").glob("*.tar"))
-    (folder / "many").mkdir(exist_ok=True)
-    for number in range(many):
-        path = folder / "many" / f"{number:05d}.tar"
-        if not path.exists():
-            shutil.copy(first, path) if not number else path.touch()
-            os.truncate(path, 200_000_000)  # of which the disk holds nothing
 
 
 def checkout(commit: str, home: Path) -> Path:
@@ -108,16 +65,21 @@ def checkout(commit: str, home: Path) -> Path:
 
 
 def once(clipmill: Path, case: Case, own: Path) -> dict[str, Any]:
-    """One run of one build. Raises SystemExit with what it said where it failed."""
+    """One run of one build; `answer` is what it printed. Raises SystemExit with what it said where it failed."""
     own.mkdir(parents=True, exist_ok=True)
+    case.prepare(own)
     words = case.words(own)
-    if case.anew:
-        shutil.rmtree(own / Path(words[1]).stem, ignore_errors=True)
     if not case.by_ray:
         one = measured([str(clipmill), *words], own)
-        return {"cpu_s": one["cpu_s"], "wall_s": one["wall_s"], "peak_mb": one["peak_rss_mb"]}
+        return {
+            "cpu_s": one["cpu_s"],
+            "wall_s": one["wall_s"],
+            "peak_mb": one["peak_rss_mb"],
+            "answer": one["answer"],
+        }
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = watch([str(clipmill), *words], env=env, cwd=own, timeout_s=_MOST_S)
+    worker = Peak()
+    done = watch([str(clipmill), *words], env=env, cwd=own, timeout_s=_MOST_S, also=worker.look)
     if done.seconds >= _MOST_S:
         raise SystemExit(f"took more than {_MOST_S:.0f} s")
     if done.returncode:
@@ -127,29 +89,36 @@ def once(clipmill: Path, case: Case, own: Path) -> dict[str, Any]:
         "cpu_s": round(done.cpu_times[-1][1], 1),
         "wall_s": round(done.seconds, 1),
         "peak_mb": round(done.peak_rss_bytes / 1e6),
-        "samples_per_s": said["samples_per_s"],
-        "first_rows_s": said["first_rows_s"],
+        "worker_mb": worker.mb.get("VmHWM"),
+        "per_s": said.get("samples_per_s"),
+        "first_rows_s": said.get("first_rows_s"),
     }
 
 
 def compare(case: Case, builds: dict[str, Path], folder: Path, rounds: int) -> dict[str, Any]:
     """`ratios`: of this build over the other, by what is measured."""
-    pairs: list[dict[str, dict[str, Any]]] = []
-    for turn in range(rounds):
+    pairs: Pairs = []
+    alike = True
+    turns = 1 if case.once else rounds * case.times + (case.times > 1)
+    for turn in range(turns):
         pair = {}
         for name in sorted(builds, reverse=bool(turn % 2)):  # neither is always the first
             try:
                 pair[name] = once(builds[name], case, folder / name)
             except SystemExit as error:
                 return {"case": case.name, "left_out": f"{name}: {str(error).splitlines()[0][:300]}"}
-            print(f"{case.name}, {name}: {pair[name]}", file=sys.stderr)
-        pairs.append(pair)
-    return {"case": case.name, "rounds": pairs, "ratios": ratios(pairs)}
+        answers = [pair[name].pop("answer", None) for name in ("before", "now")]
+        if None not in answers:
+            alike = alike and same(case.name, *answers)
+        print(f"{case.name}: {pair}", file=sys.stderr)
+        if turn or case.times == 1:
+            pairs.append(pair)
+    return {"case": case.name, "same_answer": alike, "rounds": pairs, "ratios": ratios(pairs)}
 
 
-def ratios(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
+def ratios(pairs: Pairs) -> dict[str, float]:
     found = {}
-    for what in MEASURES:
+    for what in TITLES:
         both = [(pair["now"].get(what), pair["before"].get(what)) for pair in pairs]
         of_rounds = [now / before for now, before in both if now and before]
         if of_rounds:
@@ -157,62 +126,79 @@ def ratios(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
     return found
 
 
+def of_searches(builds: dict[str, Path], folder: Path, rounds: int) -> list[dict[str, Any]]:
+    found = []
+    for case, pairs in searches(builds, folder, rounds).items():
+        errors = [f"{name}: {one['error']}" for pair in pairs for name, one in pair.items() if "error" in one]
+        found.append(
+            {"case": case, "left_out": errors[0][:300]}
+            if errors
+            else {"case": case, "rounds": pairs, "ratios": ratios(pairs)}
+        )
+    return found
+
+
 def as_table(found: list[dict[str, Any]]) -> str:
-    titles = ("CPU time", "wall time", "peak memory", "samples/s", "first rows after")
-    lines = ["| case | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
+    lines = ["| case | " + " | ".join(TITLES.values()) + " |", "|---" * (1 + len(TITLES)) + "|"]
     for one in found:
         if "left_out" in one:
-            lines.append(f"| {one['case']} | left out: {one['left_out']} |" + " |" * (len(titles) - 1))
+            lines.append(f"| {one['case']} | left out: {one['left_out']} |" + " |" * (len(TITLES) - 1))
             continue
-        lines.append(f"| {one['case']} | " + " | ".join(str(one["ratios"].get(what, "")) for what in MEASURES) + " |")
+        name = one["case"] + ("" if one.get("same_answer", True) else " (another answer)")
+        lines.append(f"| {name} | " + " | ".join(str(one["ratios"].get(what, "")) for what in TITLES) + " |")
     return "\n".join(lines)
 
 
-def start(before: Path, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """What `benchmarks.start` finds, in this page's words; it needs photographs."""
-    if not os.environ.get("CLIPMILL_TEST_DATA"):
-        return [{"case": "benchmarks.start", "left_out": "it needs photographs: set CLIPMILL_TEST_DATA"}]
-    command = [sys.executable, "-m", "benchmarks.start", "--before", str(before), "--folder", str(folder / "start")]
-    done = subprocess.run([*command, "--rounds", str(rounds)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    if done.returncode:
-        return [{"case": "benchmarks.start", "left_out": f"ended with {done.returncode}"}]
-    names = {"peak_rss_mb": "peak_mb"}
-    return [
-        {
-            "case": one["case"],
-            "same_answer": one.get("same_answer"),
-            "ratios": {names.get(k, k): v["ratio"] for k, v in one.items() if isinstance(v, dict) and "ratio" in v},
-        }
-        for one in json.loads(done.stdout)["cases"]
-    ]
+def chosen(name: str, only: list[str] | None) -> bool:
+    """Whether a word of `only` is in the name; without any all are."""
+    return not only or any(word in name for word in only)
+
+
+def run_all(builds: dict[str, Path], home: Path, folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """What is asked for, case by case; what makes a table that is missing from it is run first and not counted."""
+    known = cases(home / "inputs")
+    wanted = [one for one in known if chosen(one.name, given.only)]
+    of_names = {one.name: one for one in known}
+    made = {one.name for one in wanted}
+    found = []
+    for case in wanted:
+        if case.after and case.after not in made:
+            made.add(case.after)
+            compare(of_names[case.after], builds, folder, 1)
+        found.append(compare(case, builds, folder, given.rounds))
+    if any(chosen(name, given.only) for name in CASES_HERE):
+        for case in known:
+            if case.name.startswith("index") and case.name not in made:
+                compare(case, builds, folder, 1)
+        found += of_searches(builds, folder, given.rounds)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the build to compare with")
     parser.add_argument("--home", type=Path, default=ROOT / ".bench", help="keeps worktrees, inputs and tables")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", help="words of cases; `start` for benchmarks.start")
+    parser.add_argument("--rounds", type=int, default=2, choices=range(1, MOST_ROUNDS + 1), metavar="N")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="words of cases' names, such as embed, index, search")
     parser.add_argument("--out", type=Path, help="folder for the dated result; none: print only")
     given = parser.parse_args()
     home = given.home.resolve()
     tree = checkout(given.commit, home)
     make_inputs(home / "inputs")
     builds = {"before": tree / ".venv/bin/clipmill", "now": Path(sys.executable).with_name("clipmill")}
-    wanted = [one for one in cases(home / "inputs") if not given.only or any(w in one.name for w in given.only)]
-    found = [compare(case, builds, home / "tables", given.rounds) for case in wanted]
-    if not given.only or "start" in given.only:
-        found += start(tree, home, given.rounds)
+    start = time.monotonic()
+    found = run_all(builds, home, home / "tables", given)
     result = {
         "at": machine.now(),
         "machine": machine.machine(),
         "before": commit_of(tree),
         "now": commit_of(ROOT),
+        "took_s": round(time.monotonic() - start),
         "cases": found,
     }
     print(f"{result['now']} over {result['before']}: under 1 is less than it was\n\n{as_table(found)}")
     if given.out:
-        machine.save(machine.dated(given.out.resolve(), "against"), result)
+        machine.save(machine.dated(given.out.resolve(), f"against-{result['before']}"), result)
     return 0
 
 

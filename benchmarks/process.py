@@ -4,7 +4,7 @@ import bisect
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,16 @@ class Watched:
         return self.cpu_times[last][1] - self.cpu_times[first][1]
 
 
-def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: float) -> Watched:
-    """Runs until it ends. A process past `timeout_s` is killed with its children; its returncode is then negative."""
+def watch(
+    command: Sequence[str],
+    *,
+    env: dict[str, str],
+    cwd: Path,
+    timeout_s: float,
+    also: Callable[[int], object] = lambda pid: None,
+) -> Watched:
+    """Runs until it ends. A process past `timeout_s` is killed with its children; its returncode is then negative.
+    `also`: looks at the process each time that this does."""
     started_at, start = time.time(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
     peak_bytes = 0
@@ -53,6 +61,7 @@ def watch(command: Sequence[str], *, env: dict[str, str], cwd: Path, timeout_s: 
         while not ended.wait(LOOK_EVERY_S):
             peak_bytes = max(peak_bytes, _look(top, used_s))
             cpu_times.append((time.time(), sum(used_s.values())))
+            also(process.pid)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import machine
 from benchmarks.process import cpu_s, memory_mb
@@ -57,13 +58,22 @@ class Server:
         return [row["id"] for row in answer["hits"]]
 
     def body(self, question: Any) -> str:
+        """Of words, a vector (D,), or what `/api/search` takes, its `vector` as numbers."""
         if isinstance(question, str):
-            return json.dumps({"text": question, "k": K, "columns": ["id", "caption", "tags"]})
+            question = {"text": question}
         if self.clip_retrieval:
             asked = {"embedding_input": question.tolist(), "modality": "image", "num_images": K, "indice_name": "table"}
             return json.dumps(asked | {"deduplicate": False})
-        text = base64.urlsafe_b64encode(question.astype("<f2").tobytes()).decode().rstrip("=")
-        return json.dumps({"vector": text, "k": K, "columns": ["id", "caption", "tags"]})
+        asked = {"k": K, "columns": ["id", "caption", "tags"]}
+        asked |= question if isinstance(question, dict) else {"vector": question}
+        if "vector" in asked:
+            asked["vector"] = encoded(asked["vector"])
+        return json.dumps(asked)
+
+
+def encoded(vector_D: npt.NDArray[np.float32]) -> str:
+    """As the API takes it."""
+    return base64.urlsafe_b64encode(vector_D.astype("<f2").tobytes()).decode().rstrip("=")
 
 
 def main() -> None:
@@ -72,19 +82,19 @@ def main() -> None:
     servers = _servers(options, uri)
     with contextlib.ExitStack() as stack:
         for server in servers:
-            stack.enter_context(_running(server))
-            _ask(server, questions[: options.clients], options.clients, 3.0)  # warm
+            stack.enter_context(running(server))
+            ask(server, questions[: options.clients], options.clients, 3.0)  # warm
         everything = range(len(questions))
         for turn in range(options.rounds):
             # Words that nobody asked yet: those that were are remembered, by `clipmill serve`.
             numbers = range(turn + options.clients, len(questions), options.rounds) if options.words else everything
             for server in servers if turn % 2 == 0 else servers[::-1]:
-                found = _ask(server, [questions[n] for n in numbers], options.clients, options.seconds)
+                found = ask(server, [questions[n] for n in numbers], options.clients, options.seconds)
                 found["answers"] = {numbers[int(n)]: answer for n, answer in found["answers"].items()}
                 server.rounds.append(found)
                 print(turn, server.name, {k: v for k, v in found.items() if k != "answers"}, file=sys.stderr)
         memory = {server.name: memory_mb(server.process.pid) for server in servers}
-    results = _results(servers, memory, _truth(uri, questions))
+    results = _results(servers, memory, exactly_nearest(uri, questions))
     print(as_markdown(results))
     if options.out:
         report = {
@@ -183,7 +193,7 @@ def _clip_retrieval_files(options: argparse.Namespace, uri: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _running(server: Server) -> Iterator[None]:
+def running(server: Server) -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         server.port = probe.getsockname()[1]
@@ -216,7 +226,7 @@ def _until_it_answers(server: Server, log: Any) -> None:
         time.sleep(5)  # another may answer than the one that is looked at
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health", timeout=60) as answer:
-            if json.load(answer)["encoder"] != "loading":
+            if json.load(answer).get("encoder") != "loading":
                 break
         time.sleep(0.2)
     before = -1.0
@@ -225,7 +235,7 @@ def _until_it_answers(server: Server, log: Any) -> None:
         time.sleep(1)
 
 
-def _ask(server: Server, questions: list[Any], clients: int, seconds: float) -> dict[str, Any]:
+def ask(server: Server, questions: list[Any], clients: int, seconds: float) -> dict[str, Any]:
     url = f"http://127.0.0.1:{server.port}{server.path}"
     asked = {"url": url, "bodies": [server.body(q) for q in questions], "clients": clients, "seconds": seconds}
     before = _cpu_s(server)
@@ -247,7 +257,7 @@ def _cpu_s(server: Server) -> float:
     return cpu_s(server.process.pid)
 
 
-def _truth(uri: str, questions: list[Any]) -> list[set[str]]:
+def exactly_nearest(uri: str, questions: list[Any]) -> list[set[str]]:
     """Ids of the K nearest, exactly, of the first questions."""
     import lance
 

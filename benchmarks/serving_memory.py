@@ -7,7 +7,6 @@ server's model loads. Anonymous memory is what cannot be dropped; of `files` the
 """
 
 import argparse
-import base64
 import io
 import json
 import re
@@ -21,7 +20,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.query_cases import CASES, WORDS, query_vectors
-from benchmarks.serving import HERE, Server, _running
+from benchmarks.serving import HERE, Server, encoded, running
 
 FIRST = 100
 COLUMNS = ["id", "caption", "tags"]
@@ -50,7 +49,7 @@ def measure(table: str, checkout: Path, requests: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "clipmill", "serve", table, "--port", "{port}"]
     server = Server(name="clipmill", command=command, cwd=checkout)
     found: dict[str, Any] = {}
-    with _running(server):
+    with running(server):
         base = f"http://127.0.0.1:{server.port}"
         encoder = _ask(base, "/health", None)["encoder"]
         kinds = list(_kinds(base, _size(table)[1], words=encoder == "ready"))
@@ -70,13 +69,13 @@ def measure(table: str, checkout: Path, requests: int) -> dict[str, Any]:
 
 def _kinds(base: str, dim: int, *, words: bool) -> Iterator[tuple[str, Callable[[int], Any]]]:
     """Each kind of request by its name; the n-th of it."""
-    vectors_QD = query_vectors(500, dim, "clustered").astype("<f2")
+    vectors_QD = query_vectors(500, dim, "clustered")
 
     def search(n: int, filters: dict[str, Any]) -> Any:
         if filters.pop("hybrid", False):
             asked = {"text": WORDS[n % len(WORDS)], "hybrid": True}
         else:
-            asked = {"vector": base64.urlsafe_b64encode(vectors_QD[n % 500].tobytes()).decode().rstrip("=")}
+            asked = {"vector": encoded(vectors_QD[n % 500])}
         return _ask(base, "/api/search", {"k": 10, "columns": COLUMNS, **asked, **filters})
 
     def of(case: Callable[[int], dict[str, Any]]) -> Callable[[int], Any]:

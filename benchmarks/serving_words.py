@@ -24,9 +24,19 @@ def questions(count: int) -> list[str]:
 
 def table(folder: Path, rows: int) -> str:
     """Write and index the table unless it is there; returns its `<folder>/<name>`."""
+    from clipmill.jobs.indexing.build import build_index
+
+    there = Path(f"{folder}/bench_words_{rows}.lance").exists()
+    uri = write(folder, rows)
+    if not there:
+        build_index(uri)
+    return uri
+
+
+def write(folder: Path, rows: int) -> str:
+    """The same without an index."""
     import lance
 
-    from clipmill.jobs.indexing.build import build_index
     from clipmill.schemas.model import ModelSpec
     from clipmill.workers.load import load_text_engine
 
@@ -40,5 +50,4 @@ def table(folder: Path, rows: int) -> str:
         own = drawn.set(place, drawn.field(place).with_metadata(metadata))
         batches = (pa.RecordBatch.from_arrays(batch.columns, schema=own) for batch in chunks(rows, DIM, "clustered"))
         lance.write_dataset(pa.RecordBatchReader.from_batches(own, batches), f"{uri}.lance", enable_stable_row_ids=True)
-        build_index(uri)
     return uri

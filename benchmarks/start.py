@@ -38,11 +38,12 @@ def commit_of(folder: Path) -> str:
 
 class TreeTime:
     """CPU seconds of a process and of all that descend from it, looked at ten times a second: Ray's raylet lets its
-    children go without adding their time to its own. Of a process that ends, the last look counts."""
+    children go without adding their time to its own. Of a process that ends, the last look counts. `peak_mb`: of the
+    process alone, by the kernel; getrusage would count what this program held when it began it."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._seen, self._ended = pid, dict[int, float](), threading.Event()
-        self._known = {pid}
+        self._known, self.pid, self.peak_mb = {pid}, pid, 0
         self._thread = threading.Thread(target=self._look_on)
         self._thread.start()
 
@@ -53,6 +54,9 @@ class TreeTime:
 
     def _look_on(self) -> None:
         while not self._ended.wait(0.1):
+            with contextlib.suppress(OSError, IndexError):  # it has ended
+                status = Path(f"/proc/{self.pid}/status").read_text()
+                self.peak_mb = round(int(status.split("VmHWM:")[1].split()[0]) * 1.024e-3)
             above = dict[int, int]()
             for entry in Path("/proc").iterdir():
                 with contextlib.suppress(OSError, ValueError):
@@ -86,7 +90,7 @@ def measured(command: list[str], cwd: Path, **environment: str) -> dict[str, Any
     return {
         "cpu_s": round(max(cpu_s, used.ru_utime + used.ru_stime), 2),
         "wall_s": round(wall_s, 2),
-        "peak_rss_mb": round(used.ru_maxrss / 1024),
+        "peak_rss_mb": tree.peak_mb,
         "answer": json.loads(out.read_text()),
     }
 

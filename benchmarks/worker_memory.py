@@ -9,6 +9,7 @@ the libraries and, as long as they are needed, the weights) and the most anonymo
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -81,6 +82,19 @@ def memory_mb(pid: int) -> dict[str, int]:
     }
 
 
+class Peak:
+    """The most that was seen of the actors below a process, in MB, by name; `look` is called again and again."""
+
+    def __init__(self) -> None:
+        self.mb = dict[str, int]()
+
+    def look(self, parent: int) -> None:
+        for pid in actors(parent):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                for key, value in memory_mb(pid).items():
+                    self.mb[key] = max(value, self.mb.get(key, 0))
+
+
 def measure(folder: Path, case: str) -> dict[str, Any]:
     name, precision, kind = case.split(":")
     model = folder / f"{name}-{kind}"
@@ -95,21 +109,16 @@ def measure(folder: Path, case: str) -> dict[str, Any]:
     command = [str(Path(sys.executable).with_name("clipmill")), "embed", str(job), "--json"]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said)
-        peak: dict[str, int] = {}
+        peak = Peak()
         while process.poll() is None:
-            for pid in actors(process.pid):
-                try:
-                    for key, value in memory_mb(pid).items():
-                        peak[key] = max(value, peak.get(key, 0))
-                except OSError:
-                    continue
+            peak.look(process.pid)
             time.sleep(0.05)
     assert process.stdout is not None
     if process.returncode:
         raise SystemExit(f"error: {case}: {(folder / 'said').read_text()[-2000:]}")
     rows = json.loads(process.stdout.read())["rows"]
     weights = sum(file.stat().st_size for file in model.glob("open_clip_[mp]*"))
-    return {"case": case, "rows": rows, "checkpoint_mb": weights // 10**6, "peak_mb": peak}
+    return {"case": case, "rows": rows, "checkpoint_mb": weights // 10**6, "peak_mb": peak.mb}
 
 
 def main() -> int:

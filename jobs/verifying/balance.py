@@ -3,27 +3,29 @@
 from collections import Counter
 from typing import Any
 
+from clipmill.jobs.table import ledger
 from clipmill.jobs.table.tables import Tables
 from clipmill.jobs.verifying.report import Problems
 from clipmill.jobs.verifying.status import counted_rejects
 from clipmill.schemas.text.words import counted
-from clipmill.schemas.unit.receipts import LedgerEntry
+from clipmill.schemas.unit.receipts import LedgerState
 from clipmill.schemas.unit.rejects import Reason
 
 
-def check_units(tables: Tables, rows: Any, fragments: list[Any], alive: dict[str, LedgerEntry], say: Problems) -> None:
-    """For every unit: seen = written + rejected + moved, written = present + deleted by a person, rejected = rejects
-    entered."""
+def check_units(tables: Tables, rows: Any, fragments: list[Any], latest: ledger.Ledger, say: Problems) -> None:
+    """Every committed unit of the ledger `latest`: seen = written + rejected + moved, written = present + deleted by
+    a person, rejected = rejects entered."""
     present: Counter[str] = Counter()
     for batch in rows.scanner(columns=["unit_id"], fragments=fragments).to_batches():
         for pair in batch.column("unit_id").value_counts().to_pylist():
             present[pair["values"]] += pair["counts"]
     rejected: Counter[str] = Counter()
-    for batch in counted_rejects(tables, ["unit_id", "reason"]):
+    for batch in counted_rejects(tables, ["unit_id", "reason"], latest=latest):
         for reason in set(batch.column("reason").unique().to_pylist()) - set(Reason):
             say("reasons", f"rejects of reason {reason!r}, which is none of the closed list")
         for pair in batch.column("unit_id").value_counts().to_pylist():
             rejected[pair["values"]] += pair["counts"]
+    alive = {u: e for u, e in ledger.live(latest).items() if e.state == LedgerState.COMMITTED}
     for unit_id, entry in alive.items():
         name = f"unit {unit_id} ({entry.uri})"
         if entry.accounted != entry.written + entry.rejected:

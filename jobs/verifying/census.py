@@ -67,14 +67,15 @@ class _Look:
     unread_tars: int = 0
 
 
-def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool | None = None) -> None:
-    """`asked`: tars of any size are read too; None: only what is cheap; False: nothing."""
+def check_source(
+    tables: Tables, latest: ledger.Ledger, report: Report, say: Problems, *, asked: bool | None = None
+) -> None:
+    """`latest`: the ledger. `asked`: tars of any size are read too; None: only what is cheap; False: nothing."""
     if asked is False:
         return
-    latest = ledger.read_ledger(tables)
     alive = ledger.live(latest)
     check_imported(tables, [e for e in alive.values() if e.state == LedgerState.COMMITTED], report, say)
-    source = _source_of(tables, report)
+    source = _source_of(tables, latest, report)
     if source is None:
         return
     storage = source_storage(tables)
@@ -98,11 +99,11 @@ def check_source(tables: Tables, report: Report, say: Problems, *, asked: bool |
         report.not_checked.append(f"what lies in {words.counted(look.unread_tars, 'tar')}: --source reads them")
 
 
-def _source_of(tables: Tables, report: Report) -> Source | None:
+def _source_of(tables: Tables, latest: ledger.Ledger, report: Report) -> Source | None:
     """The source of the last run, its local names as that run had them; None, and why, where it may not be read."""
     source, folder = last_source(tables), str(last_job(tables).get("folder", ""))
     if source is None:
-        if not any(e.format == IMPORTED for e in ledger.read_ledger(tables).values()):
+        if not any(e.format == IMPORTED for e in latest.values()):
             report.not_checked.append("the source: no run in this table says which it is")
         return None
     if source.limit is not None:

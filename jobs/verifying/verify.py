@@ -53,14 +53,16 @@ def verify(
     seed = secrets.randbelow(2**32) if seed is None else seed
     say = Problems(report.problems)
     whole = _check_files(tables, rows, say)
+    latest: ledger.Ledger | None = None
     alive: dict[str, LedgerEntry] = {}
     with readable("the ledger", say):
-        alive = _alive(tables)
+        latest = ledger.read_ledger(tables)
+        alive = {u: e for u, e in ledger.live(latest).items() if e.state == LedgerState.COMMITTED}
         report.units = len(alive)
         report.seen = sum(e.accounted for e in alive.values())
         report.rejects = sum(e.rejected for e in alive.values())
         report.deleted = sum(e.deleted for e in alive.values())
-        check_units(tables, rows, whole, alive, say)
+        check_units(tables, rows, whole, latest, say)
     with readable("the tombstones", say):
         check_tombstones(tables, rows, whole, say)
     lacking: list[str] = []
@@ -83,8 +85,9 @@ def verify(
     elif sample:
         report.sample_not_checked = min(sample, report.rows)
         report.not_checked.append("the sample and the indices: files of the table are gone")
-    with readable("the ledger", say):
-        check_source(tables, report, say, asked=source)
+    if latest is not None:
+        with readable("the ledger", say):
+            check_source(tables, latest, report, say, asked=source)
     say.close()
     return report
 
@@ -97,7 +100,3 @@ def _check_files(tables: Tables, rows: Any, say: Problems) -> list[Any]:
         else:
             say("files", f"the table {tables.name}__{part} is gone")
     return check_files(tables, "", rows, say)
-
-
-def _alive(tables: Tables) -> dict[str, LedgerEntry]:
-    return {u: e for u, e in ledger.live(ledger.read_ledger(tables)).items() if e.state == LedgerState.COMMITTED}

@@ -262,6 +262,7 @@ def test_a_relative_source_is_found_from_anywhere(tmp_path: Path, monkeypatch: p
 
 
 def test_a_table_in_a_store_reaches_no_file_of_this_machine(tmp_path: Path) -> None:
+    from clipmill.jobs.table.ledger import read_ledger
     from clipmill.jobs.verifying.census import check_source
     from clipmill.jobs.verifying.report import Problems
 
@@ -275,6 +276,6 @@ def test_a_table_in_a_store_reaches_no_file_of_this_machine(tmp_path: Path) -> N
             return tables.uri(part)
 
     remote = Remote(database="s3://b/db", name=tables.name)
-    check_source(remote, report, Problems(report.problems))
+    check_source(remote, read_ledger(remote), report, Problems(report.problems))
     assert report.not_checked == ["the source: a table in a store does not reach files of this machine"]
     assert report.source_units is None
