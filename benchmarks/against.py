@@ -154,10 +154,11 @@ def chosen(name: str, only: list[str] | None) -> bool:
     return not only or any(word in name for word in only)
 
 
-def run_all(builds: dict[str, Path], home: Path, folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+def run_all(
+    known: list[Case], builds: dict[str, Path], folder: Path, rounds: int, only: list[str] | None
+) -> list[dict[str, Any]]:
     """What is asked for, case by case; what makes a table that is missing from it is run first and not counted."""
-    known = cases(home / "inputs")
-    wanted = [one for one in known if chosen(one.name, given.only)]
+    wanted = [one for one in known if chosen(one.name, only)]
     of_names = {one.name: one for one in known}
     made = {one.name for one in wanted}
     found = []
@@ -165,12 +166,12 @@ def run_all(builds: dict[str, Path], home: Path, folder: Path, given: argparse.N
         if case.after and case.after not in made:
             made.add(case.after)
             compare(of_names[case.after], builds, folder, 1)
-        found.append(compare(case, builds, folder, given.rounds))
-    if any(chosen(name, given.only) for name in CASES_HERE):
+        found.append(compare(case, builds, folder, rounds))
+    if any(chosen(name, only) for name in CASES_HERE):
         for case in known:
             if case.name.startswith("index") and case.name not in made:
                 compare(case, builds, folder, 1)
-        found += of_searches(builds, folder, given.rounds)
+        found += of_searches(builds, folder, rounds)
     return found
 
 
@@ -187,7 +188,7 @@ def main() -> int:
     make_inputs(home / "inputs")
     builds = {"before": tree / ".venv/bin/clipmill", "now": Path(sys.executable).with_name("clipmill")}
     start = time.monotonic()
-    found = run_all(builds, home, home / "tables", given)
+    found = run_all(cases(home / "inputs"), builds, home / "tables", given.rounds, given.only)
     result = {
         "at": machine.now(),
         "machine": machine.machine(),
