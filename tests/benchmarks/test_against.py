@@ -166,4 +166,5 @@ def test_make_bench_wants_a_name_and_nothing_else_does() -> None:
 
     assert "make bench AGAINST=COMMIT" in make("bench").stderr
     assert "benchmarks.against abc" in make("bench", "AGAINST=abc").stdout
+    assert "benchmarks.against abc --only index script" in make("bench", "AGAINST=abc", "ONLY=index script").stdout
     assert make("test").returncode == 0

@@ -1,4 +1,4 @@
-"""How often the store is asked, and for how many bytes: by a unit of each kind of source, and by a commit. `most`:
+"""How often the store is asked, and for how many bytes: by a unit of each kind of source, a commit and verify. `most`:
 bytes that came over those of the pictures."""
 
 from collections import Counter
@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.road import Road
 from clipmill.jobs.committing.commit import Committer
+from clipmill.jobs.verifying.verify import verify
 from clipmill.schemas.job.config import Storage
 from tests.build import noise, parquet, picture, tar
 from tests.committed import entry, fragments, make_tables, take_lease
@@ -114,3 +115,17 @@ def test_a_commit_of_ten_units_asks_the_store_as_often_as_one_of_one(store: Fake
 
 def counted(store: FakeS3) -> Counter[str]:
     return Counter(method for method, _ in store.requests)
+
+
+def test_verify_reads_the_ledger_once(store: FakeS3) -> None:
+    storage = Storage(endpoint_url=store.endpoint, region="us-east-1")
+    tables = make_tables("s3://b", storage=storage)
+    lease = take_lease(tables, "a")
+    Committer(tables, lease).commit([entry("u1", "a", 2)], tuple(fragments(tables, "u1", ["u1-1", "u1-2"])))
+    lease.release()
+    store.requests.clear()
+    report = verify(f"{tables.database}/{tables.name}", storage)
+    assert (report.units, report.problems) == (1, [])
+    of_ledger = [key for _, key in store.requests if "__units.lance/data/" in key]
+    assert len(of_ledger) == 3, "the end of a file, and two stretches of it"
+    assert len(store.requests) <= 39

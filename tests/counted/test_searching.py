@@ -14,7 +14,7 @@ from benchmarks.query_steps import TextEngine
 from clipmill.jobs.indexing.build import IndexOptions, build_index
 from clipmill.jobs.querying.open import Table, open_table
 from clipmill.jobs.table.tables import Tables
-from clipmill.schemas.config import Storage
+from clipmill.schemas.job.config import Storage
 from tests.fake_s3 import FakeS3
 
 pytestmark = [pytest.mark.counted, pytest.mark.slow]

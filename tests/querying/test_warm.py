@@ -51,6 +51,7 @@ def test_vectors_at_hand_lie_in_a_file_or_where_the_disk_is_full_in_memory(
     assert hits(table) == from_file
 
 
+@pytest.mark.counted
 def test_a_row_at_hand_takes_a_byte_a_value_and_little_of_the_processs_own(tmp_path: Path) -> None:
     rows, dim = 20_000, 512
     table = open_table(write(tmp_path, rows, dim))
