@@ -36,7 +36,7 @@ _NO_ROOM = (
     (
         r"\(os error 27\)",
         "this process may make no file as large as is needed for",
-        "raise the limit (ulimit -f), which that of the service or the disk may be too",
+        "raise the limit: ulimit -f of the shell, LimitFSIZE of a systemd unit, or that of the file system",
         NoSpace,
     ),
     (
