@@ -183,14 +183,22 @@ def _by_lance(
         if len(found) < depth and index and road.filter_first and (road.probes or 1) < index.num_partitions:
             road = widest(index)  # the partitions that it named hold fewer rows than are wanted
             continue
-        if road.use_index and len(found) < min(depth, snapshot.count(predicate)):
+        if road.use_index and len(found) < min(depth, _findable(snapshot, column, predicate)):
             # A graph that is damaged leads nowhere, and Lance says nothing of it; one that a filter thins out may too.
             road = Road(use_index=False)
             continue
+        if not road.use_index and len(found) < wanted:
+            snapshot.with_vector.put((column, predicate), len(found))
         if len(found) < wanted or distance[depth - 1] < distance[-1] or wanted > MAX_PROPOSED:
             score = _clamped(pc.subtract(pa.scalar(1.0, pa.float32()), found["_distance"]))
             return _best(found[ROW_ID].to_numpy(), np.asarray(score), depth)
         wanted *= 4
+
+
+def _findable(snapshot: Snapshot, column: str, predicate: str | None) -> int:
+    """Rows that pass, or, where all of them were compared once, those of them that have a vector."""
+    known = snapshot.with_vector.get((column, predicate))
+    return snapshot.count(predicate) if known is None else known
 
 
 def _proposed(

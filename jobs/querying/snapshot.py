@@ -98,6 +98,10 @@ class Snapshot:
         self.rankings: Recent[tuple[Any, ...], pa.Table] = Recent(_weigh_ranking, max_bytes=16_000_000)
         self.counted: Recent[tuple[str | None, str], Any] = Recent(_weigh_facet, max_bytes=64_000_000)
         self._of_tags: Recent[str, TagFilter] = Recent(lambda p, _: 400 + 2 * len(p), max_bytes=_COUNTS_BYTES)
+        # Rows that pass and have a vector, where an exact search found fewer than it was asked for.
+        self.with_vector: Recent[tuple[str, str | None], int] = Recent(
+            lambda key, _: 200 + len(key[1] or ""), max_bytes=_COUNTS_BYTES
+        )
         self._counts: Recent[str, int] = Recent(lambda predicate, _: 200 + len(predicate), max_bytes=_COUNTS_BYTES)
         self._vector_indices: dict[str, VectorIndex | None] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
@@ -221,11 +225,12 @@ class Snapshot:
 
     def check_tags(self, column: str) -> None:
         """Raises UserError for what are no tags: the name becomes a part of the predicate."""
-        if column not in [set_column("tags", slug) for slug in vocabularies_in(self.schema)]:
-            found = ", ".join(set_column("tags", slug) for slug in vocabularies_in(self.schema))
-            raise self.newer.unknown(
-                f"{column} is no column of tags", f"there is: {', '.join(['tags', *([found] * bool(found))])}"
-            )
+        there = ["tags"] if "tags" in self.schema.names else []
+        there += [set_column("tags", slug) for slug in vocabularies_in(self.schema)]
+        if column not in there:
+            said = "the table has no tags" if column == "tags" else f"{column} is no column of tags"
+            hint = f"there is: {', '.join(there)}" if there else "ask without tags"
+            raise self.newer.unknown(said, hint)
 
     @cached_property
     def labels(self) -> frozenset[str]:

@@ -213,7 +213,7 @@ class Table:
             except UserError as error:
                 raise self.snapshot.newer.unknown(error.message, error.hint) from None
         column = query.tags_column
-        if column != "tags":
+        if column != "tags" or query.any_tags or query.all_tags or query.no_tags:
             self.snapshot.check_tags(column)
         null_tags = bool(query.no_tags) and (column != "tags" or self.snapshot.has_null_tags)
         tags = filters.tags_predicates(
@@ -318,8 +318,10 @@ def _row_ids(snapshot: Snapshot, ids: Sequence[str]) -> list[int]:
 
 
 def _with_columns(snapshot: Snapshot, hits: pa.Table, columns: tuple[str, ...]) -> pa.Table:
-    """Fetch `columns` of the hits, keeping their order, and put the scores behind."""
+    """Fetch `columns` of the hits, keeping their order, and put the scores behind; a column of the table that is called
+    like one of them is left out."""
     rows = snapshot.take(hits[ROW_ID].to_numpy(), columns)
+    rows = rows.drop_columns([name for name in columns if name in hits.column_names])
     for name in hits.column_names:
         if name != ROW_ID:
             rows = rows.append_column(name, hits[name])

@@ -92,6 +92,21 @@ def test_a_case_that_is_chosen_has_the_table_that_another_makes(tmp_path: Path) 
     assert ran.read_text().split() == ["make", "make", "use", "use", "again", "again"]
 
 
+@pytest.mark.parametrize("only", [["use"], None])
+def test_what_needs_a_table_that_one_build_could_not_make_is_left_out(
+    tmp_path: Path, only: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(against, "CASES_HERE", ())
+    works = script(tmp_path / "works", 'echo "{}"')
+    breaks = script(tmp_path / "breaks", 'test "$1" != make && echo "{}"')
+    known = [
+        against.Case(name="make", words=lambda own: ["make"]),
+        against.Case(name="use", words=lambda own: ["use"], after="make"),
+    ]
+    *_, used = against.run_all(known, {"before": works, "now": breaks}, tmp_path / "t", rounds=1, only=only)
+    assert used == {"case": "use", "left_out": "make was"}
+
+
 def asked(uri: str, vectors: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     """What the script that both builds run says."""
     given = {"uri": uri, "vectors": str(vectors), "kinds": kinds, "warm_up": 1}

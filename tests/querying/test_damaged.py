@@ -2,13 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lance
+import pyarrow as pa
 import pytest
 
 from clipmill.jobs.cli.main import run as clipmill
 from clipmill.jobs.exploring.facets import facets
 from clipmill.jobs.indexing.build import IndexOptions, build_index
+from clipmill.jobs.querying import nearest
 from clipmill.jobs.querying.open import Query, open_table
 from clipmill.schemas.errors import DamagedIndex
 from tests.tables import TableOptions, WordEngine, make_table
@@ -130,6 +133,23 @@ def test_where_a_damaged_graph_leads_nowhere_every_row_is_compared(tmp_path: Pat
         exact = table.search("red shoe", exact=True, **asked)["id"].to_pylist()
         assert table.search("red shoe", **asked)["id"].to_pylist() == exact
         assert len(exact) == 10
+
+
+def test_that_rows_without_a_vector_are_none_that_an_index_misses_is_found_once(
+    whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bool] = []
+    scan = nearest._scan
+
+    def scanned(*asked: Any) -> pa.Table:
+        compared.append(not asked[-1].use_index)
+        return scan(*asked)
+
+    monkeypatch.setattr(nearest, "_scan", scanned)
+    table = open_table(whole, engine=WordEngine())
+    for _ in range(2):  # 7 of 600 have none
+        assert table.search("red shoe", k=600).num_rows == table.count("vector IS NOT NULL") == 593
+    assert compared.count(True) == 1 < compared.count(False)
 
 
 def test_of_an_index_of_other_distances_one_line_is_said_and_none_by_lance(

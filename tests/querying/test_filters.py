@@ -13,6 +13,7 @@ from clipmill.jobs.querying.at_hand.warm import passing
 from clipmill.jobs.querying.filters import check_where, conjunction, quote, tags_predicates
 from clipmill.jobs.querying.nearest import _passes
 from clipmill.jobs.querying.open import open_table
+from clipmill.jobs.querying.request import QueryFields
 from clipmill.jobs.querying.snapshot import ROW_ID
 from clipmill.schemas.errors import UserError
 from tests.examples import examples
@@ -178,3 +179,13 @@ def test_a_filter_that_runs_over_its_time_gives_its_thread_back(
     looks = iter([0.0] * 4)
     with pytest.raises(deadline.OutOfTime), deadline.deadline(60):
         passing(snapshot, "views < -1")
+
+
+@pytest.mark.parametrize("tags", [{"any_tags": "shoe"}, {"all_tags": "shoe"}, {"no_tags": "shoe"}])
+def test_tags_of_a_table_without_any_are_a_sentence(tmp_path: Path, tags: QueryFields) -> None:
+    import lance
+
+    uri = make_table(tmp_path, TableOptions(rows=20))
+    lance.dataset(f"{uri}.lance").drop_columns(["tags", "tag_scores"])
+    with pytest.raises(UserError, match=r"^the table has no tags \(hint: ask without tags\)$"):
+        open_table(uri).search(**tags)

@@ -1,5 +1,6 @@
 """What a search promises: true cosines in order, filters that hold, examples that combine, mistakes explained."""
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -142,6 +143,17 @@ def test_columns_are_those_asked_for(table: Table) -> None:
     assert table.search("red", k=1, columns=twice).column_names == ["id", "uri", "score"]
     assert table.search(where="views > 3", k=1, columns=twice).column_names == ["id", "uri", "score"]
     assert table.get("row-000004", columns=twice).column_names == ["id", "uri"]
+
+
+def test_of_a_column_called_score_the_cosine_takes_the_place(tmp_path, engine: WordEngine) -> None:
+    uri = make_table(tmp_path, TableOptions(rows=20))
+    lance.dataset(f"{uri}.lance").add_columns({"score": "cast(7 as double)"})
+    other = open_table(uri, engine=engine)
+    for columns in (None, ("score",), ("id", "score")):
+        hits = other.search("red shoe", columns=columns, k=3)
+        assert hits.column_names.count("score") == 1
+        assert max(hits["score"].to_pylist()) < 1.1
+        assert hits.num_rows == 3
 
 
 def test_caption_vectors_can_be_searched(table: Table, engine: WordEngine) -> None:

@@ -82,7 +82,7 @@ def test_rejects_are_shown_where_their_bytes_can_be_read_and_are_of_the_source(f
     shown = {one.id: one for one in found.shown_rejects}
     assert shown["twice"].picture
     assert shown["twice"].picture[:4] == b"RIFF"
-    assert (shown["broken"].picture, shown["broken"].no_picture) == (None, "cannot be decoded (unknown_format)")
+    assert (shown["broken"].picture, shown["broken"].no_picture) == (None, "cannot be decoded (truncated)")
     assert (shown["away"].picture, shown["away"].no_picture) == (None, "not of this table's source")
     assert shown[EVIL].no_picture == "cannot be read"
 

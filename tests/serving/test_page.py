@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import lance
 import pytest
 
 from clipmill.jobs.querying.open import open_table
@@ -128,6 +129,25 @@ def test_other_facets_sql_and_the_score_slider(page) -> None:
     until(page, "location.search.includes('min=0.5')")
     settled(page)
     assert 0 < page.locator("#grid .card").count() < before
+
+
+def test_columns_of_any_name_filter_and_stay_in_the_address(browser, tmp_path: Path) -> None:
+    """`order` is a word of SQL."""
+    uri = make_table(tmp_path, TableOptions(rows=60))
+    few = {name: "cast(views < 20 as string)" for name in ("order", "größe")}
+    lance.dataset(f"{uri}.lance").add_columns(few)
+    for column in few:
+        lance.dataset(f"{uri}.lance").create_scalar_index(column, "BITMAP")
+    with running(open_table(uri, engine=WordEngine())) as url, browser.new_context(base_url=url) as context:
+        page = context.new_page()
+        page.goto("/")
+        for column in few:
+            page.click(f"#facets [data-column={column}] .value:has-text('true')")
+            page.wait_for_selector(f"#chips li:has-text('{column}: true')")
+        until(page, "document.getElementById('status').innerText.startsWith('20 of')")
+        page.reload()
+        until(page, "document.getElementById('status').innerText.startsWith('20 of')")
+        assert page.locator("#chips li").count() == 2
 
 
 def drop(page, data: bytes, kind: str) -> None:

@@ -10,7 +10,7 @@ export function fromAddress(search) {
   const equal = {};
   for (const pair of p.getAll("is")) {
     const cut = pair.indexOf(":");
-    if (cut > 0 && /^[A-Za-z][A-Za-z0-9_]*$/.test(pair.slice(0, cut))) equal[pair.slice(0, cut)] = pair.slice(cut + 1);
+    if (cut > 0 && !pair.slice(0, cut).includes("`")) equal[pair.slice(0, cut)] = pair.slice(cut + 1);
   }
   const min = p.has("min") ? Number(p.get("min")) : NaN;
   return {
@@ -46,7 +46,7 @@ export const hasExamples = (s) => Boolean(s.words || s.like.length || s.vector);
 export function toQuestion(s, kinds) {
   const predicates = Object.entries(s.equal).map(([column, value]) => {
     const literal = kinds.get(column)?.endsWith("string") ? `'${value.replaceAll("'", "''")}'` : value;
-    return `${/^[A-Za-z]\w*$/.test(column) ? column : `\`${column}\``} = ${literal}`;
+    return `\`${column}\` = ${literal}`; // a column may be called what SQL has a word for
   });
   if (s.where.trim()) predicates.push(`(${s.where})`);
   const question = {
