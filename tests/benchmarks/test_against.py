@@ -150,7 +150,8 @@ def test_scripts_and_servers_are_asked_the_same_in_turn(tmp_path: Path, monkeypa
     for place in ("script", "server"):
         assert "before: " in found.pop(f"search hybrid, {place}")["left_out"], "there is no index of words"
         (pair,) = found[f"search plain, {place}"]["rounds"]
-        assert pair["now"]["recall"] == pair["before"]["recall"] == 1.0, "600 rows are compared with all"
+        # All 600 are compared; which of two that round alike is the tenth may differ from numpy's.
+        assert min(pair[name]["recall"] for name in ("now", "before")) > 0.99
     for one in found.values():
         assert one["ratios"].keys() & {"cpu_s", "peak_mb"}
 
