@@ -53,7 +53,7 @@ chaos: install
 	CHAOS_SEEDS=10 $(BIN)/python -m pytest -m chaos --junitxml=.chaos.xml; status=$$?; \
 	$(BIN)/python -m tests.chaos.report .chaos.xml docs/chaos.md && exit $$status
 
-# Ratios to another build: make bench AGAINST=COMMIT [ONLY="index script"]. Nothing is judged.
+# Ratios to another build, in under ten minutes on a free machine: make bench AGAINST=COMMIT [ONLY="index script"]. Nothing is judged.
 AGAINST ?= $(error say which build to compare with: make bench AGAINST=COMMIT)
 bench: install
 	$(BIN)/python -m benchmarks.against $(AGAINST) $(if $(ONLY),--only $(ONLY))

@@ -26,7 +26,7 @@ from benchmarks.serving import HERE, Server, ask, exactly_nearest, running
 from benchmarks.serving_words import DIM, questions
 
 KINDS = ("plain", "5 %", "far tag, 0.3 %", "words", "hybrid")
-WARM_UP, QUESTIONS, CLIENTS = 4, 24, 32
+WARM_UP, QUESTIONS, CLIENTS = 8, 64, 32
 SECONDS, SECONDS_OF_MANY = 2.0, 3.0
 MEMORY = {"script": "memory of the script", "server": "memory of the server, after all that"}
 CASES_HERE = (
