@@ -4,9 +4,9 @@
 # One would guess: an item of `ray.util.queue.Queue` is lost at worst when a consumer dies that has it in hand. One that dies
 #   while it waits has nothing; what is put afterwards is for the living.
 # What happens: `get()` is a call to the queue's actor that waits there. When the caller dies, that call is not called off: the
-#   next item wakes it, is taken off the queue and returned to nobody. Each consumer that died at the empty queue costs one
-#   item, put seconds later, and neither `put` nor the other consumers see anything. A wait with a timeout that has run out
-#   by then costs nothing.
+#   next item wakes it, is taken off the queue and returned to nobody. Each consumer that died at the empty queue costs an
+#   item, put seconds later (three of them took three, in one run four), and neither `put` nor the other consumers see
+#   anything. A wait with a timeout that has run out by then costs nothing.
 # Why it matters: idle consumers are what an operator or a scheduler takes away first. The first items after a quiet hour are
 #   missing, as many as consumers went, and a driver that counts results waits for them for ever. Wait in short turns
 #   (`get(timeout=...)` in a loop), or hand out work by calls whose failure the driver sees.
@@ -67,6 +67,6 @@ for deaths, timeout_s in ((0, None), (1, None), (3, None), (3, TIMEOUT_S)):
     seen[deaths, timeout_s] = left_after(deaths, timeout_s)
     print(f"{deaths} died at the empty queue, timeout {timeout_s}: of {ITEMS} came {seen[deaths, timeout_s]}", flush=True)
 ray.shutdown()
-wanted = {(0, None): ITEMS, (1, None): ITEMS[1:], (3, None): ITEMS[3:], (3, TIMEOUT_S): ITEMS}
-sys.exit(seen != wanted)
+whole = all(seen[case] == ITEMS for case in ((0, None), (3, TIMEOUT_S)))
+sys.exit(not (whole and all(len(seen[deaths, None]) <= len(ITEMS) - deaths for deaths in (1, 3))))
 PY
